@@ -1,0 +1,299 @@
+//! What a device publishes about itself: slices, partitions, lanes.
+//!
+//! The scheduler hands out partitions, never counts of slices, because two partitions of
+//! the same size may overlap; [`AtomSet`] says which.
+
+use crate::id::{DeviceId, PartitionId, Share};
+use serde::{Deserialize, Serialize};
+
+/// The most atoms a device may have. An H200 publishes at most 66 pairs of SMs; the
+/// simulator goes to 148 slices.
+pub const ATOMS_MAX: u16 = 256;
+
+/// A set of a device's atoms (particular slices), as a bit set.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct AtomSet([u64; 4]);
+
+impl AtomSet {
+    /// No atom.
+    pub const EMPTY: Self = Self([0; 4]);
+
+    /// The atoms `first .. first + count`.
+    ///
+    /// # Panics
+    /// Where the range goes past [`ATOMS_MAX`].
+    pub fn range(first: u16, count: u16) -> Self {
+        assert!(
+            u32::from(first) + u32::from(count) <= u32::from(ATOMS_MAX),
+            "atoms {first}..{first}+{count} go past {ATOMS_MAX}"
+        );
+        let mut set = Self::EMPTY;
+        for atom in first..first + count {
+            set.0[usize::from(atom / 64)] |= 1 << (atom % 64);
+        }
+        set
+    }
+
+    /// Whether the two sets share an atom.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.0.iter().zip(other.0).any(|(a, b)| a & b != 0)
+    }
+
+    /// Whether every atom of `other` is in `self`.
+    pub fn contains(self, other: Self) -> bool {
+        self.0.iter().zip(other.0).all(|(a, b)| b & !a == 0)
+    }
+
+    /// The atoms in either set.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(std::array::from_fn(|word| self.0[word] | other.0[word]))
+    }
+
+    /// The atoms of `self` that are not in `other`.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(std::array::from_fn(|word| self.0[word] & !other.0[word]))
+    }
+
+    /// The number of atoms.
+    #[expect(clippy::cast_possible_truncation, reason = "at most 256 bits are set")]
+    pub fn count(self) -> u16 {
+        self.0.iter().map(|word| word.count_ones()).sum::<u32>() as u16
+    }
+
+    /// Whether no atom is in the set.
+    pub fn is_empty(self) -> bool {
+        self == Self::EMPTY
+    }
+
+    /// The atoms, rising.
+    pub fn iter(self) -> impl Iterator<Item = u16> {
+        (0..ATOMS_MAX).filter(move |&atom| self.0[usize::from(atom / 64)] >> (atom % 64) & 1 == 1)
+    }
+}
+
+/// How a lane competes with the other lanes of the same atoms where the device's owner
+/// (an operating system) shares them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LaneClass {
+    /// The class that policies use unless they say otherwise.
+    Normal,
+    /// Runs before [`LaneClass::Normal`] lanes of the same atoms, which the device
+    /// suspends inside an operator. A device without such preemption publishes none.
+    Urgent,
+}
+
+/// A partition: a set of atoms in which a leg runs, with its lanes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionSpec {
+    /// The device's name for it; equal to its index in [`DeviceSpec::partitions`].
+    pub id: PartitionId,
+    /// The atoms it covers; two partitions may run at once only if these are disjoint.
+    pub atoms: AtomSet,
+    /// Its lanes, by [`crate::LaneId`]. Never empty.
+    pub lanes: Vec<LaneClass>,
+}
+
+impl PartitionSpec {
+    /// The number of slices of the partition.
+    pub fn share(&self) -> Share {
+        Share(self.atoms.count())
+    }
+}
+
+/// A device as the scheduler sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    /// Which device this is.
+    pub id: DeviceId,
+    /// What it is, for people: `cpu: 2 x AMD EPYC`.
+    pub name: String,
+    /// All its slices.
+    pub slices: Share,
+    /// Its partitions. The first one is the whole device.
+    pub partitions: Vec<PartitionSpec>,
+}
+
+/// Why a [`DeviceSpec`] cannot be scheduled on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceSpecError {
+    /// No partition, or the first one is not the whole device.
+    #[error(
+        "device `{name}` must publish the whole device ({slices} slices) as its first partition"
+    )]
+    NoWholePartition {
+        /// The device.
+        name: String,
+        /// Its slices.
+        slices: u16,
+    },
+    /// A partition's id is not its index, it has no atom or no lane, or an atom past the
+    /// device's slices.
+    #[error("partition {partition} of device `{name}` is malformed: {found}")]
+    Malformed {
+        /// The device.
+        name: String,
+        /// The index of the partition.
+        partition: usize,
+        /// What is wrong.
+        found: &'static str,
+    },
+}
+
+impl DeviceSpec {
+    /// Checks what the scheduler relies on.
+    ///
+    /// # Errors
+    /// [`DeviceSpecError`], naming the first fault.
+    pub fn validate(&self) -> Result<(), DeviceSpecError> {
+        let whole = AtomSet::range(0, self.slices.0.min(ATOMS_MAX));
+        if self.slices.0 == 0
+            || self.slices.0 > ATOMS_MAX
+            || self
+                .partitions
+                .first()
+                .is_none_or(|first| first.atoms != whole)
+        {
+            return Err(DeviceSpecError::NoWholePartition {
+                name: self.name.clone(),
+                slices: self.slices.0,
+            });
+        }
+        for (index, partition) in self.partitions.iter().enumerate() {
+            let found = if usize::from(partition.id.0) != index {
+                "its id is not its index"
+            } else if partition.atoms.is_empty() {
+                "it has no atom"
+            } else if partition.lanes.is_empty() {
+                "it has no lane"
+            } else if !whole.contains(partition.atoms) {
+                "it has an atom that the device has not"
+            } else {
+                continue;
+            };
+            return Err(DeviceSpecError::Malformed {
+                name: self.name.clone(),
+                partition: index,
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    /// Nested partitions of a device of `slices` equal slices: the whole, halves,
+    /// quarters and so on down to single slices, each level covering the device left to
+    /// right (the last part of a level takes what division leaves). The whole device
+    /// gets `whole_lanes`, every other partition `part_lanes`.
+    pub fn nested(
+        id: DeviceId,
+        name: impl Into<String>,
+        slices: Share,
+        whole_lanes: &[LaneClass],
+        part_lanes: &[LaneClass],
+    ) -> Self {
+        let mut partitions = Vec::new();
+        let mut push = |atoms: AtomSet, lanes: &[LaneClass]| {
+            let known = partitions
+                .iter()
+                .any(|known: &PartitionSpec| known.atoms == atoms);
+            if !atoms.is_empty() && !known {
+                let id = PartitionId(u16::try_from(partitions.len()).unwrap_or(u16::MAX));
+                partitions.push(PartitionSpec {
+                    id,
+                    atoms,
+                    lanes: lanes.to_vec(),
+                });
+            }
+        };
+        push(AtomSet::range(0, slices.0), whole_lanes);
+        let mut parts = 2u16;
+        while parts / 2 < slices.0 {
+            let parts_here = parts.min(slices.0);
+            for part in 0..parts_here {
+                let edge =
+                    |index: u16| u32::from(slices.0) * u32::from(index) / u32::from(parts_here);
+                let (first, end) = (edge(part), edge(part + 1));
+                let narrow = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+                push(
+                    AtomSet::range(narrow(first), narrow(end - first)),
+                    part_lanes,
+                );
+            }
+            parts = parts.saturating_mul(2);
+        }
+        Self {
+            id,
+            name: name.into(),
+            slices,
+            partitions,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nested(slices: u16) -> DeviceSpec {
+        DeviceSpec::nested(
+            DeviceId(0),
+            "test",
+            Share(slices),
+            &[LaneClass::Normal],
+            &[LaneClass::Normal],
+        )
+    }
+
+    #[test]
+    fn atoms_are_a_set() {
+        let (left, right) = (AtomSet::range(0, 70), AtomSet::range(70, 62));
+        assert!(!left.overlaps(right));
+        assert!(left.union(right).contains(left));
+        assert_eq!(left.union(right), AtomSet::range(0, 132));
+        assert_eq!(left.count(), 70);
+        assert_eq!(AtomSet::range(0, 132).without(left), right);
+        assert_eq!(right.iter().next(), Some(70));
+        assert!(AtomSet::EMPTY.is_empty());
+    }
+
+    #[test]
+    fn nested_partitions_tile_each_level() {
+        let shares = |slices| -> Vec<u16> {
+            nested(slices)
+                .partitions
+                .iter()
+                .map(|partition| partition.share().0)
+                .collect()
+        };
+        assert_eq!(shares(1), [1]);
+        assert_eq!(shares(2), [2, 1, 1]);
+        assert_eq!(shares(3), [3, 1, 2, 1, 1]);
+        assert_eq!(shares(4), [4, 2, 2, 1, 1, 1, 1]);
+        for slices in 1..=148 {
+            nested(slices)
+                .validate()
+                .expect("nested partitions are well formed");
+        }
+    }
+
+    #[test]
+    fn a_device_must_publish_itself_whole() {
+        let mut spec = nested(4);
+        spec.partitions.remove(0);
+        assert!(matches!(
+            spec.validate(),
+            Err(DeviceSpecError::NoWholePartition { .. })
+        ));
+        let mut spec = nested(4);
+        spec.partitions[1].lanes.clear();
+        assert!(matches!(
+            spec.validate(),
+            Err(DeviceSpecError::Malformed { partition: 1, .. })
+        ));
+    }
+}

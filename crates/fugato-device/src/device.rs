@@ -1,0 +1,156 @@
+//! The seam between the driver and a device.
+
+use crate::tensor::{InputTensor, OutputTensor};
+use fugato_core::device::DeviceSpec;
+use fugato_core::sched::Start;
+use fugato_core::{DeviceId, LegIndex, ModelId, TaskId, Timestamp};
+use std::sync::Arc;
+
+/// A device that runs legs.
+///
+/// A device is handed its event sink and clock when it is made. It calls the sink from its
+/// lane threads; the sink must not block. For every [`Device::start`] it reports either
+/// [`DeviceEvent::Started`] then [`DeviceEvent::Finished`], or [`DeviceEvent::Revoked`],
+/// and nothing else; legs of one lane run in the order they were started.
+///
+/// Models are loaded by the device's own type, since what loading needs differs by device.
+pub trait Device: Send + Sync {
+    /// What the device publishes to the scheduler.
+    fn spec(&self) -> &DeviceSpec;
+
+    /// Queues a leg on its lane and returns at once. A lane holds one running and one
+    /// committed leg; a third is a bug of the caller and panics.
+    ///
+    /// A leg of a model that is not loaded finishes with
+    /// [`RunErrorKind::ModelNotLoaded`].
+    fn start(&self, work: LegWork);
+
+    /// Takes a committed leg back, if its lane has not begun it. The answer is an event:
+    /// [`DeviceEvent::Revoked`], or the leg's [`DeviceEvent::Started`], which may have
+    /// been sent already.
+    fn revoke(&self, start: &RevokeLeg);
+}
+
+/// Which committed leg to take back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RevokeLeg {
+    /// The task of the leg.
+    pub task: TaskId,
+    /// The leg.
+    pub leg: LegIndex,
+    /// The partition it was committed to.
+    pub partition: fugato_core::PartitionId,
+    /// The lane it was committed to.
+    pub lane: fugato_core::LaneId,
+}
+
+/// A leg to run, with the payload the core does not see.
+#[derive(Debug)]
+pub struct LegWork {
+    /// The core's order.
+    pub start: Start,
+    /// The requests of the task in row order, parallel to [`Start::requests`]; empty for
+    /// legs after the first.
+    pub requests: Vec<RequestInputs>,
+}
+
+/// The inputs of one request.
+#[derive(Clone, Debug)]
+pub struct RequestInputs {
+    /// Rows of the batch dimension this request brings; 1 for a model without one.
+    pub items: u32,
+    /// One tensor per input of the model, in the model's order.
+    pub inputs: Arc<[InputTensor]>,
+}
+
+/// What a device tells the driver.
+#[derive(Debug)]
+pub enum DeviceEvent {
+    /// A leg has begun.
+    Started {
+        /// The device.
+        device: DeviceId,
+        /// The task.
+        task: TaskId,
+        /// Its leg.
+        leg: LegIndex,
+        /// When the lane took it up.
+        at: Timestamp,
+    },
+    /// A leg has ended, well or badly.
+    Finished {
+        /// The device.
+        device: DeviceId,
+        /// The task.
+        task: TaskId,
+        /// Its leg.
+        leg: LegIndex,
+        /// When the lane took it up.
+        started: Timestamp,
+        /// When its results lay in memory.
+        ended: Timestamp,
+        /// The parts of `ended - started`.
+        split: RunSplit,
+        /// The outputs, after the last leg; an error ends the task.
+        result: Result<TaskOutputs, RunError>,
+    },
+    /// A committed leg was taken back before it began.
+    Revoked {
+        /// The device.
+        device: DeviceId,
+        /// The task.
+        task: TaskId,
+        /// Its leg.
+        leg: LegIndex,
+    },
+}
+
+/// How the time of a leg divides: Triton's compute_input, compute_infer, compute_output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunSplit {
+    /// Copying the requests side by side into the slot's buffers.
+    pub input: fugato_core::Nanos,
+    /// Running the model.
+    pub infer: fugato_core::Nanos,
+    /// Dividing the outputs among the requests.
+    pub output: fugato_core::Nanos,
+}
+
+/// The outputs of a leg.
+///
+/// # Shape
+/// `requests[request][output]`: requests in row order, outputs in the model's order.
+/// Empty for every leg but the last.
+#[derive(Debug, Default)]
+pub struct TaskOutputs {
+    /// One entry per request of the task.
+    pub requests: Vec<Vec<OutputTensor>>,
+}
+
+/// Why a leg could not run.
+#[derive(Debug, thiserror::Error)]
+#[error("model {model:?} could not run a batch of {batch}: {detail}")]
+pub struct RunError {
+    /// The model.
+    pub model: ModelId,
+    /// Items in the batch.
+    pub batch: u32,
+    /// What sort of failure this is.
+    pub kind: RunErrorKind,
+    /// The runtime's own words, with shapes and types where it gives them.
+    pub detail: String,
+}
+
+/// The sorts of [`RunError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RunErrorKind {
+    /// The model is not (or no longer) loaded on this device.
+    ModelNotLoaded,
+    /// An operator refused the inputs (a shape that only running finds out).
+    InvalidInput,
+    /// The runtime failed.
+    Runtime,
+    /// An output did not have one row per item, so it cannot be divided.
+    OutputShape,
+}

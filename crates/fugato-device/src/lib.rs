@@ -1,0 +1,17 @@
+//! Devices: the model store, ONNX Runtime sessions, and the lanes that run legs.
+//!
+//! Start reading at [`Device`], the seam between the driver and any accelerator.
+//!
+//! **Invariant:** this is the only crate of Fugato with `unsafe`; each block says why it
+//! is sound.
+
+mod clock;
+mod device;
+mod tensor;
+
+pub use clock::MonotonicClock;
+pub use device::{
+    Device, DeviceEvent, LegWork, RequestInputs, RevokeLeg, RunError, RunErrorKind, RunSplit,
+    TaskOutputs,
+};
+pub use tensor::{ElementType, InputTensor, OutputTensor, TensorData, TensorSpec};

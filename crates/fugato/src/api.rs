@@ -1,0 +1,1 @@
+//! Protocol-independent requests and replies, and their validation.

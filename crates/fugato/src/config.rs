@@ -1,0 +1,1 @@
+//! Configuration: raw, resolved, with the origin of each value.

@@ -1,0 +1,1 @@
+//! The driver: the scheduler on the real clock and real devices.

@@ -1,0 +1,1 @@
+//! The engine: loaded models behind one interface for both protocols.

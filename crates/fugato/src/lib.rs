@@ -1,0 +1,14 @@
+//! The Fugato server: configuration, repository, driver, HTTP and gRPC, telemetry,
+//! load generator and command line around the scheduler of `fugato-core`.
+
+pub mod api;
+pub mod bench;
+pub mod cli;
+pub mod config;
+pub mod driver;
+pub mod engine;
+pub mod error;
+pub mod repository;
+pub mod runtime;
+pub mod server;
+pub mod telemetry;

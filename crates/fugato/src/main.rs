@@ -1,0 +1,2 @@
+//! The command line of Fugato.
+fn main() {}
