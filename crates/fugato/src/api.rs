@@ -1,1 +1,191 @@
-//! Protocol-independent requests and replies, and their validation.
+//! Requests and replies as both protocols see them, and their validation.
+//!
+//! HTTP and gRPC turn their wire types into an [`InferRequest`] and an [`InferReply`] into
+//! theirs; everything between is here and in the [`InferenceService`], once. Start reading
+//! at the trait.
+
+use crate::error::InferError;
+use bytes::Bytes;
+use fugato_core::{Nanos, Timestamp};
+use fugato_device::{
+    ElementType, InputTensor, MonotonicClock, OutputTensor, TensorData, TensorSpec,
+};
+use std::future::Future;
+use std::sync::Arc;
+
+mod parameter;
+mod validate;
+
+pub(crate) use parameter::{ParameterValue, RequestParameters, refuse_tensor_parameter};
+pub use validate::validate;
+
+/// The platform that model metadata names, as Triton spells it for ONNX models.
+pub const PLATFORM: &str = "onnxruntime_onnx";
+
+/// One inference request, read from the wire and not yet checked against its model.
+#[derive(Clone, Debug)]
+pub struct InferRequest {
+    /// The model's name.
+    pub model: String,
+    /// The version asked for; `None` leaves the choice to the server.
+    pub version: Option<String>,
+    /// The client's own name for the request; empty where it gave none.
+    pub id: String,
+    /// The inputs, in the client's order.
+    pub inputs: Vec<NamedInput>,
+    /// The outputs asked for, in the client's order; empty asks for all.
+    pub outputs: Vec<String>,
+    /// When the request's first byte was seen, on [`InferenceService::clock`].
+    pub arrived: Timestamp,
+    /// The earliest of the gRPC timeout and parameter `slo_us`. The model's own SLO is the
+    /// service's to add.
+    pub deadline: Option<Timestamp>,
+    /// Triton's parameter `timeout`: the longest the request may wait in the queue.
+    pub queue_timeout: Option<Nanos>,
+    /// Triton's parameter `priority`: 1 is the highest, 0 is the model's default.
+    pub priority: u64,
+}
+
+/// A request's value for one input, as the client named it.
+#[derive(Clone, Debug)]
+pub struct NamedInput {
+    /// The name.
+    pub name: String,
+    /// The element type the client says.
+    pub element: ElementType,
+    /// The shape the client says, batch dimension included.
+    pub shape: Vec<u64>,
+    /// The elements. `BYTES` may come [`TensorData::Raw`] in the protocol's serialised
+    /// form (each string after its length as 4 little-endian bytes); [`validate`] takes
+    /// them apart.
+    pub data: TensorData,
+}
+
+/// The answer to one request.
+#[derive(Clone, Debug)]
+pub struct InferReply {
+    /// The model version that ran.
+    pub model: Arc<ModelInfo>,
+    /// The request's own id.
+    pub id: String,
+    /// Index into [`ModelInfo::outputs`] and the tensor, in the order asked for.
+    pub outputs: Vec<(usize, OutputTensor)>,
+    /// Items of the task the request ran in.
+    pub batch: u32,
+}
+
+/// What clients may know of a loaded model version.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// The model's name.
+    pub name: String,
+    /// The version this describes.
+    pub version: String,
+    /// Its inputs, in the model's order.
+    pub inputs: Vec<TensorSpec>,
+    /// Its outputs, in the model's order.
+    pub outputs: Vec<TensorSpec>,
+    /// The most items of a batch; 0 where the model has no batch dimension.
+    pub max_batch_size: u32,
+    /// Every ready version of the model, rising.
+    pub versions: Vec<String>,
+}
+
+/// Whether a model version can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelState {
+    /// It is being loaded.
+    Loading,
+    /// It can run.
+    Ready,
+    /// It cannot run; [`ModelStatus::reason`] says why.
+    Unavailable,
+}
+
+/// One model version of the repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelStatus {
+    /// The model's name.
+    pub name: String,
+    /// The version; empty where the model has none that could be read.
+    pub version: String,
+    /// Whether it can run.
+    pub state: ModelState,
+    /// Why it cannot run; empty where it can.
+    pub reason: String,
+}
+
+/// A request that fits its model.
+#[derive(Clone, Debug)]
+pub struct ValidRequest {
+    /// One tensor per input of the model, in the model's order.
+    pub inputs: Arc<[InputTensor]>,
+    /// Rows of the batch dimension; 1 for a model without one.
+    pub items: u32,
+    /// Bytes that the inputs hold in memory.
+    pub bytes: u64,
+    /// Equal for requests that may share a batch.
+    pub shape: ShapeSignature,
+    /// Indices into [`ModelInfo::outputs`], in the order asked for. Never empty.
+    pub outputs: Box<[usize]>,
+}
+
+/// The dimensions of every input past the batch dimension, in the model's order.
+///
+/// Requests may share a batch where these are equal. Ranks are fixed by the model, so the
+/// dimensions need no separators.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShapeSignature(pub Box<[u64]>);
+
+/// What the servers serve: the engine, or a double of it in tests.
+pub trait InferenceService: Send + Sync + 'static {
+    /// The clock that [`InferRequest::arrived`] and deadlines are on.
+    fn clock(&self) -> MonotonicClock;
+
+    /// Whether the process works at all.
+    fn live(&self) -> bool;
+
+    /// Whether requests are taken: models loaded, not draining, not stopping.
+    fn ready(&self) -> bool;
+
+    /// The ready version of a model that a request for `version` (or for any) gets.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownModel`](crate::error::ErrorKind::UnknownModel),
+    /// [`ErrorKind::UnknownVersion`](crate::error::ErrorKind::UnknownVersion), or
+    /// [`ErrorKind::ModelNotReady`](crate::error::ErrorKind::ModelNotReady) with the
+    /// reason.
+    fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelInfo>, InferError>;
+
+    /// Every model version of the repository, ready or not, by name and version.
+    fn models(&self) -> Vec<ModelStatus>;
+
+    /// Checks the request ([`validate`]) and runs it. Dropping the future takes the
+    /// request back: the client went away.
+    ///
+    /// # Errors
+    /// Any kind but those of a protocol's own (URLs, methods, message sizes).
+    fn infer(
+        &self,
+        request: InferRequest,
+    ) -> impl Future<Output = Result<InferReply, InferError>> + Send;
+
+    /// The metrics, as Prometheus text.
+    fn metrics(&self) -> String;
+}
+
+/// The protocol's serialised form of strings: each after its length as 4 little-endian
+/// bytes.
+///
+/// # Errors
+/// The index of the first string that is longer than 4 bytes can say.
+pub(crate) fn serialize_strings(strings: &[Bytes]) -> Result<Bytes, usize> {
+    let total: usize = strings.iter().map(|string| 4 + string.len()).sum();
+    let mut raw = Vec::with_capacity(total);
+    for (index, string) in strings.iter().enumerate() {
+        let length = u32::try_from(string.len()).map_err(|_| index)?;
+        raw.extend_from_slice(&length.to_le_bytes());
+        raw.extend_from_slice(string);
+    }
+    Ok(raw.into())
+}

@@ -1,1 +1,367 @@
-//! Error kinds and their one table of HTTP status, gRPC code and metric label.
+//! What can go wrong with a request, and what each protocol answers then.
+//!
+//! [`ErrorKind::facts`] is the one table of HTTP status, gRPC code, whether a retry makes
+//! sense, and metric label. Both protocols read it and neither has an exception to it.
+
+use fugato_core::Nanos;
+use fugato_device::{ElementType, RunError, RunErrorKind};
+use std::fmt;
+
+mod fault;
+
+pub(crate) use fault::Fault;
+
+/// Declares [`ErrorKind`] together with its table, so that no kind can lack a row.
+macro_rules! error_kinds {
+    ($( $(#[$doc:meta])* $kind:ident => $http:literal $grpc:ident $retryable:literal $label:literal, )*) => {
+        /// The sort of an [`InferError`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum ErrorKind { $( $(#[$doc])* $kind, )* }
+
+        impl ErrorKind {
+            /// Every kind, in the order of the table.
+            pub const ALL: &[Self] = &[ $( Self::$kind, )* ];
+
+            /// The row of this kind.
+            pub const fn facts(self) -> ErrorFacts {
+                match self {
+                    $( Self::$kind => ErrorFacts {
+                        http_status: $http,
+                        grpc_code: tonic::Code::$grpc,
+                        retryable: $retryable,
+                        label: $label,
+                    }, )*
+                }
+            }
+        }
+    };
+}
+
+error_kinds! {
+    /// No model of that name.
+    UnknownModel => 404 NotFound false "unknown_model",
+    /// The model has no such version.
+    UnknownVersion => 404 NotFound false "unknown_version",
+    /// The model is known and cannot run (yet, or at all: the message has the reason).
+    ModelNotReady => 503 Unavailable true "model_not_ready",
+    /// The request cannot be read: JSON, a header, a size that lies.
+    InvalidRequest => 400 InvalidArgument false "invalid_request",
+    /// An input that the model has not.
+    UnknownInput => 400 InvalidArgument false "unknown_input",
+    /// An input of the model that the request lacks.
+    MissingInput => 400 InvalidArgument false "missing_input",
+    /// An input or output named twice.
+    DuplicateName => 400 InvalidArgument false "duplicate_name",
+    /// A shape that the model does not take.
+    InvalidShape => 400 InvalidArgument false "invalid_shape",
+    /// An element type that the model does not take, or that does not exist.
+    InvalidType => 400 InvalidArgument false "invalid_type",
+    /// A payload whose length does not follow from type and shape.
+    InvalidByteCount => 400 InvalidArgument false "invalid_byte_count",
+    /// An element or parameter that its type cannot hold.
+    InvalidValue => 400 InvalidArgument false "invalid_value",
+    /// An output that the model has not.
+    UnknownOutput => 400 InvalidArgument false "unknown_output",
+    /// A request larger than the configured limit.
+    TooLarge => 413 ResourceExhausted false "too_large",
+    /// A part of the protocol that Fugato does not have.
+    Unimplemented => 501 Unimplemented false "unimplemented",
+    /// No such URL.
+    NotFound => 404 NotFound false "not_found",
+    /// The URL exists, with another method.
+    MethodNotAllowed => 405 Unimplemented false "method_not_allowed",
+    /// A limit of the model's queue is reached.
+    QueueFull => 503 Unavailable true "queue_full",
+    /// Admission found that the deadline cannot be met; nothing was run.
+    DeadlineUnreachable => 503 Unavailable true "deadline_unreachable",
+    /// The request waited longer than its `timeout` parameter allows; nothing was run.
+    QueueTimeout => 503 Unavailable true "queue_timeout",
+    /// The deadline passed before the reply.
+    DeadlineExceeded => 504 DeadlineExceeded false "deadline_exceeded",
+    /// The client went away, or took the request back.
+    Cancelled => 499 Cancelled false "cancelled",
+    /// The server takes no new requests because it is about to stop.
+    Draining => 503 Unavailable true "draining",
+    /// The server stopped before the request ended.
+    ShuttingDown => 503 Unavailable true "shutting_down",
+    /// The model refused the inputs while running.
+    RunRefused => 400 InvalidArgument false "run_refused",
+    /// The model failed while running.
+    RunFailed => 500 Internal false "run_failed",
+    /// A fault of the server itself.
+    Internal => 500 Internal false "internal",
+}
+
+/// What both protocols say about one [`ErrorKind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorFacts {
+    /// The HTTP status code.
+    pub http_status: u16,
+    /// The gRPC status code.
+    pub grpc_code: tonic::Code,
+    /// Whether the same request may succeed later, or at another server.
+    pub retryable: bool,
+    /// The value of the metric label `reason`.
+    pub label: &'static str,
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.facts().label)
+    }
+}
+
+/// Why a request got no reply.
+///
+/// Its text names the object, what was found and what was expected.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct InferError(Box<Fault>);
+
+impl From<Fault> for InferError {
+    fn from(fault: Fault) -> Self {
+        Self(Box::new(fault))
+    }
+}
+
+/// Which limit of a queue a request would pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueLimit {
+    /// Requests waiting.
+    Requests,
+    /// Bytes of the inputs waiting.
+    Bytes,
+}
+
+impl InferError {
+    /// The sort of error.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind()
+    }
+
+    /// The repository has no model `model`.
+    pub fn unknown_model(model: impl Into<String>) -> Self {
+        Fault::UnknownModel {
+            model: model.into(),
+        }
+        .into()
+    }
+
+    /// Model `model` has the versions `available`, not `version`.
+    pub fn unknown_version(
+        model: impl Into<String>,
+        version: impl Into<String>,
+        available: Vec<String>,
+    ) -> Self {
+        Fault::UnknownVersion {
+            model: model.into(),
+            version: version.into(),
+            available,
+        }
+        .into()
+    }
+
+    /// Model `model` cannot run, because of `reason`.
+    pub fn model_not_ready(model: impl Into<String>, reason: impl Into<String>) -> Self {
+        Fault::ModelNotReady {
+            model: model.into(),
+            reason: reason.into(),
+        }
+        .into()
+    }
+
+    /// The queue of `model` holds `held` of `limit`, and the request would add `wanted`.
+    pub fn queue_full(
+        model: impl Into<String>,
+        which: QueueLimit,
+        held: u64,
+        wanted: u64,
+        limit: u64,
+    ) -> Self {
+        Fault::QueueFull {
+            model: model.into(),
+            which,
+            held,
+            wanted,
+            limit,
+        }
+        .into()
+    }
+
+    /// A reply of `model` is predicted after `needed`, and only `left` is left.
+    pub fn deadline_unreachable(model: impl Into<String>, needed: Nanos, left: Nanos) -> Self {
+        Fault::DeadlineUnreachable {
+            model: model.into(),
+            needed,
+            left,
+        }
+        .into()
+    }
+
+    /// The request waited `waited` in the queue of `model`, past its `timeout` parameter.
+    pub fn queue_timeout(model: impl Into<String>, waited: Nanos, timeout: Nanos) -> Self {
+        Fault::QueueTimeout {
+            model: model.into(),
+            waited,
+            timeout,
+        }
+        .into()
+    }
+
+    /// The deadline of a request to `model` passed `late` ago.
+    pub fn deadline_exceeded(model: impl Into<String>, late: Nanos) -> Self {
+        Fault::DeadlineExceeded {
+            model: model.into(),
+            late,
+        }
+        .into()
+    }
+
+    /// The request to `model` was taken back.
+    pub fn cancelled(model: impl Into<String>) -> Self {
+        Fault::Cancelled {
+            model: model.into(),
+        }
+        .into()
+    }
+
+    /// The server takes no new requests.
+    pub fn draining() -> Self {
+        Fault::Draining.into()
+    }
+
+    /// The server stopped before the request ended.
+    pub fn shutting_down() -> Self {
+        Fault::ShuttingDown.into()
+    }
+
+    /// Model `model` could not run the batch that the request was in.
+    pub fn run_failed(model: impl Into<String>, cause: RunError) -> Self {
+        let model = model.into();
+        match cause.kind {
+            RunErrorKind::InvalidInput => Fault::RunRefused { model, cause },
+            _ => Fault::RunFailed { model, cause },
+        }
+        .into()
+    }
+
+    /// A fault of the server itself, in `part` of it.
+    pub fn internal(part: &'static str, detail: impl Into<String>) -> Self {
+        Fault::Internal {
+            part,
+            detail: detail.into(),
+        }
+        .into()
+    }
+}
+
+/// A shape as messages show it: `[batch, 3, ?]` for a model's, `[1, 3, 224]` for a request's.
+pub(crate) struct ShapeText(pub(crate) String);
+
+impl ShapeText {
+    /// The shape of a request's tensor.
+    pub(crate) fn found(shape: &[u64]) -> Self {
+        Self(format!("{shape:?}"))
+    }
+
+    /// The shape a model declares; dimensions that vary show their symbol or `?`.
+    pub(crate) fn declared(spec: &fugato_device::TensorSpec) -> Self {
+        let dims: Vec<String> = spec
+            .shape
+            .iter()
+            .enumerate()
+            .map(|(axis, dim)| match (dim, spec.symbols.get(axis)) {
+                (Some(size), _) => size.to_string(),
+                (None, Some(Some(symbol))) => symbol.clone(),
+                (None, _) => "?".to_owned(),
+            })
+            .collect();
+        Self(format!("[{}]", dims.join(", ")))
+    }
+}
+
+impl fmt::Display for ShapeText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ShapeText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Names in a message: `` `a`, `b` ``, or `none`.
+pub(crate) fn name_list(names: &[String]) -> String {
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    quoted.join(", ")
+}
+
+/// The element types, as a message lists them.
+pub(crate) fn element_types() -> String {
+    ElementType::ALL.map(ElementType::oip_name).join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_kind_has_a_sound_row() {
+        let mut labels = BTreeSet::new();
+        for &kind in ErrorKind::ALL {
+            let facts = kind.facts();
+            assert!((400..600).contains(&facts.http_status), "{kind}: {facts:?}");
+            assert_ne!(facts.grpc_code, tonic::Code::Ok, "{kind}");
+            assert!(labels.insert(facts.label), "label {} twice", facts.label);
+            assert!(
+                facts
+                    .label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{}",
+                facts.label
+            );
+            // Load balancers retry on these two codes and nothing else, so they must agree
+            // with the column.
+            assert_eq!(facts.retryable, facts.http_status == 503, "{kind}");
+            assert_eq!(
+                facts.retryable,
+                facts.grpc_code == tonic::Code::Unavailable,
+                "{kind}"
+            );
+            // A client's fault is a 4xx in one protocol exactly when it is not a server
+            // code in the other.
+            let client_code = !matches!(
+                facts.grpc_code,
+                tonic::Code::Unavailable | tonic::Code::Internal | tonic::Code::DeadlineExceeded
+            ) && kind != ErrorKind::Unimplemented;
+            assert_eq!(client_code, facts.http_status < 500, "{kind}");
+        }
+    }
+
+    #[test]
+    fn messages_name_object_found_and_expected() {
+        let error = InferError::unknown_version("resnet18", "7", vec!["1".into(), "2".into()]);
+        assert_eq!(error.kind(), ErrorKind::UnknownVersion);
+        assert_eq!(
+            error.to_string(),
+            "model `resnet18` has no version `7`, it has `1`, `2`"
+        );
+        let error = InferError::deadline_unreachable(
+            "bert",
+            Nanos::from_millis(30),
+            Nanos::from_millis(10),
+        );
+        assert_eq!(
+            error.to_string(),
+            "a reply of model `bert` is predicted in 30.00 ms and its deadline is in 10.00 ms"
+        );
+    }
+}
