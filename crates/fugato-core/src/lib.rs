@@ -8,6 +8,7 @@ pub mod device;
 mod id;
 pub mod sched;
 mod time;
+pub mod workload;
 
 pub use id::{
     BatchSize, DeviceId, LaneId, LegIndex, ModelId, PartitionId, RequestId, ShapeClass, Share,
