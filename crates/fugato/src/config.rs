@@ -1,1 +1,260 @@
 //! Configuration: raw, resolved, with the origin of each value.
+//!
+//! A value comes from the first of these that has it: a flag, an environment variable
+//! `FUGATO_*`, the configuration file, the default. Each source is read into a
+//! [`RawConfig`]; [`Config::resolve`] joins them into a [`Config`].
+//!
+//! **Invariant:** a [`Config`] has been checked: whoever holds one need not check again.
+//! Start reading at [`schema`](self), the list of settings, re-exported here.
+
+mod error;
+mod origin;
+mod read;
+mod reference;
+mod schema;
+mod units;
+
+pub use error::ConfigError;
+pub use origin::{Origin, Origins, Shown};
+pub use read::{FileConfig, from_environment, read_file};
+pub use reference::reference;
+pub use schema::{
+    DeviceConfig, DeviceKind, LogConfig, LogFormat, ModelConfig, ModelStoreConfig, Policy,
+    RawConfig, RawDevice, RawLog, RawModel, RawModelStore, RawRuntime, RawScheduler, RawServer,
+    RuntimeConfig, SETTINGS, SchedulerConfig, ServerConfig, Setting,
+};
+pub use units::{ByteSize, Cores, Span, UnitError};
+
+use origin::{Layer, LayerKind};
+use std::collections::BTreeMap;
+use std::env;
+use std::path::PathBuf;
+
+/// The configuration of one process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The listening server.
+    pub server: ServerConfig,
+    /// The device that runs the models.
+    pub device: DeviceConfig,
+    /// The scheduler.
+    pub scheduler: SchedulerConfig,
+    /// What holds for a model without a section of its own; see [`Config::model`].
+    pub defaults: ModelConfig,
+    /// The models with a section of their own, resolved; see [`Config::model`].
+    pub models: BTreeMap<String, ModelConfig>,
+    /// The store of optimised models.
+    pub model_store: ModelStoreConfig,
+    /// ONNX Runtime.
+    pub runtime: RuntimeConfig,
+    /// Log lines.
+    pub log: LogConfig,
+    /// Where each value came from.
+    pub origins: Origins,
+}
+
+/// The sources of a configuration.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// What the flags say.
+    pub flags: RawConfig,
+    /// What the environment says; see [`from_environment`].
+    pub environment: RawConfig,
+    /// What the file says; see [`read_file`].
+    pub file: Option<FileConfig>,
+}
+
+impl Config {
+    /// Joins the sources and checks the result.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadValue`] for a value out of its range, with where it came from.
+    pub fn resolve(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut origins = Origins::default();
+        let (empty, no_file) = (RawConfig::default(), PathBuf::new());
+        let (file, path) = sources
+            .file
+            .as_ref()
+            .map_or((&empty, &no_file), |file| (&file.raw, &file.path));
+        let file_kind = LayerKind::File(path.clone());
+        macro_rules! section {
+            ($section:ident: $type:ty) => {
+                <$type>::resolve(
+                    stringify!($section),
+                    &[
+                        Layer {
+                            kind: &LayerKind::Flags,
+                            raw: &sources.flags.$section,
+                        },
+                        Layer {
+                            kind: &LayerKind::Environment,
+                            raw: &sources.environment.$section,
+                        },
+                        Layer {
+                            kind: &file_kind,
+                            raw: &file.$section,
+                        },
+                    ],
+                    &<$type>::default(),
+                    &mut origins,
+                )
+            };
+        }
+        let defaults = section!(defaults: ModelConfig);
+        let mut config = Self {
+            server: section!(server: ServerConfig),
+            device: section!(device: DeviceConfig),
+            scheduler: section!(scheduler: SchedulerConfig),
+            model_store: section!(model_store: ModelStoreConfig),
+            runtime: section!(runtime: RuntimeConfig),
+            log: section!(log: LogConfig),
+            models: BTreeMap::new(),
+            defaults: defaults.clone(),
+            origins: Origins::default(),
+        };
+        for (name, raw) in &file.model {
+            let layer = Layer {
+                kind: &file_kind,
+                raw,
+            };
+            let prefix = format!("model.{name}");
+            let model = ModelConfig::resolve(&prefix, &[layer], &defaults, &mut origins);
+            config.models.insert(name.clone(), model);
+        }
+        if config.model_store.dir.is_none()
+            && let Some(dir) = default_store_dir()
+        {
+            origins.note_default("model_store.dir", &dir);
+            config.model_store.dir = Some(dir);
+        }
+        config.origins = origins;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The settings of the model `name`.
+    pub fn model(&self, name: &str) -> &ModelConfig {
+        self.models.get(name).unwrap_or(&self.defaults)
+    }
+
+    /// Checks what types alone do not.
+    fn check(&self) -> Result<(), ConfigError> {
+        let server = &self.server;
+        let ports = [
+            ("server.http_port", server.http_port),
+            ("server.grpc_port", server.grpc_port),
+            ("server.metrics_port", server.metrics_port),
+        ];
+        for (index, (path, port)) in ports.iter().enumerate() {
+            let taken = ports[..index].iter().find(|(_, other)| other == port);
+            if let Some((other, _)) = taken.filter(|_| *port != 0) {
+                return Err(self.bad(path, port, &format!("another port than {other}'s")));
+            }
+        }
+        let body = server.max_body_bytes;
+        // gRPC frames carry their length in 32 bits.
+        self.within(
+            "server.max_body_bytes",
+            body,
+            ByteSize(1 << 10),
+            ByteSize(u64::from(u32::MAX)),
+        )?;
+        let device = &self.device;
+        self.within("device.lanes", device.lanes, 1, 64)?;
+        self.within("device.niceness", device.niceness, 0, 19)?;
+        self.within(
+            "device.niceness_urgent",
+            device.niceness_urgent,
+            0,
+            device.niceness,
+        )?;
+        let quantile = self.scheduler.admission_quantile;
+        self.within("scheduler.admission_quantile", quantile, 0.5, 0.999)?;
+        self.check_model("defaults", &self.defaults)?;
+        for (name, model) in &self.models {
+            self.check_model(&format!("model.{name}"), model)?;
+        }
+        Ok(())
+    }
+
+    fn check_model(&self, section: &str, model: &ModelConfig) -> Result<(), ConfigError> {
+        let path = |key: &str| {
+            let path = format!("{section}.{key}");
+            // What a model inherits is at fault where it was set.
+            match self.origins.iter().any(|(known, _)| known == path) {
+                true => path,
+                false => format!("defaults.{key}"),
+            }
+        };
+        self.within(&path("weight"), model.weight, 1e-6, 1e6)?;
+        self.within(&path("max_batch_size"), model.max_batch_size, 1, 65_536)?;
+        self.within(&path("slots"), model.slots, 1, 64)?;
+        self.within(&path("queue_count_max"), model.queue_count_max, 1, 1 << 20)?;
+        let bytes_max = ByteSize(1 << 40);
+        self.within(
+            &path("queue_bytes_max"),
+            model.queue_bytes_max,
+            ByteSize(1),
+            bytes_max,
+        )?;
+        self.within(&path("instances"), model.instances, 1, 64)?;
+        let preferred = &model.preferred_batch_sizes;
+        let rising = preferred.windows(2).all(|pair| pair[0] < pair[1]);
+        let fits = |size: &u32| (1..=model.max_batch_size).contains(size);
+        if !rising || !preferred.iter().all(fits) {
+            let expected = format!(
+                "rising sizes from 1 to max_batch_size ({})",
+                model.max_batch_size
+            );
+            let found = format!("{preferred:?}");
+            return Err(self.bad(&path("preferred_batch_sizes"), &found, &expected));
+        }
+        if let Some(slo) = model.slo {
+            self.within(
+                &path("slo"),
+                slo,
+                Span::from_micros(1),
+                Span::from_millis(3_600_000),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn within<T: PartialOrd + std::fmt::Display + Copy>(
+        &self,
+        path: &str,
+        value: T,
+        low: T,
+        high: T,
+    ) -> Result<(), ConfigError> {
+        // A number that compares with nothing (NaN) is out of range too.
+        if value >= low && value <= high {
+            return Ok(());
+        }
+        Err(self.bad(path, &value, &format!("{low} to {high}")))
+    }
+
+    fn bad(&self, path: &str, found: &impl std::fmt::Display, expected: &str) -> ConfigError {
+        ConfigError::BadValue {
+            key: path.to_owned(),
+            origin: self.origins.origin(path),
+            found: found.to_string(),
+            expected: expected.to_owned(),
+        }
+    }
+}
+
+/// `fugato/models` in the user's cache folder, as the XDG base directory specification
+/// names it; `None` where the environment names no home.
+fn default_store_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(cache.join("fugato").join("models"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! What can be wrong with a configuration.
+
+use super::origin::Origin;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file `{}`", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no TOML, or a value has the wrong type.
+    #[error("the configuration file `{}` is malformed", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// The file has a key that no setting has.
+    #[error("unknown key `{key}` in the configuration file `{}`{}", path.display(), Hint(nearest.as_deref()))]
+    UnknownKey {
+        /// The key with its section.
+        key: String,
+        /// The file.
+        path: PathBuf,
+        /// The known key that looks most alike, if one does.
+        nearest: Option<String>,
+    },
+    /// An environment variable does not hold a value of its setting's type.
+    #[error("environment variable {variable} is `{found}`, expected {expected}")]
+    BadVariable {
+        /// The variable.
+        variable: String,
+        /// Its value.
+        found: String,
+        /// What the setting takes.
+        expected: &'static str,
+        /// What reading the value failed with.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is out of its range.
+    #[error("`{key}` is {found}, expected {expected} (set by: {origin})")]
+    BadValue {
+        /// The setting.
+        key: String,
+        /// Where the value came from.
+        origin: Origin,
+        /// The value.
+        found: String,
+        /// What is allowed.
+        expected: String,
+    },
+}
+
+impl ConfigError {
+    /// The file at fault, where it is a file.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Unreadable { path, .. }
+            | Self::Malformed { path, .. }
+            | Self::UnknownKey { path, .. } => Some(path),
+            Self::BadVariable { .. } | Self::BadValue { .. } => None,
+        }
+    }
+}
+
+struct Hint<'a>(Option<&'a str>);
+
+impl fmt::Display for Hint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(nearest) => write!(f, "\n\nhint: did you mean `{nearest}`?"),
+            None => f.write_str("\n\nhint: `fugato config show` lists every key"),
+        }
+    }
+}

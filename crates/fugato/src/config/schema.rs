@@ -1,0 +1,360 @@
+//! Every setting, once: its section, type, default and reason.
+//!
+//! The `section!` macro makes of each list the raw form (all optional, read from one
+//! source), the resolved form (all present) and the entries of [`SETTINGS`], which the
+//! reference page, `fugato config show` and the check for unknown keys are made from.
+//! **Invariant:** a setting's documentation says why its default is what it is.
+
+use super::origin::{Layer, Origins};
+use super::units::{ByteSize, Cores, Span};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+/// How the scheduler chooses what to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// One task at a time on the whole device, in order of arrival.
+    Fifo,
+    /// One task at a time, earliest deadline first; drops what will be late.
+    Edf,
+    /// Every model at once, with a number of instances, preferred batch sizes and a queue
+    /// delay, and no shares.
+    Uncontrolled,
+}
+
+/// Which device runs the models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// The best device found. Only the CPU exists so far.
+    Auto,
+    /// The CPU.
+    Cpu,
+}
+
+/// How log lines are written to standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One setting, for documentation and for checks.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Its section: `server`.
+    pub section: &'static str,
+    /// Its key within the section: `http_port`.
+    pub key: &'static str,
+    /// What kind of value it takes, for people.
+    pub kind: &'static str,
+    /// Its default as TOML, or what happens where it is not set.
+    pub default: fn() -> String,
+    /// What it means and why its default is what it is.
+    pub doc: &'static str,
+}
+
+impl Setting {
+    /// Section and key: `server.http_port`.
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.key)
+    }
+
+    /// The environment variable that sets it: `FUGATO_SERVER_HTTP_PORT`.
+    pub fn variable(&self) -> String {
+        variable(&self.path())
+    }
+}
+
+/// The environment variable of a setting.
+pub(super) fn variable(path: &str) -> String {
+    match path {
+        // The one variable a user sets by hand often enough to deserve a short name.
+        "runtime.onnxruntime" => "FUGATO_ONNXRUNTIME".to_owned(),
+        _ => format!("FUGATO_{}", path.replace('.', "_").to_uppercase()),
+    }
+}
+
+/// What a value is called in the reference.
+trait Kind {
+    const KIND: &'static str;
+}
+
+macro_rules! kinds {
+    ($($type:ty: $kind:literal),* $(,)?) => {
+        $(impl Kind for $type { const KIND: &'static str = $kind; })*
+    };
+}
+
+kinds! {
+    IpAddr: "IP address",
+    PathBuf: "path",
+    String: "text",
+    bool: "`true` or `false`",
+    f64: "number",
+    i32: "whole number",
+    u16: "whole number",
+    u32: "whole number",
+    u64: "whole number",
+    Vec<u32>: "list of whole numbers",
+    Span: "length of time",
+    ByteSize: "bytes",
+    Cores: "`auto` or a list of cores",
+    Policy: "`fifo`, `edf` or `uncontrolled`",
+    DeviceKind: "`auto` or `cpu`",
+    LogFormat: "`text` or `json`",
+}
+
+/// `value` as TOML.
+pub(super) fn shown(value: &impl Serialize) -> toml::Value {
+    toml::Value::try_from(value)
+        .unwrap_or_else(|error| toml::Value::String(format!("<cannot be shown: {error}>")))
+}
+
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])+
+        $section:literal $raw:ident => $resolved:ident in $settings:ident {
+            $( $(#[doc = $doc:literal])+ $key:ident : $type:ty = $default:expr; )*
+        }
+        unset {
+            $( $(#[doc = $odoc:literal])+ $okey:ident : $otype:ty = $unset:literal; )*
+        }
+    ) => {
+        $(#[doc = $about])+
+        ///
+        /// As one source (file, environment or command line) gave it.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $raw {
+            $( $(#[doc = $doc])+ pub $key: Option<$type>, )*
+            $( $(#[doc = $odoc])+ pub $okey: Option<$otype>, )*
+        }
+
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, PartialEq, Serialize)]
+        pub struct $resolved {
+            $( $(#[doc = $doc])+ pub $key: $type, )*
+            $( $(#[doc = $odoc])+ pub $okey: Option<$otype>, )*
+        }
+
+        impl Default for $resolved {
+            fn default() -> Self {
+                Self { $( $key: $default, )* $( $okey: None, )* }
+            }
+        }
+
+        impl $resolved {
+            /// Takes each value from the first of `layers` that has it, else from `base`,
+            /// and notes in `origins` where it came from.
+            pub(super) fn resolve(
+                prefix: &str,
+                layers: &[Layer<'_, $raw>],
+                base: &Self,
+                origins: &mut Origins,
+            ) -> Self {
+                Self {
+                    $( $key: origins
+                        .pick(prefix, stringify!($key), layers, |raw| raw.$key.as_ref(), Some(&base.$key))
+                        .unwrap_or_else(|| base.$key.clone()), )*
+                    $( $okey: origins
+                        .pick(prefix, stringify!($okey), layers, |raw| raw.$okey.as_ref(), base.$okey.as_ref()), )*
+                }
+            }
+        }
+
+        const $settings: &[Setting] = &[
+            $( Setting {
+                section: $section,
+                key: stringify!($key),
+                kind: <$type as Kind>::KIND,
+                default: || { let value: $type = $default; format!("`{}`", shown(&value)) },
+                doc: concat!($($doc, "\n"),+),
+            }, )*
+            $( Setting {
+                section: $section,
+                key: stringify!($okey),
+                kind: <$otype as Kind>::KIND,
+                default: || $unset.to_owned(),
+                doc: concat!($($odoc, "\n"),+),
+            }, )*
+        ];
+    };
+}
+
+section! {
+    /// The listening server.
+    "server" RawServer => ServerConfig in SERVER {
+        /// Address to listen on. Loopback, because the protocol has no authentication: to
+        /// be reached from outside is a decision.
+        host: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        /// Port of HTTP/REST; 0 takes any free one. Triton's, so that clients need no change.
+        http_port: u16 = 8000;
+        /// Port of gRPC; 0 takes any free one. Triton's.
+        grpc_port: u16 = 8001;
+        /// Port of Prometheus metrics; 0 takes any free one. Triton's.
+        metrics_port: u16 = 8002;
+        /// Largest request body, HTTP or gRPC. The default holds a batch of 100 images of
+        /// 3 x 224 x 224 floats and bounds what one client can make the server hold.
+        max_body_bytes: ByteSize = ByteSize::mib(64);
+        /// How long accepted requests may still run after SIGTERM before the process ends
+        /// anyway. Below the 30 s after which Kubernetes kills a container.
+        drain_timeout: Span = Span::from_millis(25_000);
+    }
+    unset {
+        /// Folder of models, laid out as `<name>/<version>/model.onnx`. No default:
+        /// guessing a folder would serve the wrong models.
+        model_repository: PathBuf = "none; `serve` needs it";
+        /// File to record the scheduler's inputs into, for `fugato replay`. Off, because a
+        /// recording grows with every request.
+        record: PathBuf = "not recorded";
+        /// File to write once the server listens: JSON with the addresses of `http`,
+        /// `grpc` and `metrics`. Off, because only scripts that use port 0 need it.
+        ready_file: PathBuf = "not written";
+    }
+}
+
+section! {
+    /// The device that runs the models.
+    "device" RawDevice => DeviceConfig in DEVICE {
+        /// Which device. `auto`, so that a better one is used where there is one.
+        kind: DeviceKind = DeviceKind::Auto;
+        /// Logical processors to use. `auto` is all that the process may run on, which is
+        /// what a container or `taskset` allowed.
+        cores: Cores = Cores::Auto;
+        /// In-order queues of the whole device, hence legs that may run at once where a
+        /// policy oversubscribes it. Four keep two cores busy while one leg copies;
+        /// each costs a thread.
+        lanes: u16 = 4;
+        /// Niceness of the threads that run models, so that the threads of server and
+        /// scheduler, at 0, answer at once when all cores are busy.
+        niceness: i32 = 10;
+        /// Niceness of the threads that run urgent legs: above other legs, below the server.
+        niceness_urgent: i32 = 5;
+    }
+    unset {}
+}
+
+section! {
+    /// The scheduler.
+    "scheduler" RawScheduler => SchedulerConfig in SCHEDULER {
+        /// The policy. `edf` keeps deadlines without a profile of the models.
+        policy: Policy = Policy::Edf;
+        /// Whether to refuse at once a request that cannot meet its deadline. On, because
+        /// work that will be late delays work that would not.
+        admission: bool = true;
+        /// Quantile of the predicted time that admission counts with. A high one, since an
+        /// accepted request is a promise; 0.95 refuses little for the tail it avoids.
+        admission_quantile: f64 = 0.95;
+        /// How long before the predicted end of a leg the next one is committed to its
+        /// lane. About the time of an event, a decision and a wake-up: shorter leaves the
+        /// lane idle in between, longer decides with less knowledge.
+        commit_lead: Span = Span::from_micros(200);
+        /// Seed of the scheduler's random numbers. Fixed, so that a recording replays.
+        seed: u64 = 0;
+    }
+    unset {}
+}
+
+section! {
+    /// What holds for every model whose own section `[model.NAME]` does not say otherwise.
+    "defaults" RawModel => ModelConfig in MODEL_DEFAULTS {
+        /// Worth of a reply in time relative to other models, above 0. Equal.
+        weight: f64 = 1.0;
+        /// Most items in one batch. 32 is past the point where the models of the zoo gain
+        /// by batching on a CPU; the bound keeps buffers small.
+        max_batch_size: u32 = 32;
+        /// Tasks of the model that may be in flight, each with its own buffers. Two let one
+        /// be filled while the other runs.
+        slots: u16 = 2;
+        /// Most requests waiting. Beyond this a queue only adds delay; admission usually
+        /// refuses earlier.
+        queue_count_max: u32 = 1024;
+        /// Most bytes of inputs waiting. Four bodies of the largest size.
+        queue_bytes_max: ByteSize = ByteSize::mib(256);
+        /// Policy `uncontrolled`: executions of the model that may run at once. One, as in
+        /// Triton.
+        instances: u16 = 1;
+        /// Policy `uncontrolled`: batch sizes to wait for. None, as in Triton: whatever
+        /// waits is run.
+        preferred_batch_sizes: Vec<u32> = Vec::new();
+        /// Policy `uncontrolled`: longest time to wait for a preferred batch size. Zero, as
+        /// in Triton.
+        max_queue_delay: Span = Span::default();
+    }
+    unset {
+        /// Latency objective, from the first byte of a request to its reply. No default:
+        /// only the owner of a model knows it.
+        slo: Span = "none; only the request's own deadline counts";
+    }
+}
+
+section! {
+    /// The store of optimised models and their shared weights.
+    "model_store" RawModelStore => ModelStoreConfig in MODEL_STORE {}
+    unset {
+        /// Folder of the store. In the user's cache, since all of it can be made again.
+        dir: PathBuf = "`fugato/models` in the user's cache folder";
+    }
+}
+
+section! {
+    /// ONNX Runtime, the library that runs operators.
+    "runtime" RawRuntime => RuntimeConfig in RUNTIME {}
+    unset {
+        /// The shared library of ONNX Runtime, or the folder it is in. Searched for by
+        /// default, so that the binary works where `make runtime` put the library.
+        onnxruntime: PathBuf = "searched for";
+    }
+}
+
+section! {
+    /// Log lines on standard error.
+    "log" RawLog => LogConfig in LOG {
+        /// How lines are written. `text`, since a person starts the server first.
+        format: LogFormat = LogFormat::Text;
+        /// Which lines: a level, or directives such as `info,fugato::driver=debug`. `info`
+        /// says a few lines per start, load and stop, and none per request.
+        level: String = "info".to_owned();
+    }
+    unset {}
+}
+
+/// The sections, in the order they are shown, each with its settings.
+pub const SETTINGS: [(&str, &[Setting]); 7] = [
+    ("server", SERVER),
+    ("device", DEVICE),
+    ("scheduler", SCHEDULER),
+    ("defaults", MODEL_DEFAULTS),
+    ("model_store", MODEL_STORE),
+    ("runtime", RUNTIME),
+    ("log", LOG),
+];
+
+/// What one source says, before precedence is applied.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConfig {
+    /// `[server]`.
+    pub server: RawServer,
+    /// `[device]`.
+    pub device: RawDevice,
+    /// `[scheduler]`.
+    pub scheduler: RawScheduler,
+    /// `[defaults]`.
+    pub defaults: RawModel,
+    /// `[model.NAME]`, by name.
+    pub model: BTreeMap<String, RawModel>,
+    /// `[model_store]`.
+    pub model_store: RawModelStore,
+    /// `[runtime]`.
+    pub runtime: RawRuntime,
+    /// `[log]`.
+    pub log: RawLog,
+}

@@ -1,0 +1,121 @@
+use super::*;
+use std::path::Path;
+
+fn file(text: &str) -> Sources {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("fugato.toml");
+    std::fs::write(&path, text).expect("written");
+    let mut file = read_file(&path).expect("well formed");
+    file.path = PathBuf::from("fugato.toml");
+    Sources {
+        file: Some(file),
+        ..Sources::default()
+    }
+}
+
+#[test]
+fn flag_before_environment_before_file_before_default() {
+    let mut sources = file("[server]\nhttp_port = 1\ngrpc_port = 2\nmetrics_port = 3");
+    sources.environment.server.http_port = Some(11);
+    sources.environment.server.grpc_port = Some(12);
+    sources.flags.server.http_port = Some(21);
+    let config = Config::resolve(&sources).expect("valid");
+    let server = &config.server;
+    assert_eq!(
+        (server.http_port, server.grpc_port, server.metrics_port),
+        (21, 12, 3)
+    );
+    let cases = [
+        ("server.http_port", Origin::Flag),
+        (
+            "server.grpc_port",
+            Origin::Variable("FUGATO_SERVER_GRPC_PORT".to_owned()),
+        ),
+        ("server.metrics_port", Origin::File("fugato.toml".into())),
+        ("server.host", Origin::Default),
+    ];
+    for (path, origin) in cases {
+        assert_eq!(config.origins.origin(path), origin, "{path}");
+    }
+}
+
+#[test]
+fn a_model_inherits_what_its_section_does_not_say() {
+    let config = Config::resolve(&file(
+        "[defaults]\nslo = \"50ms\"\nslots = 3\n[model.a]\nslo = \"5ms\"",
+    ))
+    .expect("valid");
+    assert_eq!(config.model("a").slo, Some(Span::from_millis(5)));
+    assert_eq!(config.model("a").slots, 3);
+    assert_eq!(config.model("unheard-of").slo, Some(Span::from_millis(50)));
+    let noted: Vec<&str> = config.origins.iter().map(|(path, _)| path).collect();
+    assert!(noted.contains(&"model.a.slo") && !noted.contains(&"model.a.slots"));
+}
+
+#[test]
+fn values_out_of_range_name_key_value_range_and_origin() {
+    let cases = [
+        ("[server]\nhttp_port = 8001", "server.grpc_port"),
+        ("[server]\nmax_body_bytes = 3", "server.max_body_bytes"),
+        ("[device]\nlanes = 0", "device.lanes"),
+        ("[device]\nniceness = -1", "device.niceness"),
+        (
+            "[device]\nniceness = 3\nniceness_urgent = 4",
+            "device.niceness_urgent",
+        ),
+        (
+            "[scheduler]\nadmission_quantile = 1.5",
+            "scheduler.admission_quantile",
+        ),
+        (
+            "[scheduler]\nadmission_quantile = nan",
+            "scheduler.admission_quantile",
+        ),
+        ("[model.a]\nweight = -1.0", "model.a.weight"),
+        ("[model.a]\nslots = 0", "model.a.slots"),
+        (
+            "[model.a]\npreferred_batch_sizes = [8, 4]",
+            "model.a.preferred_batch_sizes",
+        ),
+        (
+            "[model.a]\nmax_batch_size = 2\npreferred_batch_sizes = [4]",
+            "model.a.preferred_batch_sizes",
+        ),
+        (
+            "[defaults]\nslo = \"0s\"\n[model.a]\nslots = 3",
+            "defaults.slo",
+        ),
+    ];
+    for (text, key) in cases {
+        let error = Config::resolve(&file(text)).expect_err(text).to_string();
+        assert!(error.contains(&format!("`{key}`")), "{text:?} gave {error}");
+    }
+    let error = Config::resolve(&file("[device]\nlanes = 0")).expect_err("no lane");
+    assert_eq!(
+        error.to_string(),
+        "`device.lanes` is 0, expected 1 to 64 (set by: file fugato.toml)"
+    );
+}
+
+#[test]
+fn an_unreadable_file_is_named() {
+    let error = read_file(Path::new("no/such.toml")).expect_err("there is none");
+    assert!(error.to_string().contains("`no/such.toml`"), "{error}");
+}
+
+#[test]
+fn the_defaults_are_valid_and_every_setting_is_noted() {
+    let config = Config::resolve(&Sources::default()).expect("defaults are valid");
+    for setting in SETTINGS.iter().flat_map(|(_, settings)| settings.iter()) {
+        let path = setting.path();
+        assert!(
+            config.origins.iter().any(|(known, _)| known == path),
+            "{path}"
+        );
+        let doc = setting.doc.trim();
+        assert!(
+            doc.ends_with('.') && doc.len() > 40,
+            "{path} needs a reason: {doc}"
+        );
+    }
+}
