@@ -17,7 +17,7 @@ mod write;
 
 pub use external::{ExternalData, ExternalDataError, load_external_data};
 pub use proto::{DataType, GraphProto, ModelProto, NodeProto, TensorProto};
-pub use read::{ReadError, decode_model, read_model};
+pub use read::{ReadError, decode_model, read_metadata, read_model};
 pub use tensor::{Initializer, TensorError};
 pub use visit::visit_tensors_mut;
 pub use write::{ExternalPolicy, WriteError, save_model, write_model};

@@ -1,8 +1,10 @@
 //! Reading models.
 
-use crate::proto::ModelProto;
+use crate::proto::{ModelProto, StringStringEntryProto};
 use bytes::Bytes;
 use prost::Message;
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// Why a model cannot be read.
@@ -37,6 +39,14 @@ pub enum ReadError {
         size: usize,
         /// What the decoder said.
         source: prost::DecodeError,
+    },
+    /// A field at the top of the file runs past its end, or is of no known sort.
+    #[error("model of {size} bytes has a malformed or cut field at byte {at}")]
+    CutField {
+        /// How many bytes there are.
+        size: u64,
+        /// Where the field's content should begin.
+        at: u64,
     },
     /// The message has no graph.
     #[error(
@@ -123,4 +133,77 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
         }
     }
     None
+}
+
+/// Number of `ModelProto.metadata_props` in the format.
+const METADATA_FIELD: u64 = 14;
+
+/// Longest top-level field that is read for its content, in bytes; metadata entries are
+/// short texts.
+const METADATA_BYTES_MAX: u64 = 1 << 20;
+
+/// Reads the metadata of a model file and nothing else: the graph is passed over,
+/// whatever its size. The file's fields must reach exactly to its end.
+///
+/// # Errors
+/// [`ReadError::Io`]; [`ReadError::Empty`]; [`ReadError::CutField`] where the file ends
+/// inside a field; [`ReadError::NotProtobuf`] where a metadata entry is malformed.
+pub fn read_metadata(path: &Path) -> Result<Vec<StringStringEntryProto>, ReadError> {
+    let io = |source| ReadError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = BufReader::new(File::open(path).map_err(io)?);
+    let size = file.get_ref().metadata().map_err(io)?.len();
+    if size == 0 {
+        return Err(ReadError::Empty);
+    }
+    let cut = |at| ReadError::CutField { size, at };
+    let mut metadata = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let key = read_varint(&mut file, &mut at)
+            .map_err(io)?
+            .ok_or(cut(at))?;
+        let length = match key & 7 {
+            0 => read_varint(&mut file, &mut at).map_err(io)?.map(|_| 0),
+            1 => Some(8),
+            2 => read_varint(&mut file, &mut at).map_err(io)?,
+            5 => Some(4),
+            _ => None,
+        };
+        let length = length
+            .filter(|&length| length <= size - at)
+            .ok_or(cut(at))?;
+        if key >> 3 == METADATA_FIELD && length <= METADATA_BYTES_MAX {
+            let mut entry = vec![0; length as usize];
+            file.read_exact(&mut entry).map_err(io)?;
+            let entry = StringStringEntryProto::decode(entry.as_slice());
+            metadata.push(entry.map_err(|source| ReadError::NotProtobuf {
+                size: size as usize,
+                source,
+            })?);
+        } else {
+            file.seek_relative(length as i64).map_err(io)?;
+        }
+        at += length;
+    }
+    Ok(metadata)
+}
+
+/// Reads a varint and counts its bytes; `None` where the file ends or it is too long.
+fn read_varint(file: &mut impl Read, at: &mut u64) -> std::io::Result<Option<u64>> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let mut byte = [0];
+        if file.read(&mut byte)? == 0 {
+            return Ok(None);
+        }
+        *at += 1;
+        value |= u64::from(byte[0] & 0x7f) << shift;
+        if byte[0] < 0x80 {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
 }

@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Checks the models of a repository with the onnx and onnxruntime packages.
+
+    check_models.py REPOSITORY [--skip-model NAME]...
+
+For each REPOSITORY/<name>/1/model.onnx: the ONNX checker with full shape inference;
+outputs finite and spread, between items and within each; two random inputs give
+clearly different outputs; a batch of 3 equals three batches of 1 within 1e-4 of the
+largest value. Exits 1 with one line per failure, 2 where there is nothing to check.
+"""
+
+import argparse
+import pathlib
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+SEQUENCE = 37  # Tokens; odd, so that no size equals it by chance.
+VOCABULARY = 30522
+BATCH_TOLERANCE = 1e-4
+# Different inputs must change the outputs a hundred times more than the tolerance
+# allows, or a mixed-up batch would go unseen.
+DIFFERENCE_MIN = 1e-2
+SPREAD_MIN = 1e-3  # Standard deviation over the largest value.
+
+
+def random_input(port, rng):
+    """One item with values that make sense for the input's name and type."""
+    shape = [SEQUENCE if isinstance(d, str) else d for d in port.shape[1:]]
+    if port.type == "tensor(float)":
+        return rng.standard_normal([1, *shape]).astype(np.float32)
+    if port.type == "tensor(int64)":
+        if "mask" in port.name:
+            return np.ones([1, *shape], np.int64)
+        end = 2 if "type" in port.name else VOCABULARY
+        return rng.integers(0, end, [1, *shape], dtype=np.int64)
+    raise ValueError(f"input {port.name} has type {port.type}, expected float or int64")
+
+
+def check(path, failures):
+    """Appends what is wrong with one model to `failures`; returns a summary."""
+    onnx.checker.check_model(str(path), full_check=True)
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for port in [*session.get_inputs(), *session.get_outputs()]:
+        if port.shape[0] != "batch":
+            failures.append(f"{port.name}: first dimension {port.shape[0]}, expected batch")
+            return ""
+    rng = np.random.default_rng(0)
+    items = [{p.name: random_input(p, rng) for p in session.get_inputs()} for _ in range(3)]
+    single = [session.run(None, item) for item in items]
+    joined = {name: np.concatenate([item[name] for item in items]) for name in items[0]}
+    batched = session.run(None, joined)
+    summary = []
+    for index, port in enumerate(session.get_outputs()):
+        rows = np.concatenate([outputs[index] for outputs in single])
+        flat = rows.reshape(len(items), -1)
+        largest = np.abs(rows).max()
+        spread = flat.std(axis=1).min() / largest if flat.shape[1] > 1 else flat.std() / largest
+        difference = np.abs(flat[0] - flat[1]).max() / largest
+        error = np.abs(rows - batched[index]).max() / largest
+        if not np.isfinite(rows).all() or not np.isfinite(batched[index]).all():
+            failures.append(f"{port.name}: not finite")
+        if not spread >= SPREAD_MIN:
+            failures.append(f"{port.name}: spread {spread:.2e} of the largest, expected {SPREAD_MIN}")
+        if not difference >= DIFFERENCE_MIN:
+            failures.append(
+                f"{port.name}: inputs differ by {difference:.2e} of the largest, "
+                f"expected {DIFFERENCE_MIN}"
+            )
+        if batched[index].shape != rows.shape:
+            failures.append(f"{port.name}: batch shape {batched[index].shape}, expected {rows.shape}")
+        if not error <= BATCH_TOLERANCE:
+            failures.append(f"{port.name}: batch of 3 off by {error:.2e}, expected {BATCH_TOLERANCE}")
+        if flat.shape[1] > 1 and (np.unique(flat).size < flat.shape[1] // 2):
+            failures.append(f"{port.name}: most values are equal (saturated)")
+        summary.append(
+            f"{port.name} max {largest:.3g} spread {spread:.3g} "
+            f"difference {difference:.3g} batch error {error:.1e}"
+        )
+    return "; ".join(summary)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("repository", type=pathlib.Path)
+    parser.add_argument("--skip-model", action="append", default=[], metavar="NAME")
+    arguments = parser.parse_args()
+    paths = [
+        path
+        for path in sorted(arguments.repository.glob("*/1/model.onnx"))
+        if path.parts[-3] not in arguments.skip_model
+    ]
+    if not paths:
+        print(f"no <name>/1/model.onnx under {arguments.repository}", file=sys.stderr)
+        return 2
+    failed = 0
+    for path in paths:
+        name, failures = path.parts[-3], []
+        try:
+            summary = check(path, failures)
+        except Exception as error:  # Whatever a library raises fails this model only.
+            failures.append(f"{type(error).__name__}: {error}")
+            summary = ""
+        if failures:
+            failed += 1
+            for failure in failures:
+                print(f"FAILED {name}: {failure}", file=sys.stderr)
+        else:
+            print(f"ok {name}: {summary}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

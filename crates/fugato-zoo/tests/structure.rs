@@ -1,0 +1,195 @@
+//! The models are the published ones: parameters, multiply-adds, shapes, seeds.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use fugato_onnx::{DataType, ModelProto, TensorProto, read_model};
+use fugato_zoo::{Dim, Outcome, RepositoryError, ZooModel, find, models, write_repository};
+use std::collections::HashSet;
+
+const BATCH: Dim = Dim::Batch;
+const SEQUENCE: Dim = Dim::Sequence;
+
+fn model(name: &str) -> &'static ZooModel {
+    find(name).unwrap()
+}
+
+/// Parameters and their sources: the "num_params" of torchvision's weight tables, and
+/// the checkpoint of BERT-base uncased with its pooler (the paper rounds to 110M).
+#[test]
+fn parameters_are_the_published_counts() {
+    let published = [
+        ("squeezenet1_1", 1_235_496),
+        ("googlenet", 6_624_904),
+        ("resnet18", 11_689_512),
+        ("resnet50", 25_557_032),
+        ("mobilenet_v2", 3_504_872),
+        ("vgg19", 143_667_240),
+        ("bert-base", 109_482_240),
+        // Turc et al. 2019 give 4.4 million.
+        ("bert-tiny", 4_385_920),
+        ("identity", 0),
+    ];
+    for (name, parameters) in published {
+        assert_eq!(model(name).parameters(), parameters, "{name}");
+    }
+    assert_eq!(published.len(), models().len());
+}
+
+/// Multiply-adds in millions and their sources: the "GFLOPS" column of torchvision's
+/// weight tables, which counts a multiply-add as one, rounded to three decimals; and
+/// 22.5 GFLOPs, a multiply-add as two, for BERT-base at 128 tokens (TinyBERT, Jiao et
+/// al. 2020, table 1), rounded to one decimal and counting more than matrix products.
+#[test]
+fn multiply_adds_are_the_published_counts() {
+    let published = [
+        ("squeezenet1_1", 349.0, 0.5),
+        ("googlenet", 1_498.0, 0.5),
+        ("resnet18", 1_814.0, 0.5),
+        ("resnet50", 4_089.0, 0.5),
+        ("mobilenet_v2", 301.0, 0.5),
+        ("vgg19", 19_632.0, 0.5),
+        ("bert-base", 11_250.0, 100.0),
+    ];
+    for (name, millions, tolerance) in published {
+        let counted = model(name).multiply_adds() as f64 / 1e6;
+        assert!(
+            (counted - millions).abs() <= tolerance,
+            "{name}: {counted} M, published {millions} M"
+        );
+    }
+}
+
+#[test]
+fn inputs_and_outputs_have_the_published_shapes() {
+    for name in [
+        "squeezenet1_1",
+        "googlenet",
+        "resnet18",
+        "resnet50",
+        "mobilenet_v2",
+        "vgg19",
+    ] {
+        let inputs = model(name).inputs();
+        let side = Dim::Size(224);
+        assert_eq!(inputs.len(), 1, "{name}");
+        assert_eq!(inputs[0].port.data_type, DataType::Float);
+        assert_eq!(inputs[0].port.dims, [BATCH, Dim::Size(3), side, side]);
+        let outputs = model(name).outputs();
+        assert_eq!(outputs.len(), 1, "{name}");
+        assert_eq!(outputs[0].dims, [BATCH, Dim::Size(1000)], "{name}");
+    }
+    for (name, hidden) in [("bert-base", 768), ("bert-tiny", 128)] {
+        let inputs = model(name).inputs();
+        let names: Vec<&str> = inputs
+            .iter()
+            .map(|input| input.port.name.as_str())
+            .collect();
+        assert_eq!(names, ["input_ids", "attention_mask", "token_type_ids"]);
+        for input in &inputs {
+            assert_eq!(input.port.data_type, DataType::Int64);
+            assert_eq!(input.port.dims, [BATCH, SEQUENCE]);
+        }
+        let outputs = model(name).outputs();
+        assert_eq!(outputs[0].name, "last_hidden_state");
+        assert_eq!(outputs[0].dims, [BATCH, SEQUENCE, Dim::Size(hidden)]);
+        assert_eq!(outputs[1].name, "pooler_output");
+        assert_eq!(outputs[1].dims, [BATCH, Dim::Size(hidden)]);
+    }
+}
+
+fn weights(model: &ModelProto) -> &[TensorProto] {
+    &model.graph.as_ref().unwrap().initializer
+}
+
+/// Every value is made once and before its use, and no initializer is left over.
+#[test]
+fn graphs_are_sorted_and_complete() {
+    for name in [
+        "squeezenet1_1",
+        "googlenet",
+        "resnet18",
+        "mobilenet_v2",
+        "bert-tiny",
+    ] {
+        let model = model(name).build(0);
+        let graph = model.graph.as_ref().unwrap();
+        let mut known: HashSet<&str> = HashSet::new();
+        let given = graph.initializer.iter().map(|tensor| tensor.name());
+        for value in given.chain(graph.input.iter().map(|port| port.name())) {
+            assert!(known.insert(value), "{name}: `{value}` twice");
+        }
+        let mut read = HashSet::new();
+        for node in &graph.node {
+            for input in &node.input {
+                assert!(known.contains(input.as_str()), "{name}: `{input}` unknown");
+                read.insert(input.as_str());
+            }
+            for output in &node.output {
+                assert!(known.insert(output), "{name}: `{output}` twice");
+            }
+        }
+        for tensor in &graph.initializer {
+            assert!(
+                read.contains(tensor.name()),
+                "{name}: `{}` unused",
+                tensor.name()
+            );
+            tensor.to_bytes().unwrap();
+        }
+        for output in &graph.output {
+            assert!(known.contains(output.name()), "{name}: `{}`", output.name());
+        }
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_bytes_and_another_seed_others() {
+    let model = model("squeezenet1_1");
+    let [first, again, other] = [5, 5, 6].map(|seed| model.build(seed));
+    assert_eq!(first, again);
+    for (a, b) in weights(&first).iter().zip(weights(&other)) {
+        assert_eq!((a.name(), &a.dims), (b.name(), &b.dims));
+        assert_ne!(a.raw_data, b.raw_data, "{}", a.name());
+    }
+    let total: usize = weights(&first)
+        .iter()
+        .map(|tensor| tensor.to_bytes().unwrap().len() / 4)
+        .sum();
+    assert_eq!(total as u64, model.parameters());
+}
+
+#[test]
+fn a_repository_is_written_once_and_renewed_for_another_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |seed| {
+        let names = ["identity", "squeezenet1_1"];
+        let written = write_repository(folder.path(), &names, seed, &mut |_| {}).unwrap();
+        written
+            .iter()
+            .map(|model| model.outcome)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(write(1), [Outcome::Written; 2]);
+    assert_eq!(write(1), [Outcome::Kept; 2]);
+    assert_eq!(write(2), [Outcome::Written; 2]);
+
+    let path = folder.path().join("squeezenet1_1/1/model.onnx");
+    assert_eq!(read_model(&path).unwrap(), model("squeezenet1_1").build(2));
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    assert_eq!(
+        write(2),
+        [Outcome::Kept, Outcome::Written],
+        "a cut file is written anew"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn an_unknown_name_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["identity", "../escape"];
+    let error = write_repository(folder.path(), &names, 0, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, RepositoryError::UnknownModel { name } if name == "../escape"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
