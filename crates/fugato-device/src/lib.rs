@@ -5,13 +5,21 @@
 //! **Invariant:** this is the only crate of Fugato with `unsafe`; each block says why it
 //! is sound.
 
+mod capi;
 mod clock;
+mod cpu;
 mod device;
+mod os;
+mod runtime;
+mod store;
 mod tensor;
 
 pub use clock::MonotonicClock;
+pub use cpu::{CpuDevice, CpuError, CpuMetrics, CpuOptions, EventSink, LoadOptions};
 pub use device::{
     Device, DeviceEvent, LegWork, RequestInputs, RevokeLeg, RunError, RunErrorKind, RunSplit,
     TaskOutputs,
 };
+pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
+pub use store::{Batching, LoadError, LoadErrorKind, ModelInfo, ModelStore, StoredModel};
 pub use tensor::{ElementType, InputTensor, OutputTensor, TensorData, TensorSpec};

@@ -1,0 +1,135 @@
+//! ONNX Runtime's C API behind owned types.
+//!
+//! The safe half of crate `ort` cannot share initializers over mapped memory, cannot bind
+//! an input without copying it, and takes `&mut` for a run that the C API allows from
+//! many threads; this module holds just the calls that Fugato makes.
+//!
+//! **Invariant:** every handle is released once, by its owner's `Drop`, and a handle that
+//! borrows memory states in its constructor's safety section who keeps that memory.
+
+mod session;
+mod value;
+
+pub(crate) use session::{Binding, Options, Prepacked, Session, TypeInfo};
+pub(crate) use value::{Value, ValueShape};
+
+use crate::tensor::ElementType;
+use ort::AsPointer;
+use ort::sys::{self, ONNXTensorElementDataType as Onnx, OrtStatusPtr};
+
+/// An error of the runtime: code and message.
+pub(crate) type OrtError = ort::Error;
+
+/// Takes a status over: `Err` where it is not null.
+fn check(status: OrtStatusPtr) -> Result<(), OrtError> {
+    // SAFETY: every caller passes the status that a call of the API has just returned,
+    // and passes it on to nobody else.
+    unsafe { OrtError::result_from_status(status) }
+}
+
+/// Silences messages below warnings: `ort` makes environments with a logger verbose.
+pub(crate) fn log_warnings_only(
+    environment: &ort::environment::Environment,
+) -> Result<(), OrtError> {
+    let level = sys::OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING;
+    // SAFETY: the environment lives through the call.
+    check(unsafe { (ort::api().UpdateEnvWithCustomLogLevel)(environment.ptr().cast_mut(), level) })
+}
+
+/// ONNX's element type, where the Open Inference Protocol has it.
+pub(crate) fn element_of(onnx: Onnx) -> Option<ElementType> {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "complex, sub-byte and 8-bit float types have no counterpart"
+    )]
+    Some(match onnx {
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL => ElementType::Bool,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 => ElementType::Uint8,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16 => ElementType::Uint16,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32 => ElementType::Uint32,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64 => ElementType::Uint64,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 => ElementType::Int8,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16 => ElementType::Int16,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 => ElementType::Int32,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 => ElementType::Int64,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 => ElementType::Fp16,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 => ElementType::Bf16,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT => ElementType::Fp32,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE => ElementType::Fp64,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING => ElementType::Bytes,
+        _ => return None,
+    })
+}
+
+/// The element type as ONNX numbers it.
+pub(crate) fn onnx_of(element: ElementType) -> Onnx {
+    match element {
+        ElementType::Bool => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
+        ElementType::Uint8 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
+        ElementType::Uint16 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16,
+        ElementType::Uint32 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32,
+        ElementType::Uint64 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64,
+        ElementType::Int8 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+        ElementType::Int16 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16,
+        ElementType::Int32 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+        ElementType::Int64 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
+        ElementType::Fp16 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+        ElementType::Bf16 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+        ElementType::Fp32 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+        ElementType::Fp64 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE,
+        ElementType::Bytes => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING,
+    }
+}
+
+/// Maps one of `TensorProto.DataType`'s numbers, which equal the C API's.
+pub(crate) fn onnx_of_number(number: i32) -> Option<Onnx> {
+    let fixed = [
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+    ];
+    fixed.into_iter().find(|onnx| *onnx as i32 == number)
+}
+
+/// The CPU's memory, as the API names it.
+struct CpuMemory(*mut sys::OrtMemoryInfo);
+
+impl CpuMemory {
+    fn new() -> Result<Self, OrtError> {
+        let mut info = std::ptr::null_mut();
+        // SAFETY: `info` is a valid place for the answer.
+        check(unsafe {
+            (ort::api().CreateCpuMemoryInfo)(
+                sys::OrtAllocatorType::OrtDeviceAllocator,
+                sys::OrtMemType::OrtMemTypeDefault,
+                &mut info,
+            )
+        })?;
+        Ok(Self(info))
+    }
+}
+
+impl Drop for CpuMemory {
+    fn drop(&mut self) {
+        // SAFETY: created by `CreateCpuMemoryInfo` and released only here.
+        unsafe { (ort::api().ReleaseMemoryInfo)(self.0) }
+    }
+}
+
+/// The process's default allocator, which the API owns.
+fn default_allocator() -> Result<*mut sys::OrtAllocator, OrtError> {
+    let mut allocator = std::ptr::null_mut();
+    // SAFETY: `allocator` is a valid place for the answer.
+    check(unsafe { (ort::api().GetAllocatorWithDefaultOptions)(&mut allocator) })?;
+    Ok(allocator)
+}

@@ -1,0 +1,442 @@
+//! The CPU as a device: slices are cores, lanes are pinned threads, legs are sessions of
+//! ONNX Runtime.
+//!
+//! Lanes run at a lower priority than the server's threads (niceness 0), in two classes:
+//! where an urgent and a normal lane want the same core, the operating system gives it to
+//! the urgent one, even inside an operator.
+
+mod lane;
+mod model;
+mod output;
+mod slot;
+
+pub use lane::EventSink;
+
+use crate::clock::MonotonicClock;
+use crate::device::{
+    Device, DeviceEvent, LegWork, RevokeLeg, RunError, RunErrorKind, RunSplit, TaskOutputs,
+};
+use crate::os;
+use crate::store::{LoadCause, LoadError, StoredModel};
+use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
+use fugato_core::{DeviceId, LaneId, ModelId, PartitionId, Share};
+use lane::{Lane, Worker, run_error};
+use model::{LoadedModel, SessionKey};
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// How the CPU is made into a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// The cores to use, as the operating system numbers them; atom `i` is `cores[i]`.
+    /// Empty: every core this process may run on.
+    pub cores: Vec<usize>,
+    /// Normal lanes of the whole-device partition, for policies that oversubscribe it.
+    pub whole_lanes: u16,
+    /// Niceness of normal lanes, 0 to 19 (higher yields more).
+    pub niceness_normal: i32,
+    /// Niceness of urgent lanes, 0 to 19.
+    pub niceness_urgent: i32,
+    /// Whether threads of a session of several wait for each other by spinning while
+    /// their lane runs.
+    pub spinning: bool,
+}
+
+impl Default for CpuOptions {
+    fn default() -> Self {
+        Self {
+            cores: Vec::new(),
+            // As many instances as a person would give one device of a few cores.
+            whole_lanes: 8,
+            // 5 steps of niceness are a weight of 3 to 1 in Linux's fair scheduler, and
+            // 10 to 15 steps one of 10 and 30 to 1 for the server's threads.
+            niceness_normal: 15,
+            niceness_urgent: 10,
+            spinning: false,
+        }
+    }
+}
+
+/// How a model is loaded on the CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// The most items of a batch, at least 1; above 1 only for a batchable model.
+    pub max_batch: u32,
+    /// Sets of buffers, one for each task in flight, at least 1.
+    pub slots: u16,
+    /// Partitions whose sessions are made at once; others are made by the first leg that
+    /// needs them.
+    pub warm: Vec<PartitionId>,
+    /// Whether the owner vouches that every first dimension is the batch, where the
+    /// model's own names of them leave that open. All must still vary.
+    pub assume_batchable: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            max_batch: 1,
+            // One task runs while the next is gathered.
+            slots: 2,
+            warm: vec![PartitionId(0)],
+            assume_batchable: false,
+        }
+    }
+}
+
+/// What a [`CpuDevice`] has counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuMetrics {
+    /// Legs that ended, well or badly.
+    pub legs: u64,
+    /// Bytes of requests copied into slot buffers. No other payload byte is copied.
+    pub bytes_copied_in: u64,
+}
+
+/// Why the CPU cannot be a device.
+#[derive(Debug, thiserror::Error)]
+pub enum CpuError {
+    /// The operating system does not tell this process's cores.
+    #[error("the cores of this process cannot be read")]
+    Affinity(#[source] io::Error),
+    /// A core that the process may not run on, or named twice.
+    #[error("core {core} is {found}; this process may run on {allowed:?}")]
+    Core {
+        /// The core.
+        core: usize,
+        /// What is wrong with it.
+        found: &'static str,
+        /// What would be right.
+        allowed: Vec<usize>,
+    },
+    /// More cores than a device may have atoms.
+    #[error("{found} cores are more than a device can have ({max}); hint: name fewer")]
+    TooManyCores {
+        /// Cores given.
+        found: usize,
+        /// The most.
+        max: u16,
+    },
+    /// A setting out of its range.
+    #[error("{name} is {found}, expected {expected}")]
+    Option {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        found: i64,
+        /// Its range.
+        expected: &'static str,
+    },
+}
+
+/// The CPU.
+pub struct CpuDevice {
+    shared: Arc<Shared>,
+    /// `lanes[partition][lane]`, as in the spec.
+    lanes: Vec<Vec<Lane>>,
+}
+
+/// What lanes and their device share.
+struct Shared {
+    spec: DeviceSpec,
+    cores: Vec<usize>,
+    options: CpuOptions,
+    clock: MonotonicClock,
+    sink: EventSink,
+    models: RwLock<HashMap<ModelId, Arc<LoadedModel>>>,
+    legs: AtomicU64,
+    bytes_copied_in: AtomicU64,
+}
+
+/// Where a leg runs: the cores, and the class of the lane.
+#[derive(Clone, Debug)]
+struct Place {
+    atoms: AtomSet,
+    cores: Vec<usize>,
+    class: LaneClass,
+    niceness: i32,
+}
+
+impl Place {
+    fn threads(&self) -> u16 {
+        self.atoms.count()
+    }
+
+    fn session_key(&self) -> SessionKey {
+        (self.threads() > 1).then_some((self.atoms, self.class))
+    }
+
+    /// Confines the calling thread to this place.
+    fn enter(&self) {
+        let entered = os::pin(&self.cores).and_then(|()| os::set_niceness(self.niceness));
+        if let Err(error) = entered {
+            tracing::warn!(%error, cores = ?self.cores, "a lane's thread runs unpinned");
+        }
+    }
+}
+
+impl CpuDevice {
+    /// Makes the CPU into a device. Threads start when their lanes are first used.
+    ///
+    /// # Errors
+    /// Where the options name a core this process may not use, or are out of range.
+    pub fn new(
+        id: DeviceId,
+        options: CpuOptions,
+        clock: MonotonicClock,
+        sink: EventSink,
+    ) -> Result<Self, CpuError> {
+        let cores = resolve_cores(&options)?;
+        let slices = Share(u16::try_from(cores.len()).expect("checked against the most"));
+        let mut whole = vec![LaneClass::Normal; usize::from(options.whole_lanes)];
+        whole.push(LaneClass::Urgent);
+        let parts = [LaneClass::Normal, LaneClass::Urgent];
+        let name = format!("cpu: {} x {}", slices.0, os::processor_name());
+        let spec = DeviceSpec::nested(id, name, slices, &whole, &parts);
+        let lanes = spec.partitions.iter().map(|partition| {
+            let lane = |_: &LaneClass| Lane::new(clock, Arc::clone(&sink));
+            partition.lanes.iter().map(lane).collect()
+        });
+        Ok(Self {
+            lanes: lanes.collect(),
+            shared: Arc::new(Shared {
+                spec,
+                cores,
+                options,
+                clock,
+                sink,
+                models: RwLock::default(),
+                legs: AtomicU64::new(0),
+                bytes_copied_in: AtomicU64::new(0),
+            }),
+        })
+    }
+
+    /// Loads a model under `id` and makes its sessions for the partitions to be warm.
+    ///
+    /// # Errors
+    /// [`crate::LoadErrorKind::Options`] where the options do not fit the model or the
+    /// device, else as the runtime fails.
+    pub fn load(
+        &self,
+        id: ModelId,
+        stored: &StoredModel,
+        options: &LoadOptions,
+    ) -> Result<(), LoadError> {
+        let failed = |cause: LoadCause| cause.of(stored.origin());
+        let spinning = self.shared.options.spinning;
+        let model = LoadedModel::new(stored, options, spinning).map_err(failed)?;
+        let model = Arc::new(model);
+        for &partition in &options.warm {
+            let place = self.shared.place(partition, LaneClass::Normal);
+            let place = place.ok_or(failed(LoadCause::NoSuchPartition(partition.0)))?;
+            warm(&model, place).map_err(failed)?;
+        }
+        let mut models = self
+            .shared
+            .models
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        match models.entry(id) {
+            std::collections::hash_map::Entry::Occupied(_) => Err(failed(LoadCause::IdInUse)),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                place.insert(model);
+                Ok(())
+            }
+        }
+    }
+
+    /// Unloads a model; says whether it was loaded. Running legs finish, later ones fail
+    /// as [`RunErrorKind::ModelNotLoaded`], and its memory is freed with its last leg.
+    pub fn unload(&self, id: ModelId) -> bool {
+        let mut models = self
+            .shared
+            .models
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let unloaded = models.remove(&id);
+        drop(models);
+        unloaded.is_some()
+    }
+
+    /// What the device has counted since it was made.
+    pub fn metrics(&self) -> CpuMetrics {
+        CpuMetrics {
+            legs: self.shared.legs.load(Ordering::Relaxed),
+            bytes_copied_in: self.shared.bytes_copied_in.load(Ordering::Relaxed),
+        }
+    }
+
+    fn lane(&self, partition: PartitionId, lane: LaneId) -> &Lane {
+        let found = self.lanes.get(usize::from(partition.0));
+        let found = found.and_then(|lanes| lanes.get(usize::from(lane.0)));
+        found.unwrap_or_else(|| panic!("the device has no {lane} of {partition}"))
+    }
+}
+
+/// Makes the session of `place` on a thread like that of its lanes, so that the session's
+/// own threads inherit the right cores and niceness.
+fn warm(model: &Arc<LoadedModel>, place: Place) -> Result<(), LoadCause> {
+    let model = Arc::clone(model);
+    let thread = std::thread::Builder::new()
+        .name("fugato-load".to_owned())
+        .spawn(move || {
+            place.enter();
+            model.session(&place).map(|_| ())
+        });
+    let failed = |detail: String| LoadCause::Runtime(ort::Error::new(detail));
+    let thread = thread.map_err(|error| failed(format!("no thread to load on: {error}")))?;
+    let made = thread.join();
+    let made = made.unwrap_or_else(|_| Err(ort::Error::new("the loading thread panicked")));
+    made.map_err(LoadCause::from_runtime)
+}
+
+/// The cores to use, checked.
+fn resolve_cores(options: &CpuOptions) -> Result<Vec<usize>, CpuError> {
+    let allowed = os::affinity().map_err(CpuError::Affinity)?;
+    for (name, found) in [
+        ("niceness_normal", options.niceness_normal),
+        ("niceness_urgent", options.niceness_urgent),
+    ] {
+        if !(0..=19).contains(&found) {
+            return Err(CpuError::Option {
+                name,
+                found: found.into(),
+                expected: "0 to 19",
+            });
+        }
+    }
+    let cores = match options.cores.is_empty() {
+        true => allowed.clone(),
+        false => options.cores.clone(),
+    };
+    for (index, &core) in cores.iter().enumerate() {
+        let found = if cores[..index].contains(&core) {
+            "named twice"
+        } else if !allowed.contains(&core) {
+            "not available"
+        } else {
+            continue;
+        };
+        return Err(CpuError::Core {
+            core,
+            found,
+            allowed,
+        });
+    }
+    let max = fugato_core::device::ATOMS_MAX;
+    match cores.len() > usize::from(max) {
+        true => Err(CpuError::TooManyCores {
+            found: cores.len(),
+            max,
+        }),
+        false => Ok(cores),
+    }
+}
+
+impl Shared {
+    fn place(&self, partition: PartitionId, class: LaneClass) -> Option<Place> {
+        let atoms = self.spec.partitions.get(usize::from(partition.0))?.atoms;
+        Some(Place {
+            atoms,
+            cores: atoms
+                .iter()
+                .map(|atom| self.cores[usize::from(atom)])
+                .collect(),
+            class,
+            niceness: match class {
+                LaneClass::Normal => self.options.niceness_normal,
+                LaneClass::Urgent => self.options.niceness_urgent,
+            },
+        })
+    }
+
+    fn model(&self, id: ModelId) -> Option<Arc<LoadedModel>> {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        models.get(&id).map(Arc::clone)
+    }
+}
+
+/// A lane's thread at work.
+struct CpuWorker {
+    shared: Arc<Shared>,
+    place: Place,
+}
+
+impl Worker for CpuWorker {
+    fn enter(&self) {
+        self.place.enter();
+    }
+
+    fn run(&self, work: &LegWork) -> (Result<TaskOutputs, RunError>, RunSplit) {
+        let shared = &self.shared;
+        shared.legs.fetch_add(1, Ordering::Relaxed);
+        let Some(model) = shared.model(work.start.model) else {
+            let detail = "it is not loaded on this device".to_owned();
+            let error = run_error(work, RunErrorKind::ModelNotLoaded, detail);
+            return (Err(error), RunSplit::default());
+        };
+        match model.run(work, &self.place, &shared.clock) {
+            Ok(ran) => {
+                let copied = &shared.bytes_copied_in;
+                copied.fetch_add(ran.bytes_copied_in, Ordering::Relaxed);
+                (Ok(ran.outputs), ran.split)
+            }
+            Err((kind, detail)) => {
+                let error = run_error(work, kind, detail);
+                (Err(error), RunSplit::default())
+            }
+        }
+    }
+}
+
+impl Device for CpuDevice {
+    fn spec(&self) -> &DeviceSpec {
+        &self.shared.spec
+    }
+
+    fn start(&self, work: LegWork) {
+        let (partition, lane) = (work.start.partition, work.start.lane);
+        let place = self.lane(partition, lane);
+        let lanes = &self.shared.spec.partitions[usize::from(partition.0)].lanes;
+        let class = lanes[usize::from(lane.0)];
+        // Linux shows 15 bytes of a thread's name.
+        let name = format!("lane-{}.{}", partition.0, lane.0);
+        place.start(work, &name, || {
+            let place = self.shared.place(partition, class);
+            Arc::new(CpuWorker {
+                shared: Arc::clone(&self.shared),
+                place: place.expect("the lane was found by this partition"),
+            })
+        });
+    }
+
+    fn revoke(&self, leg: &RevokeLeg) {
+        if let Some(work) = self.lane(leg.partition, leg.lane).revoke(leg) {
+            self.report_revoked(&work);
+        }
+    }
+}
+
+impl CpuDevice {
+    fn report_revoked(&self, work: &LegWork) {
+        (self.shared.sink)(DeviceEvent::Revoked {
+            device: work.start.device,
+            task: work.start.task,
+            leg: work.start.leg,
+        });
+    }
+}
+
+impl Drop for CpuDevice {
+    /// Lets running legs finish, revokes committed ones and joins the threads.
+    fn drop(&mut self) {
+        let lanes = || self.lanes.iter().flatten();
+        for work in lanes().flat_map(Lane::close) {
+            self.report_revoked(&work);
+        }
+        lanes().for_each(Lane::join);
+    }
+}

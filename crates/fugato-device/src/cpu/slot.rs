@@ -1,0 +1,239 @@
+//! A slot's input buffers: the requests of a task written side by side.
+
+use crate::capi::{Binding, OrtError, Value, onnx_of};
+use crate::device::RequestInputs;
+use crate::tensor::{ElementType, InputTensor, TensorData, TensorSpec};
+use bytes::Bytes;
+use memmap2::MmapMut;
+use std::collections::HashMap;
+
+/// Values kept per input buffer. A model with fixed shapes needs one per batch size; one
+/// whose shapes vary could make one per request, so beyond this all are made anew.
+const VALUES_MAX: usize = 256;
+
+/// The buffers of one task in flight.
+#[derive(Default)]
+pub(super) struct Slot {
+    /// One per input of the model.
+    pub(super) inputs: Vec<InputBuffer>,
+    /// One per session that has run this slot.
+    pub(super) bindings: Vec<(super::model::SessionKey, Binding)>,
+}
+
+/// The memory of one input, and the values made over it so far, by shape.
+#[derive(Default)]
+pub(super) struct InputBuffer {
+    values: HashMap<Vec<i64>, Value>,
+    memory: Option<MmapMut>,
+}
+
+/// Why requests cannot be put into a batch.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GatherError {
+    #[error("input `{input}` of request {request} {found}, expected {expected}")]
+    Mismatch {
+        input: String,
+        request: usize,
+        found: String,
+        expected: String,
+    },
+    #[error("memory for input `{input}`: {source}")]
+    Memory {
+        input: String,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Runtime(#[from] OrtError),
+}
+
+/// One input of all requests of a task.
+pub(super) struct Column<'a> {
+    pub(super) spec: &'a TensorSpec,
+    pub(super) index: usize,
+    pub(super) requests: &'a [RequestInputs],
+    pub(super) batched: bool,
+    /// Bytes to make room for where more will be needed later.
+    pub(super) reserve: usize,
+}
+
+impl Column<'_> {
+    fn tensors(&self) -> impl Iterator<Item = (usize, u32, &InputTensor)> {
+        let requests = self.requests.iter().enumerate();
+        requests.map(|(number, request)| (number, request.items, &request.inputs[self.index]))
+    }
+
+    fn mismatch(&self, request: usize, found: String, expected: String) -> GatherError {
+        GatherError::Mismatch {
+            input: self.spec.name.clone(),
+            request,
+            found,
+            expected,
+        }
+    }
+
+    /// The shape of all requests together, after checking each of them.
+    fn shape(&self) -> Result<Vec<i64>, GatherError> {
+        let mut rows = 0_u64;
+        let mut first: Option<&[u64]> = None;
+        for (number, items, tensor) in self.tensors() {
+            let rest = match self.batched {
+                false => &tensor.shape[..],
+                true if tensor.shape.first() == Some(&u64::from(items)) => &tensor.shape[1..],
+                true => {
+                    let found = format!("has shape {:?}", tensor.shape);
+                    return Err(self.mismatch(number, found, format!("{items} rows")));
+                }
+            };
+            if let Some(first) = first
+                && first != rest
+            {
+                let found = format!("has rows of shape {rest:?}");
+                let expected = format!("{first:?} as in request 0");
+                return Err(self.mismatch(number, found, expected));
+            }
+            first = Some(rest);
+            rows += u64::from(items);
+            self.check_payload(number, tensor)?;
+        }
+        let batch = self.batched.then_some(rows);
+        let dims = batch
+            .into_iter()
+            .chain(first.unwrap_or_default().iter().copied());
+        let signed = |dim: u64| {
+            i64::try_from(dim).map_err(|_| {
+                self.mismatch(
+                    0,
+                    format!("has dimension {dim}"),
+                    "a dimension that fits".into(),
+                )
+            })
+        };
+        dims.map(signed).collect()
+    }
+
+    /// Checks that the payload has just the elements that the shape says.
+    fn check_payload(&self, number: usize, tensor: &InputTensor) -> Result<(), GatherError> {
+        let elements = tensor.shape.iter().try_fold(1_usize, |product, &dim| {
+            product.checked_mul(usize::try_from(dim).ok()?)
+        });
+        let (found, expected, unit) = match (&tensor.data, self.spec.element.size()) {
+            (TensorData::Raw(bytes), Some(size)) => {
+                let expected = elements.and_then(|elements| elements.checked_mul(size));
+                (bytes.len(), expected, "bytes")
+            }
+            (TensorData::Strings(strings), None) => (strings.len(), elements, "strings"),
+            (TensorData::Raw(_), None) | (TensorData::Strings(_), Some(_)) => {
+                let found = "has elements of another type".to_owned();
+                return Err(self.mismatch(number, found, self.spec.element.to_string()));
+            }
+        };
+        if expected != Some(found) {
+            let expected = expected.map_or("fewer elements".to_owned(), |expected| {
+                format!("{expected} for shape {:?}", tensor.shape)
+            });
+            return Err(self.mismatch(number, format!("has {found} {unit}"), expected));
+        }
+        if let (ElementType::Bool, TensorData::Raw(bytes)) = (self.spec.element, &tensor.data)
+            && let Some(other) = bytes.iter().find(|&&byte| byte > 1)
+        {
+            let expected = "0 or 1 for BOOL".to_owned();
+            return Err(self.mismatch(number, format!("has a byte {other}"), expected));
+        }
+        Ok(())
+    }
+}
+
+impl InputBuffer {
+    /// Writes the requests' tensors side by side and gives `bind` the value over them;
+    /// the answer is the number of bytes copied.
+    pub(super) fn gather(
+        &mut self,
+        column: &Column<'_>,
+        bind: impl FnOnce(&Value) -> Result<(), OrtError>,
+    ) -> Result<u64, GatherError> {
+        let dims = column.shape()?;
+        let raw = |data: &TensorData| match data {
+            TensorData::Raw(bytes) => bytes.clone(),
+            TensorData::Strings(_) => Bytes::new(),
+        };
+        let Some(_) = column.spec.element.size() else {
+            return gather_strings(column, &dims, bind);
+        };
+        let total = column
+            .tensors()
+            .map(|(.., tensor)| tensor.data.byte_size())
+            .sum();
+        self.reserve(column, total)?;
+        let mut at = 0;
+        for (.., tensor) in column.tensors() {
+            let bytes = raw(&tensor.data);
+            if let Some(memory) = &mut self.memory {
+                memory[at..at + bytes.len()].copy_from_slice(&bytes);
+            }
+            at += bytes.len();
+        }
+        bind(self.value(column.spec.element, dims, total)?)?;
+        Ok(total as u64)
+    }
+
+    /// Makes room for `total` bytes.
+    fn reserve(&mut self, column: &Column<'_>, total: usize) -> Result<(), GatherError> {
+        let held = self.memory.as_ref().map_or(0, |memory| memory.len());
+        if total > held {
+            // Values over the old memory must not outlive it.
+            self.values.clear();
+            let room = MmapMut::map_anon(total.max(column.reserve));
+            self.memory = Some(room.map_err(|source| GatherError::Memory {
+                input: column.spec.name.clone(),
+                source,
+            })?);
+        }
+        Ok(())
+    }
+
+    fn value(
+        &mut self,
+        element: ElementType,
+        dims: Vec<i64>,
+        total: usize,
+    ) -> Result<&Value, OrtError> {
+        if self.values.len() >= VALUES_MAX && !self.values.contains_key(&dims) {
+            self.values.clear();
+        }
+        if !self.values.contains_key(&dims) {
+            // A tensor of no elements has no memory, but the runtime wants an address.
+            let data = match &mut self.memory {
+                Some(memory) => memory.as_mut_ptr(),
+                None => std::ptr::NonNull::<u128>::dangling().as_ptr().cast(),
+            };
+            // SAFETY: `total` bytes from `data` are this buffer's memory, which is
+            // replaced only after its values are dropped; a binding that still names a
+            // dropped value is given another before it runs.
+            let value = unsafe { Value::over(data, total, &dims, onnx_of(element))? };
+            self.values.insert(dims.clone(), value);
+        }
+        Ok(&self.values[&dims])
+    }
+
+    /// Whether `data` points into this buffer.
+    pub(super) fn contains(&self, data: &[u8]) -> bool {
+        let range = self.memory.as_ref().map(|memory| memory.as_ptr_range());
+        !data.is_empty() && range.is_some_and(|range| range.contains(&data.as_ptr()))
+    }
+}
+
+fn gather_strings(
+    column: &Column<'_>,
+    dims: &[i64],
+    bind: impl FnOnce(&Value) -> Result<(), OrtError>,
+) -> Result<u64, GatherError> {
+    let strings = column
+        .tensors()
+        .flat_map(|(.., tensor)| match &tensor.data {
+            TensorData::Strings(strings) => strings.iter(),
+            TensorData::Raw(_) => [].iter(),
+        });
+    bind(&Value::strings(dims, strings)?)?;
+    let bytes = column.tensors().map(|(.., tensor)| tensor.data.byte_size());
+    Ok(bytes.sum::<usize>() as u64)
+}

@@ -1,0 +1,479 @@
+//! The model store: each model optimised once, its weights in memory once.
+//!
+//! [`ModelStore::prepare`] gives a [`StoredModel`]: ONNX Runtime's optimised graph on
+//! disk and a read-only mapping of its weights. Every session of a device loads that
+//! graph with optimisation off and uses the mapped weights in place, so sessions cost
+//! neither optimisation time nor another copy of the weights.
+//!
+//! An entry's key is the hash of the model's content (external data included), the
+//! runtime's version, the processor's instruction set, the provider, and the store's
+//! format: a graph optimised for one processor may not run on another.
+
+mod entry;
+mod error;
+mod info;
+mod wire;
+
+pub(crate) use error::LoadCause;
+pub use error::{LoadError, LoadErrorKind};
+pub(crate) use info::fixed_first_dimension;
+pub use info::{Batching, ModelInfo};
+
+use crate::capi::{Options, OrtError, Prepacked, Session, Value, onnx_of_number};
+use crate::runtime::Runtime;
+use entry::{Draft, Initializer, Opened};
+use memmap2::{Mmap, UncheckedAdvice};
+use ort::sys::GraphOptimizationLevel;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// Initializers of at least this many bytes go to the weight file. Smaller ones stay in
+/// the graph, where the runtime's shape inference can read them; 1 KiB is the runtime's
+/// own default.
+const EXTERNAL_MIN_BYTES: u64 = 1024;
+
+/// Where a tensor may begin in the weight file, in bytes: a cache line, and the widest
+/// vector register. The runtime asks for no more.
+const ALIGN: u64 = 64;
+
+/// The weight file's size is a multiple of this, so that its last tensor ends a page that
+/// holds nothing else.
+const PAGE: u64 = 4096;
+
+/// The provider whose optimised graphs this store keeps.
+const PROVIDER: &str = "cpu";
+
+/// A folder of optimised models, which several processes may share.
+#[derive(Clone, Debug)]
+pub struct ModelStore {
+    runtime: Arc<Runtime>,
+    folder: PathBuf,
+}
+
+/// A model that is ready to be loaded on a device. Clones share its weights.
+#[derive(Clone)]
+pub struct StoredModel {
+    weights: Arc<Weights>,
+    origin: PathBuf,
+    was_cached: bool,
+}
+
+/// The optimised graph's file, and the mapping of its weights.
+struct Weights {
+    /// One value per shared initializer, over `mapping`; dropped before it.
+    values: Vec<(String, Value)>,
+    prepacked: Prepacked,
+    mapping: Option<Mmap>,
+    graph: PathBuf,
+    info: ModelInfo,
+    runtime: Arc<Runtime>,
+}
+
+impl ModelStore {
+    /// Opens the store in `folder`, which is made where it does not exist.
+    ///
+    /// # Errors
+    /// [`LoadErrorKind::Store`] where the folder cannot be made or read.
+    pub fn open(runtime: &Arc<Runtime>, folder: impl Into<PathBuf>) -> Result<Self, LoadError> {
+        let folder = folder.into();
+        let opened = std::fs::create_dir_all(&folder).and_then(|()| entry::sweep(&folder));
+        opened.map_err(|source| {
+            let cause = LoadCause::Store {
+                path: folder.clone(),
+                action: "opened",
+                source,
+            };
+            cause.of(&folder)
+        })?;
+        Ok(Self {
+            runtime: Arc::clone(runtime),
+            folder,
+        })
+    }
+
+    /// Gives the model at `path` ready to load: from the store where an entry fits, else
+    /// optimised now and stored. Reads the whole file either way, for its hash.
+    ///
+    /// # Errors
+    /// Where the file is not a model that the runtime can run, or the store cannot be
+    /// written; [`LoadError::kind`] says which.
+    pub fn prepare(&self, path: impl AsRef<Path>) -> Result<StoredModel, LoadError> {
+        let path = path.as_ref();
+        self.prepare_model(path).map_err(|cause| cause.of(path))
+    }
+
+    fn prepare_model(&self, path: &Path) -> Result<StoredModel, LoadCause> {
+        let source = Source::read(path)?;
+        let key = self.key(&source.hash);
+        let stored = entry::open(&self.folder.join(&key));
+        let was_cached = stored.is_some();
+        let opened = match stored {
+            Some(opened) => opened,
+            None => self.optimise(path, source, &key)?,
+        };
+        Ok(StoredModel {
+            weights: Arc::new(self.share(opened)?),
+            origin: path.to_owned(),
+            was_cached,
+        })
+    }
+
+    fn key(&self, hash: &str) -> String {
+        let format = entry::FORMAT;
+        let version = self.runtime.version();
+        let instructions = instruction_set();
+        let parts = format!("{format}\n{hash}\n{version}\n{instructions}\n{PROVIDER}");
+        blake3::hash(parts.as_bytes()).to_hex()[..32].to_owned()
+    }
+
+    /// Optimises the model and writes the entry.
+    fn optimise(&self, path: &Path, source: Source, key: &str) -> Result<Opened, LoadCause> {
+        let failed = |source| LoadCause::Store {
+            path: self.folder.clone(),
+            action: "written",
+            source,
+        };
+        let draft = Draft::new(&self.folder).map_err(failed)?;
+        let raw_graph = draft.path("optimised.onnx");
+        let session = self
+            .optimising_session(path, &raw_graph)
+            .map_err(LoadCause::from_runtime)?;
+        let Source {
+            header,
+            weight_bytes,
+            hash,
+        } = source;
+        let info = ModelInfo::read(&session, header, weight_bytes, hash)?;
+        drop(session);
+        let initializers = lay_out(&draft, &raw_graph)?;
+        draft.describe(info, initializers)?;
+        draft.publish(&self.folder, key)
+    }
+
+    /// A session of the original model, which writes the optimised graph as it is made.
+    fn optimising_session(&self, path: &Path, graph: &Path) -> Result<Session, OrtError> {
+        let mut options = Options::new(1, GraphOptimizationLevel::ORT_ENABLE_ALL)?;
+        options.save_optimised(graph)?;
+        for (key, value) in [
+            // It never runs, so packing its weights would only cost time and memory.
+            (c"session.disable_prepacking", c"1"),
+            (
+                c"session.optimized_model_external_initializers_file_name",
+                c"optimised.bin",
+            ),
+        ] {
+            options.entry(key, value)?;
+        }
+        let min = std::ffi::CString::new(EXTERNAL_MIN_BYTES.to_string());
+        options.entry(
+            c"session.optimized_model_external_initializers_min_size_in_bytes",
+            &min.expect("a number has no NUL"),
+        )?;
+        // SAFETY: nothing is borrowed by these options.
+        unsafe { Session::load(&self.runtime, path, &options, None, None) }
+    }
+
+    /// Makes the mapped weights into values that sessions share.
+    fn share(&self, opened: Opened) -> Result<Weights, LoadCause> {
+        let Opened {
+            entry,
+            folder,
+            weights: mapping,
+        } = opened;
+        let mut values = Vec::with_capacity(entry.initializers.len());
+        if let Some(mapping) = &mapping {
+            for initializer in entry.initializers {
+                if let Some(value) = share_one(mapping, &initializer)? {
+                    values.push((initializer.name, value));
+                }
+            }
+        }
+        let weights = Weights {
+            values,
+            prepacked: Prepacked::new().map_err(LoadCause::Runtime)?,
+            mapping,
+            graph: folder.join(entry::MODEL),
+            info: entry.info,
+            runtime: Arc::clone(&self.runtime),
+        };
+        weights.give_back();
+        Ok(weights)
+    }
+}
+
+/// The value over one initializer's bytes; `None` where its element type cannot be shared
+/// (sessions then read it from the file themselves).
+fn share_one(mapping: &Mmap, initializer: &Initializer) -> Result<Option<Value>, LoadCause> {
+    let Some(onnx) = onnx_of_number(initializer.data_type) else {
+        return Ok(None);
+    };
+    let start = usize::try_from(initializer.offset).expect("checked against the mapping");
+    let length = usize::try_from(initializer.length).expect("checked against the mapping");
+    let bytes = &mapping[start..start + length];
+    // SAFETY: the mapping lives as long as `Weights`, which every session made from these
+    // values holds; an initializer is only read, so the mapping may be read-only.
+    let value = unsafe { Value::over(bytes.as_ptr().cast_mut(), length, &initializer.dims, onnx) };
+    value.map(Some).map_err(LoadCause::Runtime)
+}
+
+impl Weights {
+    /// Gives the memory of mapped pages back; those still needed come back from the page
+    /// cache when they are touched.
+    fn give_back(&self) {
+        if let Some(mapping) = &self.mapping {
+            // SAFETY: the mapping is of a file and never written, so dropping its pages
+            // loses nothing.
+            let advised = unsafe { mapping.unchecked_advise(UncheckedAdvice::DontNeed) };
+            if let Err(error) = advised {
+                tracing::debug!(%error, "pages of weights could not be given back");
+            }
+        }
+        crate::os::trim_heap();
+    }
+}
+
+impl StoredModel {
+    /// What the model says about itself.
+    pub fn info(&self) -> &ModelInfo {
+        &self.weights.info
+    }
+
+    /// The file the model came from.
+    pub fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    /// The optimised graph's file, with the weight file beside it.
+    pub fn optimised_graph(&self) -> &Path {
+        &self.weights.graph
+    }
+
+    /// Whether [`ModelStore::prepare`] found an entry and did not need to optimise.
+    pub fn was_cached(&self) -> bool {
+        self.was_cached
+    }
+
+    /// The number of weights that sessions share, and their bytes.
+    pub fn shared_weights(&self) -> (usize, u64) {
+        let weights = &self.weights;
+        let bytes = weights.mapping.as_ref().map_or(0, |mapping| mapping.len());
+        (weights.values.len(), bytes as u64)
+    }
+
+    /// Gives back the memory of weight pages that are not in use: kernels keep some
+    /// weights in a form of their own, and need the original no more.
+    pub fn give_pages_back(&self) {
+        self.weights.give_back();
+    }
+
+    /// A session of the optimised graph over the shared weights.
+    pub(crate) fn session(&self, mut options: Options) -> Result<Session, OrtError> {
+        for (name, value) in &self.weights.values {
+            // SAFETY: the session holds `weights`, which owns the value and its mapping.
+            unsafe { options.initializer(name, value)? };
+        }
+        let keep: Arc<dyn Send + Sync> = Arc::clone(&self.weights) as Arc<dyn Send + Sync>;
+        let Weights {
+            graph,
+            prepacked,
+            runtime,
+            ..
+        } = &*self.weights;
+        // SAFETY: `keep` owns initializers and prepacked weights.
+        unsafe { Session::load(runtime, graph, &options, Some(prepacked), Some(keep)) }
+    }
+}
+
+/// What is read of the original file before the runtime sees it.
+struct Source {
+    header: wire::Header,
+    weight_bytes: u64,
+    hash: String,
+}
+
+impl Source {
+    fn read(path: &Path) -> Result<Self, LoadCause> {
+        let mapped = entry::map(path).map_err(LoadCause::File)?;
+        let model = mapped.as_deref().unwrap_or_default();
+        let header = wire::header(model)?;
+        if !header.has_graph {
+            let bytes = model.len() as u64;
+            return Err(LoadCause::NoGraph { bytes });
+        }
+        let mut weight_bytes = 0;
+        let mut external: BTreeMap<String, Vec<wire::Tensor>> = BTreeMap::new();
+        wire::visit_tensors(model, &mut |tensor| {
+            weight_bytes += tensor.byte_size();
+            if let Some(place) = &tensor.external {
+                let at = external.entry(place.location.clone()).or_default();
+                at.push(tensor);
+            }
+        })?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(model);
+        for (location, tensors) in &external {
+            let content = open_external(path, location, tensors)?;
+            let content = content.as_deref().unwrap_or_default();
+            hasher.update(location.as_bytes());
+            hasher.update(&(content.len() as u64).to_le_bytes());
+            hasher.update(content);
+        }
+        Ok(Self {
+            header,
+            weight_bytes,
+            hash: hasher.finalize().to_hex().to_string(),
+        })
+    }
+}
+
+/// Maps an external weight file and checks that `tensors` are within it.
+fn open_external(
+    model: &Path,
+    location: &str,
+    tensors: &[wire::Tensor],
+) -> Result<Option<Mmap>, LoadCause> {
+    let inside = Path::new(location)
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if !inside || location.is_empty() {
+        return Err(LoadCause::ExternalEscapes {
+            location: location.to_owned(),
+        });
+    }
+    let path = model.parent().unwrap_or(Path::new("")).join(location);
+    let mapped = entry::map(&path).map_err(|source| LoadCause::ExternalFile {
+        location: location.to_owned(),
+        source,
+    })?;
+    let bytes = mapped.as_ref().map_or(0, |mapped| mapped.len()) as u64;
+    for tensor in tensors {
+        let place = tensor.external.as_ref().expect("listed as external");
+        let length = place.length.unwrap_or_else(|| tensor.byte_size());
+        let end = place.offset.saturating_add(length);
+        if end > bytes {
+            return Err(LoadCause::ExternalRange {
+                tensor: tensor.name.clone(),
+                location: location.to_owned(),
+                start: place.offset,
+                end,
+                bytes,
+            });
+        }
+    }
+    Ok(mapped)
+}
+
+/// Turns the files that the runtime wrote into the entry's two: weights aligned, graph
+/// pointing at them. Removes the runtime's.
+fn lay_out(draft: &Draft, raw_graph: &Path) -> Result<Vec<Initializer>, LoadCause> {
+    let failed = |action| {
+        move |source| LoadCause::Store {
+            path: draft.path(""),
+            action,
+            source,
+        }
+    };
+    let raw = entry::map(raw_graph).map_err(failed("read"))?;
+    let raw = raw.as_deref().unwrap_or_default();
+    let (graph, moved) = wire::relocate(raw, entry::WEIGHTS, ALIGN)?;
+    let raw_weights = draft.path("optimised.bin");
+    let content = match moved.is_empty() {
+        true => None,
+        false => entry::map(&raw_weights).map_err(failed("read"))?,
+    };
+    let content = content.as_deref().unwrap_or_default();
+    let write = || -> io::Result<()> {
+        std::fs::write(draft.path(entry::MODEL), &graph)?;
+        write_weights(&draft.path(entry::WEIGHTS), content, &moved)?;
+        std::fs::remove_file(raw_graph)?;
+        match std::fs::remove_file(&raw_weights) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    };
+    write().map_err(failed("written"))?;
+    let shareable = moved.into_iter().filter(|moved| moved.main);
+    let initializers = shareable.map(|moved| Initializer {
+        name: moved.tensor.name,
+        data_type: moved.tensor.data_type,
+        dims: moved.tensor.dims,
+        offset: moved.offset,
+        length: moved.length,
+    });
+    Ok(initializers.collect())
+}
+
+/// Writes the weights of `moved` to their new places.
+fn write_weights(path: &Path, content: &[u8], moved: &[wire::Moved]) -> io::Result<()> {
+    let mut out = BufWriter::new(File::create(path)?);
+    let mut written = 0;
+    for moved in moved {
+        let old = moved.tensor.external.as_ref();
+        let old = old.expect("only external tensors are moved").offset;
+        let range = usize::try_from(old)
+            .ok()
+            .zip(usize::try_from(moved.length).ok());
+        let bytes = range.and_then(|(old, length)| content.get(old..old.checked_add(length)?));
+        let bytes = bytes.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("the runtime wrote no data for `{}`", moved.tensor.name),
+            )
+        })?;
+        let gap = moved.offset - written;
+        pad_by(&mut out, gap)?;
+        out.write_all(bytes)?;
+        written = moved.offset + moved.length;
+    }
+    pad_by(&mut out, written.next_multiple_of(PAGE) - written)?;
+    out.flush()
+}
+
+/// Writes `count` zeros, less than a page.
+fn pad_by(out: &mut impl Write, count: u64) -> io::Result<()> {
+    const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+    let count = usize::try_from(count).expect("less than a page");
+    out.write_all(&ZEROS[..count])
+}
+
+/// The vector extensions of this processor that the runtime chooses kernels and weight
+/// layouts by.
+fn instruction_set() -> String {
+    let mut found = vec![std::env::consts::ARCH];
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! detect {
+            ($($name:tt),*) => {
+                $(if std::is_x86_feature_detected!($name) { found.push($name); })*
+            };
+        }
+        detect!(
+            "sse4.1",
+            "avx",
+            "avx2",
+            "fma",
+            "f16c",
+            "avxvnni",
+            "avx512f",
+            "avx512bw",
+            "avx512dq",
+            "avx512vl",
+            "avx512vnni",
+            "avx512bf16",
+            "avx512fp16"
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        macro_rules! detect {
+            ($($name:tt),*) => {
+                $(if std::arch::is_aarch64_feature_detected!($name) { found.push($name); })*
+            };
+        }
+        detect!("neon", "dotprod", "fp16", "i8mm", "bf16", "sve", "sve2");
+    }
+    found.join("+")
+}

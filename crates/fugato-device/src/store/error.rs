@@ -1,0 +1,201 @@
+//! Why a model could not be loaded.
+
+use super::wire::WireError;
+use crate::capi::OrtError;
+use ort::ErrorCode;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[error("model `{}` cannot be loaded", path.display())]
+pub struct LoadError {
+    path: PathBuf,
+    #[source]
+    cause: LoadCause,
+}
+
+/// The sorts of [`LoadError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LoadErrorKind {
+    /// The model file is missing or unreadable.
+    File,
+    /// The file is not a valid ONNX model (corrupt, truncated, or wrong in itself).
+    InvalidModel,
+    /// An operator, opset or element type that the runtime has no kernel for.
+    UnsupportedOperator,
+    /// An external weight file is missing, too short, or outside of the model's folder.
+    ExternalData,
+    /// An input or output that the protocol cannot carry.
+    UnsupportedInterface,
+    /// What was asked of the model does not fit it.
+    Options,
+    /// The store's folder cannot be written or read.
+    Store,
+    /// The runtime failed in another way.
+    Runtime,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadCause {
+    #[error("its file cannot be read")]
+    File(#[source] io::Error),
+    #[error("it is not a valid ONNX model")]
+    Wire(#[from] WireErrorSource),
+    #[error("it has no graph; expected an ONNX model, found {bytes} bytes without one")]
+    NoGraph { bytes: u64 },
+    #[error("ONNX Runtime refused it as invalid")]
+    Invalid(#[source] OrtError),
+    #[error("it needs an operator or opset that ONNX Runtime lacks")]
+    Unsupported(#[source] OrtError),
+    #[error("its external data `{location}` cannot be read")]
+    ExternalFile {
+        location: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "tensor `{tensor}` is at bytes {start}..{end} of external data `{location}`, which has \
+         {bytes} bytes; hint: was the file copied whole?"
+    )]
+    ExternalRange {
+        tensor: String,
+        location: String,
+        start: u64,
+        end: u64,
+        bytes: u64,
+    },
+    #[error("its external data `{location}` is outside of its folder")]
+    ExternalEscapes { location: String },
+    #[error("its external data cannot be used")]
+    External(#[source] OrtError),
+    #[error("{direction} `{name}` is {found}; expected a tensor")]
+    NotATensor {
+        direction: &'static str,
+        name: String,
+        found: &'static str,
+    },
+    #[error(
+        "{direction} `{name}` has an element type that the Open Inference Protocol cannot carry"
+    )]
+    ElementType {
+        direction: &'static str,
+        name: String,
+    },
+    #[error("it cannot run batches of {max_batch}: {reason}")]
+    NotBatchable { max_batch: u32, reason: String },
+    #[error("{what} must be at least 1")]
+    Zero { what: &'static str },
+    #[error("the device has no partition {0}")]
+    NoSuchPartition(u16),
+    #[error("the model id is in use; unload it first")]
+    IdInUse,
+    #[error("the model store's `{}` cannot be {action}", path.display())]
+    Store {
+        path: PathBuf,
+        action: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("ONNX Runtime failed")]
+    Runtime(#[source] OrtError),
+}
+
+/// Hides the wire module's error type from the crate's interface.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct WireErrorSource(#[from] WireError);
+
+impl From<WireError> for LoadCause {
+    fn from(error: WireError) -> Self {
+        Self::Wire(WireErrorSource(error))
+    }
+}
+
+impl LoadCause {
+    pub(crate) fn of(self, path: &Path) -> LoadError {
+        LoadError {
+            path: path.to_owned(),
+            cause: self,
+        }
+    }
+
+    /// Sorts an error that the runtime gave when loading a model. Codes alone do not
+    /// tell (an unknown operator and a type error are both `INVALID_GRAPH`), so the
+    /// runtime's own phrases are looked for; the texts are those of 1.31.
+    pub(crate) fn from_runtime(error: OrtError) -> Self {
+        const UNSUPPORTED: [&str; 6] = [
+            "No Op registered",
+            "No opset import",
+            "is not a registered function/op",
+            "Could not find an implementation",
+            "support for models stamped with",
+            "No Schema registered",
+        ];
+        const EXTERNAL: [&str; 2] = ["xternal data", "External initializer"];
+        let message = error.message();
+        let says = |phrases: &[&str]| phrases.iter().any(|&phrase| message.contains(phrase));
+        if says(&UNSUPPORTED) || error.code() == ErrorCode::NotImplemented {
+            Self::Unsupported(error)
+        } else if says(&EXTERNAL) {
+            Self::External(error)
+        } else if message.contains("is an invalid model")
+            || matches!(
+                error.code(),
+                ErrorCode::InvalidProtobuf
+                    | ErrorCode::InvalidGraph
+                    | ErrorCode::InvalidArgument
+                    | ErrorCode::NoModel
+            )
+            || message.starts_with("Load model from")
+        {
+            Self::Invalid(error)
+        } else {
+            Self::Runtime(error)
+        }
+    }
+}
+
+impl LoadError {
+    /// The model's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What sort of failure this is.
+    pub fn kind(&self) -> LoadErrorKind {
+        match &self.cause {
+            LoadCause::File(_) => LoadErrorKind::File,
+            LoadCause::Wire(_) | LoadCause::NoGraph { .. } | LoadCause::Invalid(_) => {
+                LoadErrorKind::InvalidModel
+            }
+            LoadCause::Unsupported(_) => LoadErrorKind::UnsupportedOperator,
+            LoadCause::ExternalFile { .. }
+            | LoadCause::ExternalRange { .. }
+            | LoadCause::ExternalEscapes { .. }
+            | LoadCause::External(_) => LoadErrorKind::ExternalData,
+            LoadCause::NotATensor { .. } | LoadCause::ElementType { .. } => {
+                LoadErrorKind::UnsupportedInterface
+            }
+            LoadCause::NotBatchable { .. }
+            | LoadCause::Zero { .. }
+            | LoadCause::NoSuchPartition(_)
+            | LoadCause::IdInUse => LoadErrorKind::Options,
+            LoadCause::Store { .. } => LoadErrorKind::Store,
+            LoadCause::Runtime(_) => LoadErrorKind::Runtime,
+        }
+    }
+
+    /// The whole chain of causes as one line, for a reply or a log.
+    pub fn report(&self) -> String {
+        let mut report = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            report.push_str(": ");
+            report.push_str(&error.to_string());
+            cause = error.source();
+        }
+        report
+    }
+}
