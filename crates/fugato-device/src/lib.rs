@@ -10,6 +10,7 @@ mod clock;
 mod cpu;
 mod device;
 mod os;
+pub mod reference;
 mod runtime;
 mod store;
 mod tensor;

@@ -16,8 +16,8 @@ mod wire;
 
 pub(crate) use error::LoadCause;
 pub use error::{LoadError, LoadErrorKind};
-pub(crate) use info::fixed_first_dimension;
 pub use info::{Batching, ModelInfo};
+pub(crate) use info::{fixed_first_dimension, tensors as model_tensors};
 
 use crate::capi::{Options, OrtError, Prepacked, Session, Value, onnx_of_number};
 use crate::runtime::Runtime;

@@ -1,0 +1,373 @@
+//! What the tests share: the runtime, a store, tiny models, and a device with its events.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test binary uses a part; a failed unwrap is a failed test"
+)]
+
+use bytes::Bytes;
+use fugato_core::sched::Start;
+use fugato_core::{
+    BatchSize, DeviceId, LaneId, LegIndex, ModelId, PartitionId, RequestId, SlotIndex, TaskId,
+    Timestamp,
+};
+use fugato_device::{
+    CpuDevice, CpuOptions, Device, DeviceEvent, ElementType, InputTensor, LegWork, LoadOptions,
+    ModelStore, MonotonicClock, OutputTensor, RequestInputs, RunError, Runtime, StoredModel,
+    TaskOutputs, TensorData,
+};
+use fugato_onnx::proto::tensor_shape_proto::Dimension;
+use fugato_onnx::proto::{OperatorSetIdProto, ValueInfoProto};
+use fugato_onnx::{DataType, ExternalPolicy, GraphProto, ModelProto, NodeProto, TensorProto};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Long enough for any leg of a test on a machine that does other work too.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The library that `make runtime` fetches, or that `FUGATO_ORT_LIB` names.
+pub fn library() -> PathBuf {
+    if let Some(path) = std::env::var_os("FUGATO_ORT_LIB") {
+        return path.into();
+    }
+    let fetched = |folder: &Path| -> Option<PathBuf> {
+        let versions = std::fs::read_dir(folder.join(".fugato/onnxruntime")).ok()?;
+        let libraries = versions
+            .flatten()
+            .filter_map(|version| std::fs::read_dir(version.path().join("lib")).ok());
+        libraries
+            .flat_map(Iterator::flatten)
+            .map(|found| found.path())
+            .find(|path| {
+                let name = path.file_name().and_then(|name| name.to_str());
+                name.is_some_and(|name| name.starts_with("libonnxruntime.so"))
+            })
+    };
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .find_map(fetched)
+        .expect("no ONNX Runtime found: run `make runtime` first")
+}
+
+pub fn runtime() -> Arc<Runtime> {
+    Runtime::load(library()).expect("the fetched library loads")
+}
+
+/// A folder of models and a store beside it, gone at the end of the test.
+pub struct Bench {
+    pub runtime: Arc<Runtime>,
+    pub store: ModelStore,
+    pub folder: TempDir,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let runtime = runtime();
+        let folder = tempfile::tempdir().unwrap();
+        let store = ModelStore::open(&runtime, folder.path().join("store")).unwrap();
+        Self {
+            runtime,
+            store,
+            folder,
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, model: &ModelProto) -> PathBuf {
+        let path = self.path(name);
+        fugato_onnx::save_model(model, &path, ExternalPolicy::Never).unwrap();
+        path
+    }
+
+    pub fn prepare(&self, model: &ModelProto) -> StoredModel {
+        let path = self.write("model.onnx", model);
+        self.store.prepare(path).unwrap()
+    }
+}
+
+/// A model of ONNX's own operators.
+pub fn model(
+    nodes: Vec<NodeProto>,
+    inputs: Vec<ValueInfoProto>,
+    outputs: Vec<ValueInfoProto>,
+    initializer: Vec<TensorProto>,
+) -> ModelProto {
+    ModelProto {
+        ir_version: Some(9),
+        producer_name: Some("tests".to_owned()),
+        opset_import: vec![OperatorSetIdProto {
+            domain: Some(String::new()),
+            version: Some(17),
+        }],
+        graph: Some(GraphProto {
+            name: Some("graph".to_owned()),
+            node: nodes,
+            input: inputs,
+            output: outputs,
+            initializer,
+            ..GraphProto::default()
+        }),
+        ..ModelProto::default()
+    }
+}
+
+/// A tensor value whose first dimension is `batch`.
+pub fn batched(name: &str, element: DataType, rest: &[i64]) -> ValueInfoProto {
+    let rest = rest.iter().map(|&size| Dimension::size(size));
+    let dims = std::iter::once(Dimension::symbol("batch")).chain(rest);
+    ValueInfoProto::tensor(name, element, dims.collect())
+}
+
+pub fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+    NodeProto::new(&format!("{op}_{}", outputs[0]), op, inputs, outputs)
+}
+
+/// `y = x`, of any element type, rows of `row` elements.
+pub fn identity(element: DataType, row: i64) -> ModelProto {
+    model(
+        vec![node("Identity", &["x"], &["y"])],
+        vec![batched("x", element, &[row])],
+        vec![batched("y", element, &[row])],
+        vec![],
+    )
+}
+
+/// Floats that differ, repeat only late, and have no pattern that a bug could share.
+pub fn floats(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    let next = |_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        ((state >> 40) as f32 / (1 << 24) as f32) * 2.0 - 1.0
+    };
+    (0..count).map(next).collect()
+}
+
+/// Two dense layers of `width`, 4 `width`^2 bytes of weights each.
+pub fn dense(width: i64) -> ModelProto {
+    let count = usize::try_from(width * width).unwrap();
+    let scale = 1.0 / (width as f32).sqrt();
+    let weight = |name: &str, seed| {
+        let values: Vec<f32> = floats(seed, count).iter().map(|v| v * scale).collect();
+        TensorProto::from_f32s(name, &[width, width], &values)
+    };
+    model(
+        vec![
+            node("MatMul", &["x", "w1"], &["h"]),
+            node("Relu", &["h"], &["r"]),
+            node("MatMul", &["r", "w2"], &["y"]),
+        ],
+        vec![batched("x", DataType::Float, &[width])],
+        vec![batched("y", DataType::Float, &[width])],
+        vec![weight("w1", 1), weight("w2", 2)],
+    )
+}
+
+pub fn f32_bytes(values: &[f32]) -> Bytes {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
+pub fn as_f32(tensor: &OutputTensor) -> Vec<f32> {
+    let TensorData::Raw(bytes) = &tensor.data else {
+        panic!("expected floats, found strings");
+    };
+    bytes
+        .chunks_exact(4)
+        .map(|chunk| f32::from_le_bytes(chunk.try_into().unwrap()))
+        .collect()
+}
+
+pub fn raw(shape: &[u64], data: impl Into<Bytes>) -> InputTensor {
+    InputTensor {
+        shape: shape.to_vec(),
+        data: TensorData::Raw(data.into()),
+    }
+}
+
+pub fn strings(shape: &[u64], data: &[&[u8]]) -> InputTensor {
+    let data = data.iter().map(|string| Bytes::copy_from_slice(string));
+    InputTensor {
+        shape: shape.to_vec(),
+        data: TensorData::Strings(data.collect()),
+    }
+}
+
+/// `rows` rows of `row` random floats.
+pub fn random_rows(seed: u64, rows: u64, row: u64) -> InputTensor {
+    let count = usize::try_from(rows * row).unwrap();
+    raw(&[rows, row], f32_bytes(&floats(seed, count)))
+}
+
+/// A request of `items` rows.
+pub fn request(items: u32, inputs: impl Into<Arc<[InputTensor]>>) -> RequestInputs {
+    RequestInputs {
+        items,
+        inputs: inputs.into(),
+    }
+}
+
+/// A CPU device and what it reports.
+pub struct Rig {
+    pub device: CpuDevice,
+    pub clock: MonotonicClock,
+    events: Mutex<Receiver<DeviceEvent>>,
+    next_task: std::sync::atomic::AtomicU64,
+}
+
+/// What a finished leg gave, in the order of the events.
+#[derive(Debug)]
+pub struct Finished {
+    pub task: TaskId,
+    pub started: Timestamp,
+    pub ended: Timestamp,
+    pub result: Result<TaskOutputs, RunError>,
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        Self::with(CpuOptions::default())
+    }
+
+    pub fn with(options: CpuOptions) -> Self {
+        let clock = MonotonicClock::start();
+        let (sender, events) = channel();
+        let sender = Mutex::new(sender);
+        let sink = Arc::new(move |event| {
+            // A receiver that is gone is a test that has ended.
+            let _ = sender.lock().unwrap().send(event);
+        });
+        Self {
+            device: CpuDevice::new(DeviceId(0), options, clock, sink).unwrap(),
+            clock,
+            events: Mutex::new(events),
+            next_task: std::sync::atomic::AtomicU64::new(0),
+        }
+    }
+
+    pub fn load(&self, id: u32, stored: &StoredModel, max_batch: u32) {
+        let options = LoadOptions {
+            max_batch,
+            ..LoadOptions::default()
+        };
+        self.device.load(ModelId(id), stored, &options).unwrap();
+    }
+
+    /// A leg of a new task on the whole device's first lane, slot 0.
+    pub fn leg(&self, model: u32, requests: Vec<RequestInputs>) -> LegWork {
+        let task = self
+            .next_task
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let batch = requests.iter().map(|request| request.items).sum();
+        let ids = (0..requests.len() as u64).map(RequestId);
+        LegWork {
+            start: Start {
+                device: DeviceId(0),
+                task: TaskId(task),
+                model: ModelId(model),
+                leg: LegIndex(0),
+                partition: PartitionId(0),
+                lane: LaneId(0),
+                slot: SlotIndex(0),
+                batch: BatchSize(batch),
+                not_before: Timestamp::ZERO,
+                requests: ids.collect(),
+            },
+            requests,
+        }
+    }
+
+    pub fn event(&self) -> DeviceEvent {
+        self.events
+            .lock()
+            .unwrap()
+            .recv_timeout(PATIENCE)
+            .expect("the device reports within two minutes")
+    }
+
+    pub fn no_event_left(&self) -> bool {
+        self.events.lock().unwrap().try_recv().is_err()
+    }
+
+    /// The next leg to finish; starts before it are skipped.
+    pub fn finished(&self) -> Finished {
+        loop {
+            match self.event() {
+                DeviceEvent::Started { .. } => {}
+                DeviceEvent::Revoked { task, .. } => panic!("{task} was revoked"),
+                DeviceEvent::Finished {
+                    task,
+                    started,
+                    ended,
+                    result,
+                    ..
+                } => {
+                    return Finished {
+                        task,
+                        started,
+                        ended,
+                        result,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Runs one leg alone.
+    pub fn run(
+        &self,
+        model: u32,
+        requests: Vec<RequestInputs>,
+    ) -> Result<Vec<Vec<OutputTensor>>, RunError> {
+        self.device.start(self.leg(model, requests));
+        self.finished().result.map(|outputs| outputs.requests)
+    }
+}
+
+/// ONNX's number for each element type of the protocol.
+pub fn onnx_type(element: ElementType) -> DataType {
+    match element {
+        ElementType::Bool => DataType::Bool,
+        ElementType::Uint8 => DataType::Uint8,
+        ElementType::Uint16 => DataType::Uint16,
+        ElementType::Uint32 => DataType::Uint32,
+        ElementType::Uint64 => DataType::Uint64,
+        ElementType::Int8 => DataType::Int8,
+        ElementType::Int16 => DataType::Int16,
+        ElementType::Int32 => DataType::Int32,
+        ElementType::Int64 => DataType::Int64,
+        ElementType::Fp16 => DataType::Float16,
+        ElementType::Bf16 => DataType::Bfloat16,
+        ElementType::Fp32 => DataType::Float,
+        ElementType::Fp64 => DataType::Double,
+        ElementType::Bytes => DataType::String,
+    }
+}
+
+/// Asserts `max|a - b| <= tolerance max|b|`, and that `b` is not all zero.
+pub fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len());
+    let size = expected
+        .iter()
+        .fold(0.0_f32, |most, value| most.max(value.abs()));
+    let error = found
+        .iter()
+        .zip(expected)
+        .fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+    assert!(size > 0.0, "expected values are all zero");
+    assert!(
+        error <= tolerance * size,
+        "largest error {error} of values up to {size}"
+    );
+}
