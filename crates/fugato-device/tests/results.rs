@@ -46,9 +46,11 @@ fn every_element_type_comes_back_as_it_went_in() {
             // 0xff and 0x00 in turn: NaNs, negative numbers and odd payloads included.
             Some(size) => {
                 let count = usize::try_from(rows * 3).unwrap() * size;
-                let byte = |index: usize| match element {
-                    ElementType::Bool => u8::from(index % 2 == usize::from(seed % 2)),
-                    _ => seed.wrapping_mul(101).wrapping_add((index * 37) as u8),
+                let byte = |index: usize| {
+                    if element == ElementType::Bool {
+                        return u8::from(index % 2 == usize::from(seed % 2));
+                    }
+                    seed.wrapping_mul(101).wrapping_add((index * 37) as u8)
                 };
                 raw(&[rows, 3], (0..count).map(byte).collect::<Vec<_>>())
             }
