@@ -2,11 +2,15 @@
 //!
 //! **Invariant:** nothing in this crate reads a clock, starts a thread, does I/O, reads
 //! the environment, takes randomness from the operating system or iterates in hash
-//! order. The server and the simulator drive the same scheduler type.
+//! order. The server and the simulator drive the same scheduler type, [`sched::Scheduler`].
 
 pub mod device;
+pub mod driver;
 mod id;
+pub mod policy;
+pub mod profile;
 pub mod sched;
+pub mod sim;
 mod time;
 pub mod workload;
 

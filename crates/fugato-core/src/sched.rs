@@ -1,5 +1,29 @@
-//! The scheduler: a pure state machine from inputs to [`Action`]s.
+//! The scheduler: a pure state machine from [`Input`]s to [`Action`]s.
+//!
+//! Start reading at [`Scheduler`]; the decisions themselves are in [`crate::policy`].
 
 mod action;
+mod admission;
+mod config;
+mod decision;
+mod hash;
+mod input;
+mod ledger;
+mod outcome;
+mod queue;
+mod scheduler;
+mod state;
+mod view;
 
 pub use action::{Action, Start};
+pub use config::{
+    DeadlineMode, DynamicBatching, ModelSpec, PolicySpec, QueueLimits, SchedulerConfig,
+};
+pub use decision::Decision;
+pub use hash::ActionHash;
+pub use input::{Arrival, INPUT_VERSION, Input, LegResult};
+pub use ledger::{LaneRef, Offer};
+pub use outcome::{DropReason, FailReason, Outcome, Rejection, Scope};
+pub use queue::QueueKey;
+pub use scheduler::{Explanation, ModelStatus, Scheduler};
+pub use view::{ReadyHead, View};

@@ -138,7 +138,7 @@ impl AddAssign for Nanos {
     }
 }
 
-impl Sub<Timestamp> for Timestamp {
+impl Sub for Timestamp {
     type Output = Nanos;
     /// As [`Timestamp::since`]: zero where the right side is later.
     fn sub(self, earlier: Self) -> Nanos {

@@ -1,5 +1,6 @@
 //! What the scheduler tells the driver to do.
 
+use super::outcome::Outcome;
 use crate::id::{
     BatchSize, DeviceId, LaneId, LegIndex, ModelId, PartitionId, RequestId, SlotIndex, TaskId,
 };
@@ -7,7 +8,7 @@ use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// A leg for a device to run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Start {
     /// Where it runs.
     pub device: DeviceId,
@@ -34,11 +35,39 @@ pub struct Start {
     pub requests: Vec<RequestId>,
 }
 
-/// What the scheduler tells the driver to do. Drain the scheduler
-/// after each input and carry the actions out in order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the scheduler tells the driver to do. Drain
+/// [`Scheduler::poll_action`](super::Scheduler::poll_action) to `None` and carry the
+/// actions out in order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Run a leg, or queue it behind the lane's running one.
     Start(Start),
+    /// Take a committed leg back. The device answers with
+    /// [`Input::LegRevoked`](super::Input::LegRevoked), or with
+    /// [`Input::LegStarted`](super::Input::LegStarted) where it was too late.
+    Revoke {
+        /// Where the leg is committed.
+        device: DeviceId,
+        /// Its partition.
+        partition: PartitionId,
+        /// Its lane.
+        lane: LaneId,
+        /// The task of the leg.
+        task: TaskId,
+        /// The leg.
+        leg: LegIndex,
+    },
+    /// A request has ended; there is exactly one of these per request handed in.
+    Finish {
+        /// The request.
+        request: RequestId,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// A removed model has no request and no task left; its resources can be freed.
+    ModelDrained {
+        /// The model.
+        model: ModelId,
+    },
 }

@@ -1,0 +1,139 @@
+//! Policies: who runs next, where, in what batch. One trait, one file each; the server
+//! and the simulator run the same ones.
+
+mod edf;
+mod fifo;
+mod uncontrolled;
+
+pub use edf::Edf;
+pub use fifo::Fifo;
+pub use uncontrolled::Uncontrolled;
+
+use crate::id::{BatchSize, ModelId, RequestId, ShapeClass, TaskId};
+use crate::sched::{DropReason, LaneRef, PolicySpec, View};
+use crate::time::Timestamp;
+use std::fmt;
+
+/// A scheduling policy.
+///
+/// A policy keeps no copy of the scheduler's state: it looks at the [`View`] and gives one
+/// [`Verdict`]; the scheduler carries it out and asks again, until [`Verdict::Wait`].
+pub trait Policy: fmt::Debug + Send {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// What it promises about the use of devices; the scheduler asserts it.
+    fn capacity(&self) -> CapacityRule;
+
+    /// What it promises to models that wait; the scheduler asserts it.
+    fn service_bound(&self) -> Option<ServiceBound>;
+
+    /// How the queues are ordered.
+    fn queue_order(&self) -> QueueOrder;
+
+    /// Whose backlog a new request waits for.
+    fn backlog(&self) -> Backlog;
+
+    /// What to do now.
+    ///
+    /// # Cost
+    /// At most logarithmic in the number of models, and independent of queue lengths but
+    /// for the requests that go into the batch.
+    fn decide(&mut self, view: &View<'_>) -> Verdict;
+}
+
+/// What a policy promises about the use of devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CapacityRule {
+    /// Legs that run at once run in disjoint partitions.
+    Exclusive,
+    /// Partitions may overlap; at most this many lanes of a device are occupied.
+    Oversubscribed {
+        /// The most lanes at once.
+        lanes: u16,
+    },
+}
+
+/// What a policy promises to models that wait.
+///
+/// The model whose request waits longest among those that could start (it has a free
+/// slot, and the policy did not park it) is passed over by at most `passes` launches in
+/// a row. As each model becomes the longest-waiting one in its turn, none starves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceBound {
+    /// Launches of other models it may have to let pass.
+    pub passes: u32,
+}
+
+/// How queues are ordered, after priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueOrder {
+    /// By arrival.
+    Arrival,
+    /// By deadline.
+    Deadline,
+}
+
+/// Whose backlog a new request waits for, for admission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backlog {
+    /// That of its own model. For a policy that orders by deadline this is a lower
+    /// bound: more urgent requests of other models go first too.
+    Own,
+    /// That of all models.
+    All,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Start a task.
+    Launch {
+        /// Of which model; it must be waiting and have a free slot.
+        model: ModelId,
+        /// From which class of its requests, taken in queue order.
+        class: ShapeClass,
+        /// The most items to take; the first request is taken whatever it brings.
+        batch: BatchSize,
+        /// Where; the lane must have an open offer.
+        at: LaneRef,
+    },
+    /// Start the next leg of a task that is between two legs.
+    Continue {
+        /// The task.
+        task: TaskId,
+        /// Where.
+        at: LaneRef,
+    },
+    /// Take a committed leg back; its requests return to their queue.
+    Revoke {
+        /// The task.
+        task: TaskId,
+    },
+    /// Give up a waiting request.
+    Drop {
+        /// The request.
+        request: RequestId,
+        /// Why.
+        reason: DropReason,
+    },
+    /// Leave a model out until a time, or until a request of it arrives or a task of it
+    /// ends.
+    Park {
+        /// The model.
+        model: ModelId,
+        /// When to look again at the latest.
+        until: Option<Timestamp>,
+    },
+    /// Nothing until the next event.
+    Wait,
+}
+
+/// Makes the policy of a specification.
+pub fn from_spec(spec: &PolicySpec) -> Box<dyn Policy> {
+    match spec {
+        PolicySpec::Fifo => Box::new(Fifo),
+        PolicySpec::Edf => Box::new(Edf),
+        PolicySpec::Uncontrolled { lanes } => Box::new(Uncontrolled::new(*lanes)),
+    }
+}

@@ -1,0 +1,123 @@
+//! `edf`: one task at a time on the whole device, earliest deadline first, and what would
+//! be late is dropped before it runs.
+//!
+//! # Source
+//! Clockwork (Gujarati et al., OSDI 2020): a device runs one model at a time, latency is
+//! predicted, the controller drops requests that cannot meet their deadline and chooses
+//! the largest batch that ends before the earliest deadline in it. Ours differs: it
+//! predicts with an online median in place of a rolling maximum, commits a leg ahead and
+//! revokes it when a more urgent request arrives, and does not load models on demand.
+
+use super::{Backlog, CapacityRule, Policy, QueueOrder, ServiceBound, Verdict};
+use crate::id::BatchSize;
+use crate::profile::Prediction;
+use crate::sched::{DropReason, LaneRef, Offer, ReadyHead, View};
+use crate::time::Timestamp;
+
+/// The policy `edf`.
+#[derive(Clone, Copy, Debug)]
+pub struct Edf;
+
+impl Policy for Edf {
+    fn name(&self) -> &'static str {
+        "edf"
+    }
+
+    fn capacity(&self) -> CapacityRule {
+        CapacityRule::Exclusive
+    }
+
+    /// None: a stream of tight deadlines keeps loose ones waiting until theirs are near.
+    fn service_bound(&self) -> Option<ServiceBound> {
+        None
+    }
+
+    fn queue_order(&self) -> QueueOrder {
+        QueueOrder::Deadline
+    }
+
+    fn backlog(&self) -> Backlog {
+        Backlog::Own
+    }
+
+    fn decide(&mut self, view: &View<'_>) -> Verdict {
+        if let Some(verdict) = view.continue_first() {
+            return verdict;
+        }
+        let Some(head) = view.first_ready() else {
+            return Verdict::Wait;
+        };
+        match view.whole_device_offer(head.model) {
+            Some((at, Offer::Now)) => launch_or_drop(view, head, at, view.now()),
+            Some((at, Offer::After(free))) => launch_or_drop(view, head, at, free),
+            Some((at, Offer::Closed)) => match view.revocable(at) {
+                Some((task, key)) if head.key < key => Verdict::Revoke { task },
+                _ => Verdict::Wait,
+            },
+            None => Verdict::Wait,
+        }
+    }
+}
+
+/// The largest batch that ends by the head's deadline; a drop where not even the head
+/// alone would.
+fn launch_or_drop(view: &View<'_>, head: ReadyHead, at: LaneRef, start: Timestamp) -> Verdict {
+    let most = view.batch_available(head.model, head.class, view.max_batch(head.model));
+    let launch = |batch| Verdict::Launch {
+        model: head.model,
+        class: head.class,
+        batch,
+        at,
+    };
+    let Some(deadline) = view.enforced_deadline(head.key.request()) else {
+        return launch(most);
+    };
+    let end = |batch| Some(start + view.predict_task(head.model, batch, at, 0.5)?.time);
+    let alone = view.items(head.key.request());
+    let known = view
+        .predict_task(head.model, alone, at, 0.5)
+        .and_then(Prediction::measured);
+    match known.map(|run| start + run) {
+        // Nothing is known of so small or so large a batch: run it, to know.
+        None => launch(alone),
+        Some(predicted) if predicted <= deadline => {
+            launch(largest_in_time(alone, most, deadline, end))
+        }
+        Some(_) if view.needs_probe(head.model) => launch(alone),
+        Some(predicted) => {
+            let reason = DropReason::Doomed {
+                deadline,
+                predicted,
+            };
+            Verdict::Drop {
+                request: head.key.request(),
+                reason,
+            }
+        }
+    }
+}
+
+/// The largest batch between `alone` and `most` whose predicted end is by `deadline`, by
+/// bisection: predictions rise with the batch, and where noise breaks that the answer is
+/// still one whose end is in time.
+fn largest_in_time(
+    alone: BatchSize,
+    most: BatchSize,
+    deadline: Timestamp,
+    end: impl Fn(BatchSize) -> Option<Timestamp>,
+) -> BatchSize {
+    let in_time = |batch: u32| end(BatchSize(batch)).is_none_or(|end| end <= deadline);
+    if in_time(most.0) {
+        return most.max(alone);
+    }
+    let (mut good, mut late) = (alone.0, most.0);
+    while late.saturating_sub(good) > 1 {
+        let middle = good + (late - good) / 2;
+        if in_time(middle) {
+            good = middle;
+        } else {
+            late = middle;
+        }
+    }
+    BatchSize(good)
+}

@@ -1,0 +1,80 @@
+//! What is known of latencies: the [`LatencyModel`] trait and its first implementation.
+
+mod online;
+mod window;
+
+pub use online::OnlineQuantiles;
+pub use window::Window;
+
+use crate::id::{BatchSize, LegIndex, ModelId, Share};
+use crate::time::Nanos;
+use std::fmt;
+
+/// A leg at a batch size and a share, beside some neighbours: a point of the latency
+/// surface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SurfacePoint {
+    /// The model.
+    pub model: ModelId,
+    /// Its leg.
+    pub leg: LegIndex,
+    /// Items in the batch.
+    pub batch: BatchSize,
+    /// Slices of the partition it runs in.
+    pub share: Share,
+    /// Slices of the device that are busy with other legs.
+    pub neighbours: Share,
+}
+
+/// A predicted time, and how far to trust it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prediction {
+    /// The time.
+    pub time: Nanos,
+    /// What it rests on.
+    pub basis: Basis,
+}
+
+/// What a prediction rests on. Ordered from firm to loose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Basis {
+    /// Measurements at or on both sides of the point.
+    Measured,
+    /// Measurements on one side only. Good enough to be careful with, not good enough to
+    /// refuse a request for.
+    Extrapolated,
+}
+
+impl Prediction {
+    /// The time of two legs one after the other, as loose as the looser of them.
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        Self {
+            time: self.time + next.time,
+            basis: self.basis.max(next.basis),
+        }
+    }
+
+    /// The time, if it rests on measurements.
+    pub fn measured(self) -> Option<Nanos> {
+        (self.basis == Basis::Measured).then_some(self.time)
+    }
+}
+
+/// What is known of a leg's latency. All latency knowledge of the scheduler goes through
+/// this trait: an online estimator first, measured profiles and fitted surfaces later.
+pub trait LatencyModel: fmt::Debug + Send {
+    /// The `quantile` (0 to 1) of the time a leg takes on the device; `None` where the
+    /// model has never been seen at this share.
+    fn predict(&self, point: SurfacePoint, quantile: f64) -> Option<Prediction>;
+
+    /// The least time per item of the whole model over the batch sizes up to `max_batch`
+    /// that are known at this share, at the median: the price of backlog.
+    fn per_item(&self, model: ModelId, share: Share, max_batch: BatchSize) -> Option<Nanos>;
+
+    /// Takes in one measured time.
+    fn observe(&mut self, point: SurfacePoint, took: Nanos);
+
+    /// Forgets a model that was removed.
+    fn forget(&mut self, model: ModelId);
+}

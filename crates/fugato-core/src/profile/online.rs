@@ -1,0 +1,139 @@
+//! Latencies learned while serving: exact quantiles over the last samples of each
+//! (leg, batch, share), and a stated rule between and beyond measured batch sizes.
+
+use super::{Basis, LatencyModel, Prediction, SurfacePoint, Window};
+use crate::id::{BatchSize, LegIndex, ModelId, Share};
+use crate::time::Nanos;
+use std::collections::BTreeMap;
+
+/// The online estimator.
+///
+/// It does not tell neighbours apart: its samples are of whatever ran beside the leg.
+///
+/// Between two measured batch sizes it interpolates linearly. Below the smallest it
+/// answers the smallest's latency, above the largest it scales that in proportion: both
+/// err on the side of too long, as long as latency rises with the batch and time per item
+/// does not, and are marked [`Basis::Extrapolated`].
+#[derive(Clone, Debug, Default)]
+pub struct OnlineQuantiles {
+    legs: BTreeMap<(ModelId, Share, LegIndex), BTreeMap<BatchSize, Window>>,
+}
+
+impl LatencyModel for OnlineQuantiles {
+    fn predict(&self, point: SurfacePoint, quantile: f64) -> Option<Prediction> {
+        let batches = self.legs.get(&(point.model, point.share, point.leg))?;
+        let at = |window: &Window| window.quantile(quantile).map(Nanos::new);
+        let below = batches.range(..=point.batch).next_back();
+        let above = batches.range(point.batch..).next();
+        let (time, basis) = match (below, above) {
+            (Some((low, window)), _) if *low == point.batch => (at(window)?, Basis::Measured),
+            (Some((low, short)), Some((high, long))) => {
+                let short = at(short)?;
+                let rise = at(long)?.saturating_sub(short);
+                let part = u64::from(point.batch.0 - low.0);
+                (
+                    short + rise.scaled(part, u64::from(high.0 - low.0)),
+                    Basis::Measured,
+                )
+            }
+            (Some((low, window)), None) => {
+                let scaled = at(window)?.scaled(u64::from(point.batch.0), u64::from(low.0.max(1)));
+                (scaled, Basis::Extrapolated)
+            }
+            (None, Some((_, window))) => (at(window)?, Basis::Extrapolated),
+            (None, None) => return None,
+        };
+        Some(Prediction { time, basis })
+    }
+
+    fn per_item(&self, model: ModelId, share: Share, max_batch: BatchSize) -> Option<Nanos> {
+        let legs = self
+            .legs
+            .range((model, share, LegIndex(0))..=(model, share, LegIndex(u16::MAX)));
+        let mut total = None;
+        for (_, batches) in legs {
+            let least = batches
+                .range(..=max_batch)
+                .filter_map(|(batch, window)| {
+                    Some(Nanos::new(window.quantile(0.5)?).scaled(1, u64::from(batch.0.max(1))))
+                })
+                .min()?;
+            total = Some(total.unwrap_or(Nanos::ZERO) + least);
+        }
+        total
+    }
+
+    fn observe(&mut self, point: SurfacePoint, took: Nanos) {
+        let leg = self
+            .legs
+            .entry((point.model, point.share, point.leg))
+            .or_default();
+        leg.entry(point.batch).or_default().push(took.as_nanos());
+    }
+
+    fn forget(&mut self, model: ModelId) {
+        self.legs.retain(|(known, _, _), _| *known != model);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(batch: u32) -> SurfacePoint {
+        SurfacePoint {
+            model: ModelId(0),
+            leg: LegIndex(0),
+            batch: BatchSize(batch),
+            share: Share(2),
+            neighbours: Share(0),
+        }
+    }
+
+    #[test]
+    fn unmeasured_batches_follow_the_stated_rule() {
+        let mut online = OnlineQuantiles::default();
+        assert_eq!(online.predict(point(1), 0.5), None);
+        online.observe(point(2), Nanos::new(100));
+        online.observe(point(6), Nanos::new(200));
+        let cases = [
+            (1, 100, Basis::Extrapolated),
+            (2, 100, Basis::Measured),
+            (3, 125, Basis::Measured),
+            (4, 150, Basis::Measured),
+            (6, 200, Basis::Measured),
+            (12, 400, Basis::Extrapolated),
+        ];
+        for (batch, expected, basis) in cases {
+            let time = Nanos::new(expected);
+            assert_eq!(
+                online.predict(point(batch), 0.5),
+                Some(Prediction { time, basis }),
+                "batch {batch}"
+            );
+        }
+        let other_share = SurfacePoint {
+            share: Share(1),
+            ..point(2)
+        };
+        assert_eq!(online.predict(other_share, 0.5), None);
+    }
+
+    #[test]
+    fn backlog_is_priced_at_the_most_efficient_batch_seen() {
+        let mut online = OnlineQuantiles::default();
+        online.observe(point(1), Nanos::new(50));
+        online.observe(point(8), Nanos::new(160));
+        online.observe(point(16), Nanos::new(160));
+        assert_eq!(
+            online.per_item(ModelId(0), Share(2), BatchSize(8)),
+            Some(Nanos::new(20))
+        );
+        assert_eq!(
+            online.per_item(ModelId(0), Share(2), BatchSize(16)),
+            Some(Nanos::new(10))
+        );
+        online.forget(ModelId(0));
+        assert_eq!(online.per_item(ModelId(0), Share(2), BatchSize(16)), None);
+    }
+}

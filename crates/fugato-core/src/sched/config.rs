@@ -1,0 +1,156 @@
+//! Settings of the scheduler and of its models.
+
+use crate::id::{BatchSize, DeviceId, ModelId};
+use crate::time::Nanos;
+use serde::{Deserialize, Serialize};
+
+/// Settings of a [`Scheduler`](super::Scheduler).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SchedulerConfig {
+    /// Who decides.
+    pub policy: PolicySpec,
+    /// What deadlines do.
+    pub deadlines: DeadlineMode,
+    /// How long before a lane's predicted end the next leg is committed to it. Too short
+    /// and every boundary is a bubble (the device's report, a decision, a wake-up); too
+    /// long and batches close early.
+    pub commit_lead: Nanos,
+    /// The limits of all models together.
+    pub limits: QueueLimits,
+    /// The quantile of latency that admission uses; packing uses the median.
+    pub admission_quantile: f64,
+    /// Where a request has no deadline, policies that order by deadline place it as if it
+    /// had one this long after its arrival, so that it waits but does not starve.
+    pub best_effort: Nanos,
+    /// A model that has not finished a task for this long is given one request whatever
+    /// its predicted latency, so that a bad estimate cannot starve it of the
+    /// measurements that would mend it.
+    pub probe_interval: Nanos,
+    /// The most verdicts per [`poll_action`](super::Scheduler::poll_action) drain; past
+    /// it the rest follows in a timeout at the same instant.
+    pub verdicts_max: u32,
+    /// Ended requests that [`explain`](super::Scheduler::explain) remembers.
+    pub explanations: u32,
+    /// Decision records kept until they are polled; 0 turns them off.
+    pub decisions: u32,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            policy: PolicySpec::Edf,
+            deadlines: DeadlineMode::Enforce,
+            commit_lead: Nanos::from_micros(300),
+            limits: QueueLimits {
+                requests: 16_384,
+                bytes: 2 << 30,
+            },
+            admission_quantile: 0.95,
+            best_effort: Nanos::from_millis(1_000),
+            probe_interval: Nanos::from_millis(250),
+            verdicts_max: 256,
+            explanations: 4_096,
+            decisions: 0,
+        }
+    }
+}
+
+/// What deadlines do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadlineMode {
+    /// A request that cannot end in time is refused on arrival, or dropped as soon as
+    /// that is known.
+    #[default]
+    Enforce,
+    /// Deadlines order requests where the policy does so, and nothing is refused or
+    /// dropped for them: what a server without deadlines does.
+    Observe,
+}
+
+/// Which policy decides, with its settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicySpec {
+    /// [`crate::policy::Fifo`].
+    Fifo,
+    /// [`crate::policy::Edf`].
+    Edf,
+    /// [`crate::policy::Uncontrolled`], which may use this many lanes of the whole
+    /// device at once.
+    Uncontrolled {
+        /// The most legs at once on one device.
+        lanes: u16,
+    },
+}
+
+impl PolicySpec {
+    /// Names of all policies, in the order of the documentation.
+    pub const NAMES: [&'static str; 3] = ["fifo", "edf", "uncontrolled"];
+
+    /// The policy's name.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Fifo => "fifo",
+            Self::Edf => "edf",
+            Self::Uncontrolled { .. } => "uncontrolled",
+        }
+    }
+}
+
+/// How much may wait or run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueLimits {
+    /// Requests that wait.
+    pub requests: u64,
+    /// Bytes of requests that have not ended.
+    pub bytes: u64,
+}
+
+/// A model as the scheduler sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    /// Its id; a reload is another id.
+    pub id: ModelId,
+    /// Its name and version, for people.
+    pub name: String,
+    /// Its latency objective, from a request's first byte.
+    pub slo: Option<Nanos>,
+    /// Its worth against other models where a policy trades them; above zero.
+    pub weight: f64,
+    /// The most items in one batch; 1 for a model without a batch dimension.
+    pub max_batch: BatchSize,
+    /// Tasks it may have in flight.
+    pub slots: u16,
+    /// Legs of its plan; 1 for an unsplit model.
+    pub legs: u16,
+    /// The devices that host it.
+    pub devices: Vec<DeviceId>,
+    /// The limits of its queue.
+    pub limits: QueueLimits,
+    /// Settings of [`crate::policy::Uncontrolled`].
+    pub batching: DynamicBatching,
+}
+
+/// Triton's dynamic batcher: its settings, with its meaning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DynamicBatching {
+    /// Copies of the model that may run at once (`instance_group.count`).
+    pub instances: u16,
+    /// Batch sizes to aim for (`preferred_batch_size`), rising; empty for none.
+    pub preferred: Vec<BatchSize>,
+    /// How long a request may wait for its batch to reach a preferred (or the largest)
+    /// size (`max_queue_delay_microseconds`).
+    pub max_queue_delay: Nanos,
+}
+
+impl Default for DynamicBatching {
+    /// Triton's defaults: one instance, no preferred size, no delay.
+    fn default() -> Self {
+        Self {
+            instances: 1,
+            preferred: Vec::new(),
+            max_queue_delay: Nanos::ZERO,
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! Who holds which atoms: the partitions and lanes of every device.
+//!
+//! **Invariant:** under an exclusive capacity rule, a leg is put on a free lane only if
+//! its partition's atoms are disjoint from those of every occupied lane. A lane holds at
+//! most one running leg and one committed behind it.
+
+use crate::device::{AtomSet, DeviceSpec, LaneClass, PartitionSpec};
+use crate::id::{DeviceId, LaneId, LegIndex, PartitionId, Share, TaskId};
+use crate::policy::CapacityRule;
+use crate::time::{Nanos, Timestamp};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One lane, named in full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct LaneRef {
+    /// The device.
+    pub device: DeviceId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The lane of the partition.
+    pub lane: LaneId,
+}
+
+/// A leg on a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LaneLeg {
+    /// Its task.
+    pub task: TaskId,
+    /// The leg.
+    pub leg: LegIndex,
+    /// When the device reported its start; `None` while it is only committed.
+    pub started: Option<Timestamp>,
+    /// Predicted run time, where there is any knowledge.
+    pub predicted: Option<Nanos>,
+    /// Whether it is being taken back.
+    pub revoking: bool,
+}
+
+/// What a lane can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// A leg that starts at once.
+    Now,
+    /// A leg committed behind the running one, which should end at this time.
+    After(Timestamp),
+    /// Nothing.
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Lane {
+    front: Option<LaneLeg>,
+    next: Option<LaneLeg>,
+}
+
+#[derive(Debug)]
+struct DeviceLedger {
+    spec: DeviceSpec,
+    lanes: Vec<Vec<Lane>>,
+    occupied: BTreeSet<(PartitionId, LaneId)>,
+    held: AtomSet,
+}
+
+/// The ledger of all present devices.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    devices: BTreeMap<DeviceId, DeviceLedger>,
+}
+
+impl Ledger {
+    /// # Panics
+    /// Where the device is present already, or its description is malformed (the driver
+    /// validates it).
+    pub(super) fn add(&mut self, spec: DeviceSpec) {
+        assert_eq!(
+            spec.validate(),
+            Ok(()),
+            "a malformed device reached the scheduler"
+        );
+        let lanes = spec
+            .partitions
+            .iter()
+            .map(|part| vec![Lane::default(); part.lanes.len()])
+            .collect();
+        let id = spec.id;
+        let device = DeviceLedger {
+            spec,
+            lanes,
+            occupied: BTreeSet::new(),
+            held: AtomSet::EMPTY,
+        };
+        assert!(
+            self.devices.insert(id, device).is_none(),
+            "{id} was added twice"
+        );
+    }
+
+    /// Takes a device out; gives the legs that were on it.
+    pub(super) fn remove(&mut self, device: DeviceId) -> Vec<LaneLeg> {
+        let lanes = self
+            .devices
+            .remove(&device)
+            .map(|device| device.lanes)
+            .unwrap_or_default();
+        lanes
+            .into_iter()
+            .flatten()
+            .flat_map(|lane| [lane.front, lane.next])
+            .flatten()
+            .collect()
+    }
+
+    pub(super) fn contains(&self, device: DeviceId) -> bool {
+        self.devices.contains_key(&device)
+    }
+
+    pub(super) fn specs(&self) -> impl Iterator<Item = &DeviceSpec> {
+        self.devices.values().map(|device| &device.spec)
+    }
+
+    pub(super) fn spec(&self, device: DeviceId) -> Option<&DeviceSpec> {
+        self.devices.get(&device).map(|device| &device.spec)
+    }
+
+    fn partition(&self, at: LaneRef) -> &PartitionSpec {
+        let device = self.device(at.device);
+        device
+            .spec
+            .partitions
+            .get(usize::from(at.partition.0))
+            .unwrap_or_else(|| {
+                panic!("{} has no {}", at.device, at.partition);
+            })
+    }
+
+    pub(super) fn share(&self, at: LaneRef) -> Share {
+        self.partition(at).share()
+    }
+
+    /// Slices of the device busy outside the lane's own partition.
+    pub(super) fn neighbours(&self, at: LaneRef) -> Share {
+        Share(
+            self.device(at.device)
+                .held
+                .without(self.partition(at).atoms)
+                .count(),
+        )
+    }
+
+    fn device(&self, device: DeviceId) -> &DeviceLedger {
+        self.devices
+            .get(&device)
+            .unwrap_or_else(|| panic!("{device} is not present"))
+    }
+
+    fn lane(&self, at: LaneRef) -> &Lane {
+        let lanes = self
+            .device(at.device)
+            .lanes
+            .get(usize::from(at.partition.0));
+        lanes
+            .and_then(|lanes| lanes.get(usize::from(at.lane.0)))
+            .unwrap_or_else(|| panic!("no such lane: {at:?}"))
+    }
+
+    fn lane_mut(&mut self, at: LaneRef) -> &mut Lane {
+        let device = self
+            .devices
+            .get_mut(&at.device)
+            .unwrap_or_else(|| panic!("{} is not present", at.device));
+        let lanes = device.lanes.get_mut(usize::from(at.partition.0));
+        lanes
+            .and_then(|lanes| lanes.get_mut(usize::from(at.lane.0)))
+            .unwrap_or_else(|| panic!("no such lane: {at:?}"))
+    }
+
+    pub(super) fn front(&self, at: LaneRef) -> Option<&LaneLeg> {
+        self.lane(at).front.as_ref()
+    }
+
+    pub(super) fn next(&self, at: LaneRef) -> Option<&LaneLeg> {
+        self.lane(at).next.as_ref()
+    }
+
+    /// What the lane can take under `rule`, if legs may be committed `lead` ahead.
+    pub(super) fn offer(
+        &self,
+        at: LaneRef,
+        rule: CapacityRule,
+        now: Timestamp,
+        lead: Nanos,
+    ) -> Offer {
+        let device = self.device(at.device);
+        let lane = self.lane(at);
+        let Some(front) = &lane.front else {
+            let free = match rule {
+                CapacityRule::Exclusive => !device.held.overlaps(self.partition(at).atoms),
+                CapacityRule::Oversubscribed { lanes } => {
+                    device.occupied.len() < usize::from(lanes)
+                }
+            };
+            return if free { Offer::Now } else { Offer::Closed };
+        };
+        match (lane.next, front.started, front.predicted) {
+            (None, Some(started), Some(predicted)) if now + lead >= started + predicted => {
+                Offer::After((started + predicted).max(now))
+            }
+            _ => Offer::Closed,
+        }
+    }
+
+    /// When the lane's last leg should end: `now` where it is free, `None` where nothing
+    /// is known.
+    pub(super) fn free_at(&self, at: LaneRef, now: Timestamp) -> Option<Timestamp> {
+        let lane = self.lane(at);
+        let Some(front) = &lane.front else {
+            return Some(now);
+        };
+        let end = (front.started.unwrap_or(now) + front.predicted?).max(now);
+        match &lane.next {
+            None => Some(end),
+            Some(next) => Some(end + next.predicted?),
+        }
+    }
+
+    /// Lanes of the normal class of one partition.
+    pub(super) fn lanes(
+        &self,
+        device: DeviceId,
+        partition: PartitionId,
+    ) -> impl Iterator<Item = LaneRef> {
+        let spec = self
+            .spec(device)
+            .and_then(|spec| spec.partitions.get(usize::from(partition.0)));
+        let lanes = spec.map(|spec| spec.lanes.as_slice()).unwrap_or_default();
+        lanes
+            .iter()
+            .zip(0u16..)
+            .filter(|(class, _)| **class == LaneClass::Normal)
+            .map(move |(_, index)| LaneRef {
+                device,
+                partition,
+                lane: LaneId(index),
+            })
+    }
+
+    /// Lanes that hold a leg.
+    pub(super) fn occupied(&self) -> impl Iterator<Item = LaneRef> {
+        self.devices.iter().flat_map(|(&device, ledger)| {
+            ledger
+                .occupied
+                .iter()
+                .map(move |&(partition, lane)| LaneRef {
+                    device,
+                    partition,
+                    lane,
+                })
+        })
+    }
+
+    /// Puts a leg on a lane.
+    ///
+    /// # Panics
+    /// Where `rule` forbids it, or the lane holds two legs: the policy's verdict was
+    /// wrong.
+    pub(super) fn claim(&mut self, at: LaneRef, leg: LaneLeg, rule: CapacityRule) {
+        let atoms = self.partition(at).atoms;
+        let device = self.device(at.device);
+        let lane = self.lane(at);
+        if lane.front.is_none() {
+            match rule {
+                CapacityRule::Exclusive => assert!(
+                    !device.held.overlaps(atoms),
+                    "{leg:?} would share atoms on {at:?}, which the capacity rule forbids"
+                ),
+                CapacityRule::Oversubscribed { lanes } => assert!(
+                    device.occupied.len() < usize::from(lanes),
+                    "{leg:?} on {at:?} would be more than {lanes} lanes at once"
+                ),
+            }
+        }
+        assert!(
+            lane.next.is_none(),
+            "{at:?} holds a running and a committed leg already"
+        );
+        let lane = self.lane_mut(at);
+        if lane.front.is_none() {
+            lane.front = Some(leg);
+        } else {
+            lane.next = Some(leg);
+        }
+        if let Some(device) = self.devices.get_mut(&at.device) {
+            device.occupied.insert((at.partition, at.lane));
+            device.held = device.held.union(atoms);
+        }
+    }
+
+    /// Notes that the front leg has begun.
+    ///
+    /// # Panics
+    /// Where another leg is in front: the device broke the lane's order.
+    pub(super) fn started(&mut self, at: LaneRef, task: TaskId, when: Timestamp) {
+        let front = self.lane_mut(at).front.as_mut();
+        let front = front.filter(|leg| leg.task == task);
+        let Some(leg) = front else {
+            panic!("{task} started on {at:?}, where it is not in front")
+        };
+        leg.started = Some(when);
+        leg.revoking = false;
+    }
+
+    /// Marks a committed leg as being taken back.
+    pub(super) fn mark_revoking(&mut self, at: LaneRef, task: TaskId, leg: LegIndex) {
+        let lane = self.lane_mut(at);
+        for known in [&mut lane.front, &mut lane.next].into_iter().flatten() {
+            if (known.task, known.leg) == (task, leg) {
+                known.revoking = true;
+            }
+        }
+    }
+
+    /// Takes a leg off its lane; what was committed behind it moves up.
+    ///
+    /// # Panics
+    /// Where the lane does not hold the leg.
+    pub(super) fn release(&mut self, at: LaneRef, task: TaskId, leg: LegIndex) -> LaneLeg {
+        let is_it = |known: &Option<LaneLeg>| {
+            known.is_some_and(|known| (known.task, known.leg) == (task, leg))
+        };
+        let lane = self.lane_mut(at);
+        let gone = if is_it(&lane.front) {
+            let gone = lane.front.take();
+            lane.front = lane.next.take();
+            gone
+        } else if is_it(&lane.next) {
+            lane.next.take()
+        } else {
+            None
+        };
+        let empty = lane.front.is_none();
+        let Some(gone) = gone else {
+            panic!("{leg} of {task} is not on {at:?}")
+        };
+        if empty && let Some(device) = self.devices.get_mut(&at.device) {
+            device.occupied.remove(&(at.partition, at.lane));
+            device.held = device
+                .occupied
+                .iter()
+                .fold(AtomSet::EMPTY, |held, (partition, _)| {
+                    held.union(device.spec.partitions[usize::from(partition.0)].atoms)
+                });
+        }
+        gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger() -> Ledger {
+        let mut ledger = Ledger::default();
+        let normal = [LaneClass::Normal, LaneClass::Normal];
+        ledger.add(DeviceSpec::nested(
+            DeviceId(0),
+            "test",
+            Share(2),
+            &normal,
+            &normal[..1],
+        ));
+        ledger
+    }
+
+    fn lane(partition: u16, lane: u16) -> LaneRef {
+        LaneRef {
+            device: DeviceId(0),
+            partition: PartitionId(partition),
+            lane: LaneId(lane),
+        }
+    }
+
+    fn leg(task: u64) -> LaneLeg {
+        LaneLeg {
+            task: TaskId(task),
+            leg: LegIndex(0),
+            started: None,
+            predicted: Some(Nanos::new(100)),
+            revoking: false,
+        }
+    }
+
+    const NOW: Timestamp = Timestamp::from_nanos(1_000);
+
+    #[test]
+    fn exclusive_partitions_close_what_overlaps_them() {
+        let mut ledger = ledger();
+        let offer =
+            |ledger: &Ledger, at| ledger.offer(at, CapacityRule::Exclusive, NOW, Nanos::new(10));
+        ledger.claim(lane(1, 0), leg(1), CapacityRule::Exclusive);
+        assert_eq!(offer(&ledger, lane(0, 0)), Offer::Closed);
+        assert_eq!(offer(&ledger, lane(2, 0)), Offer::Now);
+        assert_eq!(ledger.neighbours(lane(2, 0)), Share(1));
+        ledger.release(lane(1, 0), TaskId(1), LegIndex(0));
+        assert_eq!(offer(&ledger, lane(0, 0)), Offer::Now);
+    }
+
+    #[test]
+    #[should_panic(expected = "would share atoms")]
+    fn an_overlapping_claim_is_a_bug() {
+        let mut ledger = ledger();
+        ledger.claim(lane(1, 0), leg(1), CapacityRule::Exclusive);
+        ledger.claim(lane(0, 0), leg(2), CapacityRule::Exclusive);
+    }
+
+    #[test]
+    #[should_panic(expected = "more than 1 lanes")]
+    fn an_oversubscribed_device_has_a_limit_too() {
+        let mut ledger = ledger();
+        let rule = CapacityRule::Oversubscribed { lanes: 1 };
+        ledger.claim(lane(0, 0), leg(1), rule);
+        ledger.claim(lane(0, 1), leg(2), rule);
+    }
+
+    #[test]
+    fn a_lane_takes_a_leg_ahead_only_near_the_predicted_end() {
+        let mut ledger = ledger();
+        let offer = |ledger: &Ledger, now| {
+            ledger.offer(
+                lane(0, 0),
+                CapacityRule::Exclusive,
+                Timestamp::from_nanos(now),
+                Nanos::new(10),
+            )
+        };
+        ledger.claim(lane(0, 0), leg(1), CapacityRule::Exclusive);
+        assert_eq!(
+            offer(&ledger, 1_095),
+            Offer::Closed,
+            "its start is not known yet"
+        );
+        ledger.started(lane(0, 0), TaskId(1), NOW);
+        assert_eq!(offer(&ledger, 1_089), Offer::Closed);
+        assert_eq!(
+            offer(&ledger, 1_090),
+            Offer::After(Timestamp::from_nanos(1_100))
+        );
+        assert_eq!(
+            offer(&ledger, 1_200),
+            Offer::After(Timestamp::from_nanos(1_200)),
+            "it overran"
+        );
+        ledger.claim(lane(0, 0), leg(2), CapacityRule::Exclusive);
+        assert_eq!(offer(&ledger, 1_095), Offer::Closed);
+        assert_eq!(
+            ledger.free_at(lane(0, 0), NOW),
+            Some(Timestamp::from_nanos(1_200))
+        );
+        ledger.release(lane(0, 0), TaskId(1), LegIndex(0));
+        assert_eq!(
+            ledger.front(lane(0, 0)).map(|leg| leg.task),
+            Some(TaskId(2))
+        );
+    }
+}

@@ -1,0 +1,139 @@
+//! The queue of one model: ordered, and divided into classes that can share a batch.
+
+use crate::id::{RequestId, ShapeClass};
+use crate::time::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where a request stands in its model's queue; smaller goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QueueKey {
+    /// Triton's priority, with 0 mapped to the lowest.
+    pub(super) priority: u32,
+    /// Arrival or deadline, as the policy asks.
+    pub(super) order: Timestamp,
+    /// Breaks ties by arrival.
+    pub(super) request: RequestId,
+}
+
+/// Requests of one model that wait.
+///
+/// # Cost
+/// All operations are logarithmic in the number of waiting requests.
+#[derive(Debug, Default)]
+pub(super) struct ModelQueue {
+    classes: BTreeMap<ShapeClass, BTreeMap<QueueKey, u32>>,
+    heads: BTreeSet<(QueueKey, ShapeClass)>,
+    requests: u64,
+    items: u64,
+}
+
+impl ModelQueue {
+    pub(super) fn push(&mut self, class: ShapeClass, key: QueueKey, items: u32) {
+        let waiting = self.classes.entry(class).or_default();
+        let head = waiting.keys().next().copied();
+        if head.is_none_or(|head| key < head) {
+            if let Some(head) = head {
+                self.heads.remove(&(head, class));
+            }
+            self.heads.insert((key, class));
+        }
+        let twice = waiting.insert(key, items);
+        assert!(twice.is_none(), "{} was queued twice", key.request);
+        self.requests += 1;
+        self.items += u64::from(items);
+    }
+
+    /// Takes one request out; `false` where it is not here.
+    pub(super) fn remove(&mut self, class: ShapeClass, key: QueueKey) -> bool {
+        let Some(waiting) = self.classes.get_mut(&class) else {
+            return false;
+        };
+        let Some(items) = waiting.remove(&key) else {
+            return false;
+        };
+        if self.heads.remove(&(key, class)) {
+            match waiting.keys().next() {
+                Some(&head) => {
+                    self.heads.insert((head, class));
+                }
+                None => {
+                    self.classes.remove(&class);
+                }
+            }
+        }
+        self.requests -= 1;
+        self.items -= u64::from(items);
+        true
+    }
+
+    /// The request that goes first, with its class.
+    pub(super) fn head(&self) -> Option<(QueueKey, ShapeClass)> {
+        self.heads.first().copied()
+    }
+
+    /// Requests of `class` in order, with their items.
+    pub(super) fn of_class(&self, class: ShapeClass) -> impl Iterator<Item = (QueueKey, u32)> {
+        self.classes
+            .get(&class)
+            .into_iter()
+            .flatten()
+            .map(|(key, items)| (*key, *items))
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    pub(super) fn items(&self) -> u64 {
+        self.items
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.requests == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(order: u64, request: u64) -> QueueKey {
+        QueueKey {
+            priority: 1,
+            order: Timestamp::from_nanos(order),
+            request: RequestId(request),
+        }
+    }
+
+    #[test]
+    fn the_head_is_the_first_of_all_classes() {
+        let mut queue = ModelQueue::default();
+        queue.push(ShapeClass(1), key(30, 1), 1);
+        queue.push(ShapeClass(2), key(20, 2), 4);
+        queue.push(ShapeClass(1), key(10, 3), 1);
+        assert_eq!(queue.head(), Some((key(10, 3), ShapeClass(1))));
+        assert_eq!(queue.items(), 6);
+        assert!(queue.remove(ShapeClass(1), key(10, 3)));
+        assert_eq!(queue.head(), Some((key(20, 2), ShapeClass(2))));
+        assert!(queue.remove(ShapeClass(2), key(20, 2)));
+        assert!(!queue.remove(ShapeClass(2), key(20, 2)));
+        assert_eq!(queue.head(), Some((key(30, 1), ShapeClass(1))));
+        assert!(queue.remove(ShapeClass(1), key(30, 1)));
+        assert!(queue.is_empty() && queue.items() == 0 && queue.head().is_none());
+    }
+
+    #[test]
+    fn priority_goes_before_order() {
+        let mut queue = ModelQueue::default();
+        queue.push(
+            ShapeClass(0),
+            QueueKey {
+                priority: 2,
+                ..key(1, 1)
+            },
+            1,
+        );
+        queue.push(ShapeClass(0), key(9, 2), 1);
+        assert_eq!(queue.head(), Some((key(9, 2), ShapeClass(0))));
+    }
+}

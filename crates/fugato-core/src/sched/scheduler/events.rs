@@ -1,0 +1,379 @@
+//! What each event does to the state.
+
+use super::Scheduler;
+use crate::id::{DeviceId, LegIndex, ModelId, RequestId, TaskId};
+use crate::sched::action::Action;
+use crate::sched::config::ModelSpec;
+use crate::sched::decision::Decision;
+use crate::sched::input::{Arrival, LegResult};
+use crate::sched::outcome::{DropReason, FailReason, Outcome};
+use crate::sched::state::{LegStage, Model, Place, Request};
+use crate::time::Timestamp;
+
+impl Scheduler {
+    /// Gives up requests whose time has come, and looks at parked models again.
+    pub(super) fn fire_timers(&mut self) {
+        let now = self.state.now;
+        while let Some(&(at, id)) = self.state.expiry.first()
+            && at <= now
+        {
+            let request = *self.state.request(id);
+            let reason = match request.queue_timeout {
+                Some(timeout) if timeout == at => DropReason::QueueTimeout { at },
+                _ => DropReason::Expired { deadline: at },
+            };
+            self.state.dequeue(id);
+            self.end_request(id, Outcome::Dropped(reason));
+        }
+        while let Some(&(at, model)) = self.state.parked.first()
+            && at <= now
+        {
+            self.state.unpark(model);
+        }
+    }
+
+    pub(super) fn arrived(&mut self, arrival: &Arrival) {
+        let id = arrival.request;
+        assert!(!self.state.requests.contains_key(&id), "{id} arrived twice");
+        assert!(arrival.items.0 > 0, "{id} brings no items");
+        let admitted = match self.state.admit(arrival, self.policy.backlog()) {
+            Ok(admitted) => admitted,
+            Err(reason) => return self.finish(id, Outcome::Rejected(reason)),
+        };
+        let key = self
+            .state
+            .key(id, arrival.priority, arrival.received, admitted.deadline);
+        let request = Request {
+            model: arrival.model,
+            class: arrival.class,
+            items: arrival.items,
+            bytes: arrival.bytes,
+            received: arrival.received,
+            deadline: admitted.deadline,
+            queue_timeout: arrival.queue_timeout,
+            key,
+            place: Place::Queue,
+        };
+        self.state.requests.insert(id, request);
+        self.state.bytes += arrival.bytes;
+        self.state.model_mut(arrival.model).bytes += arrival.bytes;
+        self.state.enqueue(id);
+        let (model, predicted) = (arrival.model, admitted.predicted);
+        self.decided(|at| Decision::Accepted {
+            at,
+            request: id,
+            model,
+            predicted,
+        });
+    }
+
+    /// Ends a request that is in no queue any more.
+    pub(super) fn end_request(&mut self, id: RequestId, outcome: Outcome) {
+        let Some(request) = self.state.requests.remove(&id) else {
+            panic!("{id} ended twice");
+        };
+        self.state.bytes -= request.bytes;
+        if let Some(model) = self.state.models.get_mut(&request.model) {
+            model.bytes -= request.bytes;
+        }
+        self.finish(id, outcome);
+        self.check_drained(request.model);
+    }
+
+    pub(super) fn cancelled(&mut self, id: RequestId) {
+        let Some(request) = self.state.requests.get(&id) else {
+            return;
+        };
+        let place = request.place;
+        if place == Place::Queue {
+            self.state.dequeue(id);
+        }
+        self.end_request(id, Outcome::Cancelled);
+        if let Place::Task(task) = place {
+            self.revoke_if_abandoned(task);
+        }
+    }
+
+    /// A task all of whose clients went away need not start, or not go on.
+    fn revoke_if_abandoned(&mut self, id: TaskId) {
+        if self.abandoned(id) {
+            let task = self.state.task(id);
+            if task.stage == LegStage::Committed && task.leg.0 == 0 || task.ahead {
+                self.revoke(id);
+            }
+        }
+    }
+
+    fn abandoned(&self, id: TaskId) -> bool {
+        let open = |request: &RequestId| self.state.requests.contains_key(request);
+        !self.state.task(id).requests.iter().any(open)
+    }
+
+    /// Asks a device for a committed leg, once.
+    pub(super) fn revoke(&mut self, id: TaskId) {
+        let task = self.state.task(id);
+        let leg = if task.ahead {
+            LegIndex(task.leg.0 + 1)
+        } else {
+            task.leg
+        };
+        let at = task.at;
+        let on_lane = [self.state.ledger.front(at), self.state.ledger.next(at)];
+        let known = on_lane
+            .into_iter()
+            .flatten()
+            .find(|known| known.task == id && known.leg == leg);
+        if known.is_none_or(|known| known.revoking || known.started.is_some()) {
+            return;
+        }
+        self.state.ledger.mark_revoking(at, id, leg);
+        self.actions.push_back(Action::Revoke {
+            device: at.device,
+            partition: at.partition,
+            lane: at.lane,
+            task: id,
+            leg,
+        });
+        self.decided(|at| Decision::Revoking { at, task: id });
+    }
+
+    /// Whether a report is about a task that ended when its device was lost.
+    fn is_stale(&self, device: DeviceId, task: TaskId) -> bool {
+        let known = self.state.tasks.contains_key(&task);
+        assert!(
+            known || self.devices_lost > 0,
+            "{device} reports {task}, which is unknown or has ended"
+        );
+        !known
+    }
+
+    pub(super) fn leg_started(&mut self, device: DeviceId, id: TaskId, at: Timestamp) {
+        if self.is_stale(device, id) {
+            return;
+        }
+        let lane = self.state.task(id).at;
+        self.state.ledger.started(lane, id, at);
+        self.state.task_mut(id).stage = LegStage::Running;
+        self.update_continuing(id);
+    }
+
+    pub(super) fn leg_finished(
+        &mut self,
+        device: DeviceId,
+        id: TaskId,
+        leg: LegIndex,
+        (started, ended): (Timestamp, Timestamp),
+        result: LegResult,
+    ) {
+        if self.is_stale(device, id) {
+            return;
+        }
+        let task = self.state.task(id);
+        let (model, lane, ahead) = (task.model, task.at, task.ahead);
+        assert_eq!(
+            (leg, task.stage),
+            (task.leg, LegStage::Running),
+            "{id} finished a leg it was not running"
+        );
+        let neighbours = self.state.ledger.neighbours(lane);
+        let gone = self.state.ledger.release(lane, id, leg);
+        let predicted = gone.predicted;
+        self.decided(|at| Decision::LegEnded {
+            at,
+            task: id,
+            model,
+            leg,
+            lane,
+            started,
+            ended,
+            predicted,
+        });
+        if result == LegResult::Failed {
+            self.finish_requests(id, Outcome::Failed(FailReason::Run));
+        } else {
+            self.state.learn(id, ended - started, predicted, neighbours);
+            if leg.0 + 1 == self.state.model(model).spec.legs {
+                self.finish_requests(id, Outcome::Completed);
+            }
+        }
+        let task = self.state.task_mut(id);
+        if ahead {
+            task.leg = LegIndex(leg.0 + 1);
+            task.ahead = false;
+            task.stage = LegStage::Committed;
+            self.update_continuing(id);
+            if self.abandoned(id) {
+                self.revoke(id);
+            }
+        } else {
+            task.stage = LegStage::Between;
+            if self.abandoned(id) {
+                self.end_task(id);
+            } else {
+                self.update_continuing(id);
+            }
+        }
+    }
+
+    /// Ends what is left of a task's requests in one way.
+    fn finish_requests(&mut self, id: TaskId, outcome: Outcome) {
+        let requests = std::mem::take(&mut self.state.task_mut(id).requests);
+        for request in requests {
+            if self.state.requests.contains_key(&request) {
+                self.end_request(request, outcome);
+            }
+        }
+    }
+
+    pub(super) fn leg_revoked(&mut self, device: DeviceId, id: TaskId, leg: LegIndex) {
+        if self.is_stale(device, id) {
+            return;
+        }
+        let task = self.state.task_mut(id);
+        let lane = task.at;
+        if task.ahead {
+            assert_eq!(
+                leg.0,
+                task.leg.0 + 1,
+                "{id} gave back a leg that was not committed"
+            );
+            task.ahead = false;
+        } else {
+            assert_eq!(
+                (leg, task.stage),
+                (task.leg, LegStage::Committed),
+                "{id} gave back a leg that had started"
+            );
+            task.stage = LegStage::Between;
+            task.leg = LegIndex(leg.0.saturating_sub(1));
+        }
+        self.state.ledger.release(lane, id, leg);
+        if leg.0 == 0 {
+            self.return_to_queue(id);
+        } else if self.state.task(id).stage == LegStage::Between && self.abandoned(id) {
+            self.end_task(id);
+        } else {
+            self.update_continuing(id);
+        }
+    }
+
+    /// Dissolves a task that never began.
+    fn return_to_queue(&mut self, id: TaskId) {
+        let requests = std::mem::take(&mut self.state.task_mut(id).requests);
+        for request in requests {
+            if self.state.requests.contains_key(&request) {
+                self.state.enqueue(request);
+            }
+        }
+        self.end_task(id);
+        self.fire_timers();
+    }
+
+    /// Frees what a task held.
+    pub(super) fn end_task(&mut self, id: TaskId) {
+        self.state.continuing.remove(&id);
+        let Some(task) = self.state.tasks.remove(&id) else {
+            panic!("{id} ended twice")
+        };
+        let model = self.state.model_mut(task.model);
+        model.in_flight -= 1;
+        if task.slot.0 < model.spec.slots {
+            model.free_slots.insert(task.slot);
+        }
+        self.state.unpark(task.model);
+        self.check_drained(task.model);
+    }
+
+    /// Keeps the task's entry in `continuing` right.
+    pub(super) fn update_continuing(&mut self, id: TaskId) {
+        let task = self.state.task(id);
+        let more = task.leg.0 + 1 < self.state.model(task.model).spec.legs;
+        if more && !task.ahead && task.stage != LegStage::Committed {
+            self.state.continuing.insert(id);
+        } else {
+            self.state.continuing.remove(&id);
+        }
+    }
+
+    pub(super) fn model_added(&mut self, spec: ModelSpec) {
+        assert!(
+            spec.slots > 0 && spec.legs > 0 && spec.max_batch.0 > 0 && !spec.devices.is_empty(),
+            "a model without slots, legs, batch or devices: {spec:?}"
+        );
+        let (id, model) = (spec.id, Model::new(spec));
+        assert!(
+            self.state.models.insert(id, model).is_none(),
+            "{id} was added twice"
+        );
+    }
+
+    pub(super) fn model_changed(&mut self, spec: ModelSpec) {
+        let id = spec.id;
+        let model = self.state.model_mut(id);
+        assert_eq!(
+            model.spec.legs, spec.legs,
+            "{id} may not change its legs while it is loaded"
+        );
+        assert!(
+            spec.slots > 0 && spec.max_batch.0 > 0,
+            "a model without slots or batch: {spec:?}"
+        );
+        let used: Vec<_> = (0..model.spec.slots)
+            .map(crate::id::SlotIndex)
+            .filter(|slot| !model.free_slots.contains(slot))
+            .collect();
+        model.free_slots = (0..spec.slots)
+            .map(crate::id::SlotIndex)
+            .filter(|slot| !used.contains(slot))
+            .collect();
+        model.spec = spec;
+        self.state.unpark(id);
+    }
+
+    pub(super) fn model_removed(&mut self, id: ModelId) {
+        let Some(model) = self.state.models.get_mut(&id) else {
+            return;
+        };
+        model.stopping = true;
+        self.check_drained(id);
+    }
+
+    /// Lets go of a removed model once nothing of it is left.
+    fn check_drained(&mut self, id: ModelId) {
+        let Some(model) = self.state.models.get(&id) else {
+            return;
+        };
+        if model.stopping && model.queue.is_empty() && model.in_flight == 0 {
+            self.state.unpark(id);
+            self.state.models.remove(&id);
+            self.state.latency.forget(id);
+            self.actions.push_back(Action::ModelDrained { model: id });
+        }
+    }
+
+    pub(super) fn device_lost(&mut self, device: DeviceId) {
+        if !self.state.ledger.contains(device) {
+            return;
+        }
+        self.devices_lost += 1;
+        let legs = self.state.ledger.remove(device);
+        let between = self
+            .state
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.at.device == device)
+            .map(|(&id, _)| id);
+        let mut tasks: Vec<TaskId> = legs.iter().map(|leg| leg.task).chain(between).collect();
+        tasks.sort_unstable();
+        tasks.dedup();
+        for id in tasks {
+            let task = self.state.task(id);
+            if task.stage == LegStage::Committed && task.leg.0 == 0 {
+                self.return_to_queue(id);
+            } else {
+                self.finish_requests(id, Outcome::Failed(FailReason::DeviceLost { device }));
+                self.end_task(id);
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What each verdict of the policy does, and the promises it is held to.
+
+use super::Scheduler;
+use crate::id::{BatchSize, LegIndex, ModelId, RequestId, ShapeClass, TaskId};
+use crate::policy::Verdict;
+use crate::sched::action::{Action, Start};
+use crate::sched::decision::Decision;
+use crate::sched::ledger::{LaneLeg, LaneRef};
+use crate::sched::outcome::Outcome;
+use crate::sched::state::{LegStage, Place, Task};
+
+impl Scheduler {
+    pub(super) fn apply(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Launch {
+                model,
+                class,
+                batch,
+                at,
+            } => self.launch(model, class, batch, at),
+            Verdict::Continue { task, at } => self.continue_task(task, at),
+            Verdict::Revoke { task } => {
+                self.revoke(task);
+                // Until the device answers there is nothing more to decide for that lane;
+                // what else is open was looked at first.
+                self.dirty = false;
+            }
+            Verdict::Drop { request, reason } => {
+                self.state.dequeue(request);
+                self.end_request(request, Outcome::Dropped(reason));
+            }
+            Verdict::Park { model, until } => {
+                assert!(
+                    until.is_none_or(|until| until > self.state.now),
+                    "{model} was parked until the past"
+                );
+                self.state.park(model, until);
+            }
+            Verdict::Wait => self.dirty = false,
+        }
+    }
+
+    fn launch(&mut self, model: ModelId, class: ShapeClass, most: BatchSize, at: LaneRef) {
+        self.check_service_bound(model);
+        let id = TaskId(self.state.next_task);
+        self.state.next_task += 1;
+        let (requests, batch) = self.take_requests(model, class, most);
+        let Some(&first) = requests.first() else {
+            panic!(
+                "{} launched {model} with nothing of {class} waiting",
+                self.policy.name()
+            );
+        };
+        let key = self.state.request(first).key;
+        for request in &requests {
+            self.state.dequeue(*request);
+            if let Some(request) = self.state.requests.get_mut(request) {
+                request.place = Place::Task(id);
+            }
+        }
+        let spec = self.state.model_mut(model);
+        let Some(slot) = spec.free_slots.pop_first() else {
+            panic!(
+                "{} launched {model}, which has no free slot",
+                self.policy.name()
+            );
+        };
+        spec.in_flight += 1;
+        self.state.refresh(model);
+        let task = Task {
+            model,
+            slot,
+            batch,
+            requests: requests.clone(),
+            key,
+            leg: LegIndex(0),
+            at,
+            stage: LegStage::Committed,
+            ahead: false,
+        };
+        self.state.tasks.insert(id, task);
+        self.issue(id, LegIndex(0), at, requests);
+    }
+
+    /// The first requests of a class that fit the batch; the first one always does.
+    fn take_requests(
+        &self,
+        model: ModelId,
+        class: ShapeClass,
+        most: BatchSize,
+    ) -> (Vec<RequestId>, BatchSize) {
+        let mut requests = Vec::new();
+        let mut total = 0;
+        for (key, items) in self.state.model(model).queue.of_class(class) {
+            if total > 0 && total + items > most.0 {
+                break;
+            }
+            total += items;
+            requests.push(key.request());
+        }
+        (requests, BatchSize(total))
+    }
+
+    fn continue_task(&mut self, id: TaskId, at: LaneRef) {
+        let task = self.state.task_mut(id);
+        let leg = LegIndex(task.leg.0 + 1);
+        match task.stage {
+            LegStage::Running => {
+                assert_eq!(
+                    at, task.at,
+                    "{id} may run {leg} ahead only behind its own running leg"
+                );
+                assert!(!task.ahead, "{id} has a leg ahead already");
+                task.ahead = true;
+            }
+            LegStage::Between => {
+                task.leg = leg;
+                task.stage = LegStage::Committed;
+                task.at = at;
+            }
+            LegStage::Committed => panic!("{id} has not started {}", task.leg),
+        }
+        self.update_continuing(id);
+        self.issue(id, leg, at, Vec::new());
+    }
+
+    /// Puts a leg on its lane and tells the driver.
+    fn issue(&mut self, id: TaskId, leg: LegIndex, at: LaneRef, requests: Vec<RequestId>) {
+        let task = self.state.task(id);
+        let (model, slot, batch) = (task.model, task.slot, task.batch);
+        let legs = self.state.model(model).spec.legs;
+        assert!(
+            leg.0 < legs,
+            "{model} has {legs} legs, {id} cannot start {leg}"
+        );
+        let predicted = self
+            .state
+            .predict(model, leg, batch, at, 0.5)
+            .map(|prediction| prediction.time);
+        let ahead = self.state.ledger.front(at).is_some();
+        let on_lane = LaneLeg {
+            task: id,
+            leg,
+            started: None,
+            predicted,
+            revoking: false,
+        };
+        self.state.ledger.claim(at, on_lane, self.state.rule);
+        self.decided(|when| Decision::Issued {
+            at: when,
+            task: id,
+            model,
+            leg,
+            batch,
+            lane: at,
+            ahead,
+            predicted,
+        });
+        self.actions.push_back(Action::Start(Start {
+            device: at.device,
+            task: id,
+            model,
+            leg,
+            partition: at.partition,
+            lane: at.lane,
+            slot,
+            batch,
+            not_before: self.state.now,
+            requests,
+        }));
+    }
+
+    /// Holds the policy to its service bound: the model that goes first among those that
+    /// could start is passed over at most so often in a row.
+    fn check_service_bound(&mut self, launched: ModelId) {
+        let Some(bound) = self.policy.service_bound() else {
+            return;
+        };
+        let first = self.state.ready.first().map(|&(_, model)| model);
+        let (waiting, passes) = self.passes;
+        let passes = match first {
+            Some(first) if first == launched => 0,
+            _ if first == waiting => passes + 1,
+            _ => 1,
+        };
+        self.passes = (first, passes);
+        assert!(
+            passes <= bound.passes,
+            "{} passed over {first:?} {passes} times in a row, its bound is {}",
+            self.policy.name(),
+            bound.passes
+        );
+    }
+}

@@ -1,0 +1,425 @@
+//! The scheduler's state: models, requests, tasks, and the indices that keep every
+//! decision cheap.
+//!
+//! **Invariant:** `ready` holds a model exactly when it has a waiting request and a free
+//! slot and is not parked; `expiry` holds a request exactly when it waits and has a time
+//! to be given up; `continuing` holds a task exactly when it has a leg left that may be
+//! issued.
+
+use super::config::{DeadlineMode, ModelSpec, SchedulerConfig};
+use super::ledger::{LaneRef, Ledger};
+use super::queue::{ModelQueue, QueueKey};
+use crate::id::{BatchSize, LegIndex, ModelId, RequestId, ShapeClass, Share, SlotIndex, TaskId};
+use crate::policy::{CapacityRule, QueueOrder};
+use crate::profile::{LatencyModel, Prediction, SurfacePoint, Window};
+use crate::time::{Nanos, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) now: Timestamp,
+    pub(super) config: SchedulerConfig,
+    pub(super) rule: CapacityRule,
+    pub(super) order: QueueOrder,
+    pub(super) models: BTreeMap<ModelId, Model>,
+    pub(super) requests: BTreeMap<RequestId, Request>,
+    pub(super) tasks: BTreeMap<TaskId, Task>,
+    pub(super) ledger: Ledger,
+    pub(super) latency: Box<dyn LatencyModel>,
+    pub(super) ready: BTreeSet<(QueueKey, ModelId)>,
+    pub(super) parked: BTreeSet<(Timestamp, ModelId)>,
+    pub(super) expiry: BTreeSet<(Timestamp, RequestId)>,
+    pub(super) continuing: BTreeSet<TaskId>,
+    /// Requests that wait, of all models.
+    pub(super) waiting: u64,
+    /// Bytes of requests that have not ended, of all models.
+    pub(super) bytes: u64,
+    /// Predicted work of all waiting requests.
+    pub(super) backlog: Nanos,
+    pub(super) draining: bool,
+    pub(super) next_task: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) spec: ModelSpec,
+    pub(super) queue: ModelQueue,
+    pub(super) free_slots: BTreeSet<SlotIndex>,
+    pub(super) in_flight: u16,
+    pub(super) bytes: u64,
+    pub(super) stopping: bool,
+    /// Its entry in `ready`.
+    pub(super) ready: Option<QueueKey>,
+    /// Whether it is parked, and its entry in `parked` if that ends at a time.
+    pub(super) parked: Option<Option<Timestamp>>,
+    /// Price of one waiting item.
+    pub(super) per_item: Nanos,
+    pub(super) last_done: Option<Timestamp>,
+    /// Relative errors of predictions, in thousandths.
+    pub(super) errors: Window,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    pub(super) model: ModelId,
+    pub(super) class: ShapeClass,
+    pub(super) items: BatchSize,
+    pub(super) bytes: u64,
+    pub(super) received: Timestamp,
+    pub(super) deadline: Option<Timestamp>,
+    pub(super) queue_timeout: Option<Timestamp>,
+    pub(super) key: QueueKey,
+    pub(super) place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Queue,
+    Task(TaskId),
+}
+
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) model: ModelId,
+    pub(super) slot: SlotIndex,
+    pub(super) batch: BatchSize,
+    pub(super) requests: Vec<RequestId>,
+    /// The queue key of its most urgent request.
+    pub(super) key: QueueKey,
+    /// The leg issued last.
+    pub(super) leg: LegIndex,
+    /// Where that leg is or was.
+    pub(super) at: LaneRef,
+    /// Where the leg is in its life.
+    pub(super) stage: LegStage,
+    /// Whether the next leg is committed behind `leg` on the same lane.
+    pub(super) ahead: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LegStage {
+    /// Handed to the device, which has not begun it.
+    Committed,
+    /// On the device.
+    Running,
+    /// Ended; the next leg is to be issued.
+    Between,
+}
+
+impl Model {
+    pub(super) fn new(spec: ModelSpec) -> Self {
+        let free_slots = (0..spec.slots).map(SlotIndex).collect();
+        Self {
+            spec,
+            queue: ModelQueue::default(),
+            free_slots,
+            in_flight: 0,
+            bytes: 0,
+            stopping: false,
+            ready: None,
+            parked: None,
+            per_item: Nanos::ZERO,
+            last_done: None,
+            errors: Window::default(),
+        }
+    }
+
+    fn backlog(&self) -> Nanos {
+        self.per_item.times(self.queue.items())
+    }
+}
+
+impl State {
+    pub(super) fn model(&self, model: ModelId) -> &Model {
+        self.models
+            .get(&model)
+            .unwrap_or_else(|| panic!("{model} is unknown"))
+    }
+
+    pub(super) fn model_mut(&mut self, model: ModelId) -> &mut Model {
+        self.models
+            .get_mut(&model)
+            .unwrap_or_else(|| panic!("{model} is unknown"))
+    }
+
+    pub(super) fn request(&self, request: RequestId) -> &Request {
+        self.requests
+            .get(&request)
+            .unwrap_or_else(|| panic!("{request} is unknown or has ended"))
+    }
+
+    pub(super) fn task(&self, task: TaskId) -> &Task {
+        self.tasks
+            .get(&task)
+            .unwrap_or_else(|| panic!("{task} is unknown or has ended"))
+    }
+
+    pub(super) fn task_mut(&mut self, task: TaskId) -> &mut Task {
+        self.tasks
+            .get_mut(&task)
+            .unwrap_or_else(|| panic!("{task} is unknown or has ended"))
+    }
+
+    pub(super) fn key(
+        &self,
+        id: RequestId,
+        priority: u32,
+        received: Timestamp,
+        deadline: Option<Timestamp>,
+    ) -> QueueKey {
+        let order = match self.order {
+            QueueOrder::Arrival => received,
+            QueueOrder::Deadline => deadline.unwrap_or(received + self.config.best_effort),
+        };
+        // Triton: 1 is the highest priority, 0 (not given) the lowest.
+        let priority = if priority == 0 { u32::MAX } else { priority };
+        QueueKey {
+            priority,
+            order,
+            request: id,
+        }
+    }
+
+    /// When a waiting request is given up.
+    fn expiry_of(&self, request: &Request) -> Option<Timestamp> {
+        let deadline = match self.config.deadlines {
+            DeadlineMode::Enforce => request.deadline,
+            DeadlineMode::Observe => None,
+        };
+        match (deadline, request.queue_timeout) {
+            (Some(deadline), Some(timeout)) => Some(deadline.min(timeout)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Puts a known request into its queue.
+    pub(super) fn enqueue(&mut self, id: RequestId) {
+        let request = *self.request(id);
+        if let Some(expiry) = self.expiry_of(&request) {
+            self.expiry.insert((expiry, id));
+        }
+        self.reprice(request.model, |model| {
+            model
+                .queue
+                .push(request.class, request.key, request.items.0)
+        });
+        self.waiting += 1;
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.place = Place::Queue;
+        }
+        self.unpark(request.model);
+    }
+
+    /// Takes a request out of its queue.
+    pub(super) fn dequeue(&mut self, id: RequestId) {
+        let request = *self.request(id);
+        if let Some(expiry) = self.expiry_of(&request) {
+            self.expiry.remove(&(expiry, id));
+        }
+        let here = self.reprice(request.model, |model| {
+            model.queue.remove(request.class, request.key)
+        });
+        assert!(here, "{id} is not in the queue of {}", request.model);
+        self.waiting -= 1;
+        self.refresh(request.model);
+    }
+
+    /// Changes a model's queue or price and keeps the total backlog right.
+    pub(super) fn reprice<T>(&mut self, id: ModelId, change: impl FnOnce(&mut Model) -> T) -> T {
+        let model = self
+            .models
+            .get_mut(&id)
+            .unwrap_or_else(|| panic!("{id} is unknown"));
+        let before = model.backlog();
+        let result = change(model);
+        self.backlog = self.backlog.saturating_sub(before) + model.backlog();
+        result
+    }
+
+    /// Brings a model's entry in `ready` up to date.
+    pub(super) fn refresh(&mut self, id: ModelId) {
+        let Some(model) = self.models.get_mut(&id) else {
+            return;
+        };
+        let head = model.queue.head().map(|(key, _)| key);
+        let ready = head.filter(|_| !model.free_slots.is_empty() && model.parked.is_none());
+        if ready != model.ready {
+            if let Some(old) = model.ready {
+                self.ready.remove(&(old, id));
+            }
+            if let Some(key) = ready {
+                self.ready.insert((key, id));
+            }
+            model.ready = ready;
+        }
+    }
+
+    pub(super) fn park(&mut self, id: ModelId, until: Option<Timestamp>) {
+        self.unpark(id);
+        self.model_mut(id).parked = Some(until);
+        if let Some(until) = until {
+            self.parked.insert((until, id));
+        }
+        self.refresh(id);
+    }
+
+    pub(super) fn unpark(&mut self, id: ModelId) {
+        if let Some(model) = self.models.get_mut(&id)
+            && let Some(Some(until)) = model.parked.take()
+        {
+            self.parked.remove(&(until, id));
+        }
+        self.refresh(id);
+    }
+
+    /// Rebuilds every index that depends on the policy or on deadlines being enforced.
+    pub(super) fn rebuild(&mut self, change: impl FnOnce(&mut Self)) {
+        let waiting: Vec<RequestId> = self
+            .requests
+            .iter()
+            .filter(|(_, request)| request.place == Place::Queue)
+            .map(|(&id, _)| id)
+            .collect();
+        for &id in &waiting {
+            self.dequeue(id);
+        }
+        change(self);
+        let keys: Vec<(RequestId, QueueKey)> = self
+            .requests
+            .iter()
+            .map(|(&id, request)| {
+                (
+                    id,
+                    self.key(
+                        id,
+                        request.key.raw_priority(),
+                        request.received,
+                        request.deadline,
+                    ),
+                )
+            })
+            .collect();
+        for (id, key) in keys {
+            if let Some(request) = self.requests.get_mut(&id) {
+                request.key = key;
+            }
+        }
+        for task in self.tasks.values_mut() {
+            let keys = task
+                .requests
+                .iter()
+                .filter_map(|id| self.requests.get(id).map(|request| request.key));
+            if let Some(first) = keys.min() {
+                task.key = first;
+            }
+        }
+        for id in waiting {
+            self.enqueue(id);
+        }
+    }
+
+    pub(super) fn predict(
+        &self,
+        model: ModelId,
+        leg: LegIndex,
+        batch: BatchSize,
+        at: LaneRef,
+        quantile: f64,
+    ) -> Option<Prediction> {
+        let (share, neighbours) = (self.ledger.share(at), self.ledger.neighbours(at));
+        self.latency.predict(
+            SurfacePoint {
+                model,
+                leg,
+                batch,
+                share,
+                neighbours,
+            },
+            quantile,
+        )
+    }
+
+    /// All legs of the model one after another; `None` where one is unknown.
+    pub(super) fn predict_task(
+        &self,
+        model: ModelId,
+        batch: BatchSize,
+        at: LaneRef,
+        quantile: f64,
+    ) -> Option<Prediction> {
+        let legs = 0..self.model(model).spec.legs;
+        legs.map(|leg| self.predict(model, LegIndex(leg), batch, at, quantile))
+            .reduce(|sum, leg| Some(sum?.then(leg?)))?
+    }
+
+    /// The whole-device lanes of the devices that host a model.
+    pub(super) fn whole_lanes(&self, model: ModelId) -> impl Iterator<Item = LaneRef> {
+        let devices = &self.model(model).spec.devices;
+        devices
+            .iter()
+            .flat_map(|&device| self.ledger.lanes(device, crate::id::PartitionId(0)))
+    }
+
+    /// One whole-device lane of each device that hosts a model.
+    pub(super) fn whole_devices(&self, model: ModelId) -> impl Iterator<Item = LaneRef> {
+        let devices = &self.model(model).spec.devices;
+        devices
+            .iter()
+            .filter_map(|&device| self.ledger.lanes(device, crate::id::PartitionId(0)).next())
+    }
+
+    /// Learns from a leg that ended well and had `neighbours` busy slices beside it.
+    pub(super) fn learn(
+        &mut self,
+        task: TaskId,
+        took: Nanos,
+        predicted: Option<Nanos>,
+        neighbours: Share,
+    ) {
+        let task = self.task(task);
+        let (model, leg, batch) = (task.model, task.leg, task.batch);
+        let share = self.ledger.share(task.at);
+        self.latency.observe(
+            SurfacePoint {
+                model,
+                leg,
+                batch,
+                share,
+                neighbours,
+            },
+            took,
+        );
+        let max_batch = self.model(model).spec.max_batch;
+        let per_item = self
+            .latency
+            .per_item(model, share, max_batch)
+            .unwrap_or(Nanos::ZERO);
+        let now = self.now;
+        self.reprice(model, |model| {
+            model.per_item = per_item;
+            model.last_done = Some(now);
+            if let Some(predicted) = predicted {
+                let off = Nanos::new(predicted.as_nanos().abs_diff(took.as_nanos()));
+                model
+                    .errors
+                    .push(off.scaled(1_000, took.as_nanos().max(1)).as_nanos());
+            }
+        });
+    }
+}
+
+impl QueueKey {
+    /// The request it belongs to.
+    pub const fn request(self) -> RequestId {
+        self.request
+    }
+
+    /// The priority as the client gave it.
+    const fn raw_priority(self) -> u32 {
+        if self.priority == u32::MAX {
+            0
+        } else {
+            self.priority
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What a policy may look at.
+
+use super::config::{DeadlineMode, DynamicBatching};
+use super::ledger::{LaneRef, Offer};
+use super::queue::QueueKey;
+use super::state::{LegStage, State};
+use crate::id::{BatchSize, ModelId, RequestId, ShapeClass, TaskId};
+use crate::policy::Verdict;
+use crate::profile::Prediction;
+use crate::time::Timestamp;
+
+/// A read-only view of the scheduler, given to [`Policy::decide`](crate::policy::Policy).
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    state: &'a State,
+}
+
+/// The first request of a model that could start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadyHead {
+    /// The model.
+    pub model: ModelId,
+    /// The class of its first request.
+    pub class: ShapeClass,
+    /// Where that request stands.
+    pub key: QueueKey,
+}
+
+impl<'a> View<'a> {
+    pub(super) const fn new(state: &'a State) -> Self {
+        Self { state }
+    }
+
+    /// The present.
+    pub fn now(&self) -> Timestamp {
+        self.state.now
+    }
+
+    /// Of all models that have a waiting request and a free slot and are not parked, the
+    /// one whose first request goes first in the policy's order.
+    pub fn first_ready(&self) -> Option<ReadyHead> {
+        let &(key, model) = self.state.ready.first()?;
+        let (_, class) = self.state.model(model).queue.head()?;
+        Some(ReadyHead { model, class, key })
+    }
+
+    /// The best offer of the whole-device lanes of the devices that host the model: a
+    /// free lane, else the one that falls free first, else a closed one (one with a
+    /// committed leg if there is one); `None` where none of its devices is present.
+    pub fn whole_device_offer(&self, model: ModelId) -> Option<(LaneRef, Offer)> {
+        let mut best: Option<(LaneRef, Offer)> = None;
+        for at in self.state.whole_lanes(model) {
+            let offer = self.offer(at);
+            let better = match (best, offer) {
+                (None, _) => true,
+                (Some((_, Offer::Now)), _) => false,
+                (Some(_), Offer::Now) => true,
+                (Some((_, Offer::After(known))), Offer::After(end)) => end < known,
+                (Some((_, Offer::Closed)), Offer::After(_)) => true,
+                (Some((known, Offer::Closed)), Offer::Closed) => {
+                    self.revocable(known).is_none() && self.revocable(at).is_some()
+                }
+                (Some((_, Offer::After(_))), Offer::Closed) => false,
+            };
+            if better {
+                best = Some((at, offer));
+            }
+        }
+        best
+    }
+
+    /// What a lane can take.
+    pub fn offer(&self, at: LaneRef) -> Offer {
+        let state = self.state;
+        state
+            .ledger
+            .offer(at, state.rule, state.now, state.config.commit_lead)
+    }
+
+    /// The committed leg of a lane that may be revoked: it is leg 0 of its task, has not
+    /// started and is not being revoked. With the key of its most urgent request.
+    pub fn revocable(&self, at: LaneRef) -> Option<(TaskId, QueueKey)> {
+        let next = self.state.ledger.next(at)?;
+        let task = self.state.task(next.task);
+        (next.leg.0 == 0 && !next.revoking).then_some((next.task, task.key))
+    }
+
+    /// The verdict that moves on a task with legs left, where a lane is open for one:
+    /// behind its own running leg, or on a free whole-device lane. Tasks begun go before
+    /// new ones, so that slots fall free.
+    pub fn continue_first(&self) -> Option<Verdict> {
+        self.state.continuing.iter().find_map(|&id| {
+            let task = self.state.task(id);
+            let at = match task.stage {
+                LegStage::Running => match self.offer(task.at) {
+                    Offer::After(_) => task.at,
+                    Offer::Now | Offer::Closed => return None,
+                },
+                LegStage::Between => match self.whole_device_offer(task.model)? {
+                    (at, Offer::Now) => at,
+                    (_, Offer::After(_) | Offer::Closed) => return None,
+                },
+                LegStage::Committed => return None,
+            };
+            Some(Verdict::Continue { task: id, at })
+        })
+    }
+
+    /// The largest batch of a model.
+    pub fn max_batch(&self, model: ModelId) -> BatchSize {
+        self.state.model(model).spec.max_batch
+    }
+
+    /// A model's settings for dynamic batching.
+    pub fn batching(&self, model: ModelId) -> &'a DynamicBatching {
+        &self.state.model(model).spec.batching
+    }
+
+    /// Tasks of a model that are committed or running.
+    pub fn in_flight(&self, model: ModelId) -> u16 {
+        self.state.model(model).in_flight
+    }
+
+    /// Items that one batch of the class could take now, at most `most` (but the first
+    /// request is counted whatever it brings).
+    pub fn batch_available(&self, model: ModelId, class: ShapeClass, most: BatchSize) -> BatchSize {
+        let mut total = 0;
+        for (_, items) in self.state.model(model).queue.of_class(class) {
+            if total > 0 && total + items > most.0 {
+                break;
+            }
+            total += items;
+        }
+        BatchSize(total)
+    }
+
+    /// The `quantile` of the time of a whole task; `None` where the model is unknown.
+    pub fn predict_task(
+        &self,
+        model: ModelId,
+        batch: BatchSize,
+        at: LaneRef,
+        quantile: f64,
+    ) -> Option<Prediction> {
+        self.state.predict_task(model, batch, at, quantile)
+    }
+
+    /// A waiting request's deadline, if deadlines are enforced.
+    pub fn enforced_deadline(&self, request: RequestId) -> Option<Timestamp> {
+        match self.state.config.deadlines {
+            DeadlineMode::Enforce => self.state.request(request).deadline,
+            DeadlineMode::Observe => None,
+        }
+    }
+
+    /// When a waiting request was received.
+    pub fn received(&self, request: RequestId) -> Timestamp {
+        self.state.request(request).received
+    }
+
+    /// The items a waiting request brings.
+    pub fn items(&self, request: RequestId) -> BatchSize {
+        self.state.request(request).items
+    }
+
+    /// Whether what is known of the model's latency is stale, so that a request should
+    /// run to refresh it even if it looks doomed.
+    pub fn needs_probe(&self, model: ModelId) -> bool {
+        let model = self.state.model(model);
+        let stale = |last| self.state.now.since(last) >= self.state.config.probe_interval;
+        model.in_flight == 0 && model.last_done.is_none_or(stale)
+    }
+}
