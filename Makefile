@@ -4,7 +4,7 @@ CARGO ?= cargo
 PYTHON := scripts/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help runtime clean-runtime
+.PHONY: help runtime clean-runtime reference
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,3 +14,6 @@ runtime: ## Fetch ONNX Runtime into .fugato (once)
 
 clean-runtime: ## Remove the fetched ONNX Runtime
 	rm -rf .fugato/onnxruntime
+
+reference: ## Write the generated pages of docs/reference anew
+	FUGATO_BLESS=1 $(CARGO) test -p fugato --test cli_reference

@@ -1,1 +1,81 @@
 //! The command line.
+//!
+//! Each command is a module with its `Args`, which only say what was asked, and a `run`,
+//! which does it. Data goes to standard output, everything else to standard error.
+
+pub mod completions;
+pub mod config;
+pub mod doctor;
+pub mod model;
+pub mod reference;
+pub mod replay;
+pub mod serve;
+mod settings;
+
+pub use settings::SettingArgs;
+
+use clap::{Parser, Subcommand};
+
+/// Serves many deep-learning models from one accelerator.
+#[derive(Debug, Parser)]
+#[command(
+    name = "fugato",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the models of a repository over HTTP and gRPC
+    Serve(serve::Args),
+    /// Feed a recording to the scheduler again and compare its actions
+    Replay(replay::Args),
+    /// Look at models
+    Model(model::Args),
+    /// Look at the configuration
+    Config(config::Args),
+    /// Say what was found on this machine, and what will be used instead of what was not
+    Doctor(doctor::Args),
+    /// Write a completion script for a shell
+    Completions(completions::Args),
+}
+
+/// How a command that did its work ended; the process's exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is well: 0.
+    Success,
+    /// The work was done and a check it made failed: 1.
+    CheckFailed,
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReportFormat {
+    /// For people.
+    Table,
+    /// For programs; `schema` numbers its layout.
+    Json,
+}
+
+/// Runs the command that was asked for.
+///
+/// # Errors
+/// Whatever kept the command from doing its work.
+pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
+    match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Model(args) => model::run(&args),
+        Command::Config(args) => config::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => completions::run(&args),
+    }
+}

@@ -159,6 +159,7 @@ impl Config {
             ByteSize(1 << 10),
             ByteSize(u64::from(u32::MAX)),
         )?;
+        self.within("server.max_connections", server.max_connections, 1, 65_536)?;
         let device = &self.device;
         self.within("device.lanes", device.lanes, 1, 64)?;
         self.within("device.niceness", device.niceness, 0, 19)?;
@@ -170,6 +171,23 @@ impl Config {
         )?;
         let quantile = self.scheduler.admission_quantile;
         self.within("scheduler.admission_quantile", quantile, 0.5, 0.999)?;
+        let scheduler = &self.scheduler;
+        let lead = scheduler.commit_lead;
+        self.within(
+            "scheduler.commit_lead",
+            lead,
+            Span::default(),
+            Span::from_millis(1_000),
+        )?;
+        let count = scheduler.queue_count_max;
+        self.within("scheduler.queue_count_max", count, 1, 1 << 24)?;
+        let bytes = scheduler.queue_bytes_max;
+        self.within(
+            "scheduler.queue_bytes_max",
+            bytes,
+            ByteSize(1),
+            ByteSize(1 << 44),
+        )?;
         self.check_model("defaults", &self.defaults)?;
         for (name, model) in &self.models {
             self.check_model(&format!("model.{name}"), model)?;

@@ -210,7 +210,7 @@ mod tests {
                 "`model.resnet.weight`",
             ),
             (
-                "[scheduler]\nseed = 1\nzzz = 2",
+                "[scheduler]\nadmission = true\nzzz = 2",
                 "`scheduler.zzz`",
                 "`fugato config show`",
             ),

@@ -203,6 +203,9 @@ section! {
         /// Largest request body, HTTP or gRPC. The default holds a batch of 100 images of
         /// 3 x 224 x 224 floats and bounds what one client can make the server hold.
         max_body_bytes: ByteSize = ByteSize::mib(64);
+        /// Most connections to one port; further clients wait in the listen queue. Under the
+        /// usual limit of open files, far over what one server feeds.
+        max_connections: u32 = 4096;
         /// How long accepted requests may still run after SIGTERM before the process ends
         /// anyway. Below the 30 s after which Kubernetes kills a container.
         drain_timeout: Span = Span::from_millis(25_000);
@@ -229,14 +232,19 @@ section! {
         /// what a container or `taskset` allowed.
         cores: Cores = Cores::Auto;
         /// In-order queues of the whole device, hence legs that may run at once where a
-        /// policy oversubscribes it. Four keep two cores busy while one leg copies;
-        /// each costs a thread.
-        lanes: u16 = 4;
-        /// Niceness of the threads that run models, so that the threads of server and
-        /// scheduler, at 0, answer at once when all cores are busy.
-        niceness: i32 = 10;
-        /// Niceness of the threads that run urgent legs: above other legs, below the server.
-        niceness_urgent: i32 = 5;
+        /// policy oversubscribes it. As many instances as a person gives one device of a
+        /// few cores; each costs a thread.
+        lanes: u16 = 8;
+        /// Niceness of the threads that run models. Fifteen steps below the server's
+        /// threads, at 0, are a weight of about 1 to 30, so that the server answers at once
+        /// when all cores are busy.
+        niceness: i32 = 15;
+        /// Niceness of the threads that run urgent legs. Five steps above other legs are a
+        /// weight of 3 to 1, and the server still comes first.
+        niceness_urgent: i32 = 10;
+        /// Whether the threads of one session wait for each other by spinning while their
+        /// leg runs. Off, since another model can use the core meanwhile.
+        spinning: bool = false;
     }
     unset {}
 }
@@ -253,11 +261,15 @@ section! {
         /// accepted request is a promise; 0.95 refuses little for the tail it avoids.
         admission_quantile: f64 = 0.95;
         /// How long before the predicted end of a leg the next one is committed to its
-        /// lane. About the time of an event, a decision and a wake-up: shorter leaves the
-        /// lane idle in between, longer decides with less knowledge.
-        commit_lead: Span = Span::from_micros(200);
-        /// Seed of the scheduler's random numbers. Fixed, so that a recording replays.
-        seed: u64 = 0;
+        /// lane. About the time of a report, a decision and a wake-up: shorter leaves the
+        /// lane idle in between, longer closes batches early.
+        commit_lead: Span = Span::from_micros(300);
+        /// Most requests waiting, of all models together. Sixteen queues of the default
+        /// length; past it one model's flood would take the memory of all.
+        queue_count_max: u64 = 16_384;
+        /// Most bytes of inputs held, of all models together. Eight full queues of the
+        /// default size.
+        queue_bytes_max: ByteSize = ByteSize::mib(2048);
     }
     unset {}
 }
@@ -278,6 +290,9 @@ section! {
         queue_count_max: u32 = 1024;
         /// Most bytes of inputs waiting. Four bodies of the largest size.
         queue_bytes_max: ByteSize = ByteSize::mib(256);
+        /// Whether the owner vouches that every first dimension is the batch, where the
+        /// model's own names leave that open. Off, because a wrong guess mixes requests.
+        assume_batchable: bool = false;
         /// Policy `uncontrolled`: executions of the model that may run at once. One, as in
         /// Triton.
         instances: u16 = 1;

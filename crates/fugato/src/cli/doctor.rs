@@ -1,0 +1,289 @@
+//! `fugato doctor`.
+
+mod machine;
+
+use super::{Outcome, ReportFormat, SettingArgs};
+use crate::config::{Config, Cores, DeviceKind};
+use crate::repository;
+use crate::runtime::{self, Surroundings};
+use serde::Serialize;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+
+const EXAMPLES: &str = "\
+Examples:
+  fugato doctor
+  fugato doctor --model-repository models --format json
+
+Exit code 1: `fugato serve` with the same flags would not start.";
+
+/// What `fugato doctor` was asked.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// How to print
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: ReportFormat,
+    /// The flags that `fugato serve` would get.
+    #[command(flatten)]
+    pub settings: SettingArgs,
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    /// As wanted.
+    Ok,
+    /// It works, with something else than was wanted; `instead` says what.
+    Degraded,
+    /// The server would not start.
+    Failed,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    status: Status,
+    found: String,
+    /// What will be used instead, or what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instead: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            name,
+            status: Status::Ok,
+            found: found.into(),
+            instead: None,
+        }
+    }
+
+    fn degraded(name: &'static str, found: impl Into<String>, instead: impl Into<String>) -> Self {
+        Self {
+            status: Status::Degraded,
+            instead: Some(instead.into()),
+            ..Self::ok(name, found)
+        }
+    }
+
+    fn failed(name: &'static str, found: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            status: Status::Failed,
+            instead: Some(hint.into()),
+            ..Self::ok(name, found)
+        }
+    }
+}
+
+/// Looks at the machine and prints what was found.
+///
+/// # Errors
+/// Where the configuration cannot be resolved or standard output written.
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let config = args.settings.resolve()?;
+    let checks = examine(&config);
+    let text = match args.format {
+        ReportFormat::Table => to_table(&checks),
+        ReportFormat::Json => to_json(&checks)?,
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    let failed = checks.iter().any(|check| check.status == Status::Failed);
+    Ok(match failed {
+        true => Outcome::CheckFailed,
+        false => Outcome::Success,
+    })
+}
+
+fn examine(config: &Config) -> Vec<Check> {
+    let mut checks = vec![
+        onnxruntime(config),
+        device(config),
+        cores(config),
+        memory(),
+        model_store(config),
+    ];
+    let ports = [
+        ("http port", config.server.http_port),
+        ("grpc port", config.server.grpc_port),
+        ("metrics port", config.server.metrics_port),
+    ];
+    checks.extend(ports.map(|(name, port)| {
+        let address = SocketAddr::new(config.server.host, port);
+        self::port(name, address)
+    }));
+    checks.extend(
+        config
+            .server
+            .model_repository
+            .as_deref()
+            .map(model_repository),
+    );
+    checks
+}
+
+fn onnxruntime(config: &Config) -> Check {
+    const NAME: &str = "onnxruntime";
+    let given = config.runtime.onnxruntime.as_deref();
+    match runtime::find(given, &Surroundings::of_process()) {
+        Ok(library) => Check::ok(
+            NAME,
+            format!("{} ({})", library.path.display(), library.place),
+        ),
+        Err(error) => Check::failed(
+            NAME,
+            format!("not found in {} places", error.looked_at.len()),
+            "run `make runtime`, or name the library with `--onnxruntime`",
+        ),
+    }
+}
+
+fn device(config: &Config) -> Check {
+    let name = machine::cpu_name().unwrap_or_else(|| "a CPU of unknown name".to_owned());
+    match config.device.kind {
+        DeviceKind::Cpu => Check::ok("device", format!("cpu: {name}")),
+        DeviceKind::Auto => Check::ok("device", format!("cpu: {name} (the only kind of device)")),
+    }
+}
+
+fn cores(config: &Config) -> Check {
+    let allowed = machine::allowed_cores();
+    let wanted = match (&config.device.cores, &allowed) {
+        (Cores::These(wanted), Ok(Cores::These(allowed))) => {
+            let missing = wanted.iter().find(|core| !allowed.contains(core));
+            if let Some(missing) = missing {
+                return Check::failed(
+                    "cores",
+                    format!("core {missing} of `device.cores` is not allowed to this process"),
+                    format!("name cores of {}", Cores::These(allowed.clone())),
+                );
+            }
+            Cores::These(wanted.clone())
+        }
+        (_, Ok(allowed)) => allowed.clone(),
+        (wanted, Err(error)) => {
+            let found = format!("the cores of this process cannot be read: {error}");
+            return Check::failed("cores", found, format!("`device.cores` is {wanted}"));
+        }
+    };
+    let count = match &wanted {
+        Cores::These(cores) => cores.len(),
+        Cores::Auto => 0,
+    };
+    match machine::cpu_quota() {
+        Some(quota) if quota < count as f64 => Check::degraded(
+            "cores",
+            format!("{wanted} ({count}), of whose time a control group allows {quota:.1} cores'"),
+            format!("{count} lanes' worth of partitions will share that quota"),
+        ),
+        _ => Check::ok("cores", format!("{wanted} ({count})")),
+    }
+}
+
+fn memory() -> Check {
+    match machine::memory() {
+        Some(memory) => Check::ok("memory", memory.to_string()),
+        None => Check::degraded(
+            "memory",
+            "/proc/meminfo cannot be read",
+            "models are loaded without knowing whether they fit",
+        ),
+    }
+}
+
+fn model_store(config: &Config) -> Check {
+    const NAME: &str = "model store";
+    let Some(dir) = &config.model_store.dir else {
+        let found = "no folder: neither XDG_CACHE_HOME nor HOME is set";
+        return Check::failed(NAME, found, "name one with `--model-store`");
+    };
+    match machine::probe_folder(dir) {
+        Ok(()) => Check::ok(NAME, format!("{} can be written", dir.display())),
+        Err(error) => Check::failed(
+            NAME,
+            format!("{} cannot be written: {error}", dir.display()),
+            "name another folder with `--model-store`",
+        ),
+    }
+}
+
+fn port(name: &'static str, address: SocketAddr) -> Check {
+    match TcpListener::bind(address) {
+        Ok(_) if address.port() == 0 => Check::ok(name, format!("{address}: any free port")),
+        Ok(_) => Check::ok(name, format!("{address} is free")),
+        Err(error) => Check::failed(
+            name,
+            format!("{address} cannot be taken: {error}"),
+            "choose another port; 0 takes any free one",
+        ),
+    }
+}
+
+fn model_repository(path: &Path) -> Check {
+    const NAME: &str = "model repository";
+    let repository = match repository::scan(path) {
+        Ok(repository) => repository,
+        Err(error) => {
+            let source = error.source.to_string();
+            return Check::failed(
+                NAME,
+                format!("{error}: {source}"),
+                "name an existing folder",
+            );
+        }
+    };
+    let faults: Vec<String> = repository
+        .models
+        .iter()
+        .filter_map(|model| model.versions.as_ref().err())
+        .map(|fault| fault.to_string().lines().next().unwrap_or("").to_owned())
+        .collect();
+    let found = format!("{}: {} models", path.display(), repository.models.len());
+    match faults.is_empty() {
+        true => Check::ok(NAME, found),
+        false => Check::degraded(
+            NAME,
+            found,
+            format!(
+                "{} of them will not be ready: {}",
+                faults.len(),
+                faults.join("; ")
+            ),
+        ),
+    }
+}
+
+fn to_table(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for check in checks {
+        let status = match check.status {
+            Status::Ok => "ok",
+            Status::Degraded => "degraded",
+            Status::Failed => "FAILED",
+        };
+        text.push_str(&format!("{:<17} {status:<9} {}\n", check.name, check.found));
+        if let Some(instead) = &check.instead {
+            text.push_str(&format!("{:<17} {:<9} -> {instead}\n", "", ""));
+        }
+    }
+    text
+}
+
+fn to_json(checks: &[Check]) -> serde_json::Result<String> {
+    #[derive(Serialize)]
+    struct Report<'a> {
+        schema: u32,
+        version: &'static str,
+        checks: &'a [Check],
+    }
+    serde_json::to_string_pretty(&Report {
+        schema: 1,
+        version: env!("CARGO_PKG_VERSION"),
+        checks,
+    })
+    .map(|text| text + "\n")
+}

@@ -1,0 +1,30 @@
+//! `fugato model`.
+
+pub mod inspect;
+
+use super::Outcome;
+
+/// What `fugato model` was asked.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands of `fugato model`.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Say what a model file holds: interface, weights, operators
+    Inspect(inspect::Args),
+}
+
+/// Runs a command of `fugato model`.
+///
+/// # Errors
+/// Where the model cannot be read.
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    match &args.command {
+        Command::Inspect(args) => inspect::run(args),
+    }
+}

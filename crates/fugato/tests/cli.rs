@@ -1,0 +1,191 @@
+//! The binary as a user meets it: exit codes, streams, messages.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// The binary with an environment of its own.
+fn fugato(args: &[&str], folder: &Path) -> Output {
+    command(args, folder).output().expect("the binary runs")
+}
+
+fn command(args: &[&str], folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fugato"));
+    command
+        .args(args)
+        .current_dir(folder)
+        .env_clear()
+        .env("HOME", folder);
+    command
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).expect("UTF-8")
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).expect("UTF-8")
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a scratch folder")
+}
+
+#[test]
+fn wrong_usage_is_2_on_standard_error() {
+    let folder = scratch();
+    let cases: [(&[&str], &str); 6] = [
+        (&[], "Usage"),
+        (&["frobnicate"], "unrecognized subcommand"),
+        (&["serve", "--http-port", "70000"], "--http-port"),
+        (&["serve", "--policy", "lifo"], "possible values"),
+        (&["serve"], "--model-repository"),
+        (&["config", "show", "--config", "no.toml"], "`no.toml`"),
+    ];
+    for (args, message) in cases {
+        let output = fugato(args, folder.path());
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert_eq!(stdout(&output), "", "{args:?}");
+        let error = stderr(&output);
+        assert!(error.contains(message), "{args:?} said {error}");
+    }
+}
+
+#[test]
+fn an_error_shows_its_causes_and_last_its_hint() {
+    let folder = scratch();
+    fs::write(folder.path().join("x.toml"), "[server]\nhtp_port = 1\n").expect("written");
+    let output = fugato(&["config", "show", "--config", "x.toml"], folder.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        stderr(&output),
+        "error: unknown key `server.htp_port` in the configuration file `x.toml`\n\n\
+         hint: did you mean `server.http_port`?\n"
+    );
+}
+
+#[test]
+fn config_show_tells_each_value_and_its_origin_and_can_be_read_back() {
+    let folder = scratch();
+    let file = "[server]\ngrpc_port = 9001\n[model.\"a.b\"]\nslo = \"25ms\"\n";
+    fs::write(folder.path().join("f.toml"), file).expect("written");
+    let args = ["config", "show", "--config", "f.toml", "--policy", "fifo"];
+    let output = command(&args, folder.path())
+        .env("FUGATO_SERVER_HTTP_PORT", "9000")
+        .output()
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stdout(&output);
+    let origin_of = |setting: &str| {
+        let line = text.lines().find(|line| line.starts_with(setting));
+        let line = line.unwrap_or_else(|| panic!("no {setting} in {text}"));
+        line.split_once("  # ")
+            .map_or("", |(_, origin)| origin)
+            .to_owned()
+    };
+    assert_eq!(
+        origin_of("http_port = 9000"),
+        "environment variable FUGATO_SERVER_HTTP_PORT"
+    );
+    assert_eq!(origin_of("grpc_port = 9001"), "file f.toml");
+    assert_eq!(origin_of("policy = \"fifo\""), "flag");
+    assert_eq!(origin_of("metrics_port = 8002"), "default");
+    assert_eq!(origin_of("slo = \"25ms\""), "file f.toml");
+    assert_eq!(origin_of("# model_repository"), "not set");
+
+    // What is shown is a configuration file that says the same.
+    fs::write(folder.path().join("g.toml"), text).expect("written");
+    let again = fugato(&["config", "show", "--config", "g.toml"], folder.path());
+    assert_eq!(again.status.code(), Some(0), "{}", stderr(&again));
+    let values = |text: &str| -> Vec<String> {
+        let lines = text
+            .lines()
+            .map(|line| line.split("  # ").next().unwrap_or(""));
+        lines.map(|line| line.trim_end().to_owned()).collect()
+    };
+    assert_eq!(values(stdout(&again)), values(text));
+}
+
+#[test]
+fn config_show_json_has_a_schema() {
+    let folder = scratch();
+    let output = fugato(&["config", "show", "--format", "json"], folder.path());
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["schema"], 1);
+    let settings = report["settings"].as_array().expect("a list");
+    let port = settings
+        .iter()
+        .find(|entry| entry["key"] == "server.http_port")
+        .expect("listed");
+    assert_eq!(port["value"], 8000);
+    assert_eq!(port["origin"], "default");
+}
+
+#[test]
+fn every_shell_gets_completions_and_a_closed_pipe_is_no_error() {
+    let folder = scratch();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = fugato(&["completions", shell], folder.path());
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        assert!(stdout(&output).contains("model-repository"), "{shell}");
+    }
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = command(&["completions", "bash"], folder.path())
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(std::process::Child::wait_with_output)
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn doctor_fails_where_serve_would_not_start() {
+    let folder = scratch();
+    let ports = [
+        "--http-port=0",
+        "--grpc-port=0",
+        "--metrics-port=0",
+        "--onnxruntime=no/such/library.so",
+        "--format=json",
+    ];
+    let mut args = vec!["doctor"];
+    args.extend(ports);
+    let output = fugato(&args, folder.path());
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let status = |name: &str| {
+        let checks = report["checks"].as_array().expect("a list");
+        let check = checks.iter().find(|check| check["name"] == name);
+        check.expect("checked")["status"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    assert_eq!(status("onnxruntime").as_deref(), Some("failed"));
+    for name in ["device", "model store", "http port", "grpc port"] {
+        assert_eq!(status(name).as_deref(), Some("ok"), "{name}");
+    }
+}
+
+#[test]
+fn doctor_says_which_port_is_taken() {
+    let folder = scratch();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    let args = [
+        "doctor",
+        "--http-port",
+        &port,
+        "--grpc-port=0",
+        "--metrics-port=0",
+    ];
+    let output = fugato(&args, folder.path());
+    assert_eq!(output.status.code(), Some(1));
+    let line = stdout(&output)
+        .lines()
+        .find(|line| line.starts_with("http port"));
+    let line = line.expect("the port is listed");
+    assert!(line.contains("FAILED") && line.contains(&port), "{line}");
+}
