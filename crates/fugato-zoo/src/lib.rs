@@ -12,6 +12,7 @@
 //! number of threads.
 
 mod bert;
+pub mod light;
 mod network;
 mod repository;
 mod vision;

@@ -23,7 +23,7 @@ use fugato_onnx::{DataType, GraphProto, ModelProto, NodeProto, TensorProto};
 mod ops;
 mod text;
 
-pub(crate) use ops::{BatchNorm, Conv, Pool};
+pub(crate) use ops::{AROUND_SPREAD, BRANCH_SCALE, BatchNorm, Conv, Pool, RELU_STD, SHIFT};
 
 /// Operator set of the models: the first with LayerNormalization.
 const OPSET: i64 = 17;

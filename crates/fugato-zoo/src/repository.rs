@@ -114,7 +114,7 @@ pub fn write_repository(
 
 /// Says whether a file is a whole model with this stamp. One that is not there, cannot
 /// be read or is of another sort is not, and is then written anew.
-fn holds(path: &Path, stamp: &str) -> bool {
+pub(crate) fn holds(path: &Path, stamp: &str) -> bool {
     read_metadata(path).is_ok_and(|metadata| {
         metadata
             .iter()

@@ -23,10 +23,6 @@ const CLASSES: u64 = 1000;
 /// torchvision's usual epsilon of batch normalisation.
 const EPSILON: f32 = 1e-5;
 
-/// Scale of the last batch normalisation of a residual branch, relative to 1: the branch
-/// adds a quarter of its variance, so that a stage's variance grows slowly.
-const BRANCH_SCALE: f32 = 0.5;
-
 fn image(net: &mut Network) -> Value {
     let dims = [Dim::Batch, Dim::Size(3), Dim::Size(224), Dim::Size(224)];
     net.input("input", DataType::Float, &dims)

@@ -6,14 +6,18 @@ use fugato_onnx::TensorProto;
 use fugato_onnx::proto::AttributeProto;
 
 /// Standard deviation of `max(x, 0)` for a unit normal `x`: `sqrt((1 - 1/pi) / 2)`.
-const RELU_STD: f32 = 0.583_8;
+pub(crate) const RELU_STD: f32 = 0.583_8;
 
 /// Spread of biases and of batch normalisation's shifts, in units of the activations'
 /// standard deviation: enough to be seen in the outputs, too little to dominate them.
-const SHIFT: f32 = 0.05;
+pub(crate) const SHIFT: f32 = 0.05;
 
 /// Relative spread of scales and running variances around 1.
-const SCALE_SPREAD: f32 = 0.2;
+pub(crate) const AROUND_SPREAD: f32 = 0.2;
+
+/// Scale of the last batch normalisation of a residual branch, relative to 1: the branch
+/// adds a quarter of its variance, so that a stage's variance grows slowly.
+pub(crate) const BRANCH_SCALE: f32 = 0.5;
 
 /// A convolution. Windows are square.
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +127,7 @@ impl Network {
         let channels = [x.size(1)];
         let around = |mean: f32| Init::Uniform {
             mean,
-            spread: mean * SCALE_SPREAD,
+            spread: mean * AROUND_SPREAD,
         };
         let shift = |std: f32| Init::Normal { std: SHIFT * std };
         let weight = self.param(format!("{name}.weight"), &channels, around(norm.scale));

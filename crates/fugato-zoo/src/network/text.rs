@@ -1,16 +1,10 @@
 //! The operators of transformer encoders.
 
-use super::ops::broadcast;
+use super::ops::{AROUND_SPREAD, SHIFT, broadcast};
 use super::{Dim, Network, Value};
 use crate::weights::Init;
 use fugato_onnx::proto::AttributeProto;
 use fugato_onnx::{DataType, TensorProto};
-
-/// Spread of the scales of layer normalisation around 1.
-const SCALE_SPREAD: f32 = 0.2;
-
-/// Standard deviation of biases and shifts.
-const SHIFT: f32 = 0.05;
 
 impl Network {
     /// Looks rows of a new table up by index.
@@ -52,7 +46,7 @@ impl Network {
         let width = [x.size(axis)];
         let scale = Init::Uniform {
             mean: 1.0,
-            spread: SCALE_SPREAD,
+            spread: AROUND_SPREAD,
         };
         let weight = self.param(format!("{name}.weight"), &width, scale);
         let bias = self.param(format!("{name}.bias"), &width, Init::Normal { std: SHIFT });

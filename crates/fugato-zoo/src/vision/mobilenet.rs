@@ -1,5 +1,5 @@
-use super::{BRANCH_SCALE, CLASSES, EPSILON, conv_norm, image};
-use crate::network::{BatchNorm, Conv, Network, Value};
+use super::{CLASSES, EPSILON, conv_norm, image};
+use crate::network::{BRANCH_SCALE, BatchNorm, Conv, Network, Value};
 
 /// Expansion, channels, blocks and first stride of each stage (table 2 of the paper).
 const STAGES: [(u64, u64, u64, u64); 7] = [

@@ -1,5 +1,5 @@
-use super::{BRANCH_SCALE, CLASSES, EPSILON, conv_norm, image};
-use crate::network::{BatchNorm, Conv, Network, Pool, Value};
+use super::{CLASSES, EPSILON, conv_norm, image};
+use crate::network::{BRANCH_SCALE, BatchNorm, Conv, Network, Pool, Value};
 
 /// Builds ResNet-18.
 ///
