@@ -1,5 +1,9 @@
 //! What the scheduler tests share: a small language for scenarios.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(
+    clippy::disallowed_types,
+    reason = "a test reads the log while the world writes it"
+)]
 
 use fugato_core::device::{DeviceSpec, LaneClass};
 use fugato_core::driver::{RecordedInputs, Recorder};
