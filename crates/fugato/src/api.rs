@@ -4,7 +4,7 @@
 //! theirs; everything between is here and in the [`InferenceService`], once. Start reading
 //! at the trait.
 
-use crate::error::InferError;
+use crate::error::{Fault, InferError};
 use bytes::Bytes;
 use fugato_core::{Nanos, Timestamp};
 use fugato_device::{
@@ -16,7 +16,7 @@ use std::sync::Arc;
 mod parameter;
 mod validate;
 
-pub(crate) use parameter::{ParameterValue, RequestParameters, refuse_tensor_parameter};
+pub(crate) use parameter::{ParameterValue, RequestParameters, boolean, refuse_tensor_parameter};
 pub use validate::validate;
 
 /// The platform that model metadata names, as Triton spells it for ONNX models.
@@ -170,20 +170,34 @@ pub trait InferenceService: Send + Sync + 'static {
         request: InferRequest,
     ) -> impl Future<Output = Result<InferReply, InferError>> + Send;
 
-    /// The metrics, as Prometheus text.
+    /// The metrics, as OpenMetrics text.
     fn metrics(&self) -> String;
 }
 
-/// The protocol's serialised form of strings: each after its length as 4 little-endian
-/// bytes.
+/// An output's bytes as both protocols carry them: raw elements as they are (shared, not
+/// copied), strings each after their length as 4 little-endian bytes.
 ///
 /// # Errors
-/// The index of the first string that is longer than 4 bytes can say.
-pub(crate) fn serialize_strings(strings: &[Bytes]) -> Result<Bytes, usize> {
+/// A string longer than its length field can say.
+pub(crate) fn output_bytes(
+    info: &ModelInfo,
+    output: &TensorSpec,
+    data: TensorData,
+) -> Result<Bytes, InferError> {
+    let strings = match data {
+        TensorData::Raw(raw) => return Ok(raw),
+        TensorData::Strings(strings) => strings,
+    };
     let total: usize = strings.iter().map(|string| 4 + string.len()).sum();
     let mut raw = Vec::with_capacity(total);
     for (index, string) in strings.iter().enumerate() {
-        let length = u32::try_from(string.len()).map_err(|_| index)?;
+        let length = u32::try_from(string.len()).map_err(|_| Fault::OutputElement {
+            model: info.name.clone(),
+            output: output.name.clone(),
+            index,
+            found: format!("a string of {} bytes", string.len()),
+            expected: "at most 4294967295 bytes",
+        })?;
         raw.extend_from_slice(&length.to_le_bytes());
         raw.extend_from_slice(string);
     }

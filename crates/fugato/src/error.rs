@@ -239,9 +239,10 @@ impl InferError {
     /// Model `model` could not run the batch that the request was in.
     pub fn run_failed(model: impl Into<String>, cause: RunError) -> Self {
         let model = model.into();
-        match cause.kind {
-            RunErrorKind::InvalidInput => Fault::RunRefused { model, cause },
-            _ => Fault::RunFailed { model, cause },
+        if cause.kind == RunErrorKind::InvalidInput {
+            Fault::RunRefused { model, cause }
+        } else {
+            Fault::RunFailed { model, cause }
         }
         .into()
     }
@@ -262,6 +263,11 @@ pub(crate) struct ShapeText(pub(crate) String);
 impl ShapeText {
     /// The shape of a request's tensor.
     pub(crate) fn found(shape: &[u64]) -> Self {
+        Self(format!("{shape:?}"))
+    }
+
+    /// The shape of a request's tensor before its dimensions are known to be positive.
+    pub(crate) fn signed(shape: &[i64]) -> Self {
         Self(format!("{shape:?}"))
     }
 

@@ -1,1 +1,176 @@
-//! HTTP and gRPC servers.
+//! The HTTP and gRPC servers: wire types on one side, [`InferenceService`] on the other.
+//!
+//! [`Server::bind`] takes the ports, so that a taken port is known before anything else
+//! starts; [`Server::serve`] serves until it is told to stop, and then drains. The two
+//! protocols share requests, validation, errors and metadata; what differs is in
+//! `http` and `grpc`. docs/reference/protocol.md lists every URL and call.
+//!
+//! **Invariant:** a client that goes away drops the future of its request.
+
+use crate::api::InferenceService;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) mod grpc;
+mod http;
+mod listen;
+mod metadata;
+pub mod proto;
+
+use listen::Listening;
+
+pub use grpc::{RPCS, Rpc};
+pub use http::{HTTP_ROUTES, HttpRoute};
+
+/// Where and within which limits to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// The address of HTTP; `None` does not serve it. Port 0 takes any free port.
+    pub http: Option<SocketAddr>,
+    /// The address of gRPC.
+    pub grpc: Option<SocketAddr>,
+    /// The address of the metrics (`GET /metrics`).
+    pub metrics: Option<SocketAddr>,
+    /// The largest request message of either protocol, in bytes.
+    pub max_body_bytes: usize,
+    /// The most connections per port; further clients wait in the listen queue.
+    pub max_connections: usize,
+    /// How long requests that were accepted may still run after a stop is asked for.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        let loopback = |port| Some(SocketAddr::from(([127, 0, 0, 1], port)));
+        Self {
+            http: loopback(8000),
+            grpc: loopback(8001),
+            metrics: loopback(8002),
+            // A batch of 100 images of 3 x 224 x 224 floats is 60 MB.
+            max_body_bytes: 64 << 20,
+            // Well under the usual limit of open files, far over what one server feeds.
+            max_connections: 4096,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A port could not be taken.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve {protocol} on {address}")]
+pub struct BindError {
+    /// `HTTP`, `gRPC` or `metrics`.
+    pub protocol: &'static str,
+    /// The address asked for.
+    pub address: SocketAddr,
+    /// Why not.
+    pub source: io::Error,
+}
+
+/// The addresses in use, with real ports in place of 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Of HTTP.
+    pub http: Option<SocketAddr>,
+    /// Of gRPC.
+    pub grpc: Option<SocketAddr>,
+    /// Of the metrics.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were cut because they outlasted the drain timeout; 0 where every
+    /// accepted request got its reply.
+    pub connections_cut: usize,
+}
+
+/// A server that has its ports and does not answer yet.
+#[derive(Debug)]
+pub struct Server {
+    http: Option<TcpListener>,
+    grpc: Option<TcpListener>,
+    metrics: Option<TcpListener>,
+    addresses: Addresses,
+    options: ServerOptions,
+}
+
+impl Server {
+    /// Takes the ports.
+    ///
+    /// # Errors
+    /// [`BindError`], naming the first address that could not be taken.
+    pub async fn bind(options: ServerOptions) -> Result<Self, BindError> {
+        let (http, http_at) = bind("HTTP", options.http).await?;
+        let (grpc, grpc_at) = bind("gRPC", options.grpc).await?;
+        let (metrics, metrics_at) = bind("metrics", options.metrics).await?;
+        Ok(Self {
+            http,
+            grpc,
+            metrics,
+            addresses: Addresses {
+                http: http_at,
+                grpc: grpc_at,
+                metrics: metrics_at,
+            },
+            options,
+        })
+    }
+
+    /// The addresses taken.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until `shutdown` is cancelled, then takes no more connections and requests,
+    /// lets accepted requests finish within the drain timeout, and returns. Metrics are
+    /// served to the end of the drain.
+    pub async fn serve<S: InferenceService>(
+        self,
+        service: Arc<S>,
+        shutdown: CancellationToken,
+    ) -> Drained {
+        let requests = Listening::new(self.options.max_connections, shutdown.clone());
+        let metrics = Listening::new(self.options.max_connections, CancellationToken::new());
+        if let Some(listener) = self.http {
+            let router = http::router(Arc::clone(&service), &self.options);
+            requests.http1(listener, router);
+        }
+        if let Some(listener) = self.grpc {
+            let rpc = grpc::GrpcService::new(Arc::clone(&service), &self.options);
+            requests.http2(listener, rpc);
+        }
+        if let Some(listener) = self.metrics {
+            metrics.http1(listener, http::metrics_router(service));
+        }
+        shutdown.cancelled().await;
+        let connections_cut = requests.drain(self.options.drain_timeout).await;
+        metrics.drain(METRICS_DRAIN).await;
+        Drained { connections_cut }
+    }
+}
+
+/// A scrape is one short reply; one that takes longer than this is stuck.
+const METRICS_DRAIN: Duration = Duration::from_secs(1);
+
+async fn bind(
+    protocol: &'static str,
+    address: Option<SocketAddr>,
+) -> Result<(Option<TcpListener>, Option<SocketAddr>), BindError> {
+    let Some(address) = address else {
+        return Ok((None, None));
+    };
+    let failed = |source| BindError {
+        protocol,
+        address,
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let taken = listener.local_addr().map_err(failed)?;
+    Ok((Some(listener), Some(taken)))
+}

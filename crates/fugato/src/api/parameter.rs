@@ -67,7 +67,8 @@ impl RequestParameters {
             }
             "priority" => self.priority = positive("priority", value, "a whole number")?,
             "binary_data_output" => {
-                self.binary_outputs = boolean("the request", "binary_data_output", value)?;
+                self.binary_outputs =
+                    boolean(|| "the request".to_owned(), "binary_data_output", value)?;
             }
             "sequence_id" | "sequence_start" | "sequence_end" if !means_none(value) => {
                 return Err(Fault::Unimplemented {
@@ -92,13 +93,14 @@ impl RequestParameters {
     }
 }
 
-/// Refuses the parameters of one input or output that ask for an extension this server
+/// Refuses the parameters of one tensor (`what` is "input" or "output") that ask for an extension this server
 /// does not have and that would change what is read or answered.
 ///
 /// # Errors
 /// [`ErrorKind::Unimplemented`](crate::error::ErrorKind::Unimplemented), by name.
 pub(crate) fn refuse_tensor_parameter(
-    object: &str,
+    what: &str,
+    tensor: &str,
     name: &str,
     value: ParameterValue<'_>,
 ) -> Result<(), InferError> {
@@ -110,14 +112,14 @@ pub(crate) fn refuse_tensor_parameter(
         _ => return Ok(()),
     };
     Err(Fault::Unimplemented {
-        what: format!("parameter `{name}` of {object} (the {extension} extension)"),
+        what: format!("parameter `{name}` of {what} `{tensor}` (the {extension} extension)"),
     }
     .into())
 }
 
-/// A boolean parameter of `object`.
+/// The value of boolean parameter `name`; `object` says whose it is, for a message.
 pub(crate) fn boolean(
-    object: &str,
+    object: impl Fn() -> String,
     name: &'static str,
     value: ParameterValue<'_>,
 ) -> Result<bool, InferError> {
@@ -125,7 +127,7 @@ pub(crate) fn boolean(
         ParameterValue::Bool(value) => Ok(value),
         ParameterValue::Integer(_) | ParameterValue::Double(_) | ParameterValue::Text(_) => {
             Err(Fault::Parameter {
-                object: object.to_owned(),
+                object: object(),
                 name,
                 found: value.to_string(),
                 expected: "true or false",

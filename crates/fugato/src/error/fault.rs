@@ -21,8 +21,8 @@ pub(crate) enum Fault {
     },
     #[error("model `{model}` is not ready: {reason}")]
     ModelNotReady { model: String, reason: String },
-    #[error("the request body is not the JSON of an inference request: {detail}")]
-    Json { detail: String },
+    #[error("the request body is not the JSON of {what}: {detail}")]
+    Json { what: &'static str, detail: String },
     #[error("header `{header}` is `{found}`, expected {expected}")]
     Header {
         header: &'static str,
@@ -31,11 +31,8 @@ pub(crate) enum Fault {
     },
     #[error("the request body ended early: {detail}")]
     Body { detail: String },
-    #[error("path segment `{found}` of the URL {problem}")]
-    Path {
-        found: String,
-        problem: &'static str,
-    },
+    #[error("the URL cannot be read: {problem}")]
+    Path { problem: String },
     #[error("parameter `{name}` of {object} is {found}, expected {expected}")]
     Parameter {
         object: String,
@@ -51,7 +48,7 @@ pub(crate) enum Fault {
         expected: String,
     },
     #[error("the binary part of the request has {found} bytes, its inputs say {expected}")]
-    BinarySize { found: u64, expected: u64 },
+    BinarySize { found: u64, expected: String },
     #[error(
         "{found} raw contents for the {inputs} inputs of a request to model `{model}`, \
          expected one for each"
@@ -194,6 +191,16 @@ pub(crate) enum Fault {
         expected: String,
     },
     #[error(
+        "element {index} of output `{output}` of model `{model}` is {found}, expected {expected}"
+    )]
+    OutputElement {
+        model: String,
+        output: String,
+        index: usize,
+        found: String,
+        expected: &'static str,
+    },
+    #[error(
         "model `{model}` has no output `{output}`, it has {}",
         name_list(expected)
     )]
@@ -202,12 +209,8 @@ pub(crate) enum Fault {
         output: String,
         expected: Vec<String>,
     },
-    #[error("the request has {found} bytes, expected at most {limit}\nhint: {hint}")]
-    TooLarge {
-        found: String,
-        limit: u64,
-        hint: &'static str,
-    },
+    #[error("the request body has {found} bytes, expected at most {limit} (the server's limit)")]
+    TooLarge { found: String, limit: u64 },
     #[error("{what} is not implemented by this server")]
     Unimplemented { what: String },
     #[error("no URL `{path}`")]
@@ -216,7 +219,7 @@ pub(crate) enum Fault {
     MethodNotAllowed {
         path: String,
         method: String,
-        expected: &'static str,
+        expected: String,
     },
     #[error("{}", queue_full_text(model, *which, *held, *wanted, *limit))]
     QueueFull {
@@ -282,7 +285,9 @@ impl Fault {
             Self::ByteCount { .. } | Self::ElementCount { .. } | Self::StringLength { .. } => {
                 ErrorKind::InvalidByteCount
             }
-            Self::Element { .. } | Self::Parameter { .. } => ErrorKind::InvalidValue,
+            Self::Element { .. } | Self::OutputElement { .. } | Self::Parameter { .. } => {
+                ErrorKind::InvalidValue
+            }
             Self::UnknownOutput { .. } => ErrorKind::UnknownOutput,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
             Self::Unimplemented { .. } => ErrorKind::Unimplemented,

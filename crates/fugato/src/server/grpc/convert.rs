@@ -1,0 +1,196 @@
+//! Between gRPC's messages and the protocol-independent request and reply.
+
+use super::contents;
+use crate::api::{
+    InferReply, InferRequest, NamedInput, ParameterValue, RequestParameters, output_bytes,
+    refuse_tensor_parameter,
+};
+use crate::error::{Fault, InferError, ShapeText};
+use crate::server::proto;
+use bytes::Bytes;
+use fugato_core::{Nanos, Timestamp};
+use fugato_device::{ElementType, TensorData};
+use proto::infer_parameter::ParameterChoice;
+use proto::model_infer_request::InferInputTensor;
+use proto::model_infer_response::InferOutputTensor;
+use std::collections::BTreeMap;
+
+/// Reads a request; payloads stay slices of the message.
+///
+/// # Errors
+/// What the message itself gets wrong; the model is not looked at.
+pub(super) fn request(
+    wire: proto::ModelInferRequest,
+    arrived: Timestamp,
+    timeout: Option<Nanos>,
+) -> Result<InferRequest, InferError> {
+    let mut parameters = RequestParameters::default();
+    for (name, value) in &wire.parameters {
+        if let Some(value) = parameter(value) {
+            parameters.set(name, value)?;
+        }
+    }
+    for output in &wire.outputs {
+        refuse("output", &output.name, &output.parameters)?;
+    }
+    Ok(InferRequest {
+        inputs: inputs(&wire.model_name, wire.inputs, wire.raw_input_contents)?,
+        model: wire.model_name,
+        version: Some(wire.model_version).filter(|version| !version.is_empty()),
+        id: wire.id,
+        outputs: wire.outputs.into_iter().map(|output| output.name).collect(),
+        arrived,
+        deadline: parameters.deadline(arrived, timeout),
+        queue_timeout: parameters.queue_timeout,
+        priority: parameters.priority,
+    })
+}
+
+fn inputs(
+    model: &str,
+    inputs: Vec<InferInputTensor>,
+    raw: Vec<Bytes>,
+) -> Result<Vec<NamedInput>, InferError> {
+    for input in &inputs {
+        refuse("input", &input.name, &input.parameters)?;
+    }
+    if raw.is_empty() {
+        return inputs
+            .into_iter()
+            .map(|input| typed_input(model, input))
+            .collect();
+    }
+    if raw.len() != inputs.len() {
+        return Err(Fault::RawCount {
+            model: model.to_owned(),
+            found: raw.len(),
+            inputs: inputs.len(),
+        }
+        .into());
+    }
+    inputs
+        .into_iter()
+        .zip(raw)
+        .map(|(input, raw)| raw_input(model, input, raw))
+        .collect()
+}
+
+fn raw_input(model: &str, input: InferInputTensor, raw: Bytes) -> Result<NamedInput, InferError> {
+    if input.contents.is_some() {
+        return Err(Fault::Payload {
+            model: model.to_owned(),
+            input: input.name,
+            found: "in `contents` and in `raw_input_contents`".to_owned(),
+            expected: "one of them".to_owned(),
+        }
+        .into());
+    }
+    Ok(NamedInput {
+        element: element(model, &input)?,
+        shape: shape(model, &input)?,
+        name: input.name,
+        data: TensorData::Raw(raw),
+    })
+}
+
+fn typed_input(model: &str, mut input: InferInputTensor) -> Result<NamedInput, InferError> {
+    let element = element(model, &input)?;
+    let shape = shape(model, &input)?;
+    let Some(contents) = input.contents.take() else {
+        return Err(Fault::Payload {
+            model: model.to_owned(),
+            input: input.name,
+            found: "nowhere".to_owned(),
+            expected: "it in `contents` or in `raw_input_contents`".to_owned(),
+        }
+        .into());
+    };
+    Ok(NamedInput {
+        data: contents::tensor_data(model, &input.name, element, contents)?,
+        name: input.name,
+        element,
+        shape,
+    })
+}
+
+fn element(model: &str, input: &InferInputTensor) -> Result<ElementType, InferError> {
+    ElementType::from_oip_name(&input.datatype).ok_or_else(|| {
+        Fault::TypeName {
+            model: model.to_owned(),
+            input: input.name.clone(),
+            found: input.datatype.clone(),
+        }
+        .into()
+    })
+}
+
+fn shape(model: &str, input: &InferInputTensor) -> Result<Vec<u64>, InferError> {
+    input
+        .shape
+        .iter()
+        .map(|&dim| u64::try_from(dim))
+        .collect::<Result<_, _>>()
+        .map_err(|_| {
+            Fault::Dimension {
+                model: model.to_owned(),
+                input: input.name.clone(),
+                found: ShapeText::signed(&input.shape),
+            }
+            .into()
+        })
+}
+
+fn refuse(
+    what: &str,
+    name: &str,
+    parameters: &BTreeMap<String, proto::InferParameter>,
+) -> Result<(), InferError> {
+    for (parameter_name, value) in parameters {
+        if let Some(value) = parameter(value) {
+            refuse_tensor_parameter(what, name, parameter_name, value)?;
+        }
+    }
+    Ok(())
+}
+
+fn parameter(wire: &proto::InferParameter) -> Option<ParameterValue<'_>> {
+    Some(match wire.parameter_choice.as_ref()? {
+        ParameterChoice::BoolParam(value) => ParameterValue::Bool(*value),
+        ParameterChoice::Int64Param(value) => ParameterValue::Integer((*value).into()),
+        ParameterChoice::Uint64Param(value) => ParameterValue::Integer((*value).into()),
+        ParameterChoice::DoubleParam(value) => ParameterValue::Double(*value),
+        ParameterChoice::StringParam(value) => ParameterValue::Text(value),
+    })
+}
+
+/// Writes a reply; outputs are shared, and copied once where the message is encoded.
+///
+/// # Errors
+/// A string output that the wire format cannot carry.
+pub(super) fn reply(reply: InferReply) -> Result<proto::ModelInferResponse, InferError> {
+    let mut outputs = Vec::with_capacity(reply.outputs.len());
+    let mut raw_output_contents = Vec::with_capacity(reply.outputs.len());
+    for (index, tensor) in reply.outputs {
+        let spec = &reply.model.outputs[index];
+        outputs.push(InferOutputTensor {
+            name: spec.name.clone(),
+            datatype: spec.element.oip_name().to_owned(),
+            shape: tensor
+                .shape
+                .iter()
+                .map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX))
+                .collect(),
+            parameters: BTreeMap::new(),
+            contents: None,
+        });
+        raw_output_contents.push(output_bytes(&reply.model, spec, tensor.data)?);
+    }
+    Ok(proto::ModelInferResponse {
+        model_name: reply.model.name.clone(),
+        model_version: reply.model.version.clone(),
+        id: reply.id,
+        parameters: BTreeMap::new(),
+        outputs,
+        raw_output_contents,
+    })
+}

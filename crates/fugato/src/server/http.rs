@@ -1,0 +1,372 @@
+//! The HTTP side: every URL of Triton's protocol and extensions.
+//!
+//! [`HTTP_ROUTES`] is the table of them; a URL that is not done is answered 501 by name,
+//! any other is 404, and every error is `{"error": ".."}`.
+
+use super::{ServerOptions, metadata, proto};
+use crate::api::{InferRequest, InferenceService, ModelInfo, PLATFORM};
+use crate::error::{Fault, InferError};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{MatchedPath, Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use fugato_device::TensorSpec;
+use http_error::Refusal;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+mod body;
+mod elements;
+#[path = "http/error.rs"]
+mod http_error;
+mod reply;
+mod request;
+mod routes;
+
+pub use routes::{HTTP_ROUTES, HttpRoute};
+
+/// What every handler has.
+struct App<S> {
+    service: Arc<S>,
+    max_body_bytes: usize,
+}
+
+impl<S> Clone for App<S> {
+    fn clone(&self) -> Self {
+        Self {
+            service: Arc::clone(&self.service),
+            max_body_bytes: self.max_body_bytes,
+        }
+    }
+}
+
+/// The router of the HTTP port.
+pub(super) fn router<S: InferenceService>(service: Arc<S>, options: &ServerOptions) -> Router {
+    let app = App {
+        service,
+        max_body_bytes: options.max_body_bytes,
+    };
+    let mut router = Router::new()
+        .route("/v2", get(server_metadata))
+        .route("/v2/health/live", get(live::<S>))
+        .route("/v2/health/ready", get(ready::<S>))
+        .route("/v2/repository/index", post(index::<S>));
+    for model in ["/v2/models/{name}", "/v2/models/{name}/versions/{version}"] {
+        router = router
+            .route(model, get(model_metadata::<S>))
+            .route(&format!("{model}/ready"), get(model_ready::<S>))
+            .route(&format!("{model}/config"), get(model_config::<S>))
+            .route(&format!("{model}/infer"), post(infer::<S>));
+    }
+    routes::add_unimplemented(router)
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(app)
+}
+
+/// The router of the metrics port.
+pub(super) fn metrics_router<S: InferenceService>(service: Arc<S>) -> Router {
+    let metrics = async |State(service): State<Arc<S>>| {
+        let text = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        ([(header::CONTENT_TYPE, text)], service.metrics())
+    };
+    Router::new()
+        .route("/metrics", get(metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(service)
+}
+
+async fn not_found(request: Request) -> Refusal {
+    let path = request.uri().path().to_owned();
+    InferError::from(Fault::NotFound { path }).into()
+}
+
+async fn method_not_allowed(matched: Option<MatchedPath>, request: Request) -> Refusal {
+    let pattern = matched.as_ref().map(MatchedPath::as_str);
+    InferError::from(Fault::MethodNotAllowed {
+        path: request.uri().path().to_owned(),
+        method: request.method().to_string(),
+        expected: pattern.map_or_else(String::new, routes::methods_of),
+    })
+    .into()
+}
+
+/// 200 where `good`, else 503; the protocol gives these replies no body.
+fn health(good: bool) -> StatusCode {
+    if good {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+async fn live<S: InferenceService>(State(app): State<App<S>>) -> StatusCode {
+    health(app.service.live())
+}
+
+async fn ready<S: InferenceService>(State(app): State<App<S>>) -> StatusCode {
+    health(app.service.ready())
+}
+
+#[derive(Serialize)]
+struct ServerMetadata {
+    name: &'static str,
+    version: &'static str,
+    extensions: &'static [&'static str],
+}
+
+async fn server_metadata() -> Response {
+    json(&ServerMetadata {
+        name: metadata::SERVER_NAME,
+        version: metadata::SERVER_VERSION,
+        extensions: &metadata::EXTENSIONS,
+    })
+}
+
+/// The model and version in a URL.
+#[derive(Deserialize)]
+struct ModelPath {
+    name: String,
+    version: Option<String>,
+}
+
+type ModelParams = Result<Path<ModelPath>, PathRejection>;
+
+fn model_path(params: ModelParams) -> Result<ModelPath, InferError> {
+    match params {
+        Ok(Path(path)) => Ok(path),
+        Err(rejection) => Err(Fault::Path {
+            problem: rejection.body_text(),
+        }
+        .into()),
+    }
+}
+
+fn find<S: InferenceService>(
+    app: &App<S>,
+    params: ModelParams,
+) -> Result<Arc<ModelInfo>, InferError> {
+    let path = model_path(params)?;
+    app.service.model(&path.name, path.version.as_deref())
+}
+
+async fn model_ready<S: InferenceService>(
+    State(app): State<App<S>>,
+    params: ModelParams,
+) -> Result<StatusCode, Refusal> {
+    find(&app, params)?;
+    Ok(StatusCode::OK)
+}
+
+#[derive(Serialize)]
+struct ModelMetadata<'a> {
+    name: &'a str,
+    versions: &'a [String],
+    platform: &'static str,
+    inputs: Vec<TensorMetadata<'a>>,
+    outputs: Vec<TensorMetadata<'a>>,
+}
+
+#[derive(Serialize)]
+struct TensorMetadata<'a> {
+    name: &'a str,
+    datatype: &'static str,
+    shape: Vec<i64>,
+}
+
+impl<'a> From<&'a TensorSpec> for TensorMetadata<'a> {
+    fn from(spec: &'a TensorSpec) -> Self {
+        Self {
+            name: &spec.name,
+            datatype: spec.element.oip_name(),
+            shape: metadata::wire_shape(&spec.shape),
+        }
+    }
+}
+
+async fn model_metadata<S: InferenceService>(
+    State(app): State<App<S>>,
+    params: ModelParams,
+) -> Result<Response, Refusal> {
+    let info = find(&app, params)?;
+    Ok(json(&ModelMetadata {
+        name: &info.name,
+        versions: &info.versions,
+        platform: PLATFORM,
+        inputs: info.inputs.iter().map(TensorMetadata::from).collect(),
+        outputs: info.outputs.iter().map(TensorMetadata::from).collect(),
+    }))
+}
+
+#[derive(Serialize)]
+struct ModelConfig<'a> {
+    name: &'a str,
+    platform: &'a str,
+    backend: &'a str,
+    max_batch_size: i32,
+    input: Vec<ConfigTensor<'a>>,
+    output: Vec<ConfigTensor<'a>>,
+    default_model_filename: &'a str,
+}
+
+#[derive(Serialize)]
+struct ConfigTensor<'a> {
+    name: &'a str,
+    data_type: &'static str,
+    dims: &'a [i64],
+}
+
+async fn model_config<S: InferenceService>(
+    State(app): State<App<S>>,
+    params: ModelParams,
+) -> Result<Response, Refusal> {
+    let info = find(&app, params)?;
+    let config = metadata::model_config(&info);
+    let tensor = |name, data_type: proto::DataType, dims| ConfigTensor {
+        name,
+        data_type: data_type.as_str_name(),
+        dims,
+    };
+    Ok(json(&ModelConfig {
+        name: &config.name,
+        platform: &config.platform,
+        backend: &config.backend,
+        max_batch_size: config.max_batch_size,
+        input: config
+            .input
+            .iter()
+            .map(|input| tensor(&input.name, input.data_type(), &input.dims))
+            .collect(),
+        output: config
+            .output
+            .iter()
+            .map(|output| tensor(&output.name, output.data_type(), &output.dims))
+            .collect(),
+        default_model_filename: &config.default_model_filename,
+    }))
+}
+
+/// The body of an index request; an empty body asks for every model.
+#[derive(Default, Deserialize)]
+struct IndexRequest {
+    #[serde(default)]
+    ready: bool,
+}
+
+#[derive(Serialize)]
+struct ModelIndex<'a> {
+    name: &'a str,
+    version: &'a str,
+    state: &'static str,
+    reason: &'a str,
+}
+
+async fn index<S: InferenceService>(
+    State(app): State<App<S>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let body = body::read(request, app.max_body_bytes).await?;
+    let wanted: IndexRequest = if body.is_empty() {
+        IndexRequest::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|error| {
+            InferError::from(Fault::Json {
+                what: "a repository index request",
+                detail: error.to_string(),
+            })
+        })?
+    };
+    let models = metadata::index(app.service.models(), wanted.ready);
+    let index: Vec<ModelIndex<'_>> = models
+        .iter()
+        .map(|model| ModelIndex {
+            name: &model.name,
+            version: &model.version,
+            state: metadata::state_name(model.state),
+            reason: &model.reason,
+        })
+        .collect();
+    Ok(json(&index))
+}
+
+async fn infer<S: InferenceService>(
+    State(app): State<App<S>>,
+    params: ModelParams,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let arrived = app.service.clock().now();
+    let path = model_path(params)?;
+    let header_length = header_length(request.headers())?;
+    let body = body::read(request, app.max_body_bytes).await?;
+    let read = request::read(&path.name, body, header_length)?;
+    let reply = app
+        .service
+        .infer(InferRequest {
+            model: path.name,
+            version: path.version,
+            id: read.id,
+            inputs: read.inputs,
+            outputs: read.outputs,
+            arrived,
+            deadline: read.parameters.deadline(arrived, None),
+            queue_timeout: read.parameters.queue_timeout,
+            priority: read.parameters.priority,
+        })
+        .await?;
+    Ok(reply::write(reply, &read.binary)?)
+}
+
+/// The header that says where the JSON of a request or reply ends and binary begins.
+const HEADER_LENGTH: &str = "inference-header-content-length";
+
+/// Where the JSON of a request ends; `None` where all of it is JSON.
+fn header_length(headers: &HeaderMap) -> Result<Option<usize>, InferError> {
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
+        && encoding != "identity"
+    {
+        return Err(Fault::Unimplemented {
+            what: format!("header `content-encoding: {}`", lossy(encoding.as_bytes())),
+        }
+        .into());
+    }
+    let Some(value) = headers.get(HEADER_LENGTH) else {
+        return Ok(None);
+    };
+    let length = value.to_str().ok().and_then(|text| text.parse().ok());
+    match length {
+        // Triton then takes the whole body as the one input of the model.
+        Some(0) => Err(Fault::Unimplemented {
+            what: "a request without JSON (`inference-header-content-length: 0`)".to_owned(),
+        }
+        .into()),
+        Some(length) => Ok(Some(length)),
+        None => Err(Fault::Header {
+            header: HEADER_LENGTH,
+            found: lossy(value.as_bytes()),
+            expected: "the number of bytes of JSON in the body".to_owned(),
+        }
+        .into()),
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A JSON reply of our own types, which always serialise.
+fn json(value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(text) => (
+            [(header::CONTENT_TYPE, "application/json")],
+            Body::from(text),
+        )
+            .into_response(),
+        Err(error) => {
+            Refusal::from(InferError::internal("HTTP server", error.to_string())).into_response()
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Bodies: one contiguous request body within the limit, and replies of several parts that
+//! are sent as they are.
+
+use crate::error::{Fault, InferError};
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::body::{Frame, SizeHint};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// Reads a whole body. One that came in a single piece is not copied; one of several is
+/// gathered once.
+///
+/// # Errors
+/// `TooLarge` as soon as the declared or the received length passes `limit`, and
+/// `InvalidRequest` where the body ends early.
+pub(super) async fn read(request: Request, limit: usize) -> Result<Bytes, InferError> {
+    let mut body = request.into_body();
+    let declared = body.size_hint().exact();
+    if let Some(declared) = declared
+        && declared > limit as u64
+    {
+        return Err(too_large(declared.to_string(), limit));
+    }
+    let Some(first) = next(&mut body).await? else {
+        return Ok(Bytes::new());
+    };
+    if body.is_end_stream() && first.len() <= limit {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::new();
+    let mut piece = first;
+    loop {
+        if whole.len() + piece.len() > limit {
+            return Err(too_large("more".to_owned(), limit));
+        }
+        if whole.is_empty() {
+            // The declared length is within the limit, so reserving it is safe.
+            let expected = declared.and_then(|length| usize::try_from(length).ok());
+            whole.reserve(expected.unwrap_or(piece.len()));
+        }
+        whole.put(piece);
+        match next(&mut body).await? {
+            Some(following) => piece = following,
+            None => return Ok(whole.freeze()),
+        }
+    }
+}
+
+/// The next piece of data; trailers say nothing in this protocol.
+async fn next(body: &mut Body) -> Result<Option<Bytes>, InferError> {
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Fault::Body {
+            detail: error.to_string(),
+        })?;
+        if let Ok(data) = frame.into_data()
+            && !data.is_empty()
+        {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
+}
+
+fn too_large(found: String, limit: usize) -> InferError {
+    Fault::TooLarge {
+        found,
+        limit: limit as u64,
+    }
+    .into()
+}
+
+/// A body of known parts, each sent without being copied.
+pub(super) struct Parts {
+    parts: std::vec::IntoIter<Bytes>,
+    left: u64,
+}
+
+impl Parts {
+    /// A body of these parts, in order.
+    pub(super) fn new(mut parts: Vec<Bytes>) -> Self {
+        parts.retain(|part| !part.is_empty());
+        let left = parts.iter().map(|part| part.len() as u64).sum();
+        Self {
+            parts: parts.into_iter(),
+            left,
+        }
+    }
+}
+
+impl HttpBody for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let part = self.parts.next();
+        if let Some(part) = &part {
+            self.left -= part.len() as u64;
+        }
+        Poll::Ready(part.map(|part| Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}

@@ -1,0 +1,84 @@
+//! Writing a reply: JSON, then the outputs asked for as binary data, which are sent as the
+//! slices they are.
+
+use super::body::Parts;
+use super::elements::{self, push_json_string};
+use super::request::BinaryOutputs;
+use crate::api::{InferReply, output_bytes};
+use crate::error::InferError;
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use bytes::Bytes;
+use std::fmt::Write as _;
+
+/// Bytes of JSON to start with: the reply of a model with two or three outputs.
+const JSON_BYTES: usize = 384;
+
+/// Writes a reply.
+///
+/// # Errors
+/// An output that its format cannot carry.
+pub(super) fn write(reply: InferReply, binary: &BinaryOutputs) -> Result<Response, InferError> {
+    let info = reply.model;
+    let mut text = String::with_capacity(JSON_BYTES);
+    let mut parts = Vec::with_capacity(1 + reply.outputs.len());
+    parts.push(Bytes::new());
+    text.push('{');
+    if !reply.id.is_empty() {
+        member(&mut text, "id", &reply.id);
+        text.push(',');
+    }
+    member(&mut text, "model_name", &info.name);
+    text.push(',');
+    member(&mut text, "model_version", &info.version);
+    text.push_str(",\"outputs\":[");
+    let mut any_binary = false;
+    for (position, (index, tensor)) in reply.outputs.into_iter().enumerate() {
+        let spec = &info.outputs[index];
+        text.push_str(if position > 0 { ",{" } else { "{" });
+        member(&mut text, "name", &spec.name);
+        text.push_str(",\"datatype\":\"");
+        text.push_str(spec.element.oip_name());
+        text.push_str("\",\"shape\":");
+        elements::push_shape(&mut text, &tensor.shape);
+        text.push(',');
+        if binary.at(position) {
+            let raw = output_bytes(&info, spec, tensor.data)?;
+            let _ = write!(
+                text,
+                "\"parameters\":{{\"binary_data_size\":{}}}}}",
+                raw.len()
+            );
+            parts.push(raw);
+            any_binary = true;
+        } else {
+            text.push_str("\"data\":");
+            elements::write(&mut text, &info, spec, &tensor.data)?;
+            text.push('}');
+        }
+    }
+    text.push_str("]}");
+    Ok(response(text, parts, any_binary))
+}
+
+fn member(text: &mut String, name: &str, value: &str) {
+    push_json_string(text, name);
+    text.push(':');
+    push_json_string(text, value);
+}
+
+fn response(text: String, mut parts: Vec<Bytes>, any_binary: bool) -> Response {
+    let json_length = text.len();
+    parts[0] = text.into();
+    let mut response = Response::new(Body::new(Parts::new(parts)));
+    let headers = response.headers_mut();
+    let content_type = if any_binary {
+        headers.insert(super::HEADER_LENGTH, json_length.into());
+        "application/octet-stream"
+    } else {
+        "application/json"
+    };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

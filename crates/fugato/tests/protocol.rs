@@ -1,0 +1,11 @@
+//! Both protocols over real sockets, served by a double of the engine that echoes.
+
+mod protocol {
+    pub(crate) mod client;
+    pub(crate) mod double;
+    mod ending;
+    mod errors;
+    mod grpc;
+    mod http;
+    mod table;
+}
