@@ -1,0 +1,353 @@
+//! The model store: optimised once, shared, and mended where it is damaged; models that
+//! cannot be loaded say why.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use common::{Bench, Rig, as_f32, batched, dense, identity, model, node, random_rows, request};
+use fugato_core::{ModelId, PartitionId};
+use fugato_device::reference::PlainSession;
+use fugato_device::{
+    Batching, ElementType, LoadErrorKind, LoadOptions, ModelStore, Runtime, RuntimeErrorKind,
+    StoredModel,
+};
+use fugato_onnx::proto::{StringStringEntryProto, TypeProto, ValueInfoProto, type_proto};
+use fugato_onnx::{DataType, ExternalPolicy, ModelProto, TensorProto};
+use std::path::Path;
+
+fn failure(bench: &Bench, path: &Path) -> (LoadErrorKind, String) {
+    let Err(error) = bench.store.prepare(path) else {
+        panic!("`{}` was loaded", path.display());
+    };
+    (error.kind(), error.report())
+}
+
+fn failure_of(model: &ModelProto) -> (LoadErrorKind, String) {
+    let bench = Bench::new();
+    let path = bench.write("bad.onnx", model);
+    failure(&bench, &path)
+}
+
+/// Runs the stored model and plain ONNX Runtime on the same rows.
+fn assert_works(bench: &Bench, stored: &StoredModel) {
+    let rig = Rig::new();
+    rig.load(1, stored, 2);
+    let input = random_rows(5, 2, 64);
+    let found = rig.run(1, vec![request(2, vec![input.clone()])]).unwrap();
+    let mut plain = PlainSession::load(&bench.runtime, stored.origin(), 1).unwrap();
+    let expected = plain.run(&[input]).unwrap();
+    common::assert_close(&as_f32(&found[0][0]), &as_f32(&expected[0]), 1e-5);
+}
+
+#[test]
+fn a_model_is_optimised_once() {
+    let bench = Bench::new();
+    let path = bench.write("dense.onnx", &dense(64));
+    let first = bench.store.prepare(&path).unwrap();
+    assert!(!first.was_cached());
+    let second = bench.store.prepare(&path).unwrap();
+    assert!(second.was_cached());
+    assert_eq!(first.info(), second.info());
+    assert_eq!(second.shared_weights(), (2, 2 * 64 * 64 * 4));
+    // Another file of the same content is the same model; another content is not.
+    let copy = bench.write("copy.onnx", &dense(64));
+    assert!(bench.store.prepare(copy).unwrap().was_cached());
+    let other = bench.write("other.onnx", &dense(32));
+    assert!(!bench.store.prepare(other).unwrap().was_cached());
+    assert_works(&bench, &second);
+}
+
+#[test]
+fn a_damaged_entry_is_rebuilt() {
+    let bench = Bench::new();
+    let path = bench.write("dense.onnx", &dense(64));
+    let entry = bench
+        .store
+        .prepare(&path)
+        .unwrap()
+        .optimised_graph()
+        .parent()
+        .unwrap()
+        .to_owned();
+    let flip = |name: &str| {
+        let file = entry.join(name);
+        let mut content = std::fs::read(&file).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        std::fs::write(&file, content).unwrap();
+    };
+    let cut = |name: &str| {
+        let file = entry.join(name);
+        let content = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &content[..content.len() / 2]).unwrap();
+    };
+    for name in ["entry.json", "model.onnx", "weights.bin"] {
+        for damage in [&flip as &dyn Fn(&str), &cut, &|name| {
+            std::fs::remove_file(entry.join(name)).unwrap();
+        }] {
+            damage(name);
+            let mended = bench.store.prepare(&path).unwrap();
+            assert!(!mended.was_cached(), "damage to {name} was not seen");
+            assert_works(&bench, &mended);
+            assert!(bench.store.prepare(&path).unwrap().was_cached());
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(entry.parent().unwrap())
+        .unwrap()
+        .collect();
+    assert_eq!(left.len(), 1, "drafts were left behind: {left:?}");
+}
+
+#[test]
+fn preparing_from_many_threads_at_once_makes_one_entry() {
+    let bench = Bench::new();
+    let path = bench.write("dense.onnx", &dense(64));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let folder = bench.path("store");
+                let store = ModelStore::open(&bench.runtime, folder).unwrap();
+                store.prepare(&path).unwrap();
+            });
+        }
+    });
+    let entries: Vec<_> = std::fs::read_dir(bench.path("store")).unwrap().collect();
+    assert_eq!(entries.len(), 1, "found {entries:?}");
+    assert_works(&bench, &bench.store.prepare(&path).unwrap());
+}
+
+#[test]
+fn drafts_of_dead_processes_are_swept_and_those_of_live_ones_kept() {
+    let bench = Bench::new();
+    // Process ids end far below this on Linux.
+    let dead = bench.path("store/.draft-4194305-0");
+    let live = bench.path(&format!("store/.draft-{}-99", std::process::id()));
+    std::fs::create_dir(&dead).unwrap();
+    std::fs::create_dir(&live).unwrap();
+    ModelStore::open(&bench.runtime, bench.path("store")).unwrap();
+    assert!(!dead.exists());
+    assert!(live.exists());
+}
+
+#[test]
+fn external_data_is_used_and_hashed() {
+    let bench = Bench::new();
+    let path = bench.path("dense.onnx");
+    let policy = ExternalPolicy::Always("dense.bin");
+    fugato_onnx::save_model(&dense(64), &path, policy).unwrap();
+    let stored = bench.store.prepare(&path).unwrap();
+    assert_eq!(stored.info().weight_bytes, 2 * 64 * 64 * 4);
+    assert_works(&bench, &stored);
+    let mut content = std::fs::read(bench.path("dense.bin")).unwrap();
+    content[3] ^= 0x80;
+    std::fs::write(bench.path("dense.bin"), &content).unwrap();
+    let changed = bench.store.prepare(&path).unwrap();
+    assert!(!changed.was_cached(), "a changed weight is another model");
+    assert_works(&bench, &changed);
+
+    std::fs::write(bench.path("dense.bin"), &content[..100]).unwrap();
+    let (kind, report) = failure(&bench, &path);
+    assert_eq!(kind, LoadErrorKind::ExternalData);
+    assert!(report.contains("which has 100 bytes"), "{report}");
+    std::fs::remove_file(bench.path("dense.bin")).unwrap();
+    let (kind, report) = failure(&bench, &path);
+    assert_eq!(kind, LoadErrorKind::ExternalData);
+    assert!(report.contains("`dense.bin`"), "{report}");
+}
+
+#[test]
+fn external_data_outside_of_the_folder_is_refused() {
+    for location in ["../secret", "/etc/passwd", ""] {
+        let mut weight = TensorProto::from_f32s("w1", &[64, 64], &[]);
+        weight.raw_data = None;
+        weight.data_location = Some(1);
+        weight.external_data = vec![StringStringEntryProto::new("location", location)];
+        let mut bad = dense(64);
+        bad.graph.as_mut().unwrap().initializer[0] = weight;
+        let (kind, report) = failure_of(&bad);
+        assert_eq!(kind, LoadErrorKind::ExternalData);
+        assert!(report.contains("outside of its folder"), "{report}");
+    }
+}
+
+#[test]
+fn files_that_are_no_models_are_refused_by_kind() {
+    let bench = Bench::new();
+    let whole = std::fs::read(bench.write("whole.onnx", &dense(64))).unwrap();
+    let cases: [(&str, Option<&[u8]>, LoadErrorKind); 5] = [
+        ("missing", None, LoadErrorKind::File),
+        ("empty", Some(b""), LoadErrorKind::InvalidModel),
+        (
+            "text",
+            Some(b"not a model at all"),
+            LoadErrorKind::InvalidModel,
+        ),
+        (
+            "cut",
+            Some(&whole[..whole.len() / 2]),
+            LoadErrorKind::InvalidModel,
+        ),
+        ("tail", Some(&whole[1..]), LoadErrorKind::InvalidModel),
+    ];
+    for (name, content, expected) in cases {
+        let path = bench.path(name);
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
+        let (kind, report) = failure(&bench, &path);
+        assert_eq!(kind, expected, "{name}: {report}");
+        assert!(report.contains(path.to_str().unwrap()), "{report}");
+    }
+    assert_eq!(failure(&bench, bench.folder.path()).0, LoadErrorKind::File);
+}
+
+#[test]
+fn no_prefix_of_a_model_is_loaded_or_brings_the_process_down() {
+    let bench = Bench::new();
+    let whole = std::fs::read(bench.write("whole.onnx", &identity(DataType::Float, 2))).unwrap();
+    let path = bench.path("cut");
+    for length in 0..whole.len() {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        // A prefix may end between two fields, and lack only a trailing one.
+        if let Err(error) = bench.store.prepare(&path) {
+            assert!(!error.report().is_empty());
+            assert_ne!(error.kind(), LoadErrorKind::Store);
+        }
+    }
+}
+
+#[test]
+fn models_that_the_runtime_cannot_run_are_refused_by_kind() {
+    let rows = |name| batched(name, DataType::Float, &[4]);
+    let with = |op: &str| {
+        model(
+            vec![node(op, &["x"], &["y"])],
+            vec![rows("x")],
+            vec![rows("y")],
+            vec![],
+        )
+    };
+    let (kind, report) = failure_of(&with("Frobnicate"));
+    assert_eq!(kind, LoadErrorKind::UnsupportedOperator);
+    assert!(report.contains("Frobnicate"), "{report}");
+
+    let mut foreign = with("Relu");
+    foreign.graph.as_mut().unwrap().node[0].domain = Some("com.example".to_owned());
+    let (kind, report) = failure_of(&foreign);
+    assert_eq!(kind, LoadErrorKind::UnsupportedOperator, "{report}");
+
+    let mut future = with("Relu");
+    future.opset_import[0].version = Some(99);
+    let (kind, report) = failure_of(&future);
+    assert_eq!(kind, LoadErrorKind::UnsupportedOperator, "{report}");
+
+    let mut dangling = with("Relu");
+    dangling.graph.as_mut().unwrap().node[0].input[0] = "nowhere".to_owned();
+    let (kind, report) = failure_of(&dangling);
+    assert_eq!(kind, LoadErrorKind::InvalidModel, "{report}");
+}
+
+#[test]
+fn only_tensors_of_protocol_types_are_served() {
+    let sequence = ValueInfoProto {
+        name: Some("y".to_owned()),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::SequenceType(
+                fugato_onnx::proto::SequenceType {
+                    elem_type: batched("", DataType::Float, &[4]).r#type.map(Box::new),
+                },
+            )),
+            denotation: None,
+        }),
+        ..ValueInfoProto::default()
+    };
+    let split = model(
+        vec![node("SequenceConstruct", &["x"], &["y"])],
+        vec![batched("x", DataType::Float, &[4])],
+        vec![sequence],
+        vec![],
+    );
+    let (kind, report) = failure_of(&split);
+    assert_eq!(kind, LoadErrorKind::UnsupportedInterface);
+    assert!(report.contains("output `y` is a sequence"), "{report}");
+
+    let mut eight_bits = identity(DataType::Float8e4m3fn, 4);
+    eight_bits.opset_import[0].version = Some(19);
+    let (kind, report) = failure_of(&eight_bits);
+    assert_eq!(kind, LoadErrorKind::UnsupportedInterface);
+    assert!(report.contains("input `x`"), "{report}");
+}
+
+#[test]
+fn a_model_tells_what_it_is() {
+    let bench = Bench::new();
+    let mut described = dense(64);
+    described.producer_version = Some("1.2".to_owned());
+    described.metadata_props = vec![StringStringEntryProto::new("labels", "cat,dog")];
+    let stored = bench.prepare(&described);
+    let info = stored.info();
+    assert_eq!(
+        (info.producer.as_str(), info.producer_version.as_str()),
+        ("tests", "1.2")
+    );
+    assert_eq!(info.opsets, [(String::new(), 17)]);
+    assert_eq!(info.custom["labels"], "cat,dog");
+    assert_eq!(info.ir_version, 9);
+    assert_eq!(info.weight_bytes, 2 * 64 * 64 * 4);
+    assert_eq!(info.batching, Batching::Batchable);
+    let input = &info.inputs[0];
+    assert_eq!(
+        (input.name.as_str(), input.element),
+        ("x", ElementType::Fp32)
+    );
+    assert_eq!(input.shape, [None, Some(64)]);
+    assert_eq!(input.symbols, [Some("batch".to_owned()), None]);
+}
+
+#[test]
+fn options_that_do_not_fit_are_refused() {
+    let bench = Bench::new();
+    let stored = bench.prepare(&dense(64));
+    let rig = Rig::new();
+    let base = LoadOptions::default;
+    let cases = [
+        (
+            LoadOptions {
+                max_batch: 0,
+                ..base()
+            },
+            "max_batch",
+        ),
+        (LoadOptions { slots: 0, ..base() }, "slots"),
+        (
+            LoadOptions {
+                warm: vec![PartitionId(999)],
+                ..base()
+            },
+            "no partition 999",
+        ),
+    ];
+    for (options, expected) in cases {
+        let error = rig.device.load(ModelId(1), &stored, &options).unwrap_err();
+        assert_eq!(error.kind(), LoadErrorKind::Options);
+        assert!(error.report().contains(expected), "{}", error.report());
+    }
+    rig.load(1, &stored, 1);
+    let error = rig.device.load(ModelId(1), &stored, &base()).unwrap_err();
+    assert!(error.report().contains("in use"), "{}", error.report());
+}
+
+#[test]
+fn a_library_that_is_missing_or_another_is_an_error() {
+    let loaded = common::runtime();
+    assert!(loaded.version().starts_with("1."), "{}", loaded.version());
+    let error = Runtime::load("/nowhere/libonnxruntime.so").unwrap_err();
+    assert_eq!(error.kind(), RuntimeErrorKind::Missing);
+    assert!(error.to_string().contains("make runtime"), "{error}");
+    let bench = Bench::new();
+    let other = bench.path("libother.so");
+    std::fs::write(&other, b"not a library").unwrap();
+    let error = Runtime::load(&other).unwrap_err();
+    assert_eq!(error.kind(), RuntimeErrorKind::AlreadyLoaded);
+}
