@@ -13,14 +13,12 @@ mod slot;
 pub use lane::EventSink;
 
 use crate::clock::MonotonicClock;
-use crate::device::{
-    Device, DeviceEvent, LegWork, RevokeLeg, RunError, RunErrorKind, RunSplit, TaskOutputs,
-};
+use crate::device::{Device, DeviceEvent, LegWork, RevokeLeg, RunErrorKind, RunSplit};
 use crate::os;
 use crate::store::{LoadCause, LoadError, StoredModel};
 use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
 use fugato_core::{DeviceId, LaneId, ModelId, PartitionId, Share};
-use lane::{Lane, Worker, run_error};
+use lane::{Lane, Outcome, Worker, run_error};
 use model::{LoadedModel, SessionKey};
 use std::collections::HashMap;
 use std::io;
@@ -366,14 +364,20 @@ struct CpuWorker {
 }
 
 impl Worker for CpuWorker {
+    type Leg = Option<Arc<LoadedModel>>;
+
     fn enter(&self) {
         self.place.enter();
     }
 
-    fn run(&self, work: &LegWork) -> (Result<TaskOutputs, RunError>, RunSplit) {
+    fn begin(&self, work: &LegWork) -> Self::Leg {
+        self.shared.model(work.start.model)
+    }
+
+    fn run(&self, work: &LegWork, model: Self::Leg) -> Outcome {
         let shared = &self.shared;
         shared.legs.fetch_add(1, Ordering::Relaxed);
-        let Some(model) = shared.model(work.start.model) else {
+        let Some(model) = model else {
             let detail = "it is not loaded on this device".to_owned();
             let error = run_error(work, RunErrorKind::ModelNotLoaded, detail);
             return (Err(error), RunSplit::default());

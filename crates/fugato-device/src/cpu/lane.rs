@@ -19,13 +19,23 @@ use std::time::Duration;
 /// Where a device reports what happens. Called from lane threads; must not block.
 pub type EventSink = Arc<dyn Fn(DeviceEvent) + Send + Sync>;
 
+/// What came of a leg, and how its time divides.
+pub(super) type Outcome = (Result<TaskOutputs, RunError>, RunSplit);
+
 /// What a lane's thread does with a leg.
 pub(super) trait Worker: Send + Sync + 'static {
+    /// What a leg holds while it runs.
+    type Leg;
+
     /// Prepares the thread (affinity, niceness).
     fn enter(&self);
 
+    /// Takes hold of what a leg needs, before its start is reported: what is taken away
+    /// after that report is not missed by the leg.
+    fn begin(&self, work: &LegWork) -> Self::Leg;
+
     /// Runs a leg.
-    fn run(&self, work: &LegWork) -> (Result<TaskOutputs, RunError>, RunSplit);
+    fn run(&self, work: &LegWork, leg: Self::Leg) -> Outcome;
 }
 
 /// An in-order queue with a thread that starts when first used.
@@ -101,11 +111,11 @@ impl Lane {
     ///
     /// # Panics
     /// Where the lane holds two legs already: a bug of the caller.
-    pub(super) fn start(
+    pub(super) fn start<W: Worker>(
         &self,
         work: LegWork,
         name: &str,
-        worker: impl FnOnce() -> Arc<dyn Worker>,
+        worker: impl FnOnce() -> Arc<W>,
     ) {
         if let Err(error) = self.ensure_thread(name, worker) {
             self.report_unstarted(&work, &error);
@@ -123,10 +133,10 @@ impl Lane {
         self.mailbox.changed.notify_one();
     }
 
-    fn ensure_thread(
+    fn ensure_thread<W: Worker>(
         &self,
         name: &str,
-        worker: impl FnOnce() -> Arc<dyn Worker>,
+        worker: impl FnOnce() -> Arc<W>,
     ) -> std::io::Result<()> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
@@ -142,15 +152,10 @@ impl Lane {
     fn report_unstarted(&self, work: &LegWork, error: &std::io::Error) {
         let now = self.mailbox.clock.now();
         let detail = format!("the lane's thread could not be started: {error}");
-        let result = Err(run_error(work, RunErrorKind::Runtime, detail));
-        report(
-            &self.mailbox.sink,
-            work,
-            now,
-            now,
-            RunSplit::default(),
-            result,
-        );
+        let error = run_error(work, RunErrorKind::Runtime, detail);
+        report_started(&self.mailbox.sink, work, now);
+        let sink = &self.mailbox.sink;
+        report_finished(sink, work, (now, now), (Err(error), RunSplit::default()));
     }
 
     /// Takes a leg back if the worker has not taken it.
@@ -185,17 +190,13 @@ impl Lane {
 }
 
 /// The thread's loop.
-fn work_off(mailbox: &Mailbox, worker: &dyn Worker) {
+fn work_off(mailbox: &Mailbox, worker: &impl Worker) {
     worker.enter();
     while let Some((work, started)) = mailbox.take() {
-        (mailbox.sink)(DeviceEvent::Started {
-            device: work.start.device,
-            task: work.start.task,
-            leg: work.start.leg,
-            at: started,
-        });
-        let ran = catch_unwind(AssertUnwindSafe(|| worker.run(&work)));
-        let (result, split) = ran.unwrap_or_else(|panic| {
+        let leg = worker.begin(&work);
+        report_started(&mailbox.sink, &work, started);
+        let ran = catch_unwind(AssertUnwindSafe(|| worker.run(&work, leg)));
+        let outcome = ran.unwrap_or_else(|panic| {
             let detail = format!("the lane panicked: {}", panic_text(&*panic));
             let error = run_error(&work, RunErrorKind::Runtime, detail);
             (Err(error), RunSplit::default())
@@ -203,34 +204,24 @@ fn work_off(mailbox: &Mailbox, worker: &dyn Worker) {
         let ended = mailbox.clock.now();
         // Before the report, so that whoever hears it may fill the lane again at once.
         mailbox.lock().running = None;
-        finish(&mailbox.sink, &work, started, ended, split, result);
+        report_finished(&mailbox.sink, &work, (started, ended), outcome);
     }
 }
 
-fn report(
-    sink: &EventSink,
-    work: &LegWork,
-    started: Timestamp,
-    ended: Timestamp,
-    split: RunSplit,
-    result: Result<TaskOutputs, RunError>,
-) {
+fn report_started(sink: &EventSink, work: &LegWork, at: Timestamp) {
     sink(DeviceEvent::Started {
         device: work.start.device,
         task: work.start.task,
         leg: work.start.leg,
-        at: started,
+        at,
     });
-    finish(sink, work, started, ended, split, result);
 }
 
-fn finish(
+fn report_finished(
     sink: &EventSink,
     work: &LegWork,
-    started: Timestamp,
-    ended: Timestamp,
-    split: RunSplit,
-    result: Result<TaskOutputs, RunError>,
+    (started, ended): (Timestamp, Timestamp),
+    (result, split): Outcome,
 ) {
     sink(DeviceEvent::Finished {
         device: work.start.device,
@@ -256,4 +247,91 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     let owned = || panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(owned).unwrap_or("(no message)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fugato_core::sched::Start;
+    use fugato_core::{BatchSize, DeviceId, LaneId, ModelId, PartitionId, SlotIndex};
+    use std::sync::mpsc::{Receiver, channel};
+
+    /// Panics on odd tasks.
+    struct Moody;
+
+    impl Worker for Moody {
+        type Leg = ();
+
+        fn enter(&self) {}
+
+        fn begin(&self, _: &LegWork) {}
+
+        fn run(&self, work: &LegWork, (): ()) -> Outcome {
+            let task = work.start.task;
+            assert!(task.0 % 2 == 0, "odd: {task}");
+            (Ok(TaskOutputs::default()), RunSplit::default())
+        }
+    }
+
+    fn leg(task: u64) -> LegWork {
+        LegWork {
+            start: Start {
+                device: DeviceId(0),
+                task: TaskId(task),
+                model: ModelId(0),
+                leg: LegIndex(0),
+                partition: PartitionId(0),
+                lane: LaneId(0),
+                slot: SlotIndex(0),
+                batch: BatchSize(1),
+                not_before: Timestamp::ZERO,
+                requests: Vec::new(),
+            },
+            requests: Vec::new(),
+        }
+    }
+
+    fn lane() -> (Lane, Receiver<DeviceEvent>) {
+        let (sender, events) = channel();
+        let sender = Mutex::new(sender);
+        let sink = Arc::new(move |event| {
+            let sender = sender.lock().expect("no holder panics");
+            sender.send(event).expect("the test listens");
+        });
+        (Lane::new(MonotonicClock::start(), sink), events)
+    }
+
+    #[test]
+    fn a_panic_fails_its_leg_and_the_lane_goes_on() {
+        let (lane, events) = lane();
+        for task in 0..4 {
+            lane.start(leg(task), "lane", || Arc::new(Moody));
+            let started = events.recv().expect("the lane lives");
+            assert!(matches!(started, DeviceEvent::Started { .. }));
+            let Ok(DeviceEvent::Finished { result, .. }) = events.recv() else {
+                panic!("a started leg finishes");
+            };
+            match result {
+                Ok(_) => assert_eq!(task % 2, 0),
+                Err(error) => {
+                    assert_eq!(error.kind, RunErrorKind::Runtime);
+                    assert_eq!(error.detail, format!("the lane panicked: odd: task {task}"));
+                }
+            }
+        }
+        lane.close();
+        lane.join();
+    }
+
+    #[test]
+    fn a_closed_lane_gives_back_what_never_began() {
+        let (lane, events) = lane();
+        let mut late = leg(0);
+        late.start.not_before = Timestamp::MAX;
+        lane.start(late, "lane", || Arc::new(Moody));
+        let left = lane.close();
+        lane.join();
+        assert_eq!(left.len(), 1);
+        assert!(events.try_recv().is_err());
+    }
 }

@@ -441,7 +441,7 @@ fn runtime_failure(error: OrtError) -> Failed {
 fn run_failure(error: OrtError) -> Failed {
     let message = error.message();
     let says = |phrase| message.contains(phrase);
-    let kind = if says("shape verification failed") {
+    let kind = if says("The output OrtValue provided for output") {
         RunErrorKind::OutputShape
     } else if says("Failed to allocate memory") || says("bad_alloc") {
         RunErrorKind::Runtime

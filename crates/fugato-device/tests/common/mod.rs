@@ -300,6 +300,13 @@ impl Rig {
         self.events.lock().unwrap().try_recv().is_err()
     }
 
+    /// Drops the device; gives the events it had left and made in dropping.
+    pub fn drop_device(self) -> Vec<DeviceEvent> {
+        let Self { device, events, .. } = self;
+        drop(device);
+        events.into_inner().unwrap().try_iter().collect()
+    }
+
     /// The next leg to finish; starts before it are skipped.
     pub fn finished(&self) -> Finished {
         loop {
@@ -370,4 +377,18 @@ pub fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
         error <= tolerance * size,
         "largest error {error} of values up to {size}"
     );
+}
+
+/// The cores this process may run on.
+pub fn cores() -> Vec<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .unwrap();
+    let ranges = list.trim().split(',').flat_map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        first.parse::<usize>().unwrap()..=last.parse().unwrap()
+    });
+    ranges.collect()
 }

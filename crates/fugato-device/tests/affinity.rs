@@ -1,0 +1,124 @@
+//! Where the operating system lets lanes run: one test, since it looks at all threads of
+//! the process.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use common::{Bench, Rig, cores, dense, random_rows, request};
+use fugato_core::device::LaneClass;
+use fugato_core::{LaneId, PartitionId};
+use fugato_device::{CpuError, CpuOptions, Device, MonotonicClock};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Of each thread of this process: its name, to its cores and niceness.
+fn threads() -> BTreeMap<String, Vec<(Vec<usize>, i32)>> {
+    let mut threads: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap();
+        let name = read("comm").trim().to_owned();
+        let status = read("status");
+        let list = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        let allowed = list.unwrap().trim().split(',').flat_map(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            first.parse::<usize>().unwrap()..=last.parse().unwrap()
+        });
+        let stat = read("stat");
+        // The name may hold spaces; niceness is the 17th field after it.
+        let niceness = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16);
+        let found = (allowed.collect(), niceness.unwrap().parse().unwrap());
+        threads.entry(name).or_default().push(found);
+    }
+    threads
+}
+
+#[test]
+fn lanes_and_their_pools_stay_on_their_cores_at_their_priority() {
+    let bench = Bench::new();
+    let rig = Rig::new();
+    rig.load(1, &bench.prepare(&dense(64)), 1);
+    let spec = rig.device.spec().clone();
+    for partition in &spec.partitions {
+        for lane in 0..partition.lanes.len() {
+            let mut leg = rig.leg(1, vec![request(1, vec![random_rows(1, 1, 64)])]);
+            leg.start.partition = partition.id;
+            leg.start.lane = LaneId(u16::try_from(lane).unwrap());
+            rig.device.start(leg);
+            rig.finished().result.unwrap();
+        }
+    }
+    let threads = threads();
+    let cores = cores();
+    for partition in &spec.partitions {
+        let own: Vec<usize> = partition
+            .atoms
+            .iter()
+            .map(|atom| cores[usize::from(atom)])
+            .collect();
+        for (lane, class) in partition.lanes.iter().enumerate() {
+            let niceness = match class {
+                LaneClass::Normal => 15,
+                LaneClass::Urgent => 10,
+            };
+            let name = format!("lane-{}.{lane}", partition.id.0);
+            // An urgent lane of several cores made its session itself, on first use:
+            // the session's threads bear its name.
+            let made_session = *class == LaneClass::Urgent || partition.id != PartitionId(0);
+            let pool = if made_session && *class == LaneClass::Urgent {
+                own.len() - 1
+            } else {
+                0
+            };
+            let first_of_part = partition.id != PartitionId(0) && lane == 0;
+            let pool = if first_of_part { own.len() - 1 } else { pool };
+            assert_eq!(
+                threads[&name],
+                vec![(own.clone(), niceness); 1 + pool],
+                "{name}"
+            );
+        }
+    }
+    // The session made when loading: its threads bear the loading thread's name.
+    if cores.len() > 1 {
+        let pool = &threads["fugato-load"];
+        assert_eq!(*pool, vec![(cores.clone(), 15); cores.len() - 1]);
+    }
+    assert!(
+        threads
+            .values()
+            .flatten()
+            .any(|(_, niceness)| *niceness == 0)
+    );
+}
+
+#[test]
+fn cores_that_cannot_be_used_are_named() {
+    let error = |cores: Vec<usize>| {
+        let options = CpuOptions {
+            cores,
+            ..CpuOptions::default()
+        };
+        let device = fugato_device::CpuDevice::new(
+            fugato_core::DeviceId(0),
+            options,
+            MonotonicClock::start(),
+            Arc::new(|_| {}),
+        );
+        device.err().expect("the cores are wrong")
+    };
+    let first = cores()[0];
+    assert!(matches!(
+        error(vec![1023]),
+        CpuError::Core { core: 1023, .. }
+    ));
+    assert!(matches!(
+        error(vec![first, first]),
+        CpuError::Core {
+            found: "named twice",
+            ..
+        }
+    ));
+}
