@@ -68,7 +68,7 @@ pub enum ExternalDataError {
     },
     /// The file ends before the tensor does.
     #[error(
-        "tensor `{tensor}` needs bytes {offset} to {end} of `{}`, which has {size}\nhint: the file may be cut short; copy it again", path.display()
+        "tensor `{tensor}` needs bytes {offset} to {end} of `{}`, which has {size}\n\nhint: the file may be cut short; copy it again", path.display()
     )]
     Truncated {
         /// Name of the tensor.

@@ -24,7 +24,7 @@ pub enum ReadError {
     Empty,
     /// The bytes end inside a message.
     #[error(
-        "model of {size} bytes ends inside a message\nhint: the file may be cut short; copy it again"
+        "model of {size} bytes ends inside a message\n\nhint: the file may be cut short; copy it again"
     )]
     Truncated {
         /// How many bytes there are.
@@ -50,7 +50,7 @@ pub enum ReadError {
     },
     /// The message has no graph.
     #[error(
-        "model has no graph\nhint: is the file an ONNX model, and not a tensor or a list of weights?"
+        "model has no graph\n\nhint: is the file an ONNX model, and not a tensor or a list of weights?"
     )]
     NoGraph,
 }

@@ -50,7 +50,7 @@ pub enum TensorError {
     },
     /// The values are in another file that was not loaded.
     #[error(
-        "tensor `{tensor}` keeps its values in another file\nhint: load the external data first"
+        "tensor `{tensor}` keeps its values in another file\n\nhint: load the external data first"
     )]
     External {
         /// Name of the tensor.

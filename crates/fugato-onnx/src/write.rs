@@ -43,7 +43,7 @@ pub enum ExternalPolicy<'a> {
 pub enum WriteError {
     /// The model is larger than a protobuf message may be.
     #[error(
-        "model needs {size} bytes, more than the {MESSAGE_BYTES_MAX} of a protobuf message\nhint: keep its weights in an external file"
+        "model needs {size} bytes, more than the {MESSAGE_BYTES_MAX} of a protobuf message\n\nhint: keep its weights in an external file"
     )]
     TooLarge {
         /// Bytes the message would have.

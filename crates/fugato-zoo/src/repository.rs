@@ -39,7 +39,7 @@ pub enum Progress<'a> {
 #[non_exhaustive]
 pub enum RepositoryError {
     /// No model has this name.
-    #[error("the zoo has no model `{name}`\nhint: `fugato zoo list` shows the names")]
+    #[error("the zoo has no model `{name}`\n\nhint: `fugato zoo list` shows the names")]
     UnknownModel {
         /// The name given.
         name: String,

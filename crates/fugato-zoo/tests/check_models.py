@@ -6,7 +6,8 @@
 For each REPOSITORY/<name>/1/model.onnx: the ONNX checker with full shape inference;
 outputs finite and spread, between items and within each; two random inputs give
 clearly different outputs; a batch of 3 equals three batches of 1 within 1e-4 of the
-largest value. Exits 1 with one line per failure, 2 where there is nothing to check.
+largest value. Text models also: masked padding changes nothing, and the longest
+sequence runs while a longer one is refused. Exits 1 with one line per failure, 2 where there is nothing to check.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+SEQUENCE_MAX = 512
 SEQUENCE = 37  # Tokens; odd, so that no size equals it by chance.
 VOCABULARY = 30522
 BATCH_TOLERANCE = 1e-4
@@ -52,6 +54,9 @@ def check(path, failures):
     single = [session.run(None, item) for item in items]
     joined = {name: np.concatenate([item[name] for item in items]) for name in items[0]}
     batched = session.run(None, joined)
+    if "attention_mask" in items[0]:
+        check_padding(session, items[0], single[0], failures)
+        check_longest(session, items[0], failures)
     summary = []
     for index, port in enumerate(session.get_outputs()):
         rows = np.concatenate([outputs[index] for outputs in single])
@@ -80,6 +85,41 @@ def check(path, failures):
             f"difference {difference:.3g} batch error {error:.1e}"
         )
     return "; ".join(summary)
+
+
+def check_padding(session, item, expected, failures):
+    """Tokens that the mask takes out must not change the others."""
+    padded = {name: np.pad(value, [(0, 0), (0, 11)]) for name, value in item.items()}
+    padded["input_ids"][:, SEQUENCE:] = 100
+    for port, before, after in zip(session.get_outputs(), expected, session.run(None, padded)):
+        if before.ndim == 3:
+            after = after[:, :SEQUENCE]
+        error = np.abs(before - after).max() / np.abs(before).max()
+        if not error <= BATCH_TOLERANCE:
+            failures.append(f"{port.name}: masked padding changes it by {error:.2e}")
+        unmasked = dict(padded, attention_mask=np.ones_like(padded["attention_mask"]))
+        changed = session.run([port.name], unmasked)[0]
+        changed = changed[:, :SEQUENCE] if changed.ndim == 3 else changed
+        if not np.abs(before - changed).max() / np.abs(before).max() > DIFFERENCE_MIN:
+            failures.append(f"{port.name}: the mask has no effect")
+
+
+def check_longest(session, item, failures):
+    """The longest sequence runs; one token more has no position and must fail."""
+
+    def of_length(length):
+        return {name: np.resize(value, (1, length)) for name, value in item.items()}
+
+    for port, output in zip(session.get_outputs(), session.run(None, of_length(SEQUENCE_MAX))):
+        if not np.isfinite(output).all():
+            failures.append(f"{port.name}: not finite at {SEQUENCE_MAX} tokens")
+    quiet = ort.RunOptions()
+    quiet.log_severity_level = 4  # The error is expected.
+    try:
+        session.run(None, of_length(SEQUENCE_MAX + 1), quiet)
+        failures.append(f"{SEQUENCE_MAX + 1} tokens were not refused")
+    except Exception:  # Which error it is depends on the runtime's version.
+        pass
 
 
 def main():

@@ -30,7 +30,7 @@ pub enum LightRepositoryError {
         source: std::io::Error,
     },
     /// The folder has no light models.
-    #[error("folder `{}` has no file light_*.onnx\nhint: give the folder onnx/backend/test/data/light of the Python package onnx", path.display())]
+    #[error("folder `{}` has no file light_*.onnx\n\nhint: give the folder onnx/backend/test/data/light of the Python package onnx", path.display())]
     Nothing {
         /// The folder.
         path: PathBuf,
