@@ -11,6 +11,7 @@ pub mod reference;
 pub mod replay;
 pub mod serve;
 mod settings;
+pub mod zoo;
 
 pub use settings::SettingArgs;
 
@@ -39,6 +40,8 @@ pub enum Command {
     Replay(replay::Args),
     /// Look at models
     Model(model::Args),
+    /// List and write the models of the papers
+    Zoo(zoo::Args),
     /// Look at the configuration
     Config(config::Args),
     /// Say what was found on this machine, and what will be used instead of what was not
@@ -74,6 +77,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Serve(args) => serve::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Model(args) => model::run(&args),
+        Command::Zoo(args) => zoo::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
