@@ -128,7 +128,7 @@ pub struct TaskOutputs {
 }
 
 /// Why a leg could not run.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("model {model:?} could not run a batch of {batch}: {detail}")]
 pub struct RunError {
     /// The model.

@@ -1,1 +1,8 @@
-//! Metrics and logs.
+//! Metrics and logs. Every metric is made here, with its help text;
+//! `docs/reference/metrics.md` lists them.
+
+mod logs;
+mod metrics;
+
+pub use logs::{LogError, init_logs};
+pub use metrics::{DriverMetrics, ModelGauges, ModelMetrics, RequestTimes, Telemetry};

@@ -41,6 +41,7 @@ pub struct Scheduler {
     policy: Box<dyn Policy>,
     actions: VecDeque<Action>,
     hash: ActionHash,
+    action_count: u64,
     /// Whether anything happened since the policy last said to wait.
     dirty: bool,
     /// Verdicts left before the drain is cut.
@@ -124,6 +125,7 @@ impl Scheduler {
             policy,
             actions: VecDeque::new(),
             hash: ActionHash::default(),
+            action_count: 0,
             dirty: false,
             budget,
             passes: (None, 0),
@@ -186,6 +188,7 @@ impl Scheduler {
         loop {
             if let Some(action) = self.actions.pop_front() {
                 self.hash.update(&action);
+                self.action_count += 1;
                 return Some(action);
             }
             if !self.dirty || self.budget == 0 {
@@ -269,6 +272,11 @@ impl Scheduler {
     /// Decision records that were lost because nobody polled them in time.
     pub fn decisions_lost(&self) -> u64 {
         self.decisions_lost
+    }
+
+    /// The number of actions polled so far.
+    pub fn action_count(&self) -> u64 {
+        self.action_count
     }
 
     /// The hash of all actions polled so far.

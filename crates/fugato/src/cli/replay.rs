@@ -1,8 +1,10 @@
 //! `fugato replay`.
 
 use super::Outcome;
-use anyhow::bail;
+use crate::driver::replay;
 use clap::ValueHint;
+use fugato_core::driver::RecordingFooter;
+use std::io::Write;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -26,8 +28,34 @@ pub struct Args {
 /// # Errors
 /// Where the recording cannot be read.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    bail!(
-        "this build has no driver to replay `{}` with",
-        args.recording.display()
-    )
+    let replayed = replay(&args.recording)?;
+    let mut out = std::io::stdout().lock();
+    let RecordingFooter {
+        actions,
+        action_hash,
+    } = replayed.footer;
+    writeln!(out, "inputs   {}", replayed.inputs)?;
+    writeln!(out, "actions  {actions}")?;
+    writeln!(out, "hash     {action_hash:016x}")?;
+    match replayed.recorded {
+        None => writeln!(
+            out,
+            "recorded unknown: the recording was cut off before its end"
+        )?,
+        Some(recorded) if replayed.agrees() => {
+            writeln!(out, "recorded {:016x}, the same", recorded.action_hash)?
+        }
+        Some(recorded) => {
+            writeln!(
+                out,
+                "recorded {:016x} after {} actions, DIFFERENT",
+                recorded.action_hash, recorded.actions
+            )?;
+        }
+    }
+    Ok(if replayed.agrees() {
+        Outcome::Success
+    } else {
+        Outcome::CheckFailed
+    })
 }

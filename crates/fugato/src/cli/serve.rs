@@ -1,6 +1,8 @@
 //! `fugato serve`.
 
 use super::{Outcome, SettingArgs};
+use crate::engine::serve;
+use crate::telemetry::init_logs;
 use anyhow::bail;
 
 const EXAMPLES: &str = "\
@@ -33,5 +35,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
              or write one with `fugato zoo write`"
         );
     }
-    bail!("this build has no engine to serve with")
+    init_logs(&config.log)?;
+    serve(config)?;
+    Ok(Outcome::Success)
 }

@@ -1,0 +1,302 @@
+//! What the driver does with actions: starts legs on devices, answers requests.
+
+use fugato_core::driver::Effects;
+use fugato_core::sched::{Action, DropReason, FailReason, Outcome, Rejection, Start};
+use fugato_core::{DeviceId, LegIndex, ModelId, RequestId, TaskId, Timestamp};
+use fugato_device::{
+    Device, InputTensor, LegWork, OutputTensor, RequestInputs, RevokeLeg, RunError, RunSplit,
+    TaskOutputs,
+};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// What the driver keeps of a request while the scheduler decides about it.
+#[derive(Debug)]
+pub struct Payload {
+    /// Rows of the batch dimension.
+    pub items: u32,
+    /// One tensor per input of the model.
+    pub inputs: Arc<[InputTensor]>,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<ReplyResult>,
+}
+
+/// The answer to a request.
+pub type ReplyResult = Result<Served, ServeFailure>;
+
+/// A request that was served.
+#[derive(Debug)]
+pub struct Served {
+    /// One tensor per output of the model.
+    pub outputs: Vec<OutputTensor>,
+    /// Items of the task it ran in.
+    pub batch: u32,
+    /// Requests of the task it ran in.
+    pub requests: u32,
+    /// When the task ran.
+    pub timing: TaskTiming,
+}
+
+/// When a task ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskTiming {
+    /// The device's time of the first leg's start.
+    pub started: Timestamp,
+    /// The device's time of the last leg's end.
+    pub ended: Timestamp,
+    /// The parts of the time between.
+    pub split: RunSplit,
+}
+
+/// Why a request was not served.
+#[derive(Clone, Debug)]
+pub enum ServeFailure {
+    /// It was refused on arrival.
+    Rejected(Rejection),
+    /// It was given up before it ran.
+    Dropped(DropReason),
+    /// It was taken back.
+    Cancelled,
+    /// Its task failed.
+    Run(RunError),
+    /// Its device went away.
+    DeviceLost(DeviceId),
+}
+
+/// What the driver's thread tells others of. Must not block.
+pub struct Hooks {
+    /// A removed model has nothing left in the scheduler.
+    pub drained: Box<dyn FnMut(ModelId) + Send>,
+    /// A task ended well: its model, the items of its batch, when it ran.
+    pub task_done: Box<dyn FnMut(ModelId, u32, &TaskTiming) + Send>,
+}
+
+struct RunningTask {
+    model: ModelId,
+    requests: Vec<RequestId>,
+    batch: u32,
+    timing: Option<TaskTiming>,
+    outputs: BTreeMap<RequestId, Vec<OutputTensor>>,
+    error: Option<RunError>,
+    open: usize,
+}
+
+/// Carries actions out on devices, and answers requests.
+pub(super) struct DeviceEffects {
+    devices: BTreeMap<DeviceId, Arc<dyn Device>>,
+    hooks: Hooks,
+    open: HashMap<RequestId, OpenRequest>,
+    tasks: HashMap<TaskId, RunningTask>,
+}
+
+struct OpenRequest {
+    payload: Payload,
+    task: Option<TaskId>,
+}
+
+impl DeviceEffects {
+    pub(super) fn new(devices: BTreeMap<DeviceId, Arc<dyn Device>>, hooks: Hooks) -> Self {
+        Self {
+            devices,
+            hooks,
+            open: HashMap::new(),
+            tasks: HashMap::new(),
+        }
+    }
+
+    pub(super) fn open(&mut self, request: RequestId, payload: Payload) {
+        self.open.insert(
+            request,
+            OpenRequest {
+                payload,
+                task: None,
+            },
+        );
+    }
+
+    /// Keeps a leg's results until the scheduler says how its requests end.
+    pub(super) fn leg_finished(
+        &mut self,
+        id: TaskId,
+        timing: TaskTiming,
+        result: Result<TaskOutputs, RunError>,
+    ) {
+        // A task is unknown where its device was lost before it reported.
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let timing = match task.timing {
+            None => timing,
+            Some(first) => TaskTiming {
+                started: first.started,
+                ended: timing.ended,
+                split: RunSplit {
+                    input: first.split.input + timing.split.input,
+                    infer: first.split.infer + timing.split.infer,
+                    output: first.split.output + timing.split.output,
+                },
+            },
+        };
+        task.timing = Some(timing);
+        match result {
+            // Only the last leg has outputs.
+            Ok(outputs) if outputs.requests.is_empty() => {}
+            Ok(outputs) => {
+                (self.hooks.task_done)(task.model, task.batch, &timing);
+                task.outputs = task
+                    .requests
+                    .iter()
+                    .copied()
+                    .zip(outputs.requests)
+                    .collect();
+            }
+            Err(error) => task.error = Some(error),
+        }
+    }
+
+    fn start(&mut self, start: Start) {
+        let mut requests = Vec::with_capacity(start.requests.len());
+        for request in &start.requests {
+            let Some(open) = self.open.get_mut(request) else {
+                panic!("{request} was started and is not open")
+            };
+            let before = open.task.replace(start.task);
+            requests.push(RequestInputs {
+                items: open.payload.items,
+                inputs: Arc::clone(&open.payload.inputs),
+            });
+            // A task that was committed to a device that was lost.
+            if let Some(before) = before {
+                self.leave(before);
+            }
+        }
+        if start.leg.0 == 0 {
+            let task = RunningTask {
+                model: start.model,
+                requests: start.requests.clone(),
+                batch: start.batch.0,
+                timing: None,
+                outputs: BTreeMap::new(),
+                error: None,
+                open: start.requests.len(),
+            };
+            self.tasks.insert(start.task, task);
+        }
+        let Some(device) = self.devices.get(&start.device) else {
+            panic!("{} is not driven here", start.device)
+        };
+        device.start(LegWork { start, requests });
+    }
+
+    fn finish(&mut self, request: RequestId, outcome: Outcome) {
+        let Some(OpenRequest { payload, task: id }) = self.open.remove(&request) else {
+            panic!("{request} ended and is not open");
+        };
+        let task = id.and_then(|id| self.tasks.get_mut(&id));
+        let result = answer(request, outcome, task);
+        if let Some(id) = id {
+            self.leave(id);
+        }
+        // A client that went away needs no answer.
+        let _ = payload.reply.send(result);
+    }
+
+    /// One request of a task has ended.
+    fn leave(&mut self, id: TaskId) {
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.open = task.open.saturating_sub(1);
+            if task.open == 0 {
+                self.tasks.remove(&id);
+            }
+        }
+    }
+
+    fn revoke(&mut self, device: DeviceId, leg: &RevokeLeg) {
+        if let Some(device) = self.devices.get(&device) {
+            device.revoke(leg);
+        }
+    }
+
+    /// Where leg 0 was taken back, the requests of the task wait again.
+    pub(super) fn leg_revoked(&mut self, id: TaskId, leg: LegIndex) {
+        if leg.0 > 0 {
+            return;
+        }
+        let Some(task) = self.tasks.remove(&id) else {
+            return;
+        };
+        for request in task.requests {
+            if let Some(open) = self.open.get_mut(&request) {
+                open.task = None;
+            }
+        }
+    }
+
+    /// Lets go of what is left when the driver ends; clients see their channel closed.
+    pub(super) fn abandon_all(self) {
+        if !self.open.is_empty() {
+            tracing::warn!(
+                requests = self.open.len(),
+                "the driver ended before these requests did"
+            );
+        }
+    }
+}
+
+fn answer(request: RequestId, outcome: Outcome, task: Option<&mut RunningTask>) -> ReplyResult {
+    match (outcome, task) {
+        (Outcome::Completed, Some(task)) => {
+            let (Some(outputs), Some(timing)) = (task.outputs.remove(&request), task.timing) else {
+                panic!("{request} was completed without outputs");
+            };
+            let requests = u32::try_from(task.requests.len()).unwrap_or(u32::MAX);
+            Ok(Served {
+                outputs,
+                batch: task.batch,
+                requests,
+                timing,
+            })
+        }
+        (Outcome::Completed, None) => panic!("{request} was completed without a task"),
+        (Outcome::Rejected(reason), _) => Err(ServeFailure::Rejected(reason)),
+        (Outcome::Dropped(reason), _) => Err(ServeFailure::Dropped(reason)),
+        (Outcome::Cancelled, _) => Err(ServeFailure::Cancelled),
+        (Outcome::Failed(FailReason::DeviceLost { device }), _) => {
+            Err(ServeFailure::DeviceLost(device))
+        }
+        (Outcome::Failed(FailReason::Run), task) => {
+            let Some(error) = task.and_then(|task| task.error.clone()) else {
+                panic!("{request} failed without the device's error");
+            };
+            Err(ServeFailure::Run(error))
+        }
+    }
+}
+
+impl Effects for DeviceEffects {
+    fn perform(&mut self, _now: Timestamp, action: Action) {
+        match action {
+            Action::Start(start) => self.start(start),
+            Action::Revoke {
+                device,
+                partition,
+                lane,
+                task,
+                leg,
+            } => {
+                self.revoke(
+                    device,
+                    &RevokeLeg {
+                        task,
+                        leg,
+                        partition,
+                        lane,
+                    },
+                );
+            }
+            Action::Finish { request, outcome } => self.finish(request, outcome),
+            Action::ModelDrained { model } => (self.hooks.drained)(model),
+        }
+    }
+}

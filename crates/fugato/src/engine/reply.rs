@@ -1,0 +1,104 @@
+//! What the driver answers, as replies and errors.
+
+use crate::api::{InferReply, ModelInfo};
+use crate::driver::{ServeFailure, Served};
+use crate::error::{InferError, QueueLimit};
+use crate::telemetry::RequestTimes;
+use fugato_core::sched::{DropReason, Rejection, Scope};
+use fugato_core::{Nanos, Timestamp};
+use std::sync::Arc;
+
+/// The reply to a request that asked for `outputs`, in their order.
+pub(super) fn reply(
+    model: Arc<ModelInfo>,
+    id: String,
+    outputs: &[usize],
+    served: Served,
+) -> InferReply {
+    let batch = served.batch;
+    let mut tensors: Vec<Option<_>> = served.outputs.into_iter().map(Some).collect();
+    let outputs = outputs
+        .iter()
+        .filter_map(|&index| Some((index, tensors.get_mut(index)?.take()?)))
+        .collect();
+    InferReply {
+        model,
+        id,
+        outputs,
+        batch,
+    }
+}
+
+/// The times of a request that was served and is answered `now`.
+pub(super) fn times(now: Timestamp, received: Timestamp, served: &Served) -> RequestTimes {
+    RequestTimes {
+        total: now - received,
+        queue: served.timing.started - received,
+    }
+}
+
+/// The error of a request to `model` that was not served.
+pub(super) fn error(
+    model: &str,
+    now: Timestamp,
+    received: Timestamp,
+    timeout: Option<Nanos>,
+    failure: ServeFailure,
+) -> InferError {
+    match failure {
+        ServeFailure::Rejected(reason) => rejected(model, now, reason),
+        ServeFailure::Dropped(DropReason::Expired { deadline }) => {
+            InferError::deadline_exceeded(model, now - deadline)
+        }
+        ServeFailure::Dropped(DropReason::Doomed {
+            deadline,
+            predicted,
+        }) => InferError::deadline_unreachable(model, predicted - now, deadline - now),
+        ServeFailure::Dropped(DropReason::QueueTimeout { .. }) => {
+            InferError::queue_timeout(model, now - received, timeout.unwrap_or_default())
+        }
+        ServeFailure::Cancelled => InferError::cancelled(model),
+        ServeFailure::Run(cause) => InferError::run_failed(model, cause),
+        ServeFailure::DeviceLost(device) => InferError::internal(
+            "device",
+            format!("{device} went away while model `{model}` ran on it"),
+        ),
+    }
+}
+
+fn rejected(model: &str, now: Timestamp, reason: Rejection) -> InferError {
+    match reason {
+        Rejection::UnknownModel => InferError::unknown_model(model),
+        Rejection::ModelStopping | Rejection::NoDevice => {
+            InferError::model_not_ready(model, reason.to_string())
+        }
+        Rejection::Draining => InferError::draining(),
+        Rejection::BatchTooLarge { .. } => {
+            // The request was checked against the same limit before it was handed in.
+            InferError::internal("admission", reason.to_string())
+        }
+        Rejection::QueueFull {
+            scope,
+            queued,
+            limit,
+        } => InferError::queue_full(whose(model, scope), QueueLimit::Requests, queued, 1, limit),
+        Rejection::BytesFull {
+            scope,
+            held,
+            request,
+            limit,
+        } => InferError::queue_full(whose(model, scope), QueueLimit::Bytes, held, request, limit),
+        Rejection::DeadlineUnreachable {
+            deadline,
+            predicted,
+            ..
+        } => InferError::deadline_unreachable(model, predicted - now, deadline - now),
+    }
+}
+
+fn whose(model: &str, scope: Scope) -> String {
+    match scope {
+        Scope::Model => model.to_owned(),
+        Scope::Total => "(all models)".to_owned(),
+    }
+}

@@ -1,0 +1,373 @@
+//! A whole server: device, driver, engine, protocols, signals.
+
+use super::Engine;
+use super::load::{DEVICE, MetricsById, ModelLoader};
+use crate::config::{Config, Policy};
+use crate::driver::{
+    self, DriverParts, FileRecorder, Hooks, Mailbox, RealClock, RecorderThread, RecordingError,
+    TaskTiming,
+};
+use crate::repository::{self, ScanError};
+use crate::runtime::{self, FindError, Surroundings};
+use crate::server::{Addresses, BindError, Server, ServerOptions};
+use crate::telemetry::Telemetry;
+use fugato_core::ModelId;
+use fugato_core::driver::{Recorder, RecordingFooter};
+use fugato_core::sched::{DeadlineMode, Input, PolicySpec, Scheduler, SchedulerConfig};
+use fugato_device::{
+    CpuDevice, CpuError, CpuOptions, Device, LoadError, ModelStore, MonotonicClock, Runtime,
+    RuntimeError,
+};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Requests that may wait for the driver's next look: a few milliseconds' worth at a
+/// hundred thousand per second.
+const ARRIVALS_MAX: usize = 16_384;
+
+/// How often gauges are brought up to date.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a server cannot start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// No repository is configured.
+    #[error("no model repository is given\n\nhint: name its folder with `--model-repository`")]
+    NoRepository,
+    /// No folder for the model store is configured and the environment names none.
+    #[error("no folder for the model store: set `--model-store`, or HOME")]
+    NoStore,
+    /// The library was not found.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// The library cannot be used.
+    #[error("ONNX Runtime cannot be used")]
+    Runtime(#[from] RuntimeError),
+    /// The repository cannot be read.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// The model store cannot be used.
+    #[error("the model store cannot be used")]
+    Store(#[source] LoadError),
+    /// The CPU cannot be a device.
+    #[error("the CPU cannot be used as configured")]
+    Cpu(#[from] CpuError),
+    /// A port cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The recording cannot be written.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+    /// The operating system refused something.
+    #[error("{what} failed")]
+    Io {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The ready file cannot be written.
+    #[error("the ready file `{}` cannot be written", path.display())]
+    ReadyFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn os(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+    move |source| ServeError::Io { what, source }
+}
+
+/// Serves a model repository until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// [`ServeError`], before anything is served, or where the recording failed at the end.
+pub fn serve(config: Config) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(os("starting the server's threads"))?;
+    let result = runtime.block_on(Running::start(config))?;
+    runtime.block_on(result.run())
+}
+
+/// A server that has everything it needs and does not answer yet.
+struct Running {
+    config: Arc<Config>,
+    engine: Arc<Engine>,
+    mailbox: Arc<Mailbox>,
+    driver: JoinHandle<Scheduler>,
+    recording: Option<RecorderThread>,
+    server: Server,
+    loader: ModelLoader,
+    models: Vec<repository::ModelEntry>,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Running {
+    async fn start(config: Config) -> Result<Self, ServeError> {
+        let terminate = signal(SignalKind::terminate()).map_err(os("listening for SIGTERM"))?;
+        let interrupt = signal(SignalKind::interrupt()).map_err(os("listening for SIGINT"))?;
+        let folder = config
+            .server
+            .model_repository
+            .as_deref()
+            .ok_or(ServeError::NoRepository)?;
+        let repository = repository::scan(folder)?;
+        let server = Server::bind(server_options(&config)).await?;
+        let library = runtime::find(
+            config.runtime.onnxruntime.as_deref(),
+            &Surroundings::of_process(),
+        )?;
+        let ort = Runtime::load(&library.path)?;
+        tracing::info!(version = ort.version(), path = %library.path.display(), "ONNX Runtime loaded");
+        let folder = config.model_store.dir.clone().ok_or(ServeError::NoStore)?;
+        let store = ModelStore::open(&ort, folder).map_err(ServeError::Store)?;
+
+        let clock = MonotonicClock::start();
+        let mailbox = Arc::new(Mailbox::new(clock, ARRIVALS_MAX));
+        let device = Arc::new(open_device(&config, clock, Arc::clone(&mailbox))?);
+        mailbox.control(Input::DeviceAdded(device.spec().clone()));
+        let telemetry = Arc::new(Telemetry::new());
+        let metrics = MetricsById::default();
+        let scheduler_config = scheduler_config(&config);
+        let (recorder, recording) = match &config.server.record {
+            None => (None, None),
+            Some(path) => {
+                let (recorder, thread) = FileRecorder::create(path, &scheduler_config)?;
+                (Some(Box::new(recorder) as Box<dyn Recorder>), Some(thread))
+            }
+        };
+        let devices: BTreeMap<_, Arc<dyn Device>> =
+            [(DEVICE, Arc::clone(&device) as Arc<dyn Device>)].into();
+        let driver = driver::spawn(DriverParts {
+            clock: RealClock(clock),
+            scheduler: Scheduler::new(scheduler_config),
+            devices,
+            mailbox: Arc::clone(&mailbox),
+            metrics: telemetry.driver(),
+            hooks: hooks(Arc::clone(&device), Arc::clone(&metrics)),
+            recorder,
+        })
+        .map_err(os("starting the driver's thread"))?;
+        let engine = Arc::new(Engine::new(clock, Arc::clone(&mailbox), telemetry, device));
+        let config = Arc::new(config);
+        let loader = ModelLoader::new(Arc::clone(&engine), Arc::clone(&config), store, metrics);
+        let models = repository.models;
+        Ok(Self {
+            config,
+            engine,
+            mailbox,
+            driver,
+            recording,
+            server,
+            loader,
+            models,
+            terminate,
+            interrupt,
+        })
+    }
+
+    async fn run(mut self) -> Result<(), ServeError> {
+        let addresses = self.server.addresses();
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(
+            self.server
+                .serve(Arc::clone(&self.engine), shutdown.clone()),
+        );
+        let sampling = tokio::spawn(sample(Arc::clone(&self.engine)));
+        let mut stopped = None;
+        let count = self.models.len();
+        tokio::select! {
+            () = self.loader.load_all(self.models) => {}
+            name = stop(&mut self.terminate, &mut self.interrupt) => stopped = Some(name),
+        }
+        if stopped.is_none() {
+            announce(&addresses, count, self.config.server.ready_file.as_deref())?;
+            stopped = Some(stop(&mut self.terminate, &mut self.interrupt).await);
+        }
+        tracing::info!(
+            signal = stopped,
+            "draining: no new requests, accepted ones run to their end"
+        );
+        // A second signal means it.
+        tokio::spawn(async move {
+            let name = stop(&mut self.terminate, &mut self.interrupt).await;
+            tracing::error!(
+                signal = name,
+                "stopped while draining, accepted requests are lost"
+            );
+            std::process::exit(130);
+        });
+        self.engine.drain();
+        shutdown.cancel();
+        match serving.await {
+            Ok(drained) if drained.connections_cut > 0 => {
+                tracing::error!(
+                    connections = drained.connections_cut,
+                    "cut what outlasted the drain timeout"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "the servers ended badly"),
+        }
+        sampling.abort();
+        self.mailbox.close();
+        let ended = tokio::task::spawn_blocking(move || self.driver.join()).await;
+        if let (Ok(Ok(scheduler)), Some(recording)) = (&ended, self.recording) {
+            let footer = RecordingFooter {
+                actions: scheduler.action_count(),
+                action_hash: scheduler.action_hash(),
+            };
+            recording.finish(footer)?;
+        }
+        if let Some(path) = &self.config.server.ready_file {
+            // Whoever waits for it must not find that of a server that is gone.
+            let _ = std::fs::remove_file(path);
+        }
+        match ended {
+            Ok(Ok(_)) => {
+                tracing::info!("stopped");
+                Ok(())
+            }
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(error) => Err(ServeError::Io {
+                what: "ending the driver's thread",
+                source: io::Error::other(error),
+            }),
+        }
+    }
+}
+
+/// Waits for a signal to stop; gives its name.
+async fn stop(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+async fn sample(engine: Arc<Engine>) {
+    let mut ticks = tokio::time::interval(SAMPLE_EVERY);
+    loop {
+        ticks.tick().await;
+        engine.sample().await;
+    }
+}
+
+/// Says that the server is ready, on the log and in the ready file.
+fn announce(
+    addresses: &Addresses,
+    models: usize,
+    ready_file: Option<&Path>,
+) -> Result<(), ServeError> {
+    let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
+    let (http, grpc, metrics) = (
+        text(addresses.http),
+        text(addresses.grpc),
+        text(addresses.metrics),
+    );
+    tracing::info!(http, grpc, metrics, models, "ready");
+    let Some(path) = ready_file else {
+        return Ok(());
+    };
+    let fail = |source| ServeError::ReadyFile {
+        path: path.to_owned(),
+        source,
+    };
+    let json = serde_json::json!({ "http": http, "grpc": grpc, "metrics": metrics }).to_string();
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, json).map_err(fail)?;
+    std::fs::rename(&partial, path).map_err(fail)
+}
+
+fn server_options(config: &Config) -> ServerOptions {
+    let at = |port| Some(SocketAddr::new(config.server.host, port));
+    ServerOptions {
+        http: at(config.server.http_port),
+        grpc: at(config.server.grpc_port),
+        metrics: at(config.server.metrics_port),
+        max_body_bytes: usize::try_from(config.server.max_body_bytes.0).unwrap_or(usize::MAX),
+        drain_timeout: config.server.drain_timeout.duration(),
+        ..ServerOptions::default()
+    }
+}
+
+fn scheduler_config(config: &Config) -> SchedulerConfig {
+    let policy = match config.scheduler.policy {
+        Policy::Fifo => PolicySpec::Fifo,
+        Policy::Edf => PolicySpec::Edf,
+        Policy::Uncontrolled => PolicySpec::Uncontrolled {
+            lanes: config.device.lanes,
+        },
+    };
+    let deadlines = if config.scheduler.admission {
+        DeadlineMode::Enforce
+    } else {
+        DeadlineMode::Observe
+    };
+    SchedulerConfig {
+        policy,
+        deadlines,
+        commit_lead: config.scheduler.commit_lead.nanos(),
+        admission_quantile: config.scheduler.admission_quantile,
+        ..SchedulerConfig::default()
+    }
+}
+
+fn open_device(
+    config: &Config,
+    clock: MonotonicClock,
+    mailbox: Arc<Mailbox>,
+) -> Result<CpuDevice, CpuError> {
+    let cores = match &config.device.cores {
+        crate::config::Cores::Auto => Vec::new(),
+        crate::config::Cores::These(cores) => cores.iter().copied().map(usize::from).collect(),
+    };
+    let options = CpuOptions {
+        cores,
+        whole_lanes: config.device.lanes,
+        niceness_normal: config.device.niceness,
+        niceness_urgent: config.device.niceness_urgent,
+        ..CpuOptions::default()
+    };
+    CpuDevice::new(
+        DEVICE,
+        options,
+        clock,
+        Arc::new(move |event| mailbox.device(event)),
+    )
+}
+
+/// What the driver's thread tells: executions to the metrics, drained models to the
+/// device. Unloading frees gigabytes, so it has a thread of its own.
+fn hooks(device: Arc<CpuDevice>, metrics: MetricsById) -> Hooks {
+    let counted = Arc::clone(&metrics);
+    Hooks {
+        drained: Box::new(move |model: ModelId| {
+            metrics
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&model);
+            let device = Arc::clone(&device);
+            std::thread::spawn(move || device.unload(model));
+        }),
+        task_done: Box::new(move |model: ModelId, batch: u32, timing: &TaskTiming| {
+            let known = counted.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(metrics) = known.get(&model) {
+                metrics.executed(batch, &timing.split);
+            }
+        }),
+    }
+}
