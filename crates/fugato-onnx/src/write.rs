@@ -84,7 +84,9 @@ pub fn write_model(model: &ModelProto, out: &mut impl Write) -> Result<(), Write
 }
 
 /// Writes a model to a file: to a temporary name beside it first, then renamed, so that
-/// no reader ever sees half a model. An external file is in place before its model is.
+/// no reader ever sees half a file. An external file is in place before its model is;
+/// where both replace older ones, a reader in between sees the old model with the new
+/// weights.
 ///
 /// # Errors
 /// Every kind of [`WriteError`] but `Stream`.

@@ -10,7 +10,8 @@ use fugato_onnx::proto::{
 };
 use fugato_onnx::{
     DataType, ExternalDataError, ExternalPolicy, GraphProto, ModelProto, NodeProto, ReadError,
-    TensorProto, WriteError, decode_model, load_external_data, read_model, save_model, write_model,
+    TensorProto, WriteError, decode_model, load_external_data, read_metadata, read_model,
+    save_model, write_model,
 };
 use prost::Message;
 
@@ -226,6 +227,24 @@ fn bad_files_are_refused_by_kind() {
     ));
     let missing = read_model(std::path::Path::new("/nonexistent/model.onnx"));
     assert!(matches!(missing, Err(ReadError::Io { .. })));
+}
+
+#[test]
+fn metadata_is_read_without_the_graph() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    save_model(&small_model(), &path, ExternalPolicy::Never).unwrap();
+    assert_eq!(read_metadata(&path).unwrap(), small_model().metadata_props);
+
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    let error = read_metadata(&path).unwrap_err();
+    assert!(matches!(error, ReadError::CutField { .. }), "{error:?}");
+    std::fs::write(&path, [0xff; 32]).unwrap();
+    let error = read_metadata(&path).unwrap_err();
+    assert!(matches!(error, ReadError::CutField { .. }), "{error:?}");
+    std::fs::write(&path, []).unwrap();
+    assert!(matches!(read_metadata(&path), Err(ReadError::Empty)));
 }
 
 #[test]

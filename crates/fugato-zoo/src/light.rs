@@ -37,6 +37,12 @@ pub enum LightError {
     /// A constant of the model is malformed.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+    /// Nothing reads a weight, so nothing says how it is to be scaled.
+    #[error("weight `{weight}` is read by no operator that computes")]
+    Unread {
+        /// Name of the weight.
+        weight: String,
+    },
     /// A weight is used in a way that says nothing about its scale.
     #[error("weight `{weight}` is input {slot} of operator {op_type}, for which no scale is known")]
     UnknownRole {
@@ -67,8 +73,8 @@ pub enum LightError {
 pub fn materialise(model: &ModelProto, seed: u64) -> Result<ModelProto, LightError> {
     let mut model = model.clone();
     let graph = model.graph.as_mut().ok_or(LightError::NoGraph)?;
-    let weights = find_weights(graph)?;
     let constants = integer_constants(graph)?;
+    let weights = find_weights(graph, &constants)?;
     let planned = roles::plan(graph, &weights)?;
 
     let produced: HashSet<&str> = weights.iter().map(|weight| weight.name.as_str()).collect();
@@ -142,8 +148,10 @@ fn integer_constants(graph: &GraphProto) -> Result<IntegerConstants, TensorError
 
 /// Lists the float `ConstantOfShape` nodes of known shape and the trained leftovers: the
 /// float initializers that an operator reads.
-fn find_weights(graph: &GraphProto) -> Result<Vec<Weight>, LightError> {
-    let constants = integer_constants(graph)?;
+fn find_weights(
+    graph: &GraphProto,
+    constants: &IntegerConstants,
+) -> Result<Vec<Weight>, LightError> {
     let mut weights = Vec::new();
     for node in &graph.node {
         let value = node
@@ -166,9 +174,10 @@ fn find_weights(graph: &GraphProto) -> Result<Vec<Weight>, LightError> {
     if weights.is_empty() {
         return Err(LightError::NotLight);
     }
-    let read: HashSet<&String> = graph.node.iter().flat_map(|node| &node.input).collect();
+    let inputs = graph.node.iter().flat_map(|node| &node.input);
+    let read: HashSet<&str> = inputs.map(String::as_str).collect();
     for tensor in &graph.initializer {
-        if tensor.element_type()? == DataType::Float && read.contains(&tensor.name().to_owned()) {
+        if tensor.element_type()? == DataType::Float && read.contains(tensor.name()) {
             weights.push(Weight {
                 name: tensor.name().to_owned(),
                 dims: tensor.dims.clone(),

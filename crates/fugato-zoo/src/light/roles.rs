@@ -32,10 +32,8 @@ pub(super) fn plan(graph: &GraphProto, weights: &[Weight]) -> Result<Vec<Init>, 
     }
     let init = |weight: &Weight| {
         let init = walk.inits.get(weight.name.as_str()).copied();
-        init.ok_or_else(|| LightError::UnknownRole {
+        init.ok_or_else(|| LightError::Unread {
             weight: weight.name.clone(),
-            slot: 0,
-            op_type: "none".to_owned(),
         })
     };
     weights.iter().map(init).collect()

@@ -196,6 +196,14 @@ fn models_that_cannot_be_materialised_are_refused() {
         Err(LightError::UnknownRole { slot: 1, op_type, .. }) if op_type == "Pow"
     ));
 
+    let mut unread = light_model();
+    let node = NodeProto::new("idle", "ConstantOfShape", &["w_shape"], &["idle"]);
+    unread.graph.as_mut().unwrap().node.insert(0, node);
+    assert!(matches!(
+        materialise(&unread, 0),
+        Err(LightError::Unread { weight }) if weight == "idle"
+    ));
+
     let mut negative = light_model();
     let shape = TensorProto::from_i64s("w_shape", &[2], &[-8, 3]);
     negative.graph.as_mut().unwrap().initializer[0] = shape;
