@@ -84,7 +84,7 @@ fn mmpp_spends_its_time_by_holding_times() {
     assert!((process.mean_rate(SECOND) - 1_600.0).abs() < 1e-9);
     let (seconds, mut bins) = (1_000_u64, vec![0_u32; 100_000]);
     for time in times(seconds, process, 11) {
-        let bin = (time * 100.0) as usize;
+        let bin = usize::try_from(whole(time * 100.0)).expect("a bin of 100,000");
         bins[bin] += 1;
     }
     let share = |low: u32, high: u32| {

@@ -1,0 +1,302 @@
+//! What one model's requests came to, and the figures over them.
+
+use fugato_core::Nanos;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The most different error texts kept per model; the rest are only counted.
+const ERROR_TEXTS: usize = 5;
+
+/// How one request ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Answered, and right where that was checked.
+    Answered {
+        /// Items of the batch it ran in, where the server says.
+        batch: Option<u32>,
+    },
+    /// Answered, and not what was expected.
+    Wrong {
+        /// In what it differs.
+        what: String,
+    },
+    /// Refused by the server: too many requests, or no time left.
+    Rejected {
+        /// The server's words.
+        why: String,
+    },
+    /// Answered by an error, or not at all.
+    Failed {
+        /// The error.
+        why: String,
+    },
+}
+
+/// The requests of one model inside the measured time.
+///
+/// **Invariant:** every scheduled request is counted once: answered, wrong, rejected,
+/// failed, unsent, or (what is left) unanswered.
+#[derive(Clone, Debug, Default)]
+pub struct Recorder {
+    scheduled: u64,
+    unsent: u64,
+    rejected: u64,
+    failed: u64,
+    wrong: u64,
+    /// From the scheduled send time to the whole reply, of answered requests.
+    latencies: Vec<Nanos>,
+    /// From the scheduled to the actual send time, of sent requests.
+    lateness: Vec<Nanos>,
+    batch_sum: u64,
+    batch_count: u64,
+    errors: BTreeMap<String, u64>,
+}
+
+impl Recorder {
+    /// A request came due.
+    pub fn scheduled(&mut self) {
+        self.scheduled += 1;
+    }
+
+    /// A request that came due was not sent, as too many were outstanding.
+    pub fn unsent(&mut self) {
+        self.unsent += 1;
+    }
+
+    /// A sent request ended, `latency` after it came due; it was sent `lateness` after
+    /// it came due.
+    pub fn ended(&mut self, outcome: Outcome, lateness: Nanos, latency: Nanos) {
+        self.lateness.push(lateness);
+        let text = match outcome {
+            Outcome::Answered { batch } => {
+                self.latencies.push(latency);
+                if let Some(batch) = batch {
+                    self.batch_sum += u64::from(batch);
+                    self.batch_count += 1;
+                }
+                return;
+            }
+            Outcome::Wrong { what } => {
+                self.wrong += 1;
+                what
+            }
+            Outcome::Rejected { why } => {
+                self.rejected += 1;
+                why
+            }
+            Outcome::Failed { why } => {
+                self.failed += 1;
+                why
+            }
+        };
+        if self.errors.len() < ERROR_TEXTS || self.errors.contains_key(&text) {
+            *self.errors.entry(text).or_default() += 1;
+        }
+    }
+
+    /// The figures, for a measured time of `measured` and an objective of `slo`
+    /// (`None`: every right answer is in time).
+    pub fn figures(mut self, slo: Option<Nanos>, measured: Nanos) -> Figures {
+        self.latencies.sort_unstable();
+        self.lateness.sort_unstable();
+        let answered = self.latencies.len() as u64;
+        let in_time = slo.map_or(answered, |slo| {
+            self.latencies.partition_point(|latency| *latency <= slo) as u64
+        });
+        let ended = answered + self.rejected + self.failed + self.wrong + self.unsent;
+        Figures {
+            requests: self.scheduled,
+            in_time,
+            late: answered - in_time,
+            rejected: self.rejected,
+            failed: self.failed,
+            wrong: self.wrong,
+            unsent: self.unsent,
+            unanswered: self.scheduled.saturating_sub(ended),
+            goodput_rps: per_second(in_time, measured),
+            attainment: ratio(in_time, self.scheduled),
+            latency_ms: Percentiles::of(&self.latencies),
+            lateness_ms: Percentiles::of(&self.lateness),
+            mean_batch: ratio(self.batch_sum, self.batch_count),
+            errors: self.errors,
+        }
+    }
+}
+
+/// The figures of one model, or of all together.
+///
+/// `requests = in_time + late + rejected + failed + wrong + unsent + unanswered`, and
+/// all but `in_time` are misses.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Figures {
+    /// Requests that came due in the measured time.
+    pub requests: u64,
+    /// Right answers within the objective.
+    pub in_time: u64,
+    /// Right answers after the objective.
+    pub late: u64,
+    /// Refused by the server (HTTP 429, 503, 504; gRPC RESOURCE_EXHAUSTED, UNAVAILABLE,
+    /// DEADLINE_EXCEEDED).
+    pub rejected: u64,
+    /// Any other error.
+    pub failed: u64,
+    /// Answers that are not the expected ones.
+    pub wrong: u64,
+    /// Not sent, as the limit of outstanding requests was reached.
+    pub unsent: u64,
+    /// Sent, with no answer by the end of the wait after the run.
+    pub unanswered: u64,
+    /// `in_time` per second of measured time.
+    pub goodput_rps: f64,
+    /// `in_time / requests`; absent without requests.
+    pub attainment: Option<f64>,
+    /// Milliseconds from the scheduled send time to the reply, over right answers.
+    pub latency_ms: Option<Percentiles>,
+    /// Milliseconds from the scheduled to the actual send time: the client's own delay,
+    /// contained in `latency_ms`.
+    pub lateness_ms: Option<Percentiles>,
+    /// Mean over right answers of the batch each ran in; absent where the server does
+    /// not say.
+    pub mean_batch: Option<f64>,
+    /// The first few error texts and their counts.
+    pub errors: BTreeMap<String, u64>,
+}
+
+impl Figures {
+    /// The sums of several models' figures. Percentiles do not add up and are absent.
+    pub fn total<'a>(models: impl IntoIterator<Item = &'a Self>, measured: Nanos) -> Self {
+        let mut total = Recorder::default().figures(None, measured);
+        for model in models {
+            total.requests += model.requests;
+            total.in_time += model.in_time;
+            total.late += model.late;
+            total.rejected += model.rejected;
+            total.failed += model.failed;
+            total.wrong += model.wrong;
+            total.unsent += model.unsent;
+            total.unanswered += model.unanswered;
+        }
+        total.goodput_rps = per_second(total.in_time, measured);
+        total.attainment = ratio(total.in_time, total.requests);
+        total
+    }
+}
+
+/// Exact percentiles by the nearest-rank method: the p-th is the smallest sample that
+/// at least p % of all samples do not exceed. In milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Percentiles {
+    /// The mean.
+    pub mean: f64,
+    /// The median.
+    pub p50: f64,
+    /// The 90th percentile.
+    pub p90: f64,
+    /// The 99th percentile.
+    pub p99: f64,
+    /// The 99.9th percentile.
+    pub p999: f64,
+    /// The largest sample.
+    pub max: f64,
+}
+
+impl Percentiles {
+    /// The percentiles of ascending samples; `None` without samples.
+    pub fn of(sorted: &[Nanos]) -> Option<Self> {
+        let max = sorted.last()?.as_millis_f64();
+        let sum: f64 = sorted.iter().map(|sample| sample.as_millis_f64()).sum();
+        let at = |per_mille: usize| {
+            let rank = (sorted.len() * per_mille).div_ceil(1_000);
+            sorted[rank.max(1) - 1].as_millis_f64()
+        };
+        Some(Self {
+            mean: sum / sorted.len() as f64,
+            p50: at(500),
+            p90: at(900),
+            p99: at(990),
+            p999: at(999),
+            max,
+        })
+    }
+}
+
+fn per_second(count: u64, time: Nanos) -> f64 {
+    if time == Nanos::ZERO {
+        0.0
+    } else {
+        count as f64 / time.as_secs_f64()
+    }
+}
+
+fn ratio(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Nanos = Nanos::from_millis(1_000);
+
+    #[test]
+    fn percentiles_are_nearest_ranks() {
+        let samples: Vec<Nanos> = (1..=1_000).map(Nanos::from_millis).collect();
+        let found = Percentiles::of(&samples).expect("samples");
+        let expected = Percentiles {
+            mean: 500.5,
+            p50: 500.0,
+            p90: 900.0,
+            p99: 990.0,
+            p999: 999.0,
+            max: 1_000.0,
+        };
+        assert_eq!(found, expected);
+        let one = Percentiles::of(&[Nanos::from_millis(7)]).expect("a sample");
+        assert_eq!((one.p50, one.p999, one.max), (7.0, 7.0, 7.0));
+        // Of two samples the median is the first, every higher one the second.
+        let two = Percentiles::of(&samples[..2]).expect("samples");
+        assert_eq!((two.p50, two.p90, two.p999), (1.0, 2.0, 2.0));
+        assert_eq!(Percentiles::of(&[]), None);
+    }
+
+    #[test]
+    fn every_request_is_counted_once_and_all_but_in_time_are_misses() {
+        let mut recorder = Recorder::default();
+        for _ in 0..10 {
+            recorder.scheduled();
+        }
+        let end = |recorder: &mut Recorder, outcome, millis| {
+            recorder.ended(outcome, Nanos::from_micros(50), Nanos::from_millis(millis));
+        };
+        let answered = |batch| Outcome::Answered { batch: Some(batch) };
+        end(&mut recorder, answered(1), 10);
+        end(&mut recorder, answered(4), 25);
+        end(&mut recorder, answered(4), 26);
+        let why = "busy".to_owned();
+        end(&mut recorder, Outcome::Rejected { why: why.clone() }, 1);
+        end(&mut recorder, Outcome::Rejected { why }, 1);
+        let why = "reset".to_owned();
+        end(&mut recorder, Outcome::Failed { why }, 1);
+        let what = "off".to_owned();
+        end(&mut recorder, Outcome::Wrong { what }, 1);
+        recorder.unsent();
+        let figures = recorder.figures(Some(Nanos::from_millis(25)), SECOND.times(2));
+        assert_eq!((figures.in_time, figures.late), (2, 1));
+        assert_eq!((figures.rejected, figures.failed, figures.wrong), (2, 1, 1));
+        assert_eq!((figures.unsent, figures.unanswered), (1, 2));
+        assert_eq!(figures.attainment, Some(0.2));
+        assert!((figures.goodput_rps - 1.0).abs() < 1e-12);
+        assert_eq!(figures.mean_batch, Some(3.0));
+        assert_eq!(figures.errors["busy"], 2);
+        let total = Figures::total([&figures, &figures], SECOND);
+        assert_eq!((total.requests, total.in_time), (20, 4));
+        assert_eq!(total.attainment, Some(0.2));
+    }
+
+    #[test]
+    fn nothing_scheduled_is_no_attainment() {
+        let figures = Recorder::default().figures(None, SECOND);
+        assert_eq!(figures.attainment, None);
+        assert_eq!(figures.latency_ms, None);
+    }
+}

@@ -1,0 +1,632 @@
+//! Tensors as the client holds them, random inputs, and the comparison of answers.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use fugato_core::workload::ModelLoad;
+use fugato_device::{ElementType, TensorSpec};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The size given to a dimension that varies, past the batch dimension, where nothing
+/// else says one.
+pub const DEFAULT_DIMENSION: u64 = 16;
+
+/// The exclusive bound of random integers where nothing else says one. Zeros and ones are
+/// valid as token ids, token types and masks alike.
+pub const DEFAULT_INTEGER_BOUND: u32 = 2;
+
+/// A named tensor in the protocol's raw form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// The name of the input or output.
+    pub name: String,
+    /// The element type.
+    pub element: ElementType,
+    /// The shape, batch dimension included.
+    pub shape: Vec<u64>,
+    /// The elements: row-major, little-endian; each of `BYTES` after its length as four
+    /// little-endian bytes.
+    pub data: Bytes,
+}
+
+/// A tensor as an expectation file spells it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TensorFile {
+    name: String,
+    datatype: String,
+    shape: Vec<u64>,
+    /// [`Tensor::data`] in base64.
+    data: String,
+}
+
+/// Why a tensor of an expectation file, or of a reply, is not one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TensorError {
+    /// A type the protocol does not know.
+    #[error("tensor `{name}` has datatype `{found}`, which the protocol does not have")]
+    Datatype {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: String,
+    },
+    /// Data that is not base64.
+    #[error("data of tensor `{name}` is not base64")]
+    Base64 {
+        /// The tensor.
+        name: String,
+        /// What is wrong.
+        source: base64::DecodeError,
+    },
+    /// A number of bytes that does not follow from type and shape.
+    #[error("tensor `{name}` of {element} {shape:?} has {found} bytes, expected {expected}")]
+    ByteCount {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        element: ElementType,
+        /// Its shape.
+        shape: Vec<u64>,
+        /// Bytes there are.
+        found: u64,
+        /// Bytes there should be.
+        expected: u64,
+    },
+    /// Strings whose lengths do not add up, or of another number than the shape says.
+    #[error("tensor `{name}` of BYTES {shape:?} is cut short or holds another number of strings")]
+    Strings {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<u64>,
+    },
+    /// A shape given in the workload that the model does not take.
+    #[error("shape {found:?} for input `{name}` does not fit the model's {expected}")]
+    Shape {
+        /// The input.
+        name: String,
+        /// The shape of the workload, batch dimension in front where there is one.
+        found: Vec<u64>,
+        /// The model's, with `?` for what varies.
+        expected: String,
+    },
+    /// Several items asked of a model without a batch dimension.
+    #[error("input `{name}` has no batch dimension, so `batch` must be 1, found {batch}")]
+    Unbatched {
+        /// The input.
+        name: String,
+        /// The number of items asked for.
+        batch: u32,
+    },
+    /// The workload has settings for an input the model does not have.
+    #[error("the model has no input `{name}`; it has {inputs}")]
+    UnknownInput {
+        /// The name in the workload.
+        name: String,
+        /// The model's inputs.
+        inputs: String,
+    },
+}
+
+impl Tensor {
+    /// Checks that the bytes follow from type and shape.
+    ///
+    /// # Errors
+    /// [`TensorError::ByteCount`] or [`TensorError::Strings`].
+    pub fn check(&self) -> Result<(), TensorError> {
+        let count = self.shape.iter().try_fold(1_u64, |n, d| n.checked_mul(*d));
+        match self.element.size() {
+            Some(size) => {
+                let expected = count.and_then(|count| count.checked_mul(size as u64));
+                let found = self.data.len() as u64;
+                if expected == Some(found) {
+                    return Ok(());
+                }
+                Err(TensorError::ByteCount {
+                    name: self.name.clone(),
+                    element: self.element,
+                    shape: self.shape.clone(),
+                    found,
+                    expected: expected.unwrap_or(u64::MAX),
+                })
+            }
+            None if string_count(&self.data) == count => Ok(()),
+            None => Err(TensorError::Strings {
+                name: self.name.clone(),
+                shape: self.shape.clone(),
+            }),
+        }
+    }
+
+    pub(super) fn to_file(&self) -> TensorFile {
+        TensorFile {
+            name: self.name.clone(),
+            datatype: self.element.oip_name().to_owned(),
+            shape: self.shape.clone(),
+            data: STANDARD.encode(&self.data),
+        }
+    }
+
+    pub(super) fn from_file(file: TensorFile) -> Result<Self, TensorError> {
+        let TensorFile {
+            name,
+            datatype,
+            shape,
+            data,
+        } = file;
+        let element = ElementType::from_oip_name(&datatype);
+        let element = element.ok_or_else(|| TensorError::Datatype {
+            name: name.clone(),
+            found: datatype,
+        })?;
+        let data = STANDARD
+            .decode(data)
+            .map_err(|source| TensorError::Base64 {
+                name: name.clone(),
+                source,
+            })?;
+        let tensor = Self {
+            name,
+            element,
+            shape,
+            data: data.into(),
+        };
+        tensor.check().map(|()| tensor)
+    }
+}
+
+/// The number of length-prefixed strings in `data`; `None` where the lengths lie.
+fn string_count(data: &[u8]) -> Option<u64> {
+    let (mut rest, mut count) = (data, 0);
+    while !rest.is_empty() {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+        rest = after.get(length..)?;
+        count += 1;
+    }
+    Some(count)
+}
+
+/// How random inputs are shaped.
+#[derive(Clone, Debug)]
+pub struct InputSettings {
+    /// Items of a request.
+    pub batch: u32,
+    /// By input, the shape of one item, the batch dimension left out.
+    pub shapes: BTreeMap<String, Vec<u64>>,
+    /// By symbol of the model (`"sequence"`), the size of a dimension that varies.
+    pub dimensions: BTreeMap<String, u64>,
+    /// By input, the exclusive bound of integers.
+    pub integers: BTreeMap<String, u32>,
+}
+
+impl InputSettings {
+    /// The settings of a workload's model.
+    pub fn of(load: &ModelLoad) -> Self {
+        Self {
+            batch: load.batch.0,
+            shapes: load.shapes.clone(),
+            dimensions: BTreeMap::new(),
+            integers: load.integers.clone(),
+        }
+    }
+
+    /// Random inputs for a model: floats uniform in [-1, 1), integers uniform from 0 to
+    /// their bound, booleans and strings at random.
+    ///
+    /// # Errors
+    /// [`TensorError`] where a setting names no input or does not fit the model.
+    pub fn random_inputs(
+        &self,
+        specs: &[TensorSpec],
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Vec<Tensor>, TensorError> {
+        for name in self.shapes.keys().chain(self.integers.keys()) {
+            if !specs.iter().any(|spec| spec.name == *name) {
+                let inputs: Vec<String> = specs.iter().map(|s| format!("`{}`", s.name)).collect();
+                return Err(TensorError::UnknownInput {
+                    name: name.clone(),
+                    inputs: inputs.join(", "),
+                });
+            }
+        }
+        let mut inputs = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let shape = self.shape(spec)?;
+            let bound = self.integers.get(&spec.name).copied();
+            let count: u64 = shape.iter().product();
+            inputs.push(Tensor {
+                name: spec.name.clone(),
+                element: spec.element,
+                shape,
+                data: random_data(
+                    spec.element,
+                    count,
+                    bound.unwrap_or(DEFAULT_INTEGER_BOUND),
+                    rng,
+                ),
+            });
+        }
+        Ok(inputs)
+    }
+
+    fn shape(&self, spec: &TensorSpec) -> Result<Vec<u64>, TensorError> {
+        let batched = spec.shape.first() == Some(&None);
+        if !batched && self.batch != 1 {
+            return Err(TensorError::Unbatched {
+                name: spec.name.clone(),
+                batch: self.batch,
+            });
+        }
+        let Some(item) = self.shapes.get(&spec.name) else {
+            let dimensions = spec.shape.iter().enumerate();
+            return Ok(dimensions
+                .map(|(index, size)| match size {
+                    Some(size) => *size,
+                    None if index == 0 => u64::from(self.batch),
+                    None => self.symbol_size(spec, index),
+                })
+                .collect());
+        };
+        let mut shape = Vec::with_capacity(item.len() + 1);
+        if batched {
+            shape.push(u64::from(self.batch));
+        }
+        shape.extend(item);
+        let fits = shape.len() == spec.shape.len()
+            && shape
+                .iter()
+                .zip(&spec.shape)
+                .all(|(given, wanted)| wanted.is_none_or(|wanted| wanted == *given));
+        if fits {
+            return Ok(shape);
+        }
+        let sizes = spec.shape.iter();
+        let sizes: Vec<String> = sizes
+            .map(|size| size.map_or_else(|| "?".to_owned(), |size| size.to_string()))
+            .collect();
+        Err(TensorError::Shape {
+            name: spec.name.clone(),
+            found: shape,
+            expected: format!("[{}]", sizes.join(", ")),
+        })
+    }
+
+    fn symbol_size(&self, spec: &TensorSpec, index: usize) -> u64 {
+        let symbol = spec.symbols.get(index).and_then(Option::as_ref);
+        let size = symbol.and_then(|symbol| self.dimensions.get(symbol));
+        size.copied().unwrap_or(DEFAULT_DIMENSION)
+    }
+}
+
+fn random_data(element: ElementType, count: u64, bound: u32, rng: &mut ChaCha8Rng) -> Bytes {
+    let mut data = Vec::new();
+    for _ in 0..count {
+        match element {
+            ElementType::Fp16 => {
+                let value = half::f16::from_f32(rng.random_range(-1.0..1.0));
+                data.extend(value.to_le_bytes());
+            }
+            ElementType::Bf16 => {
+                let value = half::bf16::from_f32(rng.random_range(-1.0..1.0));
+                data.extend(value.to_le_bytes());
+            }
+            ElementType::Fp32 => data.extend(rng.random_range(-1.0_f32..1.0).to_le_bytes()),
+            ElementType::Fp64 => data.extend(rng.random_range(-1.0_f64..1.0).to_le_bytes()),
+            ElementType::Bool => data.push(u8::from(rng.random::<bool>())),
+            ElementType::Bytes => {
+                data.extend(8_u32.to_le_bytes());
+                data.extend((0..8).map(|_| rng.random_range(b'a'..=b'z')));
+            }
+            ElementType::Uint8
+            | ElementType::Uint16
+            | ElementType::Uint32
+            | ElementType::Uint64
+            | ElementType::Int8
+            | ElementType::Int16
+            | ElementType::Int32
+            | ElementType::Int64 => {
+                // Little-endian, so the low bytes of the widest form are the value; the
+                // bound is cut to what one byte of a signed type holds where it must be.
+                let size = element.size().unwrap_or(8);
+                let bound = if size == 1 { bound.min(128) } else { bound };
+                let bound = if size == 2 { bound.min(32_768) } else { bound };
+                let value = u64::from(rng.random_range(0..bound));
+                data.extend(&value.to_le_bytes()[..size]);
+            }
+        }
+    }
+    data.into()
+}
+
+/// Where an answer differs from what was expected.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Mismatch {
+    /// An output is missing.
+    #[error("output `{output}` is missing")]
+    Missing {
+        /// The output.
+        output: String,
+    },
+    /// Another type or shape.
+    #[error("output `{output}` is {found}, expected {expected}")]
+    Kind {
+        /// The output.
+        output: String,
+        /// Type and shape found.
+        found: String,
+        /// Type and shape expected.
+        expected: String,
+    },
+    /// An element that must be equal is not.
+    #[error("output `{output}` differs at byte {at}")]
+    Unequal {
+        /// The output.
+        output: String,
+        /// The first byte that differs.
+        at: usize,
+    },
+    /// A float further off than the tolerance.
+    #[error(
+        "output `{output}` is off by {error:e} at element {at}, more than {tolerance:e} of its largest value {largest:e}"
+    )]
+    Off {
+        /// The output.
+        output: String,
+        /// The element furthest off.
+        at: usize,
+        /// By how much.
+        error: f64,
+        /// The tolerance.
+        tolerance: f64,
+        /// The largest expected magnitude.
+        largest: f64,
+    },
+}
+
+/// Compares a reply with what was expected, output by output.
+///
+/// Floats may differ by `tolerance(type)` of the largest expected magnitude of their
+/// output; infinities and NaN must stand at the same places. Everything else must be
+/// equal. Outputs that were not expected are passed over.
+///
+/// # Errors
+/// The first [`Mismatch`].
+pub fn compare(found: &[Tensor], expected: &[Tensor]) -> Result<(), Mismatch> {
+    for wanted in expected {
+        let output = || wanted.name.clone();
+        let tensor = found.iter().find(|tensor| tensor.name == wanted.name);
+        let tensor = tensor.ok_or_else(|| Mismatch::Missing { output: output() })?;
+        let kind = |tensor: &Tensor| format!("{} {:?}", tensor.element, tensor.shape);
+        if (tensor.element, &tensor.shape) != (wanted.element, &wanted.shape)
+            || (wanted.element.size().is_some() && tensor.data.len() != wanted.data.len())
+        {
+            return Err(Mismatch::Kind {
+                output: output(),
+                found: kind(tensor),
+                expected: kind(wanted),
+            });
+        }
+        let Some(tolerance) = tolerance(wanted.element) else {
+            if tensor.data == wanted.data {
+                continue;
+            }
+            let pairs = tensor.data.iter().zip(&wanted.data);
+            let at = pairs.take_while(|(found, wanted)| found == wanted).count();
+            return Err(Mismatch::Unequal {
+                output: output(),
+                at,
+            });
+        };
+        compare_floats(wanted, tolerance, &floats(tensor), &floats(wanted))?;
+    }
+    Ok(())
+}
+
+/// The error allowed over the largest expected magnitude; `None` for types that must be
+/// equal. For the half-width types it is four units in the last place, as rounding alone
+/// moves them by more than the 1e-4 of the others.
+fn tolerance(element: ElementType) -> Option<f64> {
+    match element {
+        ElementType::Fp32 | ElementType::Fp64 => Some(1e-4),
+        ElementType::Fp16 => Some(4.0 * 2_f64.powi(-11)),
+        ElementType::Bf16 => Some(4.0 * 2_f64.powi(-8)),
+        ElementType::Bool
+        | ElementType::Uint8
+        | ElementType::Uint16
+        | ElementType::Uint32
+        | ElementType::Uint64
+        | ElementType::Int8
+        | ElementType::Int16
+        | ElementType::Int32
+        | ElementType::Int64
+        | ElementType::Bytes => None,
+    }
+}
+
+fn compare_floats(
+    wanted: &Tensor,
+    tolerance: f64,
+    found: &[f64],
+    expected: &[f64],
+) -> Result<(), Mismatch> {
+    let finite = expected.iter().filter(|value| value.is_finite());
+    let largest = finite.fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    let errors = found.iter().zip(expected).map(|(found, expected)| {
+        if found == expected || (found.is_nan() && expected.is_nan()) {
+            0.0
+        } else if found.is_finite() && expected.is_finite() {
+            (found - expected).abs()
+        } else {
+            f64::INFINITY
+        }
+    });
+    let worst = errors
+        .enumerate()
+        .max_by(|(_, left), (_, right)| left.total_cmp(right));
+    match worst {
+        Some((at, error)) if error > tolerance * largest => Err(Mismatch::Off {
+            output: wanted.name.clone(),
+            at,
+            error,
+            tolerance,
+            largest,
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn floats(tensor: &Tensor) -> Vec<f64> {
+    fn read<const N: usize>(data: &[u8], value: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+        let (chunks, _) = data.as_chunks::<N>();
+        chunks.iter().map(|chunk| value(*chunk)).collect()
+    }
+    match tensor.element {
+        ElementType::Fp16 => read(&tensor.data, |b| half::f16::from_le_bytes(b).to_f64()),
+        ElementType::Bf16 => read(&tensor.data, |b| half::bf16::from_le_bytes(b).to_f64()),
+        ElementType::Fp64 => read(&tensor.data, f64::from_le_bytes),
+        ElementType::Fp32 => read(&tensor.data, |b| f64::from(f32::from_le_bytes(b))),
+        ElementType::Bool
+        | ElementType::Uint8
+        | ElementType::Uint16
+        | ElementType::Uint32
+        | ElementType::Uint64
+        | ElementType::Int8
+        | ElementType::Int16
+        | ElementType::Int32
+        | ElementType::Int64
+        | ElementType::Bytes => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    fn fp32(values: &[f32]) -> Tensor {
+        Tensor {
+            name: "y".to_owned(),
+            element: ElementType::Fp32,
+            shape: vec![values.len() as u64],
+            data: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    }
+
+    #[test]
+    fn floats_are_compared_against_their_largest_value() {
+        let expected = [fp32(&[100.0, 0.0, f32::NAN, f32::INFINITY])];
+        let near = [fp32(&[100.0, 0.009, f32::NAN, f32::INFINITY])];
+        assert_eq!(compare(&near, &expected), Ok(()));
+        let off = compare(&[fp32(&[100.0, 0.011, f32::NAN, f32::INFINITY])], &expected);
+        assert!(matches!(off, Err(Mismatch::Off { at: 1, .. })), "{off:?}");
+        let finite = compare(&[fp32(&[100.0, 0.0, 0.0, f32::INFINITY])], &expected);
+        assert!(matches!(finite, Err(Mismatch::Off { at: 2, .. })));
+        let flipped = compare(
+            &[fp32(&[100.0, 0.0, f32::NAN, f32::NEG_INFINITY])],
+            &expected,
+        );
+        assert!(matches!(flipped, Err(Mismatch::Off { at: 3, .. })));
+    }
+
+    #[test]
+    fn other_types_must_be_equal() {
+        let ints = |bytes: &'static [u8]| {
+            [Tensor {
+                name: "y".to_owned(),
+                element: ElementType::Uint8,
+                shape: vec![2],
+                data: Bytes::from_static(bytes),
+            }]
+        };
+        assert_eq!(compare(&ints(&[1, 2]), &ints(&[1, 2])), Ok(()));
+        assert!(matches!(
+            compare(&ints(&[1, 3]), &ints(&[1, 2])),
+            Err(Mismatch::Unequal { at: 1, .. })
+        ));
+        assert!(matches!(
+            compare(&[], &ints(&[1, 2])),
+            Err(Mismatch::Missing { .. })
+        ));
+        assert!(matches!(
+            compare(&[fp32(&[0.0, 0.0])], &ints(&[1, 2])),
+            Err(Mismatch::Kind { .. })
+        ));
+    }
+
+    #[test]
+    fn random_inputs_fill_their_shapes_and_repeat() {
+        let settings = InputSettings {
+            batch: 2,
+            shapes: BTreeMap::from([("ids".to_owned(), vec![5])]),
+            dimensions: BTreeMap::from([("length".to_owned(), 3)]),
+            integers: BTreeMap::from([("ids".to_owned(), 1_000)]),
+        };
+        for element in ElementType::ALL {
+            let spec = |name: &str, symbol: Option<&str>| TensorSpec {
+                name: name.to_owned(),
+                element,
+                shape: vec![None, None],
+                symbols: vec![Some("batch".to_owned()), symbol.map(str::to_owned)],
+            };
+            let specs = [
+                spec("ids", None),
+                spec("b", Some("length")),
+                spec("c", None),
+            ];
+            let draw = || {
+                let mut rng = ChaCha8Rng::seed_from_u64(1);
+                settings.random_inputs(&specs, &mut rng).expect("valid")
+            };
+            let inputs = draw();
+            let shapes: Vec<&[u64]> = inputs.iter().map(|input| input.shape.as_slice()).collect();
+            assert_eq!(shapes, [[2, 5], [2, 3], [2, DEFAULT_DIMENSION]]);
+            for input in &inputs {
+                input.check().expect("bytes follow from the shape");
+                let file = serde_json::to_string(&input.to_file()).expect("plain data");
+                let file = serde_json::from_str(&file).expect("own format");
+                assert_eq!(Tensor::from_file(file).expect("valid"), *input);
+            }
+            assert_eq!(inputs, draw());
+        }
+    }
+
+    #[test]
+    fn settings_that_do_not_fit_are_refused() {
+        let spec = TensorSpec {
+            name: "x".to_owned(),
+            element: ElementType::Fp32,
+            shape: vec![Some(1), Some(3)],
+            symbols: vec![None, None],
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut draw = |batch, shapes: &[(&str, Vec<u64>)]| {
+            let shapes = shapes.iter();
+            let settings = InputSettings {
+                batch,
+                shapes: shapes
+                    .map(|(name, shape)| ((*name).to_owned(), shape.clone()))
+                    .collect(),
+                dimensions: BTreeMap::new(),
+                integers: BTreeMap::new(),
+            };
+            settings.random_inputs(std::slice::from_ref(&spec), &mut rng)
+        };
+        assert!(draw(1, &[("x", vec![1, 3])]).is_ok());
+        assert!(matches!(draw(2, &[]), Err(TensorError::Unbatched { .. })));
+        assert!(matches!(
+            draw(1, &[("x", vec![3])]),
+            Err(TensorError::Shape { .. })
+        ));
+        assert!(matches!(
+            draw(1, &[("y", vec![3])]),
+            Err(TensorError::UnknownInput { .. })
+        ));
+    }
+}
