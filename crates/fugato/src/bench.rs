@@ -3,13 +3,14 @@
 //!
 //! Start reading at [`run`]. [`load`] sends, [`client`] speaks the protocols, [`stats`]
 //! counts, [`report`] prints; [`expect`] holds the answers that replies are checked
-//! against.
+//! against, and [`golden`] makes them.
 
 pub mod client;
 pub mod cpu;
 #[cfg(test)]
 mod double;
 pub mod expect;
+pub mod golden;
 pub mod load;
 pub mod report;
 pub mod stats;

@@ -3,6 +3,7 @@
 //! Each command is a module with its `Args`, which only say what was asked, and a `run`,
 //! which does it. Data goes to standard output, everything else to standard error.
 
+pub mod bench;
 pub mod completions;
 pub mod config;
 pub mod doctor;
@@ -38,7 +39,9 @@ pub enum Command {
     Serve(serve::Args),
     /// Feed a recording to the scheduler again and compare its actions
     Replay(replay::Args),
-    /// Look at models
+    /// Send a load to a server, measure it, and check the answers
+    Bench(bench::Args),
+    /// Look at models, and write what they should answer
     Model(model::Args),
     /// List and write the models of the papers
     Zoo(zoo::Args),
@@ -76,6 +79,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Model(args) => model::run(&args),
         Command::Zoo(args) => zoo::run(&args),
         Command::Config(args) => config::run(&args),

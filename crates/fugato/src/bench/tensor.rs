@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use fugato_core::workload::ModelLoad;
-use fugato_device::{ElementType, TensorSpec};
+use fugato_device::{ElementType, TensorData, TensorSpec};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -141,6 +141,46 @@ impl Tensor {
                 shape: self.shape.clone(),
             }),
         }
+    }
+
+    /// A tensor of a device's data.
+    pub fn of(name: String, element: ElementType, shape: Vec<u64>, data: TensorData) -> Self {
+        let data = match data {
+            TensorData::Raw(data) => data,
+            TensorData::Strings(strings) => {
+                let mut data = Vec::new();
+                for string in strings {
+                    let length = u32::try_from(string.len()).expect("strings are under 4 GiB");
+                    data.extend(length.to_le_bytes());
+                    data.extend_from_slice(&string);
+                }
+                data.into()
+            }
+        };
+        Self {
+            name,
+            element,
+            shape,
+            data,
+        }
+    }
+
+    /// The elements as a device takes them.
+    ///
+    /// # Errors
+    /// As [`Tensor::check`].
+    pub fn to_data(&self) -> Result<TensorData, TensorError> {
+        self.check()?;
+        if self.element != ElementType::Bytes {
+            return Ok(TensorData::Raw(self.data.clone()));
+        }
+        let (mut rest, mut strings) = (self.data.clone(), Vec::new());
+        while let Some((length, _)) = rest.split_first_chunk::<4>() {
+            let length = u32::from_le_bytes(*length) as usize;
+            let _ = rest.split_to(4);
+            strings.push(rest.split_to(length));
+        }
+        Ok(TensorData::Strings(strings))
     }
 
     pub(super) fn to_file(&self) -> TensorFile {
@@ -592,6 +632,9 @@ mod tests {
                 let file = serde_json::to_string(&input.to_file()).expect("plain data");
                 let file = serde_json::from_str(&file).expect("own format");
                 assert_eq!(Tensor::from_file(file).expect("valid"), *input);
+                let data = input.to_data().expect("valid");
+                let again = Tensor::of(input.name.clone(), element, input.shape.clone(), data);
+                assert_eq!(again, *input);
             }
             assert_eq!(inputs, draw());
         }

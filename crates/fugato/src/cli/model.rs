@@ -1,5 +1,6 @@
 //! `fugato model`.
 
+pub mod expect;
 pub mod inspect;
 
 use super::Outcome;
@@ -17,6 +18,8 @@ pub struct Args {
 pub enum Command {
     /// Say what a model file holds: interface, weights, operators
     Inspect(inspect::Args),
+    /// Write what models answer by themselves, for `fugato bench --expect`
+    Expect(expect::Args),
 }
 
 /// Runs a command of `fugato model`.
@@ -26,5 +29,6 @@ pub enum Command {
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     match &args.command {
         Command::Inspect(args) => inspect::run(args),
+        Command::Expect(args) => expect::run(args),
     }
 }
