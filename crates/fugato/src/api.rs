@@ -4,7 +4,7 @@
 //! theirs; everything between is here and in the [`InferenceService`], once. Start reading
 //! at the trait.
 
-use crate::error::{Fault, InferError};
+use crate::error::{ErrorKind, Fault, InferError};
 use bytes::Bytes;
 use fugato_core::{Nanos, Timestamp};
 use fugato_device::{
@@ -151,10 +151,8 @@ pub trait InferenceService: Send + Sync + 'static {
     /// The ready version of a model that a request for `version` (or for any) gets.
     ///
     /// # Errors
-    /// [`ErrorKind::UnknownModel`](crate::error::ErrorKind::UnknownModel),
-    /// [`ErrorKind::UnknownVersion`](crate::error::ErrorKind::UnknownVersion), or
-    /// [`ErrorKind::ModelNotReady`](crate::error::ErrorKind::ModelNotReady) with the
-    /// reason.
+    /// [`ErrorKind::UnknownModel`], [`ErrorKind::UnknownVersion`], or
+    /// [`ErrorKind::ModelNotReady`] with the reason.
     fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelInfo>, InferError>;
 
     /// Every model version of the repository, ready or not, by name and version.
@@ -169,6 +167,10 @@ pub trait InferenceService: Send + Sync + 'static {
         &self,
         request: InferRequest,
     ) -> impl Future<Output = Result<InferReply, InferError>> + Send;
+
+    /// Counts a request that a protocol refused before it could reach [`Self::infer`], or
+    /// whose reply the protocol could not carry.
+    fn refused(&self, kind: ErrorKind);
 
     /// The metrics, as OpenMetrics text.
     fn metrics(&self) -> String;

@@ -16,7 +16,7 @@ use crate::api::{
     ValidRequest, validate,
 };
 use crate::driver::{Mailbox, Payload};
-use crate::error::{InferError, QueueLimit};
+use crate::error::{ErrorKind, InferError, QueueLimit};
 use crate::telemetry::{ModelGauges, ModelMetrics, RequestTimes, Telemetry};
 use fugato_core::sched::{Arrival, Input};
 use fugato_core::{BatchSize, ModelId, RequestId, ShapeClass};
@@ -368,6 +368,11 @@ impl InferenceService for Engine {
                 Err(error)
             }
         }
+    }
+
+    fn refused(&self, kind: ErrorKind) {
+        // Whose request it was may not have been read.
+        self.telemetry.failed("", "", kind.facts().label);
     }
 
     fn metrics(&self) -> String {

@@ -71,7 +71,7 @@ error_kinds! {
     NotFound => 404 NotFound false "not_found",
     /// The URL exists, with another method.
     MethodNotAllowed => 405 Unimplemented false "method_not_allowed",
-    /// A limit of the model's queue is reached.
+    /// A limit of the model's queue, or of the requests in the whole server, is reached.
     QueueFull => 503 Unavailable true "queue_full",
     /// Admission found that the deadline cannot be met; nothing was run.
     DeadlineUnreachable => 503 Unavailable true "deadline_unreachable",

@@ -15,12 +15,14 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+mod budget;
 pub(crate) mod grpc;
 mod http;
 mod listen;
 mod metadata;
 pub mod proto;
 
+use budget::Budget;
 use listen::Listening;
 
 pub use grpc::{RPCS, Rpc};
@@ -37,6 +39,9 @@ pub struct ServerOptions {
     pub metrics: Option<SocketAddr>,
     /// The largest request message of either protocol, in bytes.
     pub max_body_bytes: usize,
+    /// Bytes of requests of both protocols that may be in the server at once, from being
+    /// read to being answered. Further ones are refused; one that is alone always fits.
+    pub max_held_bytes: usize,
     /// The most connections per port; further clients wait in the listen queue.
     pub max_connections: usize,
     /// How long requests that were accepted may still run after a stop is asked for.
@@ -52,6 +57,8 @@ impl Default for ServerOptions {
             metrics: loopback(8002),
             // A batch of 100 images of 3 x 224 x 224 floats is 60 MB.
             max_body_bytes: 64 << 20,
+            // Sixteen of the largest messages.
+            max_held_bytes: 1 << 30,
             // Well under the usual limit of open files, far over what one server feeds.
             max_connections: 4096,
             drain_timeout: Duration::from_secs(30),
@@ -137,12 +144,14 @@ impl Server {
     ) -> Drained {
         let requests = Listening::new(self.options.max_connections, shutdown.clone());
         let metrics = Listening::new(self.options.max_connections, CancellationToken::new());
+        let budget = Budget::new(self.options.max_held_bytes);
         if let Some(listener) = self.http {
-            let router = http::router(Arc::clone(&service), &self.options);
+            let budget = Arc::clone(&budget);
+            let router = http::router(Arc::clone(&service), &self.options, budget);
             requests.http1(listener, router);
         }
         if let Some(listener) = self.grpc {
-            let rpc = grpc::GrpcService::new(Arc::clone(&service), &self.options);
+            let rpc = grpc::GrpcService::new(Arc::clone(&service), &self.options, budget);
             requests.http2(listener, rpc);
         }
         if let Some(listener) = self.metrics {

@@ -221,6 +221,8 @@ pub(crate) enum Fault {
         method: String,
         expected: String,
     },
+    #[error("the server holds {held} of {limit} bytes of requests and this one would add {wanted}")]
+    ServerFull { held: u64, wanted: u64, limit: u64 },
     #[error("{}", queue_full_text(model, *which, *held, *wanted, *limit))]
     QueueFull {
         model: String,
@@ -293,7 +295,7 @@ impl Fault {
             Self::Unimplemented { .. } => ErrorKind::Unimplemented,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::MethodNotAllowed { .. } => ErrorKind::MethodNotAllowed,
-            Self::QueueFull { .. } => ErrorKind::QueueFull,
+            Self::ServerFull { .. } | Self::QueueFull { .. } => ErrorKind::QueueFull,
             Self::DeadlineUnreachable { .. } => ErrorKind::DeadlineUnreachable,
             Self::QueueTimeout { .. } => ErrorKind::QueueTimeout,
             Self::DeadlineExceeded { .. } => ErrorKind::DeadlineExceeded,

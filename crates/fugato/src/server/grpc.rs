@@ -1,11 +1,13 @@
 //! The gRPC side: every call of Triton's `GRPCInferenceService`, and the health check.
 
+use super::budget::{Budget, Hold};
 use super::{ServerOptions, metadata, proto};
 use crate::api::{InferenceService, PLATFORM};
 use crate::error::{ErrorKind, Fault, InferError};
+use bytes::Bytes;
 use fugato_core::{Nanos, Timestamp};
 use fugato_device::{MonotonicClock, TensorSpec};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use proto::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
 use proto::health::health_check_response::ServingStatus;
 use proto::health::health_server::{Health, HealthServer};
@@ -13,6 +15,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use tonic::codegen::Service as _;
 use tonic::{Code, Request, Response, Status};
 
@@ -72,8 +75,10 @@ struct Arrived(Timestamp);
 pub(super) struct GrpcService<S> {
     inference: GrpcInferenceServiceServer<Calls<S>>,
     health: HealthServer<Calls<S>>,
+    service: Arc<S>,
     clock: MonotonicClock,
     max_body_bytes: usize,
+    budget: Arc<Budget>,
 }
 
 impl<S> Clone for GrpcService<S> {
@@ -81,26 +86,68 @@ impl<S> Clone for GrpcService<S> {
         Self {
             inference: self.inference.clone(),
             health: self.health.clone(),
+            service: Arc::clone(&self.service),
             clock: self.clock,
             max_body_bytes: self.max_body_bytes,
+            budget: Arc::clone(&self.budget),
         }
     }
 }
 
 impl<S: InferenceService> GrpcService<S> {
     /// Serves `service`.
-    pub(super) fn new(service: Arc<S>, options: &ServerOptions) -> Self {
+    pub(super) fn new(service: Arc<S>, options: &ServerOptions, budget: Arc<Budget>) -> Self {
         let clock = service.clock();
-        let calls = Arc::new(Calls { service, clock });
+        let calls = Arc::new(Calls {
+            service: Arc::clone(&service),
+            clock,
+        });
         Self {
             inference: GrpcInferenceServiceServer::from_arc(Arc::clone(&calls))
                 .max_decoding_message_size(options.max_body_bytes)
                 // A reply is as large as the model makes it.
                 .max_encoding_message_size(usize::MAX),
             health: HealthServer::from_arc(calls),
+            service,
             clock,
             max_body_bytes: options.max_body_bytes,
+            budget,
         }
+    }
+}
+
+/// A request's body, whose bytes count against the server's budget.
+struct Metered<S> {
+    body: Incoming,
+    hold: Arc<Hold>,
+    service: Arc<S>,
+}
+
+impl<S: InferenceService> hyper::body::Body for Metered<S> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| {
+            let frame = frame.map_err(|error| Status::from_error(error.into()))?;
+            if let Some(data) = frame.data_ref() {
+                let taken = self.hold.take(data.len());
+                taken.inspect_err(|error| self.service.refused(error.kind()))?;
+            }
+            Ok(frame)
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -123,15 +170,23 @@ impl<S: InferenceService> hyper::service::Service<hyper::Request<Incoming>> for 
             return self.health.clone().call(request);
         }
         request.extensions_mut().insert(Arrived(self.clock.now()));
-        let reply = self.inference.clone().call(request);
-        let limit = self.max_body_bytes;
+        let hold = self.budget.hold();
+        let metered = request.map(|body| Metered {
+            body,
+            hold: Arc::clone(&hold),
+            service: Arc::clone(&self.service),
+        });
+        let reply = self.inference.clone().call(metered);
+        let (service, limit) = (Arc::clone(&self.service), self.max_body_bytes);
         Box::pin(async move {
             let reply = reply.await?;
-            Ok(if refused_for_size(&reply) {
-                too_large(limit).into_http()
-            } else {
-                reply
-            })
+            drop(hold);
+            if !refused_for_size(&reply) {
+                return Ok(reply);
+            }
+            let error = too_large(limit);
+            service.refused(error.kind());
+            Ok(Status::from(error).into_http())
         })
     }
 }
@@ -142,11 +197,11 @@ fn refused_for_size(reply: &Reply) -> bool {
     code.is_some_and(|code| Code::from_bytes(code.as_bytes()) == Code::OutOfRange)
 }
 
-fn too_large(limit: usize) -> Status {
-    InferError::from(Fault::TooLarge {
+fn too_large(limit: usize) -> InferError {
+    Fault::TooLarge {
         found: "more".to_owned(),
         limit: limit as u64,
-    })
+    }
     .into()
 }
 
@@ -154,6 +209,14 @@ fn too_large(limit: usize) -> Status {
 struct Calls<S> {
     service: Arc<S>,
     clock: MonotonicClock,
+}
+
+impl<S: InferenceService> Calls<S> {
+    /// Counts a call that did not reach the service, or whose reply cannot be sent.
+    fn refuse(&self, error: InferError) -> Status {
+        self.service.refused(error.kind());
+        error.into()
+    }
 }
 
 #[tonic::async_trait]
@@ -252,12 +315,17 @@ impl<S: InferenceService> GrpcInferenceService for Calls<S> {
             None => self.clock.now(),
         };
         let timeout = match request.metadata().get("grpc-timeout") {
-            Some(value) => Some(grpc_timeout(value.as_encoded_bytes())?),
+            Some(value) => {
+                let timeout = grpc_timeout(value.as_encoded_bytes());
+                Some(timeout.map_err(|error| self.refuse(error))?)
+            }
             None => None,
         };
-        let request = convert::request(request.into_inner(), arrived, timeout)?;
+        let request = convert::request(request.into_inner(), arrived, timeout)
+            .map_err(|error| self.refuse(error))?;
         let reply = self.service.infer(request).await?;
-        Ok(Response::new(convert::reply(reply)?))
+        let reply = convert::reply(reply).map_err(|error| self.refuse(error))?;
+        Ok(Response::new(reply))
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`HTTP_ROUTES`] is the table of them; a URL that is not done is answered 501 by name,
 //! any other is 404, and every error is `{"error": ".."}`.
 
+use super::budget::{Budget, Hold};
 use super::{ServerOptions, metadata, proto};
 use crate::api::{InferRequest, InferenceService, ModelInfo, PLATFORM};
 use crate::error::{Fault, InferError};
@@ -15,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use fugato_device::TensorSpec;
 use http_error::Refusal;
+use request::BinaryOutputs;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -32,6 +34,7 @@ pub use routes::{HTTP_ROUTES, HttpRoute};
 struct App<S> {
     service: Arc<S>,
     max_body_bytes: usize,
+    budget: Arc<Budget>,
 }
 
 impl<S> Clone for App<S> {
@@ -39,15 +42,21 @@ impl<S> Clone for App<S> {
         Self {
             service: Arc::clone(&self.service),
             max_body_bytes: self.max_body_bytes,
+            budget: Arc::clone(&self.budget),
         }
     }
 }
 
 /// The router of the HTTP port.
-pub(super) fn router<S: InferenceService>(service: Arc<S>, options: &ServerOptions) -> Router {
+pub(super) fn router<S: InferenceService>(
+    service: Arc<S>,
+    options: &ServerOptions,
+    budget: Arc<Budget>,
+) -> Router {
     let app = App {
         service,
         max_body_bytes: options.max_body_bytes,
+        budget,
     };
     let mut router = Router::new()
         .route("/v2", get(server_metadata))
@@ -269,7 +278,8 @@ async fn index<S: InferenceService>(
     State(app): State<App<S>>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let body = body::read(request, app.max_body_bytes).await?;
+    let hold = app.budget.hold();
+    let body = body::read(request, app.max_body_bytes, &hold).await?;
     let wanted: IndexRequest = if body.is_empty() {
         IndexRequest::default()
     } else {
@@ -298,26 +308,43 @@ async fn infer<S: InferenceService>(
     params: ModelParams,
     request: Request,
 ) -> Result<Response, Refusal> {
+    let hold = app.budget.hold();
+    let (request, binary) = match read_infer(&app, params, request, &hold).await {
+        Ok(read) => read,
+        Err(error) => return Err(refuse(&app, error)),
+    };
+    let reply = app.service.infer(request).await?;
+    reply::write(reply, &binary).map_err(|error| refuse(&app, error))
+}
+
+fn refuse<S: InferenceService>(app: &App<S>, error: InferError) -> Refusal {
+    app.service.refused(error.kind());
+    error.into()
+}
+
+async fn read_infer<S: InferenceService>(
+    app: &App<S>,
+    params: ModelParams,
+    request: Request,
+    hold: &Hold,
+) -> Result<(InferRequest, BinaryOutputs), InferError> {
     let arrived = app.service.clock().now();
     let path = model_path(params)?;
     let header_length = header_length(request.headers())?;
-    let body = body::read(request, app.max_body_bytes).await?;
+    let body = body::read(request, app.max_body_bytes, hold).await?;
     let read = request::read(&path.name, body, header_length)?;
-    let reply = app
-        .service
-        .infer(InferRequest {
-            model: path.name,
-            version: path.version,
-            id: read.id,
-            inputs: read.inputs,
-            outputs: read.outputs,
-            arrived,
-            deadline: read.parameters.deadline(arrived, None),
-            queue_timeout: read.parameters.queue_timeout,
-            priority: read.parameters.priority,
-        })
-        .await?;
-    Ok(reply::write(reply, &read.binary)?)
+    let request = InferRequest {
+        model: path.name,
+        version: path.version,
+        id: read.id,
+        inputs: read.inputs,
+        outputs: read.outputs,
+        arrived,
+        deadline: read.parameters.deadline(arrived, None),
+        queue_timeout: read.parameters.queue_timeout,
+        priority: read.parameters.priority,
+    };
+    Ok((request, read.binary))
 }
 
 /// The header that says where the JSON of a request or reply ends and binary begins.

@@ -3,7 +3,7 @@
 use fugato::api::{
     InferReply, InferRequest, InferenceService, ModelInfo, ModelState, ModelStatus, validate,
 };
-use fugato::error::InferError;
+use fugato::error::{ErrorKind, InferError};
 use fugato::server::{Addresses, Drained, Server, ServerOptions};
 use fugato_core::{Nanos, Timestamp};
 use fugato_device::{ElementType, MonotonicClock, OutputTensor, TensorSpec};
@@ -44,6 +44,8 @@ pub(crate) struct Double {
     /// One permit lets one request of `held` go on.
     pub(crate) gate: Semaphore,
     seen: Mutex<Vec<Seen>>,
+    /// What the protocols refused on their own.
+    pub(crate) refused: Mutex<Vec<ErrorKind>>,
     began: mpsc::UnboundedSender<()>,
     ended: mpsc::UnboundedSender<Ended>,
 }
@@ -100,6 +102,7 @@ impl Double {
             models: models.into_iter().map(Arc::new).collect(),
             gate: Semaphore::new(0),
             seen: Mutex::default(),
+            refused: Mutex::default(),
             began,
             ended,
         };
@@ -220,6 +223,11 @@ impl InferenceService for Double {
             batch: valid.items,
             model,
         })
+    }
+
+    fn refused(&self, kind: ErrorKind) {
+        let mut refused = self.refused.lock().expect("no test panics with the lock");
+        refused.push(kind);
     }
 
     fn metrics(&self) -> String {

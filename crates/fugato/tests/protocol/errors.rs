@@ -1,8 +1,10 @@
 //! HTTP: every error is typed, worded, and leaves the connection usable.
 
 use super::client::{Connection, bare, post};
-use super::double::{options, serve, serve_with};
+use super::double::{options, serve, serve_with, soon};
+use super::grpc::{client, floats};
 use super::http::counting;
+use fugato::error::ErrorKind;
 use fugato::server::ServerOptions;
 
 const IDENTITY: &str = "/v2/models/identity/infer";
@@ -305,6 +307,16 @@ async fn every_bad_body_is_named() {
     let (request, payload) = counting(3);
     let reply = connection.exchange(&request).await;
     assert!(reply.body.ends_with(&payload), "the connection still works");
+    // What the service itself refused is the service's to count.
+    let refused = served
+        .double
+        .refused
+        .lock()
+        .expect("no test panics with the lock");
+    let unread = CASES
+        .iter()
+        .filter(|case| matches!(case.3, "invalid_request" | "unimplemented"));
+    assert!(refused.len() >= unread.count(), "{refused:?}");
 }
 
 #[tokio::test]
@@ -502,6 +514,15 @@ async fn oversized_bodies_are_refused_before_and_while_reading() {
     let reply = connection.exchange(request.as_bytes()).await;
     assert_eq!(reply.status, 413, "{reply:?}");
 
+    // A client that reads only after it has sent everything gets its reply, too.
+    let mut connection = Connection::open(served.at.http).await;
+    let body = "x".repeat(1500);
+    let sent = format!("POST {IDENTITY} HTTP/1.1\r\nhost: t\r\ncontent-length: 1500\r\n\r\n{body}");
+    for _ in 0..2 {
+        let reply = connection.exchange(sent.as_bytes()).await;
+        assert_eq!(reply.status, 413, "{reply:?}");
+    }
+
     let mut connection = Connection::open(served.at.http).await;
     let at_limit = format!(
         "POST {IDENTITY} HTTP/1.1\r\nhost: t\r\ncontent-length: 1000\r\n\r\n{}",
@@ -509,4 +530,47 @@ async fn oversized_bodies_are_refused_before_and_while_reading() {
     );
     let reply = connection.exchange(at_limit.as_bytes()).await;
     assert_eq!(reply.status, 400, "it was read and is no JSON");
+}
+
+#[tokio::test]
+async fn requests_of_both_protocols_share_a_bound_on_bytes() {
+    let mut served = serve_with(ServerOptions {
+        max_held_bytes: 1000,
+        ..options()
+    })
+    .await;
+    let mut grpc = client(&served).await;
+    let mut holding = grpc.clone();
+    let held = tokio::spawn(async move { holding.model_infer(floats("held", &[1.0; 200])).await });
+    soon(served.events.began.recv()).await.expect("it begins");
+
+    let mut connection = Connection::open(served.at.http).await;
+    let (request, payload) = counting(100);
+    let reply = connection.exchange(&request).await;
+    assert_eq!(
+        (reply.status, reply.header("fugato-error")),
+        (503, "queue_full")
+    );
+    assert!(
+        reply.error().contains("of 1000 bytes of requests"),
+        "{reply:?}"
+    );
+    let refused = grpc.model_infer(floats("identity", &[1.0; 100])).await;
+    let status = refused.expect_err("the server is full");
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+    assert!(
+        status.message().contains("of 1000 bytes of requests"),
+        "{status}"
+    );
+
+    served.double.gate.add_permits(1);
+    soon(held).await.expect("no panic").expect("its reply");
+    let reply = connection.exchange(&request).await;
+    assert!(reply.body.ends_with(&payload), "{reply:?}");
+    let refused = served
+        .double
+        .refused
+        .lock()
+        .expect("no test panics with the lock");
+    assert_eq!(*refused, [ErrorKind::QueueFull; 2]);
 }

@@ -2,6 +2,7 @@
 //! are sent as they are.
 
 use crate::error::{Fault, InferError};
+use crate::server::budget::Hold;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -10,42 +11,60 @@ use hyper::body::{Frame, SizeHint};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-/// Reads a whole body. One that came in a single piece is not copied; one of several is
-/// gathered once.
+/// How long a refused body may still arrive. A client that is cut while it sends may never
+/// see the reply that says why.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Reads a whole body into `hold`. One that came in a single piece is not copied; one of
+/// several is gathered once.
 ///
 /// # Errors
-/// `TooLarge` as soon as the declared or the received length passes `limit`, and
-/// `InvalidRequest` where the body ends early.
-pub(super) async fn read(request: Request, limit: usize) -> Result<Bytes, InferError> {
+/// `TooLarge` as soon as the declared or the received length passes `limit`, `QueueFull`
+/// where the server holds too much, and `InvalidRequest` where the body ends early.
+pub(super) async fn read(request: Request, limit: usize, hold: &Hold) -> Result<Bytes, InferError> {
     let mut body = request.into_body();
+    let whole = gather(&mut body, limit, hold).await;
+    if whole.is_err() && !body.is_end_stream() {
+        tokio::spawn(tokio::time::timeout(LINGER, discard(body, limit)));
+    }
+    whole
+}
+
+async fn gather(body: &mut Body, limit: usize, hold: &Hold) -> Result<Bytes, InferError> {
     let declared = body.size_hint().exact();
     if let Some(declared) = declared
         && declared > limit as u64
     {
         return Err(too_large(declared.to_string(), limit));
     }
-    let Some(first) = next(&mut body).await? else {
-        return Ok(Bytes::new());
-    };
-    if body.is_end_stream() && first.len() <= limit {
-        return Ok(first);
-    }
     let mut whole = BytesMut::new();
-    let mut piece = first;
-    loop {
+    while let Some(piece) = next(body).await? {
         if whole.len() + piece.len() > limit {
             return Err(too_large("more".to_owned(), limit));
         }
+        hold.take(piece.len())?;
         if whole.is_empty() {
+            if body.is_end_stream() {
+                return Ok(piece);
+            }
             // The declared length is within the limit, so reserving it is safe.
             let expected = declared.and_then(|length| usize::try_from(length).ok());
             whole.reserve(expected.unwrap_or(piece.len()));
         }
         whole.put(piece);
-        match next(&mut body).await? {
-            Some(following) => piece = following,
-            None => return Ok(whole.freeze()),
+    }
+    Ok(whole.freeze())
+}
+
+/// Reads on for at most another `limit` bytes and keeps nothing.
+async fn discard(mut body: Body, limit: usize) {
+    let mut seen = 0;
+    while let Ok(Some(piece)) = next(&mut body).await {
+        seen += piece.len();
+        if seen > limit {
+            return;
         }
     }
 }
