@@ -1,4 +1,8 @@
 //! Scenarios: what each policy does, event by event, on the simulator.
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test looks at the outcomes it is about"
+)]
 
 mod common;
 

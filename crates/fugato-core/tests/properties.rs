@@ -1,0 +1,449 @@
+//! Properties of the scheduler over random worlds, judged by a checker that knows nothing
+//! of the scheduler's own state: it reads only what went in and what came out.
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test looks at the inputs it is about"
+)]
+
+mod common;
+
+use common::{Log, MS, US, arrival, at, config, device, model, world};
+use fugato_core::device::DeviceSpec;
+use fugato_core::driver::{RecordedInputs, RecordingHeader, Replay};
+use fugato_core::sched::{
+    Action, Arrival, DeadlineMode, DynamicBatching, INPUT_VERSION, Input, LegResult, ModelSpec,
+    Outcome, PolicySpec, QueueLimits, SchedulerConfig, Start,
+};
+use fugato_core::sim::World;
+use fugato_core::{BatchSize, DeviceId, ModelId, Nanos, RequestId, ShapeClass, TaskId, Timestamp};
+use proptest::prelude::*;
+use proptest::test_runner::{RngSeed, TestCaseResult};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What one random world is made of.
+#[derive(Clone, Debug)]
+struct Scenario {
+    config: SchedulerConfig,
+    devices: Vec<DeviceSpec>,
+    models: Vec<ModelSpec>,
+    events: Vec<(u64, Input)>,
+    noise: Vec<u64>,
+}
+
+fn policies() -> impl Strategy<Value = PolicySpec> {
+    prop_oneof![
+        Just(PolicySpec::Fifo),
+        Just(PolicySpec::Edf),
+        (1u16..5).prop_map(|lanes| PolicySpec::Uncontrolled { lanes }),
+    ]
+}
+
+prop_compose! {
+    fn models(devices: u16)(
+        count in 1u32..5,
+    )(
+        models in prop::collection::vec(
+            (prop::option::of(2u64..40), 1u32..9, 1u16..4, 1u16..4, 1u16..3, 0u64..800, any::<bool>(), 1u16..(1 << devices)),
+            count as usize,
+        ),
+    ) -> Vec<ModelSpec> {
+        models.into_iter().zip(0..).map(|((slo, max_batch, slots, legs, instances, delay, preferred, hosts), id)| {
+            let preferred = if preferred { vec![BatchSize(max_batch.div_ceil(2))] } else { Vec::new() };
+            let devices = (0..devices).filter(|device| hosts >> device & 1 == 1).map(DeviceId).collect();
+            ModelSpec {
+                slo: slo.map(Nanos::from_millis),
+                max_batch: BatchSize(max_batch),
+                slots,
+                legs,
+                devices,
+                limits: QueueLimits { requests: 40, bytes: 4_000 },
+                batching: DynamicBatching { instances, preferred, max_queue_delay: Nanos::new(delay * US) },
+                ..model(id)
+            }
+        }).collect()
+    }
+}
+
+/// One random happening: when (after the last), what, and its own random numbers.
+type Happening = (u64, u8, u32, u32, u64);
+
+fn events(
+    happenings: Vec<Happening>,
+    models: &[ModelSpec],
+    devices: &[DeviceSpec],
+) -> Vec<(u64, Input)> {
+    let (mut now, mut next) = (0, 0);
+    let mut lost = BTreeSet::new();
+    let mut events = Vec::new();
+    for (gap, what, pick, items, number) in happenings {
+        now += gap;
+        let spec = &models[pick as usize % models.len()];
+        let device = DeviceId(u16::try_from(pick as usize % devices.len()).unwrap_or(0));
+        let input = match what {
+            0..=79 => {
+                let request = Arrival {
+                    items: BatchSize(1 + items % (spec.max_batch.0 + 1)),
+                    bytes: 1 + number % 200,
+                    class: ShapeClass(u32::from(number % 5 == 0)),
+                    deadline: (number % 7 == 0).then(|| at(now + number % (20 * MS))),
+                    queue_timeout: (number % 11 == 0).then(|| at(now + number % (5 * MS))),
+                    priority: u32::from(number % 13 == 0),
+                    ..arrival(next, spec.id.0, now)
+                };
+                next += 1;
+                Input::Arrived(request)
+            }
+            80..=93 => Input::Cancelled {
+                request: RequestId(number % (next + 1)),
+            },
+            94..=96 if devices.len() > 1 => {
+                if lost.remove(&device) {
+                    Input::DeviceAdded(devices[usize::from(device.0)].clone())
+                } else {
+                    lost.insert(device);
+                    Input::DeviceLost { device }
+                }
+            }
+            97 => Input::ModelChanged(ModelSpec {
+                slots: 1 + (number % 3) as u16,
+                ..spec.clone()
+            }),
+            _ => Input::Timeout,
+        };
+        events.push((now, input));
+    }
+    // What waits for a lost device waits until it is back.
+    events.extend(lost.iter().map(|device| {
+        (
+            now,
+            Input::DeviceAdded(devices[usize::from(device.0)].clone()),
+        )
+    }));
+    events
+}
+
+prop_compose! {
+    fn scenarios()(
+        policy in policies(),
+        observe in any::<bool>(),
+        lead in 0u64..600,
+        slices in prop::collection::vec(1u16..9, 1..3),
+    )(
+        models in models(u16::try_from(slices.len()).unwrap_or(1)),
+        happenings in prop::collection::vec(
+            (prop_oneof![Just(0u64), 0..300 * US, 0..3 * MS], 0u8..100, any::<u32>(), any::<u32>(), any::<u64>()),
+            1..250,
+        ),
+        noise in prop::collection::vec(50u64..200, 1..20),
+        policy in Just(policy), observe in Just(observe), lead in Just(lead), slices in Just(slices),
+    ) -> Scenario {
+        let devices: Vec<DeviceSpec> =
+            slices.iter().zip(0..).map(|(&slices, id)| device(id, slices, 5)).collect();
+        let events = events(happenings, &models, &devices);
+        let deadlines = if observe { DeadlineMode::Observe } else { DeadlineMode::Enforce };
+        let config = SchedulerConfig {
+            deadlines,
+            commit_lead: Nanos::new(lead * US),
+            decisions: 64,
+            ..config(policy)
+        };
+        Scenario { config, devices, models, events, noise }
+    }
+}
+
+/// Legs take (0.2 + 0.1 x items) ms, times the model's number + 1, with noise.
+fn simulate(scenario: &Scenario) -> (World, Vec<RecordedInputs>) {
+    let noise = scenario.noise.clone();
+    let mut turn = 0;
+    let log = Log::default();
+    let mut world = world(
+        scenario.config.clone(),
+        scenario.devices.clone(),
+        move |start: &Start| {
+            turn += 1;
+            let base = (2 + u64::from(start.batch.0)) * 100 * US * u64::from(start.model.0 + 1);
+            Nanos::new(base * noise[turn % noise.len()] / 100)
+        },
+    )
+    .recording(Box::new(log.clone()));
+    for model in &scenario.models {
+        world.push(Timestamp::ZERO, Input::ModelAdded(model.clone()));
+    }
+    for (when, input) in &scenario.events {
+        world.push(at(*when), input.clone());
+    }
+    world.run();
+    (world, log.read())
+}
+
+/// Everything that happened, in order: inputs at a time before the actions at that time.
+fn ended_once(world: &mut World, inputs: &[RecordedInputs]) -> TestCaseResult {
+    let arrived = inputs
+        .iter()
+        .flat_map(|recorded| &recorded.inputs)
+        .filter_map(|input| match input {
+            Input::Arrived(arrival) => Some(arrival.request),
+            _ => None,
+        });
+    let mut open: BTreeMap<RequestId, u32> = arrived.map(|request| (request, 0)).collect();
+    for ended in &world.effects_mut().ended {
+        *open.entry(ended.request).or_insert(100) += 1;
+    }
+    for (request, ends) in open {
+        prop_assert_eq!(ends, 1, "{} ended {} times", request, ends);
+    }
+    prop_assert_eq!(world.scheduler().requests_open(), 0);
+    Ok(())
+}
+
+/// The capacity rule, by what devices report: which legs ran when.
+fn capacity_held(
+    scenario: &Scenario,
+    world: &mut World,
+    inputs: &[RecordedInputs],
+) -> TestCaseResult {
+    let starts: BTreeMap<(TaskId, u16), Start> = common::starts(world)
+        .into_iter()
+        .map(|(_, start)| ((start.task, start.leg.0), start))
+        .collect();
+    let mut running: BTreeMap<(TaskId, u16), &Start> = BTreeMap::new();
+    for input in inputs.iter().flat_map(|recorded| &recorded.inputs) {
+        match input {
+            Input::LegStarted { task, leg, .. } => {
+                let start = &starts[&(*task, leg.0)];
+                let here = running
+                    .values()
+                    .filter(|other| other.device == start.device);
+                match scenario.config.policy {
+                    PolicySpec::Fifo | PolicySpec::Edf => {
+                        let atoms = |start: &Start| {
+                            let device = &scenario.devices[usize::from(start.device.0)];
+                            device.partitions[usize::from(start.partition.0)].atoms
+                        };
+                        for other in here {
+                            prop_assert!(
+                                !atoms(other).overlaps(atoms(start)),
+                                "{:?} beside {:?}",
+                                start,
+                                other
+                            );
+                        }
+                    }
+                    PolicySpec::Uncontrolled { lanes } => {
+                        prop_assert!(
+                            here.count() < usize::from(lanes),
+                            "{:?} is one too many",
+                            start
+                        );
+                    }
+                }
+                prop_assert!(
+                    leg.0 == 0 || !running.contains_key(&(*task, leg.0 - 1)),
+                    "a leg before its predecessor"
+                );
+                running.insert((*task, leg.0), start);
+            }
+            Input::LegFinished {
+                task, leg, result, ..
+            } => {
+                prop_assert!(running.remove(&(*task, leg.0)).is_some());
+                prop_assert_eq!(*result, LegResult::Done);
+            }
+            Input::DeviceLost { device } => running.retain(|_, start| start.device != *device),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What a start may contain.
+fn batches_are_sound(
+    scenario: &Scenario,
+    world: &mut World,
+    inputs: &[RecordedInputs],
+) -> TestCaseResult {
+    let arrivals: BTreeMap<RequestId, Arrival> = inputs
+        .iter()
+        .flat_map(|recorded| &recorded.inputs)
+        .filter_map(|input| match input {
+            Input::Arrived(arrival) => Some((arrival.request, *arrival)),
+            _ => None,
+        })
+        .collect();
+    let specs: BTreeMap<ModelId, &ModelSpec> =
+        scenario.models.iter().map(|spec| (spec.id, spec)).collect();
+    for (_, start) in common::starts(world) {
+        let spec = specs[&start.model];
+        prop_assert!(
+            spec.devices.contains(&start.device),
+            "{:?} on a device that does not host it",
+            start
+        );
+        prop_assert!(start.leg.0 < spec.legs);
+        prop_assert!(
+            start.batch <= spec.max_batch,
+            "{:?} over {:?}",
+            start,
+            spec.max_batch
+        );
+        if start.leg.0 == 0 {
+            let members: Vec<&Arrival> = start
+                .requests
+                .iter()
+                .map(|request| &arrivals[request])
+                .collect();
+            prop_assert_eq!(
+                members.iter().map(|member| member.items.0).sum::<u32>(),
+                start.batch.0
+            );
+            prop_assert!(
+                members
+                    .iter()
+                    .all(|member| member.class == members[0].class && member.model == start.model)
+            );
+        } else {
+            prop_assert!(start.requests.is_empty());
+        }
+    }
+    Ok(())
+}
+
+/// Tasks of one model never share a slot while both are in flight.
+fn slots_are_exclusive(world: &mut World, inputs: &[RecordedInputs]) -> TestCaseResult {
+    let mut held: BTreeMap<(ModelId, u16), TaskId> = BTreeMap::new();
+    let mut slot_of: BTreeMap<TaskId, (ModelId, u16)> = BTreeMap::new();
+    let mut legs: BTreeMap<TaskId, BTreeSet<u16>> = BTreeMap::new();
+    let mut replay = inputs.iter().peekable();
+    for (when, action) in &world.effects_mut().actions {
+        while let Some(recorded) = replay.next_if(|recorded| recorded.at <= *when) {
+            for input in &recorded.inputs {
+                if let Input::LegFinished { task, leg, .. } | Input::LegRevoked { task, leg, .. } =
+                    input
+                    && let Some(open) = legs.get_mut(task)
+                {
+                    open.remove(&leg.0);
+                }
+            }
+        }
+        if let Action::Start(start) = action {
+            let slot = (start.model, start.slot.0);
+            legs.entry(start.task).or_default().insert(start.leg.0);
+            if start.leg.0 == 0 {
+                if let Some(other) = held.insert(slot, start.task) {
+                    let running = legs.get(&other).is_some_and(|legs| !legs.is_empty());
+                    prop_assert!(
+                        !running || *when == Timestamp::ZERO || lost_one(inputs),
+                        "{:?} takes a held slot",
+                        start
+                    );
+                }
+                slot_of.insert(start.task, slot);
+            } else {
+                prop_assert_eq!(
+                    slot_of.get(&start.task),
+                    Some(&slot),
+                    "a task changed its slot"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn lost_one(inputs: &[RecordedInputs]) -> bool {
+    inputs
+        .iter()
+        .flat_map(|recorded| &recorded.inputs)
+        .any(|input| matches!(input, Input::DeviceLost { .. }))
+}
+
+/// Under enforced deadlines nothing is begun whose deadline has passed.
+fn nothing_begins_late(scenario: &Scenario, world: &mut World) -> TestCaseResult {
+    if scenario.config.deadlines == DeadlineMode::Observe {
+        return Ok(());
+    }
+    let ended: BTreeMap<RequestId, Outcome> = world
+        .effects_mut()
+        .ended
+        .iter()
+        .map(|ended| (ended.request, ended.outcome))
+        .collect();
+    for (when, start) in common::starts(world) {
+        for request in &start.requests {
+            if let Some(Outcome::Dropped(fugato_core::sched::DropReason::Expired { deadline })) =
+                ended.get(request)
+            {
+                prop_assert!(
+                    when <= deadline.as_nanos(),
+                    "{} was begun after its deadline",
+                    request
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One fixed set of cases in every run; PROPTEST_RNG_SEED and PROPTEST_CASES sweep further.
+fn seeded() -> ProptestConfig {
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    match config.rng_seed {
+        RngSeed::Random => ProptestConfig {
+            rng_seed: RngSeed::Fixed(0x00f0_6a70),
+            ..config
+        },
+        RngSeed::Fixed(_) => config,
+    }
+}
+
+proptest! {
+    #![proptest_config(seeded())]
+
+    #[test]
+    fn every_world_keeps_the_contract(scenario in scenarios()) {
+        let (mut world, inputs) = simulate(&scenario);
+        ended_once(&mut world, &inputs)?;
+        capacity_held(&scenario, &mut world, &inputs)?;
+        batches_are_sound(&scenario, &mut world, &inputs)?;
+        slots_are_exclusive(&mut world, &inputs)?;
+        nothing_begins_late(&scenario, &mut world)?;
+    }
+
+    #[test]
+    fn a_recording_replays_to_the_same_actions(scenario in scenarios()) {
+        let (mut world, inputs) = simulate(&scenario);
+        let header = RecordingHeader {
+            input_version: INPUT_VERSION,
+            program: "test".to_owned(),
+            config: scenario.config.clone(),
+        };
+        // Through the serialised form, as the server writes it.
+        let text: Vec<String> =
+            inputs.iter().map(|inputs| serde_json::to_string(inputs).expect("inputs serialise")).collect();
+        let mut replay = Replay::new(&header).expect("the version is this program's");
+        let mut actions = Vec::new();
+        for line in &text {
+            actions.extend(replay.feed(serde_json::from_str(line).expect("inputs read back")));
+        }
+        let seen: Vec<Action> = world.effects_mut().actions.iter().map(|(_, action)| action.clone()).collect();
+        prop_assert_eq!(&actions, &seen);
+        prop_assert_eq!(replay.footer().action_hash, world.scheduler().action_hash());
+        prop_assert_eq!(replay.footer().actions, world.scheduler().action_count());
+    }
+
+    #[test]
+    fn policies_may_change_at_any_time(scenario in scenarios(), changes in prop::collection::vec((0usize..250, policies()), 1..6)) {
+        let mut scenario = scenario;
+        for (place, policy) in changes {
+            let place = place.min(scenario.events.len() - 1);
+            let when = scenario.events[place].0;
+            scenario.events.insert(place, (when, Input::PolicyChanged(policy)));
+        }
+        let (mut world, inputs) = simulate(&scenario);
+        ended_once(&mut world, &inputs)?;
+        batches_are_sound(&scenario, &mut world, &inputs)?;
+    }
+}
