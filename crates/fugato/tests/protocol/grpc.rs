@@ -160,6 +160,8 @@ async fn every_type_goes_through_raw_contents_unchanged() {
         (reply.id.as_str(), reply.model_version.as_str()),
         ("seven", "1")
     );
+    let batch_size = &reply.parameters["batch_size"].parameter_choice;
+    assert_eq!(*batch_size, Some(ParameterChoice::Int64Param(1)));
     assert_eq!(reply.raw_output_contents, raw);
 
     let names = ["out_BYTES", "out_BOOL"];

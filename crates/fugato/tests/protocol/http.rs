@@ -102,6 +102,7 @@ async fn json_in_and_out_flat_or_nested() {
         assert_eq!(reply.status, 200, "{reply:?}");
         let expected = json!({
             "id": "a\"b", "model_name": "identity", "model_version": "1",
+            "parameters": {"batch_size": 2},
             "outputs": [{"name": "y", "datatype": "FP32", "shape": [2, 2],
                          "data": [1.5, -2.0, 300.0, 0.1]}],
         });

@@ -185,11 +185,15 @@ pub(super) fn reply(reply: InferReply) -> Result<proto::ModelInferResponse, Infe
         });
         raw_output_contents.push(output_bytes(&reply.model, spec, tensor.data)?);
     }
+    // How many items the request's task had, its own included.
+    let batch_size = proto::InferParameter {
+        parameter_choice: Some(ParameterChoice::Int64Param(reply.batch.into())),
+    };
     Ok(proto::ModelInferResponse {
         model_name: reply.model.name.clone(),
         model_version: reply.model.version.clone(),
         id: reply.id,
-        parameters: BTreeMap::new(),
+        parameters: BTreeMap::from([("batch_size".to_owned(), batch_size)]),
         outputs,
         raw_output_contents,
     })

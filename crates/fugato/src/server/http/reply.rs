@@ -32,7 +32,12 @@ pub(super) fn write(reply: InferReply, binary: &BinaryOutputs) -> Result<Respons
     member(&mut text, "model_name", &info.name);
     text.push(',');
     member(&mut text, "model_version", &info.version);
-    text.push_str(",\"outputs\":[");
+    // How many items the request's task had, its own included.
+    let _ = write!(
+        text,
+        ",\"parameters\":{{\"batch_size\":{}}},\"outputs\":[",
+        reply.batch
+    );
     let mut any_binary = false;
     for (position, (index, tensor)) in reply.outputs.into_iter().enumerate() {
         let spec = &info.outputs[index];
