@@ -38,7 +38,10 @@ pub struct CpuOptions {
     /// Niceness of urgent lanes, 0 to 19.
     pub niceness_urgent: i32,
     /// Whether threads of a session of several wait for each other by spinning while
-    /// their lane runs.
+    /// their lane runs. Off by default: lanes yield to the server's threads, and a
+    /// spinning thread whose partner has lost its core burns the time the partner needs.
+    /// With a busy machine of 2 cores ResNet-50 took 36 ms waiting and 67 ms spinning,
+    /// SqueezeNet 2.2 and 6.8 ms (`examples/spinning.rs`).
     pub spinning: bool,
 }
 

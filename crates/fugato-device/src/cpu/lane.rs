@@ -268,7 +268,7 @@ mod tests {
 
         fn run(&self, work: &LegWork, (): ()) -> Outcome {
             let task = work.start.task;
-            assert!(task.0 % 2 == 0, "odd: {task}");
+            assert!(task.0.is_multiple_of(2), "odd: {task}");
             (Ok(TaskOutputs::default()), RunSplit::default())
         }
     }

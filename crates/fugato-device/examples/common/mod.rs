@@ -1,0 +1,146 @@
+//! What the examples share: the runtime, inputs that fit a model, and a device to wait on.
+
+#![allow(dead_code, unreachable_pub, reason = "each example uses a part")]
+
+use anyhow::{Context, Result, ensure};
+use fugato_core::sched::Start;
+use fugato_core::{
+    BatchSize, DeviceId, LaneId, LegIndex, ModelId, PartitionId, RequestId, SlotIndex, TaskId,
+    Timestamp,
+};
+use fugato_device::{
+    CpuDevice, CpuOptions, Device, DeviceEvent, ElementType, InputTensor, LegWork, MonotonicClock,
+    RequestInputs, RunSplit, Runtime, TensorData, TensorSpec,
+};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+
+/// The library that `FUGATO_ORT_LIB` names or that `make runtime` fetched.
+pub fn runtime() -> Result<Arc<Runtime>> {
+    let fetched = |folder: &Path| -> Option<PathBuf> {
+        let versions = std::fs::read_dir(folder.join(".fugato/onnxruntime")).ok()?;
+        let folders = versions.flatten().map(|version| version.path().join("lib"));
+        let files = folders.filter_map(|folder| std::fs::read_dir(folder).ok());
+        files
+            .flatten()
+            .flatten()
+            .map(|file| file.path())
+            .find(|path| {
+                let name = path.file_name().and_then(|name| name.to_str());
+                name.is_some_and(|name| name.starts_with("libonnxruntime.so"))
+            })
+    };
+    let named = std::env::var_os("FUGATO_ORT_LIB").map(PathBuf::from);
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let found = named.or_else(|| here.ancestors().find_map(fetched));
+    let library = found.context("no ONNX Runtime found: run `make runtime` first")?;
+    Ok(Runtime::load(library)?)
+}
+
+/// One item for each input: `vary` elements where a dimension past the batch varies,
+/// small numbers that differ from element to element.
+pub fn one_item(specs: &[TensorSpec], vary: u64) -> Vec<InputTensor> {
+    let tensor = |spec: &TensorSpec| {
+        let dims = spec.shape.iter().enumerate();
+        let dims = dims.map(|(axis, dim)| dim.unwrap_or(if axis == 0 { 1 } else { vary }));
+        let shape: Vec<u64> = dims.collect();
+        let elements = shape.iter().product::<u64>();
+        let bytes = match spec.element {
+            ElementType::Fp32 => (0..elements)
+                .flat_map(|index| {
+                    (((index * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).to_le_bytes()
+                })
+                .collect(),
+            ElementType::Int64 => (0..elements).flat_map(|_| 1_i64.to_le_bytes()).collect(),
+            other => vec![0_u8; elements as usize * other.size().unwrap_or(0)],
+        };
+        InputTensor {
+            shape,
+            data: TensorData::Raw(bytes.into()),
+        }
+    };
+    specs.iter().map(tensor).collect()
+}
+
+/// A CPU device that runs one leg after the other.
+pub struct Runner {
+    pub device: CpuDevice,
+    pub clock: MonotonicClock,
+    events: Receiver<DeviceEvent>,
+    tasks: u64,
+}
+
+/// The times of one leg, in nanoseconds.
+pub struct Leg {
+    /// From the call of `start` to the lane's taking it up.
+    pub to_started: u64,
+    /// From the call of `start` to hearing that it finished.
+    pub to_finished: u64,
+    pub split: RunSplit,
+}
+
+impl Runner {
+    pub fn new(options: CpuOptions) -> Result<Self> {
+        let clock = MonotonicClock::start();
+        let (sender, events) = channel();
+        let sender = Mutex::new(sender);
+        let sink = Arc::new(move |event| {
+            let sender = sender.lock().expect("no holder panics");
+            // A receiver that is gone is a program that ends.
+            let _ = sender.send(event);
+        });
+        Ok(Self {
+            device: CpuDevice::new(DeviceId(0), options, clock, sink)?,
+            clock,
+            events,
+            tasks: 0,
+        })
+    }
+
+    /// Runs one item alone on the first lane of `partition` and waits for its end.
+    pub fn run(
+        &mut self,
+        model: ModelId,
+        partition: PartitionId,
+        inputs: &Arc<[InputTensor]>,
+    ) -> Result<Leg> {
+        self.tasks += 1;
+        let work = LegWork {
+            start: Start {
+                device: DeviceId(0),
+                task: TaskId(self.tasks),
+                model,
+                leg: LegIndex(0),
+                partition,
+                lane: LaneId(0),
+                slot: SlotIndex(0),
+                batch: BatchSize(1),
+                not_before: Timestamp::ZERO,
+                requests: vec![RequestId(self.tasks)],
+            },
+            requests: vec![RequestInputs {
+                items: 1,
+                inputs: Arc::clone(inputs),
+            }],
+        };
+        let called = self.clock.now();
+        self.device.start(work);
+        let mut to_started = 0;
+        loop {
+            match self.events.recv()? {
+                DeviceEvent::Started { at, .. } => to_started = (at - called).as_nanos(),
+                DeviceEvent::Revoked { task, .. } => anyhow::bail!("{task} was revoked"),
+                DeviceEvent::Finished { result, split, .. } => {
+                    let to_finished = (self.clock.now() - called).as_nanos();
+                    ensure!(!result?.requests.is_empty(), "a leg without outputs");
+                    return Ok(Leg {
+                        to_started,
+                        to_finished,
+                        split,
+                    });
+                }
+            }
+        }
+    }
+}

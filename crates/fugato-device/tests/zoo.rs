@@ -1,0 +1,125 @@
+//! The zoo's models, batched on the device, against plain ONNX Runtime one request at a
+//! time: what batching, the store's optimised graph and shared weights may not change.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use common::{Bench, Rig, as_f32, assert_close, f32_bytes, floats, raw, request};
+use fugato_core::device::LaneClass;
+use fugato_core::{LaneId, PartitionId};
+use fugato_device::reference::PlainSession;
+use fugato_device::{Device, InputTensor};
+use fugato_onnx::DataType;
+use fugato_zoo::{InputValues, ZooModel};
+
+/// Sequence length of text models here; odd, so that no kernel's block fits it.
+const SEQUENCE: u64 = 17;
+
+/// One item for each input of a zoo model.
+fn item(model: &ZooModel, seed: u64) -> Vec<InputTensor> {
+    let tensor = |input: &fugato_zoo::ZooInput| {
+        let dims = input.port.dims.iter();
+        let shape: Vec<u64> = dims.map(|dim| dim.at(1, SEQUENCE)).collect();
+        let count = usize::try_from(shape.iter().product::<u64>()).unwrap();
+        let integers = |of: &dyn Fn(f32) -> i64| -> Vec<u8> {
+            floats(seed, count)
+                .iter()
+                .flat_map(|&v| of(v).to_le_bytes())
+                .collect()
+        };
+        match (input.port.data_type, input.values) {
+            (DataType::Float, InputValues::Normal) => raw(&shape, f32_bytes(&floats(seed, count))),
+            (DataType::Int64, InputValues::Below { end }) => {
+                let spread = |v: f32| ((v + 1.0) / 2.0 * (end - 1) as f32) as i64;
+                raw(&shape, integers(&spread))
+            }
+            (DataType::Int64, InputValues::One) => raw(&shape, integers(&|_| 1)),
+            other => panic!("no values for {other:?}"),
+        }
+    };
+    model.inputs().iter().map(tensor).collect()
+}
+
+fn compare(name: &str) {
+    let model = fugato_zoo::find(name).unwrap();
+    let bench = Bench::new();
+    let path = bench.write("model.onnx", &model.build(1));
+    let stored = bench.store.prepare(&path).unwrap();
+    assert_eq!(stored.info().batching, fugato_device::Batching::Batchable);
+    assert!(stored.info().weight_bytes >= 4 * model.parameters());
+    let mut plain = PlainSession::load(&bench.runtime, &path, 1).unwrap();
+    let items: Vec<_> = (0..8).map(|seed| item(model, seed)).collect();
+    let expected: Vec<_> = items.iter().map(|item| plain.run(item).unwrap()).collect();
+    drop(plain);
+    let rig = Rig::new();
+    rig.load(1, &stored, 8);
+    let spec = rig.device.spec().clone();
+    for partition in [PartitionId(0), spec.partitions.last().unwrap().id] {
+        let lanes = &spec.partitions[usize::from(partition.0)].lanes;
+        let lane = lanes
+            .iter()
+            .position(|&class| class == LaneClass::Normal)
+            .unwrap();
+        for batch in [1, 3, 8] {
+            let requests = items[..batch].iter().map(|item| request(1, item.clone()));
+            let mut leg = rig.leg(1, requests.collect());
+            leg.start.partition = partition;
+            leg.start.lane = LaneId(u16::try_from(lane).unwrap());
+            rig.device.start(leg);
+            let found = rig.finished().result.unwrap().requests;
+            assert_eq!(found.len(), batch);
+            for (found, expected) in found.iter().zip(&expected) {
+                for (found, expected) in found.iter().zip(expected) {
+                    assert_eq!(found.shape, expected.shape);
+                    assert_close(&as_f32(found), &as_f32(expected), 1e-4);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn identity() {
+    compare("identity");
+}
+
+#[test]
+fn squeezenet() {
+    compare("squeezenet1_1");
+}
+
+#[test]
+fn mobilenet() {
+    compare("mobilenet_v2");
+}
+
+#[test]
+fn googlenet() {
+    compare("googlenet");
+}
+
+#[test]
+fn resnet18() {
+    compare("resnet18");
+}
+
+#[test]
+fn bert_tiny() {
+    compare("bert-tiny");
+}
+
+#[test]
+fn resnet50() {
+    compare("resnet50");
+}
+
+#[test]
+fn bert_base() {
+    compare("bert-base");
+}
+
+#[test]
+fn vgg19() {
+    compare("vgg19");
+}
