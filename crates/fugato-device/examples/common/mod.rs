@@ -46,14 +46,15 @@ pub fn one_item(specs: &[TensorSpec], vary: u64) -> Vec<InputTensor> {
         let dims = dims.map(|(axis, dim)| dim.unwrap_or(if axis == 0 { 1 } else { vary }));
         let shape: Vec<u64> = dims.collect();
         let elements = shape.iter().product::<u64>();
-        let bytes = match spec.element {
-            ElementType::Fp32 => (0..elements)
-                .flat_map(|index| {
-                    (((index * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).to_le_bytes()
-                })
-                .collect(),
-            ElementType::Int64 => (0..elements).flat_map(|_| 1_i64.to_le_bytes()).collect(),
-            other => vec![0_u8; elements as usize * other.size().unwrap_or(0)],
+        let bytes: Vec<u8> = if spec.element == ElementType::Fp32 {
+            let float = |index| ((index * 2_654_435_761_u64) % 1000) as f32 / 500.0 - 1.0;
+            (0..elements)
+                .flat_map(|index| float(index).to_le_bytes())
+                .collect()
+        } else if spec.element == ElementType::Int64 {
+            (0..elements).flat_map(|_| 1_i64.to_le_bytes()).collect()
+        } else {
+            vec![0; elements as usize * spec.element.size().unwrap_or(0)]
         };
         InputTensor {
             shape,
