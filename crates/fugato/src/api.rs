@@ -168,8 +168,8 @@ pub trait InferenceService: Send + Sync + 'static {
         request: InferRequest,
     ) -> impl Future<Output = Result<InferReply, InferError>> + Send;
 
-    /// Counts a request that a protocol refused before it could reach [`Self::infer`], or
-    /// whose reply the protocol could not carry.
+    /// Counts a request that [`Self::infer`] could not: a protocol refused it before, or
+    /// could not carry its reply, or the service panicked.
     fn refused(&self, kind: ErrorKind);
 
     /// The metrics, as OpenMetrics text.

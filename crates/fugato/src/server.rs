@@ -7,10 +7,15 @@
 //!
 //! **Invariant:** a client that goes away drops the future of its request.
 
-use crate::api::InferenceService;
+use crate::api::{InferReply, InferRequest, InferenceService};
+use crate::error::InferError;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -166,6 +171,26 @@ impl Server {
 
 /// A scrape is one short reply; one that takes longer than this is stuck.
 const METRICS_DRAIN: Duration = Duration::from_secs(1);
+
+/// Runs a request. A panic of the service fails that request, is counted, and touches no
+/// other.
+async fn run<S: InferenceService>(
+    service: &S,
+    request: InferRequest,
+) -> Result<InferReply, InferError> {
+    let mut infer = pin!(service.infer(request));
+    poll_fn(|context| {
+        // The future is not polled again after a panic, so what it left half-done inside
+        // itself is not seen.
+        let poll = AssertUnwindSafe(|| infer.as_mut().poll(context));
+        catch_unwind(poll).unwrap_or_else(|_| {
+            let error = InferError::internal("engine", "it panicked, the log says where");
+            service.refused(error.kind());
+            Poll::Ready(Err(error))
+        })
+    })
+    .await
+}
 
 async fn bind(
     protocol: &'static str,

@@ -1,7 +1,7 @@
 //! The gRPC side: every call of Triton's `GRPCInferenceService`, and the health check.
 
 use super::budget::{Budget, Hold};
-use super::{ServerOptions, metadata, proto};
+use super::{ServerOptions, metadata, proto, run};
 use crate::api::{InferenceService, PLATFORM};
 use crate::error::{ErrorKind, Fault, InferError};
 use bytes::Bytes;
@@ -323,7 +323,7 @@ impl<S: InferenceService> GrpcInferenceService for Calls<S> {
         };
         let request = convert::request(request.into_inner(), arrived, timeout)
             .map_err(|error| self.refuse(error))?;
-        let reply = self.service.infer(request).await?;
+        let reply = run(&*self.service, request).await?;
         let reply = convert::reply(reply).map_err(|error| self.refuse(error))?;
         Ok(Response::new(reply))
     }

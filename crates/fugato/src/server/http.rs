@@ -4,7 +4,7 @@
 //! any other is 404, and every error is `{"error": ".."}`.
 
 use super::budget::{Budget, Hold};
-use super::{ServerOptions, metadata, proto};
+use super::{ServerOptions, metadata, proto, run};
 use crate::api::{InferRequest, InferenceService, ModelInfo, PLATFORM};
 use crate::error::{Fault, InferError};
 use axum::Router;
@@ -313,7 +313,7 @@ async fn infer<S: InferenceService>(
         Ok(read) => read,
         Err(error) => return Err(refuse(&app, error)),
     };
-    let reply = app.service.infer(request).await?;
+    let reply = run(&*app.service, request).await?;
     reply::write(reply, &binary).map_err(|error| refuse(&app, error))
 }
 

@@ -11,8 +11,12 @@ pub(super) const SERVER_NAME: &str = "fugato";
 pub(super) const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The extensions of the protocol that work in full.
-pub(super) const EXTENSIONS: [&str; 3] =
-    ["binary_tensor_data", "model_configuration", "parameters"];
+pub(super) const EXTENSIONS: [&str; 4] = [
+    "binary_tensor_data",
+    "model_configuration",
+    "parameters",
+    "schedule_policy",
+];
 
 /// A model's shape as the protocol writes it: -1 is a dimension that varies.
 pub(super) fn wire_shape(shape: &[Option<u64>]) -> Vec<i64> {

@@ -37,7 +37,7 @@ pub(crate) enum Ended {
 
 /// Serves `identity` (batches of floats), `types` (one input and output of each element
 /// type), `held` (as `identity`, but waits for a permit of [`Double::gate`]), `odd`
-/// (answers what JSON cannot carry) and `broken` (not ready).
+/// (answers what JSON cannot carry), `panics` and `broken` (not ready).
 pub(crate) struct Double {
     clock: MonotonicClock,
     models: Vec<Arc<ModelInfo>>,
@@ -94,6 +94,7 @@ impl Double {
             info("types", of_each("in"), of_each("out"), 0),
             info("held", floats("x"), floats("y"), 8),
             info("odd", floats("x"), floats("y"), 8),
+            info("panics", floats("x"), floats("y"), 8),
         ];
         let (began, began_events) = mpsc::unbounded_channel();
         let (ended, ended_events) = mpsc::unbounded_channel();
@@ -199,6 +200,7 @@ impl InferenceService for Double {
             how: Ended::Dropped,
         };
         let _ = self.began.send(());
+        assert_ne!(model.name, "panics", "this model panics");
         let id = request.id.clone();
         let valid = validate(&model, request)?;
         if model.name == "held" {

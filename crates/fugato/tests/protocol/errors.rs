@@ -574,3 +574,32 @@ async fn requests_of_both_protocols_share_a_bound_on_bytes() {
         .expect("no test panics with the lock");
     assert_eq!(*refused, [ErrorKind::QueueFull; 2]);
 }
+
+#[tokio::test]
+async fn a_panic_fails_its_request_and_no_other() {
+    let served = serve().await;
+    let mut connection = Connection::open(served.at.http).await;
+    let json = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[1]}]}"#;
+    let reply = connection
+        .exchange(&post("/v2/models/panics/infer", json, None))
+        .await;
+    assert_eq!(
+        (reply.status, reply.header("fugato-error")),
+        (500, "internal")
+    );
+    let mut grpc = client(&served).await;
+    let refused = grpc.model_infer(floats("panics", &[1.0])).await;
+    assert_eq!(
+        refused.expect_err("it panics").code(),
+        tonic::Code::Internal
+    );
+    let (request, payload) = counting(3);
+    let reply = connection.exchange(&request).await;
+    assert!(reply.body.ends_with(&payload), "the connection still works");
+    let refused = served
+        .double
+        .refused
+        .lock()
+        .expect("no test panics with the lock");
+    assert_eq!(*refused, [ErrorKind::Internal; 2]);
+}

@@ -70,7 +70,7 @@ async fn the_repository_index_lists_models_with_their_reason() {
     assert!(all.as_array().expect("a list").contains(&broken));
     let ready = post("/v2/repository/index", r#"{"ready": true}"#, None);
     let ready = connection.exchange(&ready).await.json();
-    assert_eq!(ready.as_array().map(Vec::len), Some(4), "{ready}");
+    assert_eq!(ready.as_array().map(Vec::len), Some(5), "{ready}");
 }
 
 #[tokio::test]
