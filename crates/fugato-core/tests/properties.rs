@@ -418,7 +418,7 @@ proptest! {
         let header = RecordingHeader {
             input_version: INPUT_VERSION,
             program: "test".to_owned(),
-            config: scenario.config.clone(),
+            config: scenario.config,
         };
         // Through the serialised form, as the server writes it.
         let text: Vec<String> =

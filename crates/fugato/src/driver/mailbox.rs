@@ -42,6 +42,14 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    fn next_id(&mut self) -> RequestId {
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        id
+    }
+}
+
 /// The mailbox holds as many new requests as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{limit} requests wait to be looked at, which is the limit")]
@@ -85,8 +93,7 @@ impl Mailbox {
                 limit: self.arrivals_max,
             });
         }
-        let id = RequestId(state.next_request);
-        state.next_request += 1;
+        let id = state.next_id();
         state.arrivals += 1;
         state.messages.push(Stamped {
             at,
@@ -106,17 +113,30 @@ impl Mailbox {
         self.push(Message::Control(Box::new(input)));
     }
 
-    /// Puts in reports of devices and inputs that the driver will see together.
-    pub fn together(&self, events: Vec<DeviceEvent>, inputs: Vec<Input>) {
+    /// Puts in reports of devices, inputs and requests that the driver will see together.
+    /// The requests get their ids here.
+    pub fn together(
+        &self,
+        events: Vec<DeviceEvent>,
+        inputs: Vec<Input>,
+        requests: Vec<(Payload, Arrival)>,
+    ) {
         let at = self.clock.now();
         let mut state = self.lock();
         let events = events.into_iter().map(Message::Device);
         let inputs = inputs
             .into_iter()
             .map(|input| Message::Control(Box::new(input)));
-        state
-            .messages
-            .extend(events.chain(inputs).map(|message| Stamped { at, message }));
+        let messages = events.chain(inputs).map(|message| Stamped { at, message });
+        state.messages.extend(messages);
+        for (payload, arrival) in requests {
+            let arrival = Arrival {
+                request: state.next_id(),
+                ..arrival
+            };
+            let message = Message::Arrived(arrival, payload);
+            state.messages.push(Stamped { at, message });
+        }
         self.wake(state);
     }
 
