@@ -92,8 +92,11 @@ impl Default for LoadOptions {
 pub struct CpuMetrics {
     /// Legs that ended, well or badly.
     pub legs: u64,
-    /// Bytes of requests copied into slot buffers. No other payload byte is copied.
+    /// Bytes of requests copied into slot buffers: each byte once.
     pub bytes_copied_in: u64,
+    /// Bytes of results copied out of the runtime: strings, and outputs that are inputs
+    /// of the model at once. All other results share the device's buffers.
+    pub bytes_copied_out: u64,
 }
 
 /// Why the CPU cannot be a device.
@@ -149,6 +152,7 @@ struct Shared {
     models: RwLock<HashMap<ModelId, Arc<LoadedModel>>>,
     legs: AtomicU64,
     bytes_copied_in: AtomicU64,
+    bytes_copied_out: AtomicU64,
 }
 
 /// Where a leg runs: the cores, and the class of the lane.
@@ -211,6 +215,7 @@ impl CpuDevice {
                 models: RwLock::default(),
                 legs: AtomicU64::new(0),
                 bytes_copied_in: AtomicU64::new(0),
+                bytes_copied_out: AtomicU64::new(0),
             }),
         })
     }
@@ -233,7 +238,7 @@ impl CpuDevice {
         for &partition in &options.warm {
             let place = self.shared.place(partition, LaneClass::Normal);
             let place = place.ok_or(failed(LoadCause::NoSuchPartition(partition.0)))?;
-            warm(&model, place).map_err(failed)?;
+            warm(id, &model, place, self.shared.clock).map_err(failed)?;
         }
         let mut models = self
             .shared
@@ -267,6 +272,7 @@ impl CpuDevice {
         CpuMetrics {
             legs: self.shared.legs.load(Ordering::Relaxed),
             bytes_copied_in: self.shared.bytes_copied_in.load(Ordering::Relaxed),
+            bytes_copied_out: self.shared.bytes_copied_out.load(Ordering::Relaxed),
         }
     }
 
@@ -277,15 +283,22 @@ impl CpuDevice {
     }
 }
 
-/// Makes the session of `place` on a thread like that of its lanes, so that the session's
-/// own threads inherit the right cores and niceness.
-fn warm(model: &Arc<LoadedModel>, place: Place) -> Result<(), LoadCause> {
+/// Makes the session of `place`, and runs it once, on a thread like that of its lanes, so
+/// that the session's own threads inherit the right cores and niceness.
+fn warm(
+    id: ModelId,
+    model: &Arc<LoadedModel>,
+    place: Place,
+    clock: MonotonicClock,
+) -> Result<(), LoadCause> {
     let model = Arc::clone(model);
     let thread = std::thread::Builder::new()
         .name("fugato-load".to_owned())
         .spawn(move || {
             place.enter();
-            model.session(&place).map(|_| ())
+            model.session(&place)?;
+            model.warm_up(id, &place, &clock);
+            Ok(())
         });
     let failed = |detail: String| LoadCause::Runtime(ort::Error::new(detail));
     let thread = thread.map_err(|error| failed(format!("no thread to load on: {error}")))?;
@@ -387,8 +400,12 @@ impl Worker for CpuWorker {
         };
         match model.run(work, &self.place, &shared.clock) {
             Ok(ran) => {
-                let copied = &shared.bytes_copied_in;
-                copied.fetch_add(ran.bytes_copied_in, Ordering::Relaxed);
+                for (counter, copied) in [
+                    (&shared.bytes_copied_in, ran.bytes_copied_in),
+                    (&shared.bytes_copied_out, ran.bytes_copied_out),
+                ] {
+                    counter.fetch_add(copied, Ordering::Relaxed);
+                }
                 (Ok(ran.outputs), ran.split)
             }
             Err((kind, detail)) => {

@@ -158,18 +158,17 @@ fn version(path: &Path) -> Option<String> {
     }
 }
 
-/// Passes the library's messages on to `tracing`.
+/// Passes the library's messages on to `tracing`. What the library calls an error also
+/// comes back as the status of the call that failed, and is often a request's fault, so
+/// here it is for debugging only.
 fn log(level: ort::logging::LogLevel, category: &str, id: &str, location: &str, message: &str) {
     use ort::logging::LogLevel;
     match level {
-        LogLevel::Fatal | LogLevel::Error => {
+        LogLevel::Fatal => {
             tracing::error!(target: "onnxruntime", category, id, location, "{message}");
         }
-        LogLevel::Warning => {
-            tracing::warn!(target: "onnxruntime", category, id, location, "{message}");
-        }
-        LogLevel::Info | LogLevel::Verbose => {
-            tracing::debug!(target: "onnxruntime", category, id, location, "{message}");
+        LogLevel::Error | LogLevel::Warning | LogLevel::Info | LogLevel::Verbose => {
+            tracing::debug!(target: "onnxruntime", category, id, location, ?level, "{message}");
         }
     }
 }

@@ -64,16 +64,11 @@ fn lanes_and_their_pools_stay_on_their_cores_at_their_priority() {
                 LaneClass::Urgent => 10,
             };
             let name = format!("lane-{}.{lane}", partition.id.0);
-            // An urgent lane of several cores made its session itself, on first use:
-            // the session's threads bear its name.
-            let made_session = *class == LaneClass::Urgent || partition.id != PartitionId(0);
-            let pool = if made_session && *class == LaneClass::Urgent {
-                own.len() - 1
-            } else {
-                0
-            };
-            let first_of_part = partition.id != PartitionId(0) && lane == 0;
-            let pool = if first_of_part { own.len() - 1 } else { pool };
+            // A class's session was made by the thread that first needed it, whose name
+            // its own threads bear: the whole device's normal one when loading.
+            let loaded = partition.id == PartitionId(0) && *class == LaneClass::Normal;
+            let first = partition.lanes.iter().position(|other| other == class) == Some(lane);
+            let pool = if first && !loaded { own.len() - 1 } else { 0 };
             assert_eq!(
                 threads[&name],
                 vec![(own.clone(), niceness); 1 + pool],

@@ -274,6 +274,27 @@ fn lanes_of_one_partition_run_a_model_at_once() {
 }
 
 #[test]
+fn two_tasks_in_one_slot_are_a_bug_of_the_caller() {
+    let bench = Bench::new();
+    let rig = rig_with_long_and_short(&bench, CpuOptions::default());
+    let (first, mut second) = (long(&rig), long(&rig));
+    second.start.lane = LaneId(1);
+    rig.device.start(first);
+    // The slot is taken up some time after the start is reported; the second task comes
+    // long before the first one's end, and one of the two finds the slot in use.
+    assert!(matches!(rig.event(), DeviceEvent::Started { .. }));
+    rig.device.start(second);
+    let ends = [rig.finished().result, rig.finished().result];
+    let errors: Vec<_> = ends.iter().filter_map(|end| end.as_ref().err()).collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(
+        errors[0].detail.contains("which another task is using"),
+        "{}",
+        errors[0].detail
+    );
+}
+
+#[test]
 fn every_partition_and_lane_runs_legs() {
     let bench = Bench::new();
     let rig = rig_with_long_and_short(&bench, CpuOptions::default());

@@ -473,5 +473,11 @@ fn each_byte_is_copied_in_once() {
     rig.run(1, requests).unwrap();
     let metrics = rig.device.metrics();
     assert_eq!(metrics.bytes_copied_in, 4 * 100 * 4);
-    assert_eq!(metrics.legs, 1);
+    assert_eq!((metrics.bytes_copied_out, metrics.legs), (0, 1));
+    rig.load(2, &bench.prepare(&identity(DataType::String, 1)), 1);
+    rig.run(2, vec![request(1, vec![strings(&[1, 1], &[b"seven b"])])])
+        .unwrap();
+    let metrics = rig.device.metrics();
+    assert_eq!(metrics.bytes_copied_in, 4 * 100 * 4 + 7);
+    assert_eq!(metrics.bytes_copied_out, 7);
 }

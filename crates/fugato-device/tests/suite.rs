@@ -4,7 +4,11 @@
 //! of what it *cannot* do. A case about an ability that a subject lacks checks what the
 //! lack must look like from outside; no case is skipped.
 
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a failed unwrap is a failed test, which says the device it failed on"
+)]
 
 mod common;
 

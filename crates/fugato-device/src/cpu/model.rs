@@ -6,16 +6,20 @@ use super::slot::{Column, GatherError, Slot};
 use super::{LoadOptions, Place};
 use crate::capi::{Binding, Options, OrtError, Session, Value};
 use crate::clock::MonotonicClock;
-use crate::device::{LegWork, RunErrorKind, RunSplit, TaskOutputs};
+use crate::device::{LegWork, RequestInputs, RunErrorKind, RunSplit, TaskOutputs};
 use crate::store::{LoadCause, StoredModel, fixed_first_dimension};
-use crate::tensor::{OutputTensor, TensorData, TensorSpec};
+use crate::tensor::{InputTensor, OutputTensor, TensorData, TensorSpec};
 use bytes::Bytes;
 use fugato_core::device::{AtomSet, LaneClass};
+use fugato_core::sched::Start;
+use fugato_core::{
+    BatchSize, DeviceId, LaneId, LegIndex, ModelId, PartitionId, SlotIndex, TaskId, Timestamp,
+};
 use ort::ErrorCode;
 use ort::sys::GraphOptimizationLevel;
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// Which session of a model: `None` is the one of a single thread, which lanes of any
 /// single core share; the others have threads pinned to their atoms, in their class.
@@ -54,6 +58,7 @@ pub(super) struct Ran {
     pub(super) outputs: TaskOutputs,
     pub(super) split: RunSplit,
     pub(super) bytes_copied_in: u64,
+    pub(super) bytes_copied_out: u64,
 }
 
 /// Why a leg failed.
@@ -136,11 +141,10 @@ impl LoadedModel {
         place: &Place,
         clock: &MonotonicClock,
     ) -> Result<Ran, Failed> {
-        let begun = clock.now();
         self.check(work)?;
         let session = self.session(place).map_err(runtime_failure)?;
-        let slot = &self.slots[usize::from(work.start.slot.0)];
-        let slot = &mut *slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = clock.now();
+        let slot = &mut *self.slot(work);
         let Slot { inputs, bindings } = slot;
         let binding = binding_for(bindings, place.session_key(), &session)?;
         let mut bytes_copied_in = 0;
@@ -159,15 +163,17 @@ impl LoadedModel {
         let rows = work.start.batch.0;
         let mut outputs = self.run_bound(binding, rows)?;
         let ran = clock.now();
-        for output in &mut outputs {
+        let bytes_copied_out = outputs.iter_mut().map(|output| match &mut output.data {
             // The runtime hands over an input that is an output too: the slot's memory,
             // which the next task overwrites.
-            if let TensorData::Raw(bytes) = &mut output.data
-                && inputs.iter().any(|input| input.contains(bytes))
-            {
+            TensorData::Raw(bytes) if inputs.iter().any(|input| input.contains(bytes)) => {
                 *bytes = Bytes::copy_from_slice(bytes);
+                bytes.len() as u64
             }
-        }
+            TensorData::Raw(_) => 0,
+            TensorData::Strings(_) => output.data.byte_size() as u64,
+        });
+        let bytes_copied_out = bytes_copied_out.sum();
         let outputs = self.divide(work, outputs)?;
         Ok(Ran {
             outputs,
@@ -177,7 +183,60 @@ impl LoadedModel {
                 output: clock.now() - ran,
             },
             bytes_copied_in,
+            bytes_copied_out,
         })
+    }
+
+    /// The buffers of a task, which no other task may be using.
+    fn slot(&self, work: &LegWork) -> MutexGuard<'_, Slot> {
+        let (slot, task) = (work.start.slot, work.start.task);
+        match self.slots[usize::from(slot.0)].try_lock() {
+            Ok(slot) => slot,
+            // A leg that panicked left buffers that the next one writes anew.
+            Err(TryLockError::Poisoned(slot)) => slot.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                panic!("{task} was given {slot}, which another task is using")
+            }
+        }
+    }
+
+    /// Runs the model once over zeros where its shapes are known, so that the first
+    /// request does not pay for memory and pages. A model may refuse zeros; it is none
+    /// the worse for it.
+    pub(super) fn warm_up(&self, model: ModelId, place: &Place, clock: &MonotonicClock) {
+        let zeros = self.inputs.iter().map(|input| {
+            let dims = input.spec.shape.iter().enumerate();
+            let dims = dims.map(|(axis, &dim)| match (axis, self.batched) {
+                (0, true) => Some(1),
+                _ => dim,
+            });
+            let shape = dims.collect::<Option<Vec<u64>>>()?;
+            let elements = shape.iter().product::<u64>();
+            let bytes = usize::try_from(elements).ok()? * input.spec.element.size()?;
+            let data = TensorData::Raw(vec![0; bytes].into());
+            Some(InputTensor { shape, data })
+        });
+        let Some(inputs) = zeros.collect::<Option<Arc<[_]>>>() else {
+            return;
+        };
+        let work = LegWork {
+            start: Start {
+                device: DeviceId(0),
+                task: TaskId(0),
+                model,
+                leg: LegIndex(0),
+                partition: PartitionId(0),
+                lane: LaneId(0),
+                slot: SlotIndex(0),
+                batch: BatchSize(1),
+                not_before: Timestamp::ZERO,
+                requests: Vec::new(),
+            },
+            requests: vec![RequestInputs { items: 1, inputs }],
+        };
+        if let Err((kind, detail)) = self.run(&work, place, clock) {
+            tracing::debug!(%model, ?kind, detail, "a model refused to run over zeros");
+        }
     }
 
     /// Refuses a leg that is not of this model's shape.

@@ -14,6 +14,10 @@ pub(super) struct WireError {
     at: usize,
 }
 
+/// Graphs may stand in attributes of nodes of graphs this deep. Protobuf's own limit of
+/// nested messages is 100, and one level here is four of them.
+const DEPTH_MAX: u32 = 25;
+
 /// One field: its number, its payload, and all its bytes (tag and length included).
 struct Field<'a> {
     number: u64,
@@ -277,12 +281,12 @@ pub(super) fn visit_tensors(model: &[u8], visit: &mut dyn FnMut(Tensor)) -> Resu
     for field in fields(model, "ModelProto") {
         let field = field?;
         match (field.number, field.payload.bytes()) {
-            (7, Some(graph)) => visit_graph(graph, visit)?,
+            (7, Some(graph)) => visit_graph(graph, DEPTH_MAX, visit)?,
             (25, Some(function)) => {
                 for field in fields(function, "FunctionProto") {
                     let field = field?;
                     if let (7, Some(node)) = (field.number, field.payload.bytes()) {
-                        visit_node(node, visit)?;
+                        visit_node(node, DEPTH_MAX, visit)?;
                     }
                 }
             }
@@ -292,11 +296,12 @@ pub(super) fn visit_tensors(model: &[u8], visit: &mut dyn FnMut(Tensor)) -> Resu
     Ok(())
 }
 
-fn visit_graph(graph: &[u8], visit: &mut dyn FnMut(Tensor)) -> Result<(), WireError> {
+fn visit_graph(graph: &[u8], depth: u32, visit: &mut dyn FnMut(Tensor)) -> Result<(), WireError> {
+    let depth = deeper(depth)?;
     for field in fields(graph, "GraphProto") {
         let field = field?;
         match (field.number, field.payload.bytes()) {
-            (1, Some(node)) => visit_node(node, visit)?,
+            (1, Some(node)) => visit_node(node, depth, visit)?,
             (5, Some(tensor)) => visit(Tensor::parse(tensor)?),
             (15, Some(sparse)) => visit_sparse(sparse, visit)?,
             _ => {}
@@ -305,7 +310,7 @@ fn visit_graph(graph: &[u8], visit: &mut dyn FnMut(Tensor)) -> Result<(), WireEr
     Ok(())
 }
 
-fn visit_node(node: &[u8], visit: &mut dyn FnMut(Tensor)) -> Result<(), WireError> {
+fn visit_node(node: &[u8], depth: u32, visit: &mut dyn FnMut(Tensor)) -> Result<(), WireError> {
     for field in fields(node, "NodeProto") {
         let field = field?;
         let (5, Some(attribute)) = (field.number, field.payload.bytes()) else {
@@ -315,13 +320,21 @@ fn visit_node(node: &[u8], visit: &mut dyn FnMut(Tensor)) -> Result<(), WireErro
             let field = field?;
             match (field.number, field.payload.bytes()) {
                 (5 | 10, Some(tensor)) => visit(Tensor::parse(tensor)?),
-                (6 | 11, Some(graph)) => visit_graph(graph, visit)?,
+                (6 | 11, Some(graph)) => visit_graph(graph, depth, visit)?,
                 (22 | 23, Some(sparse)) => visit_sparse(sparse, visit)?,
                 _ => {}
             }
         }
     }
     Ok(())
+}
+
+/// One level less to go; an error where there is none left.
+fn deeper(depth: u32) -> Result<u32, WireError> {
+    depth.checked_sub(1).ok_or(WireError {
+        message: "GraphProto nested too deep",
+        at: 0,
+    })
 }
 
 fn visit_sparse(sparse: &[u8], visit: &mut dyn FnMut(Tensor)) -> Result<(), WireError> {
@@ -363,7 +376,9 @@ pub(super) fn relocate(
     for field in fields(model, "ModelProto") {
         let field = field?;
         match (field.number, field.payload.bytes()) {
-            (7, Some(graph)) => write_bytes(&mut out, 7, &mover.graph(graph, true)?),
+            (7, Some(graph)) => {
+                write_bytes(&mut out, 7, &mover.graph(graph, DEPTH_MAX, true)?);
+            }
             _ => out.extend_from_slice(field.raw),
         }
     }
@@ -378,12 +393,13 @@ struct Mover<'a> {
 }
 
 impl Mover<'_> {
-    fn graph(&mut self, graph: &[u8], main: bool) -> Result<Vec<u8>, WireError> {
+    fn graph(&mut self, graph: &[u8], depth: u32, main: bool) -> Result<Vec<u8>, WireError> {
+        let depth = deeper(depth)?;
         let mut out = Vec::with_capacity(graph.len());
         for field in fields(graph, "GraphProto") {
             let field = field?;
             match (field.number, field.payload.bytes()) {
-                (1, Some(node)) => write_bytes(&mut out, 1, &self.node(node)?),
+                (1, Some(node)) => write_bytes(&mut out, 1, &self.node(node, depth)?),
                 (5, Some(tensor)) => write_bytes(&mut out, 5, &self.tensor(tensor, main)?),
                 _ => out.extend_from_slice(field.raw),
             }
@@ -391,19 +407,21 @@ impl Mover<'_> {
         Ok(out)
     }
 
-    fn node(&mut self, node: &[u8]) -> Result<Vec<u8>, WireError> {
+    fn node(&mut self, node: &[u8], depth: u32) -> Result<Vec<u8>, WireError> {
         let mut out = Vec::with_capacity(node.len());
         for field in fields(node, "NodeProto") {
             let field = field?;
             match (field.number, field.payload.bytes()) {
-                (5, Some(attribute)) => write_bytes(&mut out, 5, &self.attribute(attribute)?),
+                (5, Some(attribute)) => {
+                    write_bytes(&mut out, 5, &self.attribute(attribute, depth)?)
+                }
                 _ => out.extend_from_slice(field.raw),
             }
         }
         Ok(out)
     }
 
-    fn attribute(&mut self, attribute: &[u8]) -> Result<Vec<u8>, WireError> {
+    fn attribute(&mut self, attribute: &[u8], depth: u32) -> Result<Vec<u8>, WireError> {
         let mut out = Vec::with_capacity(attribute.len());
         for field in fields(attribute, "AttributeProto") {
             let field = field?;
@@ -412,7 +430,7 @@ impl Mover<'_> {
                     write_bytes(&mut out, field.number, &self.tensor(tensor, false)?);
                 }
                 (6 | 11, Some(graph)) => {
-                    write_bytes(&mut out, field.number, &self.graph(graph, false)?);
+                    write_bytes(&mut out, field.number, &self.graph(graph, depth, false)?);
                 }
                 _ => out.extend_from_slice(field.raw),
             }
@@ -526,6 +544,23 @@ mod tests {
         }
         assert!(rewritten.ends_with(b"kept"));
         assert_eq!(header(&rewritten).expect("well formed").producer, "me");
+    }
+
+    #[test]
+    fn graphs_nested_without_end_are_refused() {
+        let mut graph = Vec::new();
+        for _ in 0..10_000 {
+            let mut attribute = Vec::new();
+            write_bytes(&mut attribute, 6, &graph);
+            let mut node = Vec::new();
+            write_bytes(&mut node, 5, &attribute);
+            graph.clear();
+            write_bytes(&mut graph, 1, &node);
+        }
+        let mut model = Vec::new();
+        write_bytes(&mut model, 7, &graph);
+        assert!(visit_tensors(&model, &mut |_| {}).is_err());
+        assert!(relocate(&model, "new.bin", 64).is_err());
     }
 
     #[test]
