@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Parameters are few and mostly absent: an ordered map costs nothing when empty.
         .btree_map(".")
         .codec_path("crate::server::grpc::codec::ProtobufCodec")
-        // `Rpc` in the server answers what is not implemented, by name.
+        // `RPCS` in the server answers what is not implemented, by name, before these can.
         .generate_default_stubs(true)
         .emit_rerun_if_changed(false)
         .compile_fds(descriptors)?;

@@ -56,7 +56,7 @@ pub struct NamedInput {
     /// The shape the client says, batch dimension included.
     pub shape: Vec<u64>,
     /// The elements. `BYTES` may come [`TensorData::Raw`] in the protocol's serialised
-    /// form (each string after its length as 4 little-endian bytes); [`validate`] takes
+    /// form (each string after its length as 4 little-endian bytes); [`validate()`] takes
     /// them apart.
     pub data: TensorData,
 }
@@ -158,7 +158,7 @@ pub trait InferenceService: Send + Sync + 'static {
     /// Every model version of the repository, ready or not, by name and version.
     fn models(&self) -> Vec<ModelStatus>;
 
-    /// Checks the request ([`validate`]) and runs it. Dropping the future takes the
+    /// Checks the request ([`validate()`]) and runs it. Dropping the future takes the
     /// request back: the client went away.
     ///
     /// # Errors
