@@ -173,7 +173,7 @@ pub trait InferenceService: Send + Sync + 'static {
     fn refused(&self, kind: ErrorKind);
 
     /// The metrics, as OpenMetrics text.
-    fn metrics(&self) -> String;
+    fn metrics(&self) -> impl Future<Output = String> + Send;
 }
 
 /// An output's bytes as both protocols carry them: raw elements as they are (shared, not

@@ -375,7 +375,8 @@ impl InferenceService for Engine {
         self.telemetry.failed("", "", kind.facts().label);
     }
 
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
+        self.sample().await;
         self.telemetry.encode(&self.device.metrics())
     }
 }

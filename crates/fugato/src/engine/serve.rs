@@ -24,16 +24,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Requests that may wait for the driver's next look: a few milliseconds' worth at a
 /// hundred thousand per second.
 const ARRIVALS_MAX: usize = 16_384;
-
-/// How often gauges are brought up to date.
-const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a server cannot start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +182,6 @@ impl Running {
             self.server
                 .serve(Arc::clone(&self.engine), shutdown.clone()),
         );
-        let sampling = tokio::spawn(sample(Arc::clone(&self.engine)));
         let mut stopped = None;
         let count = self.models.len();
         tokio::select! {
@@ -222,7 +217,6 @@ impl Running {
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "the servers ended badly"),
         }
-        sampling.abort();
         self.mailbox.close();
         let ended = tokio::task::spawn_blocking(move || self.driver.join()).await;
         if let (Ok(Ok(scheduler)), Some(recording)) = (&ended, self.recording) {
@@ -255,14 +249,6 @@ async fn stop(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
-    }
-}
-
-async fn sample(engine: Arc<Engine>) {
-    let mut ticks = tokio::time::interval(SAMPLE_EVERY);
-    loop {
-        ticks.tick().await;
-        engine.sample().await;
     }
 }
 

@@ -80,7 +80,7 @@ pub(super) fn router<S: InferenceService>(
 pub(super) fn metrics_router<S: InferenceService>(service: Arc<S>) -> Router {
     let metrics = async |State(service): State<Arc<S>>| {
         let text = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        ([(header::CONTENT_TYPE, text)], service.metrics())
+        ([(header::CONTENT_TYPE, text)], service.metrics().await)
     };
     Router::new()
         .route("/metrics", get(metrics))

@@ -156,22 +156,22 @@ impl Telemetry {
         );
         registry.register(
             "requests_waiting",
-            "Requests in the model's queue, sampled each second",
+            "Requests in the model's queue",
             self.waiting.clone(),
         );
         registry.register(
             "tasks_in_flight",
-            "Tasks of the model that are committed or running, sampled each second",
+            "Tasks of the model that are committed or running",
             self.in_flight.clone(),
         );
         registry.register(
             "request_held_bytes",
-            "Bytes of the model's requests that have not ended, sampled each second",
+            "Bytes of the model's requests that have not ended",
             self.held_bytes.clone(),
         );
         registry.register(
             "prediction_error_ratio",
-            "Median of |predicted - measured| / measured over the model's last 64 legs, sampled each second",
+            "Median of |predicted - measured| / measured over the model's last 64 legs",
             self.prediction_error.clone(),
         );
         registry.register(

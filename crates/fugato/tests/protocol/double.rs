@@ -232,7 +232,7 @@ impl InferenceService for Double {
         refused.push(kind);
     }
 
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         "# HELP up Whether the double is up.\n# TYPE up gauge\nup 1\n# EOF\n".to_owned()
     }
 }

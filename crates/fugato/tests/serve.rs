@@ -1,0 +1,394 @@
+//! The server as its users run it: the binary, real models, real sockets, signals.
+
+use fugato_zoo::write_repository;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// Models and store shared by the tests of this file, made once.
+fn fixtures() -> &'static Path {
+    static FIXTURES: OnceLock<PathBuf> = OnceLock::new();
+    FIXTURES.get_or_init(|| {
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("serve");
+        let names = ["identity", "resnet18", "squeezenet1_1"];
+        write_repository(&root.join("models"), &names, 1, &mut |_| {})
+            .expect("the zoo can be written");
+        for (name, bytes) in [("broken", &b"this is no model"[..]), ("empty", &b""[..])] {
+            let folder = root.join("models").join(name).join("1");
+            std::fs::create_dir_all(&folder).expect("a folder can be made");
+            std::fs::write(folder.join("model.onnx"), bytes).expect("a file can be written");
+        }
+        root
+    })
+}
+
+struct Server {
+    child: Child,
+    http: String,
+    metrics: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let ready = folder.path().join("ready.json");
+        let child = command(&ready)
+            .args(arguments)
+            .spawn()
+            .expect("the binary runs");
+        let mut server = Self {
+            child,
+            http: String::new(),
+            metrics: String::new(),
+            _folder: folder,
+        };
+        server.wait_until_ready(&ready);
+        server
+    }
+
+    /// Waits for the ready file; a server that ended instead has said why.
+    fn wait_until_ready(&mut self, ready: &Path) {
+        let patience = Instant::now() + Duration::from_secs(120);
+        loop {
+            if let Ok(text) = std::fs::read_to_string(ready) {
+                let json: serde_json::Value =
+                    serde_json::from_str(&text).expect("the ready file is JSON");
+                self.http = json["http"].as_str().expect("HTTP is served").to_owned();
+                self.metrics = json["metrics"]
+                    .as_str()
+                    .expect("metrics are served")
+                    .to_owned();
+                return;
+            }
+            if let Some(status) = self.child.try_wait().expect("the child can be asked") {
+                panic!("the server ended before it was ready: {status}");
+            }
+            assert!(
+                Instant::now() < patience,
+                "the server is not ready after 120 s"
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-s", name, &pid])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success());
+    }
+
+    /// Waits for the end; gives the exit code.
+    fn wait(mut self) -> Option<i32> {
+        self.child
+            .wait()
+            .expect("the child can be waited for")
+            .code()
+    }
+
+    fn connect(&self) -> Connection {
+        Connection::to(&self.http)
+    }
+
+    fn post(&self, path: &str, body: &str) -> (u16, String) {
+        let mut connection = self.connect();
+        connection.send(path, &[], body.as_bytes());
+        connection.receive()
+    }
+
+    /// The value of one metric, by the beginning of its line.
+    fn metric(&self, line: &str) -> f64 {
+        let mut connection = Connection::to(&self.metrics);
+        connection.get("/metrics");
+        let (_, text) = connection.receive();
+        let found = text.lines().find_map(|known| known.strip_prefix(line));
+        found.map_or(0.0, |value| {
+            value.trim().parse().expect("a metric is a number")
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Where a test failed; otherwise it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(ready: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fugato"));
+    command
+        .arg("serve")
+        .arg("--model-repository")
+        .arg(fixtures().join("models"));
+    command.arg("--model-store").arg(fixtures().join("store"));
+    command.args([
+        "--http-port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--metrics-port",
+        "0",
+    ]);
+    command.arg("--ready-file").arg(ready).stdin(Stdio::null());
+    command
+}
+
+/// A bare HTTP/1.1 connection: what it sends is what the test says.
+struct Connection {
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    fn to(address: &str) -> Self {
+        let stream = TcpStream::connect(address).expect("the server listens");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("a timeout can be set");
+        Self {
+            stream: BufReader::new(stream),
+        }
+    }
+
+    fn send(&mut self, path: &str, headers: &[(&str, &str)], body: &[u8]) {
+        let mut head = format!(
+            "POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n",
+            body.len()
+        );
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        let stream = self.stream.get_mut();
+        stream
+            .write_all(head.as_bytes())
+            .and_then(|()| stream.write_all(body))
+            .expect("the server reads");
+    }
+
+    fn get(&mut self, path: &str) {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n");
+        self.stream
+            .get_mut()
+            .write_all(head.as_bytes())
+            .expect("the server reads");
+    }
+
+    /// The status and body of one reply.
+    fn receive(&mut self) -> (u16, String) {
+        let mut status = String::new();
+        self.stream
+            .read_line(&mut status)
+            .expect("the server answers");
+        let code = status.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let code = code.unwrap_or_else(|| panic!("no status line: {status:?}"));
+        let mut length = 0;
+        loop {
+            let mut header = String::new();
+            self.stream
+                .read_line(&mut header)
+                .expect("the head is complete");
+            let header = header.trim().to_ascii_lowercase();
+            if header.is_empty() {
+                break;
+            }
+            if let Some(value) = header.strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length is a number");
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream
+            .read_exact(&mut body)
+            .expect("the body is complete");
+        (code, String::from_utf8_lossy(&body).into_owned())
+    }
+}
+
+/// Bytes of the tensor in a batch of 8 images.
+const IMAGES_BYTES: f64 = (8 * 3 * 224 * 224 * 4) as f64;
+
+/// A batch of images for `resnet18`, slow enough to be caught in flight.
+fn images(items: usize) -> (String, Vec<u8>) {
+    let bytes = items * 3 * 224 * 224 * 4;
+    let json = format!(
+        r#"{{"inputs":[{{"name":"input","shape":[{items},3,224,224],"datatype":"FP32","parameters":{{"binary_data_size":{bytes}}}}}]}}"#
+    );
+    let length = json.len().to_string();
+    let mut body = json.into_bytes();
+    body.resize(body.len() + bytes, 0);
+    (length, body)
+}
+
+const RESNET: &str = "/v2/models/resnet18/infer";
+const IDENTITY: &str = "/v2/models/identity/infer";
+const ONE_FLOAT: &str =
+    r#"{"inputs":[{"name":"input","shape":[1,1],"datatype":"FP32","data":[2.5]}]}"#;
+
+#[test]
+fn broken_models_are_not_ready_and_the_others_serve() {
+    let server = Server::start(&[]);
+    let (status, body) = server.post(IDENTITY, ONE_FLOAT);
+    assert_eq!(status, 200, "{body}");
+    assert!(body.contains("2.5"), "{body}");
+    for name in ["broken", "empty"] {
+        let (status, body) = server.post(&format!("/v2/models/{name}/infer"), ONE_FLOAT);
+        assert_eq!(status, 503, "{body}");
+        assert!(body.contains(name) && body.contains("not ready"), "{body}");
+    }
+    let (status, body) = server.post("/v2/models/nothing/infer", ONE_FLOAT);
+    assert_eq!((status, body.contains("nothing")), (404, true), "{body}");
+    let (status, body) = server.post("/v2/models/identity/versions/9/infer", ONE_FLOAT);
+    assert_eq!((status, body.contains('9')), (404, true), "{body}");
+    let (status, body) = server.post("/v2/repository/index", "");
+    assert_eq!(status, 200);
+    assert!(
+        body.contains("UNAVAILABLE") && body.contains("READY"),
+        "{body}"
+    );
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
+}
+
+#[test]
+fn sigterm_answers_what_was_accepted_and_takes_nothing_new() {
+    let server = Server::start(&[]);
+    let (json_length, body) = images(8);
+    let mut connections: Vec<Connection> = (0..6).map(|_| server.connect()).collect();
+    for connection in &mut connections {
+        connection.send(
+            RESNET,
+            &[("inference-header-content-length", &json_length)],
+            &body,
+        );
+    }
+    let model = r#"model="resnet18",version="1""#;
+    let patience = Instant::now() + Duration::from_secs(60);
+    let accepted = || {
+        let held = server.metric(&format!("fugato_request_held_bytes{{{model}}}"));
+        held / IMAGES_BYTES
+            + server.metric(&format!(r#"fugato_requests_total{{{model},outcome="ok"}}"#))
+    };
+    while accepted() < 6.0 {
+        assert!(
+            Instant::now() < patience,
+            "{} of 6 requests are accepted",
+            accepted()
+        );
+    }
+    server.signal("TERM");
+    for connection in &mut connections[1..] {
+        let (status, reply) = connection.receive();
+        assert_eq!(status, 200, "an accepted request was lost: {reply:.200}");
+    }
+    assert_eq!(server.wait(), Some(0));
+}
+
+#[test]
+fn a_client_that_goes_away_frees_its_place() {
+    let server = Server::start(&[]);
+    let (json_length, body) = images(8);
+    let headers = [("inference-header-content-length", json_length.as_str())];
+    for _ in 0..6 {
+        let mut connection = server.connect();
+        connection.send(RESNET, &headers, &body);
+        drop(connection);
+    }
+    // What is left in the end holds nothing, and the next request is served.
+    let mut connection = server.connect();
+    connection.send(RESNET, &headers, &body);
+    assert_eq!(connection.receive().0, 200);
+    let model = r#"{model="resnet18",version="1"}"#;
+    let patience = Instant::now() + Duration::from_secs(30);
+    while server.metric(&format!("fugato_request_held_bytes{model}")) > 0.0 {
+        assert!(
+            Instant::now() < patience,
+            "bytes of clients that went away are held"
+        );
+    }
+    let ended =
+        server.metric(r#"fugato_requests_total{model="resnet18",version="1",outcome="ok"}"#);
+    assert!(
+        ended < 7.0,
+        "all {ended} requests were run to the end for nobody"
+    );
+    server.signal("INT");
+    assert_eq!(server.wait(), Some(0));
+}
+
+#[test]
+fn a_recording_of_a_real_run_replays_to_the_same_hash() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let recording = folder.path().join("run.jsonl");
+    let path = recording.to_str().expect("the path is text");
+    for policy in ["fifo", "edf", "uncontrolled"] {
+        let server = Server::start(&["--record", path, "--policy", policy]);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut connection = server.connect();
+                    for _ in 0..50 {
+                        connection.send(IDENTITY, &[], ONE_FLOAT.as_bytes());
+                        assert_eq!(connection.receive().0, 200);
+                    }
+                });
+            }
+        });
+        server.signal("TERM");
+        assert_eq!(server.wait(), Some(0));
+        let replayed = run(&["replay", path]);
+        let text = String::from_utf8_lossy(&replayed.stdout).into_owned();
+        assert_eq!(replayed.status.code(), Some(0), "{policy}: {text}");
+        assert!(text.contains("the same"), "{policy}: {text}");
+        // A changed recording must not pass.
+        let lines = std::fs::read_to_string(&recording).expect("the recording is there");
+        let changed: Vec<&str> = lines
+            .lines()
+            .filter(|line| !line.contains("leg_finished"))
+            .take(40)
+            .collect();
+        let footer = lines.lines().last().expect("the recording has a footer");
+        std::fs::write(&recording, format!("{}\n{footer}\n", changed.join("\n")))
+            .expect("it can be written");
+        let replayed = run(&["replay", path]);
+        assert_ne!(
+            replayed.status.code(),
+            Some(0),
+            "{policy}: a changed recording passed"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    let ready = Path::new(env!("CARGO_TARGET_TMPDIR")).join("never.json");
+    let cases: [(&[&str], &str); 4] = [
+        (&["--policy", "fastest"], "fastest"),
+        (&["--model-repository=nowhere-at-all"], "nowhere-at-all"),
+        (&["--onnxruntime", "nowhere-at-all.so"], "nowhere-at-all.so"),
+        (&["--no-such-flag"], "--no-such-flag"),
+    ];
+    for (arguments, named) in cases {
+        let output = command(&ready)
+            .args(arguments)
+            .output()
+            .expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(named), "{arguments:?}: {said}");
+        assert!(!ready.exists());
+    }
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fugato"))
+        .args(arguments)
+        .output()
+        .expect("the binary runs")
+}
