@@ -367,22 +367,39 @@ fn a_recording_of_a_real_run_replays_to_the_same_hash() {
 
 #[test]
 fn what_cannot_start_says_why() {
-    let ready = Path::new(env!("CARGO_TARGET_TMPDIR")).join("never.json");
-    let cases: [(&[&str], &str); 4] = [
-        (&["--policy", "fastest"], "fastest"),
-        (&["--model-repository=nowhere-at-all"], "nowhere-at-all"),
-        (&["--onnxruntime", "nowhere-at-all.so"], "nowhere-at-all.so"),
+    let models = fixtures().join("models");
+    let models = models.to_str().expect("the path is text");
+    let cases: [(&[&str], &str); 5] = [
+        (
+            &["--model-repository", models, "--policy", "fastest"],
+            "fastest",
+        ),
+        (&["--model-repository", "nowhere-at-all"], "nowhere-at-all"),
+        (
+            &[
+                "--model-repository",
+                models,
+                "--onnxruntime",
+                "nowhere-at-all.so",
+            ],
+            "nowhere-at-all.so",
+        ),
         (&["--no-such-flag"], "--no-such-flag"),
+        (&[], "--model-repository"),
     ];
     for (arguments, named) in cases {
-        let output = command(&ready)
-            .args(arguments)
-            .output()
-            .expect("the binary runs");
+        let ports = [
+            "--http-port",
+            "0",
+            "--grpc-port",
+            "0",
+            "--metrics-port",
+            "0",
+        ];
+        let output = run(&[&["serve"], arguments, &ports].concat());
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
         assert!(said.contains(named), "{arguments:?}: {said}");
-        assert!(!ready.exists());
     }
 }
 
