@@ -48,6 +48,15 @@ pub(crate) fn set_niceness(niceness: i32) -> io::Result<()> {
     }
 }
 
+/// Raises (below 0) or lowers (above 0) the priority of the calling thread against others
+/// of this machine, as niceness from -20 to 19.
+///
+/// # Errors
+/// Raising it needs a privilege (`CAP_SYS_NICE`, or a limit on niceness that allows it).
+pub fn prioritise_this_thread(niceness: i32) -> io::Result<()> {
+    set_niceness(niceness)
+}
+
 /// Has the allocator give free pages back to the operating system, where it can.
 pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]

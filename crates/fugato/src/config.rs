@@ -160,6 +160,13 @@ impl Config {
             ByteSize(u64::from(u32::MAX)),
         )?;
         self.within("server.max_connections", server.max_connections, 1, 65_536)?;
+        let held = server.max_held_bytes;
+        self.within(
+            "server.max_held_bytes",
+            held,
+            ByteSize(1 << 10),
+            ByteSize(1 << 50),
+        )?;
         let device = &self.device;
         self.within("device.lanes", device.lanes, 1, 64)?;
         self.within("device.niceness", device.niceness, 0, 19)?;

@@ -10,7 +10,7 @@ mod effects;
 mod mailbox;
 mod record;
 
-pub use effects::{Hooks, Payload, ReplyResult, ServeFailure, Served, TaskTiming};
+pub use effects::{Hooks, Payload, ReplyResult, ServeFailure, Served, TaskDoneHook, TaskTiming};
 pub use mailbox::{Mailbox, MailboxFull};
 pub use record::{FileRecorder, RecorderThread, RecordingError, Replayed, replay};
 
@@ -19,7 +19,7 @@ use effects::DeviceEffects;
 use fugato_core::driver::{Clock, Driver, Recorder};
 use fugato_core::sched::{Input, LegResult, Scheduler};
 use fugato_core::{DeviceId, Timestamp};
-use fugato_device::{Device, DeviceEvent, MonotonicClock};
+use fugato_device::{Device, DeviceEvent, MonotonicClock, prioritise_this_thread};
 use mailbox::{Message, Stamped};
 use std::collections::BTreeMap;
 use std::io;
@@ -67,6 +67,10 @@ pub struct DriverParts<C> {
     pub recorder: Option<Box<dyn Recorder>>,
 }
 
+/// Of the driver's thread, where the process may raise it. It works for microseconds at a
+/// time, and everything waits for it.
+const NICENESS: i32 = -10;
+
 /// Starts a driver thread. It ends after [`Mailbox::close`], when everything that was in
 /// the mailbox by then is done; the scheduler is given back.
 ///
@@ -75,6 +79,9 @@ pub struct DriverParts<C> {
 pub fn spawn<C: WaitClock>(parts: DriverParts<C>) -> io::Result<JoinHandle<Scheduler>> {
     let builder = std::thread::Builder::new().name("fugato-driver".to_owned());
     builder.spawn(move || {
+        if let Err(error) = prioritise_this_thread(NICENESS) {
+            tracing::debug!(%error, "the driver runs at the server's own priority");
+        }
         let DriverParts {
             clock,
             scheduler,
@@ -112,7 +119,9 @@ fn drive<C: WaitClock>(
         for Stamped { message, .. } in messages.drain(..) {
             match message {
                 Message::Query(query) => queries.push(query),
-                other => inputs.extend(input_of(driver.effects_mut(), other)),
+                event @ (Message::Arrived(..) | Message::Device(_) | Message::Control(_)) => {
+                    inputs.extend(input_of(driver.effects_mut(), event));
+                }
             }
         }
         if inputs.is_empty() && driver.timeout().is_some_and(|until| until <= taken) {

@@ -5,6 +5,11 @@
 //! behind the real device seam. Nothing sleeps: the test waits for the driver to say that
 //! it has decided.
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a device makes three of the inputs"
+)]
+
 use fugato::driver::{self, DriverParts, Hooks, Mailbox, Payload, ReplyResult, WaitClock};
 use fugato::telemetry::Telemetry;
 use fugato_core::device::{DeviceSpec, LaneClass};

@@ -64,12 +64,15 @@ pub enum ServeFailure {
     DeviceLost(DeviceId),
 }
 
+/// Told of a task that ended well: its model, the items of its batch, when it ran.
+pub type TaskDoneHook = Box<dyn FnMut(ModelId, u32, &TaskTiming) + Send>;
+
 /// What the driver's thread tells others of. Must not block.
 pub struct Hooks {
     /// A removed model has nothing left in the scheduler.
     pub drained: Box<dyn FnMut(ModelId) + Send>,
-    /// A task ended well: its model, the items of its batch, when it ran.
-    pub task_done: Box<dyn FnMut(ModelId, u32, &TaskTiming) + Send>,
+    /// A task ended well.
+    pub task_done: TaskDoneHook,
 }
 
 struct RunningTask {
@@ -212,7 +215,7 @@ impl DeviceEffects {
         }
     }
 
-    fn revoke(&mut self, device: DeviceId, leg: &RevokeLeg) {
+    fn revoke(&self, device: DeviceId, leg: &RevokeLeg) {
         if let Some(device) = self.devices.get(&device) {
             device.revoke(leg);
         }

@@ -13,7 +13,9 @@ use crate::server::{Addresses, BindError, Server, ServerOptions};
 use crate::telemetry::Telemetry;
 use fugato_core::ModelId;
 use fugato_core::driver::{Recorder, RecordingFooter};
-use fugato_core::sched::{DeadlineMode, Input, PolicySpec, Scheduler, SchedulerConfig};
+use fugato_core::sched::{
+    DeadlineMode, Input, PolicySpec, QueueLimits, Scheduler, SchedulerConfig,
+};
 use fugato_device::{
     CpuDevice, CpuError, CpuOptions, Device, LoadError, ModelStore, MonotonicClock, Runtime,
     RuntimeError,
@@ -285,8 +287,9 @@ fn server_options(config: &Config) -> ServerOptions {
         grpc: at(config.server.grpc_port),
         metrics: at(config.server.metrics_port),
         max_body_bytes: usize::try_from(config.server.max_body_bytes.0).unwrap_or(usize::MAX),
+        max_held_bytes: usize::try_from(config.server.max_held_bytes.0).unwrap_or(usize::MAX),
+        max_connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
         drain_timeout: config.server.drain_timeout.duration(),
-        ..ServerOptions::default()
     }
 }
 
@@ -307,6 +310,10 @@ fn scheduler_config(config: &Config) -> SchedulerConfig {
         policy,
         deadlines,
         commit_lead: config.scheduler.commit_lead.nanos(),
+        limits: QueueLimits {
+            requests: config.scheduler.queue_count_max,
+            bytes: config.scheduler.queue_bytes_max.0,
+        },
         admission_quantile: config.scheduler.admission_quantile,
         ..SchedulerConfig::default()
     }
