@@ -189,3 +189,46 @@ fn doctor_says_which_port_is_taken() {
     let line = line.expect("the port is listed");
     assert!(line.contains("FAILED") && line.contains(&port), "{line}");
 }
+
+#[test]
+fn model_inspect_says_what_a_model_holds_and_whether_it_batches() {
+    let folder = scratch();
+    let written = fugato(
+        &["zoo", "write", "--out", "models", "--model", "bert-tiny"],
+        folder.path(),
+    );
+    assert_eq!(written.status.code(), Some(0), "{}", stderr(&written));
+    let args = [
+        "model",
+        "inspect",
+        "--model",
+        "models/bert-tiny",
+        "--format",
+        "json",
+    ];
+    let output = fugato(&args, folder.path());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["schema"], 1);
+    assert_eq!(report["not_batchable"], serde_json::Value::Null);
+    assert_eq!(report["inputs"][0]["name"], "input_ids");
+    assert_eq!(report["inputs"][0]["element"], "int64");
+    assert_eq!(report["inputs"][0]["shape"][0], "batch");
+    // The published count, and whatever shape constants the graph holds beside it.
+    assert!(
+        report["weight_values"].as_u64() >= Some(4_385_920),
+        "{report}"
+    );
+    let operators = report["operators"].as_array().expect("a list");
+    assert!(
+        operators.iter().any(|entry| entry[0] == "MatMul"),
+        "{report}"
+    );
+
+    fs::write(folder.path().join("broken.onnx"), b"no model").expect("written");
+    for path in ["broken.onnx", "missing.onnx", "."] {
+        let output = fugato(&["model", "inspect", "--model", path], folder.path());
+        assert_eq!(output.status.code(), Some(2), "{path}: {}", stdout(&output));
+        assert!(stderr(&output).starts_with("error: "), "{path}");
+    }
+}

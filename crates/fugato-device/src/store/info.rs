@@ -55,7 +55,7 @@ impl Batching {
 
     /// Decides from the interface: every first dimension varies, and those that have a
     /// symbol have the same one (a file that names none at all counts as one name).
-    pub(super) fn of(inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Self {
+    pub fn of(inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Self {
         match Self::obstacle(inputs, outputs) {
             Some(reason) => Self::Single { reason },
             None => Self::Batchable,

@@ -6,6 +6,7 @@ use super::{Outcome, ReportFormat, SettingArgs};
 use crate::config::{Config, Cores, DeviceKind};
 use crate::repository;
 use crate::runtime::{self, Surroundings};
+use fugato_device::Runtime;
 use serde::Serialize;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -129,15 +130,26 @@ fn examine(config: &Config) -> Vec<Check> {
 fn onnxruntime(config: &Config) -> Check {
     const NAME: &str = "onnxruntime";
     let given = config.runtime.onnxruntime.as_deref();
-    match runtime::find(given, &Surroundings::of_process()) {
-        Ok(library) => Check::ok(
+    let library = match runtime::find(given, &Surroundings::of_process()) {
+        Ok(library) => library,
+        Err(error) => {
+            return Check::failed(
+                NAME,
+                format!("not found in {} places", error.looked_at.len()),
+                "run `make runtime`, or name the library with `--onnxruntime`",
+            );
+        }
+    };
+    let path = library.path.display();
+    match Runtime::load(&library.path) {
+        Ok(loaded) => Check::ok(
             NAME,
-            format!("{} ({})", library.path.display(), library.place),
+            format!("{} at {path} ({})", loaded.version(), library.place),
         ),
         Err(error) => Check::failed(
             NAME,
-            format!("not found in {} places", error.looked_at.len()),
-            "run `make runtime`, or name the library with `--onnxruntime`",
+            format!("{path} ({}) cannot be used: {error}", library.place),
+            "run `make clean-runtime runtime`, or name another with `--onnxruntime`",
         ),
     }
 }

@@ -1,6 +1,7 @@
 //! The facts of a model, read from its protobuf messages; no runtime is needed.
 
 use anyhow::Context;
+use fugato_device::{Batching, ElementType, TensorSpec};
 use fugato_onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use fugato_onnx::proto::{DataType, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use serde::Serialize;
@@ -148,6 +149,31 @@ impl TensorInfo {
     }
 }
 
+impl TensorInfo {
+    /// As the server sees it; an error says why it cannot serve it.
+    fn spec(&self) -> Result<TensorSpec, String> {
+        let shape = self
+            .shape
+            .as_ref()
+            .ok_or_else(|| format!("`{}` has a shape of unknown rank", self.name))?;
+        let size = |dim: &Dim| match dim {
+            Dim::Size(size) => u64::try_from(*size).ok(),
+            Dim::Symbol(_) | Dim::Unknown(()) => None,
+        };
+        let symbol = |dim: &Dim| match dim {
+            Dim::Symbol(symbol) => Some(symbol.clone()),
+            Dim::Size(_) | Dim::Unknown(()) => None,
+        };
+        Ok(TensorSpec {
+            name: self.name.clone(),
+            // The rule looks at shapes only.
+            element: ElementType::Fp32,
+            shape: shape.iter().map(size).collect(),
+            symbols: shape.iter().map(symbol).collect(),
+        })
+    }
+}
+
 impl Dim {
     fn of(dimension: &Dimension) -> Self {
         match &dimension.value {
@@ -198,34 +224,17 @@ fn count_operators(nodes: &[NodeProto], counts: &mut BTreeMap<String, usize>) {
     }
 }
 
-/// Why requests cannot share a run: a first dimension that is missing, fixed, or another
-/// symbol than the others'.
+/// Why requests cannot share a run, by the rule that loading uses too; `None` where they
+/// can.
 fn obstacle(inputs: &[TensorInfo], outputs: &[TensorInfo]) -> Option<String> {
-    if inputs.is_empty() {
-        return Some("it has no input".to_owned());
-    }
-    let labelled = || {
-        let inputs = inputs.iter().map(|tensor| ("input", tensor));
-        inputs.chain(outputs.iter().map(|tensor| ("output", tensor)))
+    let specs = |tensors: &[TensorInfo]| -> Result<Vec<TensorSpec>, String> {
+        tensors.iter().map(TensorInfo::spec).collect()
     };
-    for (label, tensor) in labelled() {
-        let problem = match tensor.shape.as_deref() {
-            None => "has a shape of unknown rank".to_owned(),
-            Some([]) => "is a scalar".to_owned(),
-            Some([Dim::Size(size), ..]) => format!("has a fixed first dimension ({size})"),
-            Some(_) => continue,
-        };
-        return Some(format!("{label} `{}` {problem}", tensor.name));
+    match (specs(inputs), specs(outputs)) {
+        (Ok(inputs), Ok(outputs)) => match Batching::of(&inputs, &outputs) {
+            Batching::Batchable => None,
+            Batching::Single { reason } => Some(reason),
+        },
+        (Err(reason), _) | (_, Err(reason)) => Some(reason),
     }
-    let first = |tensor: &TensorInfo| tensor.shape.as_ref().map(|shape| shape[0].clone());
-    let symbol = first(&inputs[0]);
-    let (label, other) = labelled().find(|(_, tensor)| first(tensor) != symbol)?;
-    let called = |dim: Option<Dim>| dim.map_or_else(String::new, |dim| dim.to_string());
-    Some(format!(
-        "{label} `{}` calls its first dimension `{}`, while input `{}` calls it `{}`",
-        other.name,
-        called(first(other)),
-        inputs[0].name,
-        called(symbol),
-    ))
 }
