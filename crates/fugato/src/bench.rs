@@ -2,7 +2,7 @@
 //! Protocol, several models at once, over HTTP and gRPC mixed.
 //!
 //! Start reading at [`run`]. [`load`] sends, [`client`] speaks the protocols, [`stats`]
-//! counts, [`report`] prints; [`expect`] holds the answers that replies are checked
+//! counts, [`mod@report`] prints; [`expect`] holds the answers that replies are checked
 //! against, and [`golden`] makes them.
 
 pub mod client;

@@ -1,7 +1,7 @@
 //! The engine: loaded models behind one interface for both protocols.
 //!
 //! It checks requests against their model, hands them to the driver, and turns what comes
-//! back into replies and errors. Start reading at [`Engine`]; [`serve`] puts a whole
+//! back into replies and errors. Start reading at [`Engine`]; [`serve()`] puts a whole
 //! server together.
 
 mod load;

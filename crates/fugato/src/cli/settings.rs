@@ -17,7 +17,7 @@ pub struct SettingArgs {
     #[arg(env = "FUGATO_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
 
-    /// Folder of models: <NAME>/<VERSION>/model.onnx
+    /// Folder of models, each at NAME/VERSION/model.onnx
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub model_repository: Option<PathBuf>,
 

@@ -30,7 +30,7 @@ item. `fugato bench --expect` sends the same inputs and compares.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Folder of models, <name>/<version>/model.onnx
+    /// Folder of models, each at NAME/VERSION/model.onnx
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub model_repository: PathBuf,
     /// Folder for the expectation files, one per model
