@@ -40,8 +40,8 @@ pub struct CpuOptions {
     /// Whether threads of a session of several wait for each other by spinning while
     /// their lane runs. Off by default: lanes yield to the server's threads, and a
     /// spinning thread whose partner has lost its core burns the time the partner needs.
-    /// With a busy machine of 2 cores ResNet-50 took 36 ms waiting and 67 ms spinning,
-    /// SqueezeNet 2.2 and 6.8 ms (`examples/spinning.rs`).
+    /// On 2 busy cores ResNet-50 took 35 to 53 ms waiting and 66 to 97 ms spinning
+    /// (`bench/runs/2026-11-21-x86_64-2cpu-device`, by `examples/spinning.rs`).
     pub spinning: bool,
 }
 

@@ -1,6 +1,8 @@
 //! Devices: the model store, ONNX Runtime sessions, and the lanes that run legs.
 //!
-//! Start reading at [`Device`], the seam between the driver and any accelerator.
+//! Start reading at [`Device`], the seam between the driver and any accelerator. The CPU's
+//! path is [`Runtime::load`] once, [`ModelStore::prepare`] per model file, then
+//! [`CpuDevice::load`] and [`Device::start`].
 //!
 //! **Invariant:** this is the only crate of Fugato with `unsafe`; each block says why it
 //! is sound.
