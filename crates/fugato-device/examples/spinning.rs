@@ -1,5 +1,5 @@
-//! Measures whether the threads of a session should spin while their lane runs: a model
-//! at batch 1 on one core, and on all cores without and with spinning, in turn.
+//! Measures how long the threads of a session should spin while their lane runs: a model
+//! at batch 1 on one core, and on all cores with several spinning times, in turn.
 //!
 //! ```text
 //! cargo run --release -p fugato-device --example spinning -- MODEL.onnx [RUNS] [VARY]
@@ -11,7 +11,7 @@ mod common;
 
 use anyhow::{Context, Result};
 use common::{Runner, one_item, runtime};
-use fugato_core::{ModelId, PartitionId};
+use fugato_core::{ModelId, Nanos, PartitionId};
 use fugato_device::{CpuOptions, Device, LoadOptions, ModelStore};
 use serde_json::json;
 use std::sync::Arc;
@@ -19,6 +19,9 @@ use std::sync::Arc;
 /// Runs of one kind before the next kind's turn: short, so that the machine's other work
 /// meets all kinds alike.
 const TURN: usize = 5;
+
+/// Spinning times compared; 0 is sleeping at once, 1 s is for ever.
+const SPINS_US: [u64; 6] = [0, 10, 20, 50, 300, 1_000_000];
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -30,9 +33,9 @@ fn main() -> Result<()> {
     let stored = ModelStore::open(&runtime, scratch.path())?.prepare(path)?;
     let inputs: Arc<[_]> = one_item(&stored.info().inputs, vary).into();
     let mut rigs = Vec::new();
-    for spinning in [false, true] {
+    for micros in SPINS_US {
         let runner = Runner::new(CpuOptions {
-            spinning,
+            spin: Nanos::from_micros(micros),
             ..CpuOptions::default()
         })?;
         runner
@@ -43,16 +46,19 @@ fn main() -> Result<()> {
     let partitions = &rigs[0].device.spec().partitions;
     let single = partitions.iter().find(|partition| partition.share().0 == 1);
     let single = single.context("no partition of one core")?.id;
-    let kinds = [
-        ("one core", 0, single),
-        ("all cores, waiting", 0, PartitionId(0)),
-        ("all cores, spinning", 1, PartitionId(0)),
-    ];
-    let mut times = kinds.map(|_| Vec::with_capacity(runs));
+    let mut kinds = vec![("one core".to_owned(), 0, single)];
+    kinds.extend((0..).zip(SPINS_US).map(|(rig, micros)| {
+        (
+            format!("all cores, spinning {micros} us"),
+            rig,
+            PartitionId(0),
+        )
+    }));
+    let mut times = vec![Vec::with_capacity(runs); kinds.len()];
     while times[0].len() < runs {
-        for (&(_, rig, partition), times) in kinds.iter().zip(&mut times) {
+        for ((_, rig, partition), times) in kinds.iter().zip(&mut times) {
             for _ in 0..TURN {
-                let leg = rigs[rig].run(ModelId(1), partition, &inputs)?;
+                let leg = rigs[*rig].run(ModelId(1), *partition, &inputs)?;
                 times.push(leg.split.infer.as_nanos());
             }
         }

@@ -17,7 +17,7 @@ use crate::device::{Device, DeviceEvent, LegWork, RevokeLeg, RunErrorKind, RunSp
 use crate::os;
 use crate::store::{LoadCause, LoadError, StoredModel};
 use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
-use fugato_core::{DeviceId, LaneId, ModelId, PartitionId, Share};
+use fugato_core::{DeviceId, LaneId, ModelId, Nanos, PartitionId, Share};
 use lane::{Lane, Outcome, Worker, run_error};
 use model::{LoadedModel, SessionKey};
 use std::collections::HashMap;
@@ -37,12 +37,9 @@ pub struct CpuOptions {
     pub niceness_normal: i32,
     /// Niceness of urgent lanes, 0 to 19.
     pub niceness_urgent: i32,
-    /// Whether threads of a session of several wait for each other by spinning while
-    /// their lane runs. Off by default: lanes yield to the server's threads, and a
-    /// spinning thread whose partner has lost its core burns the time the partner needs.
-    /// On 2 busy cores ResNet-50 took 35 to 53 ms waiting and 66 to 97 ms spinning
-    /// (`bench/runs/2026-11-21-x86_64-2cpu-device`, by `examples/spinning.rs`).
-    pub spinning: bool,
+    /// How long a thread of a session of several waits for the others by spinning before
+    /// it sleeps, while their lane runs; zero for not at all.
+    pub spin: Nanos,
 }
 
 impl Default for CpuOptions {
@@ -55,7 +52,12 @@ impl Default for CpuOptions {
             // 10 to 15 steps one of 10 and 30 to 1 for the server's threads.
             niceness_normal: 15,
             niceness_urgent: 10,
-            spinning: false,
+            // Most waits between operators are shorter, and a thread whose partner lost its
+            // core to something else soon sleeps. On two idle cores 20 us give what endless
+            // spinning gives (SqueezeNet: 1.64 ms against 2.16 ms without); on busy ones
+            // they cost nothing measurable, where endless spinning doubles ResNet-50's time
+            // (`examples/spinning.rs`, bench/runs/2026-11-21-x86_64-2cpu-spin).
+            spin: Nanos::from_micros(20),
         }
     }
 }
@@ -232,8 +234,8 @@ impl CpuDevice {
         options: &LoadOptions,
     ) -> Result<(), LoadError> {
         let failed = |cause: LoadCause| cause.of(stored.origin());
-        let spinning = self.shared.options.spinning;
-        let model = LoadedModel::new(stored, options, spinning).map_err(failed)?;
+        let spin = self.shared.options.spin;
+        let model = LoadedModel::new(stored, options, spin).map_err(failed)?;
         let model = Arc::new(model);
         for &partition in &options.warm {
             let place = self.shared.place(partition, LaneClass::Normal);

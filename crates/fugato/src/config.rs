@@ -176,6 +176,13 @@ impl Config {
             0,
             device.niceness,
         )?;
+        let spin = device.spin;
+        self.within(
+            "device.spin",
+            spin,
+            Span::default(),
+            Span::from_millis(1_000),
+        )?;
         let quantile = self.scheduler.admission_quantile;
         self.within("scheduler.admission_quantile", quantile, 0.5, 0.999)?;
         let scheduler = &self.scheduler;

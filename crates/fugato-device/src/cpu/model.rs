@@ -13,7 +13,8 @@ use bytes::Bytes;
 use fugato_core::device::{AtomSet, LaneClass};
 use fugato_core::sched::Start;
 use fugato_core::{
-    BatchSize, DeviceId, LaneId, LegIndex, ModelId, PartitionId, SlotIndex, TaskId, Timestamp,
+    BatchSize, DeviceId, LaneId, LegIndex, ModelId, Nanos, PartitionId, SlotIndex, TaskId,
+    Timestamp,
 };
 use ort::ErrorCode;
 use ort::sys::GraphOptimizationLevel;
@@ -32,7 +33,7 @@ pub(super) struct LoadedModel {
     stored: StoredModel,
     batched: bool,
     max_batch: u32,
-    spinning: bool,
+    spin: Nanos,
     inputs: Vec<Input>,
     outputs: Vec<Output>,
     slots: Vec<Mutex<Slot>>,
@@ -68,7 +69,7 @@ impl LoadedModel {
     pub(super) fn new(
         stored: &StoredModel,
         options: &LoadOptions,
-        spinning: bool,
+        spin: Nanos,
     ) -> Result<Self, LoadCause> {
         let info = stored.info();
         let batched = match options.max_batch {
@@ -105,7 +106,7 @@ impl LoadedModel {
         Ok(Self {
             batched,
             max_batch: options.max_batch,
-            spinning,
+            spin,
             inputs: inputs.collect(),
             outputs: outputs.collect(),
             slots: slots.collect(),
@@ -127,7 +128,7 @@ impl LoadedModel {
         if let Some(session) = &*cell {
             return Ok(Arc::clone(session));
         }
-        let options = session_options(place.threads(), self.spinning)?;
+        let options = session_options(place.threads(), self.spin)?;
         let session = Arc::new(self.stored.session(options)?);
         *cell = Some(Arc::clone(&session));
         self.stored.give_pages_back();
@@ -440,10 +441,16 @@ fn pool(spec: &TensorSpec, batched: bool, options: &LoadOptions) -> Option<Arc<O
 }
 
 /// Settings of a session of the optimised graph.
-fn session_options(threads: u16, spinning: bool) -> Result<Options, OrtError> {
+fn session_options(threads: u16, spin: Nanos) -> Result<Options, OrtError> {
     let mut options = Options::new(threads, GraphOptimizationLevel::ORT_DISABLE_ALL)?;
-    let spin = if spinning && threads > 1 { c"1" } else { c"0" };
-    options.entry(c"session.intra_op.allow_spinning", spin)?;
+    let spins = spin > Nanos::ZERO && threads > 1;
+    let allowed = if spins { c"1" } else { c"0" };
+    options.entry(c"session.intra_op.allow_spinning", allowed)?;
+    if spins {
+        let micros = (spin.as_nanos() / 1_000).max(1).to_string();
+        let micros = CString::new(micros).map_err(|error| OrtError::new(error.to_string()))?;
+        options.entry(c"session.intra_op.spin_duration_us", &micros)?;
+    }
     options.entry(c"session.inter_op.allow_spinning", c"0")?;
     // Threads stop spinning when their run ends, so a lane without work burns no core.
     options.entry(c"session.force_spinning_stop", c"1")?;

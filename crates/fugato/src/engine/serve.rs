@@ -333,7 +333,7 @@ fn open_device(
         whole_lanes: config.device.lanes,
         niceness_normal: config.device.niceness,
         niceness_urgent: config.device.niceness_urgent,
-        ..CpuOptions::default()
+        spin: config.device.spin.nanos(),
     };
     CpuDevice::new(
         DEVICE,
