@@ -23,7 +23,7 @@ pub use device::{
     Device, DeviceEvent, LegWork, RequestInputs, RevokeLeg, RunError, RunErrorKind, RunSplit,
     TaskOutputs,
 };
-pub use os::prioritise_this_thread;
+pub use os::{Promptness, hasten_this_thread};
 pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
 pub use store::{Batching, LoadError, LoadErrorKind, ModelInfo, ModelStore, StoredModel};
 pub use tensor::{ElementType, InputTensor, OutputTensor, TensorData, TensorSpec};

@@ -48,13 +48,89 @@ pub(crate) fn set_niceness(niceness: i32) -> io::Result<()> {
     }
 }
 
-/// Raises (below 0) or lowers (above 0) the priority of the calling thread against others
-/// of this machine, as niceness from -20 to 19.
+/// What the operating system gave a thread that must run as soon as it is woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promptness {
+    /// It preempts every thread without real-time priority.
+    RealTime,
+    /// Niceness below 0 and a short slice.
+    Raised,
+    /// A short slice: it preempts threads with a longer one when it wakes up, where the
+    /// kernel knows slices (Linux 6.12 and later).
+    ShortSlice,
+    /// Nothing.
+    Usual,
+}
+
+/// The shortest slice Linux gives.
+const SHORT_SLICE_NS: u64 = 100_000;
+
+/// Of a thread that works for microseconds at a time and that everything waits for.
+const RAISED_NICENESS: i32 = -10;
+
+/// The kernel's `struct sched_attr`, in its first version.
+#[repr(C)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// Has the calling thread run as soon as it is woken, as far as the process may ask for
+/// that: with real-time priority if `real_time` and permitted, else with niceness below
+/// 0, else with a short slice. Threads it starts begin with the usual priority.
 ///
-/// # Errors
-/// Raising it needs a privilege (`CAP_SYS_NICE`, or a limit on niceness that allows it).
-pub fn prioritise_this_thread(niceness: i32) -> io::Result<()> {
-    set_niceness(niceness)
+/// A thread with real-time priority must never work for long: others of its core stand
+/// still meanwhile.
+pub fn hasten_this_thread(real_time: bool) -> Promptness {
+    let policy = |policy: i32| u32::try_from(policy).unwrap_or(0);
+    let fair = |nice| (policy(libc::SCHED_OTHER), nice, 0, SHORT_SLICE_NS);
+    let attempts = [
+        (
+            real_time,
+            Promptness::RealTime,
+            (policy(libc::SCHED_FIFO), 0, 1, 0),
+        ),
+        (real_time, Promptness::Raised, fair(RAISED_NICENESS)),
+        (true, Promptness::ShortSlice, fair(0)),
+    ];
+    let given = attempts
+        .into_iter()
+        .find(|&(wanted, _, (policy, nice, priority, runtime))| {
+            // A thread that is started from this one does other work.
+            let flags = u64::try_from(libc::SCHED_FLAG_RESET_ON_FORK).unwrap_or(0);
+            let size = u32::try_from(size_of::<SchedAttr>()).unwrap_or(0);
+            wanted
+                && set_attributes(&SchedAttr {
+                    size,
+                    policy,
+                    flags,
+                    nice,
+                    priority,
+                    runtime,
+                    deadline: 0,
+                    period: 0,
+                })
+        });
+    given.map_or(Promptness::Usual, |(_, promptness, _)| promptness)
+}
+
+fn set_attributes(attributes: &SchedAttr) -> bool {
+    // SAFETY: the kernel reads `size` bytes of a valid structure; thread 0 is the calling
+    // one, and the last argument must be 0.
+    unsafe {
+        libc::syscall(
+            libc::SYS_sched_setattr,
+            0,
+            std::ptr::from_ref(attributes),
+            0,
+        ) == 0
+    }
 }
 
 /// Has the allocator give free pages back to the operating system, where it can.

@@ -19,7 +19,7 @@ use effects::DeviceEffects;
 use fugato_core::driver::{Clock, Driver, Recorder};
 use fugato_core::sched::{Input, LegResult, Scheduler};
 use fugato_core::{DeviceId, Timestamp};
-use fugato_device::{Device, DeviceEvent, MonotonicClock, prioritise_this_thread};
+use fugato_device::{Device, DeviceEvent, MonotonicClock, hasten_this_thread};
 use mailbox::{Message, Stamped};
 use std::collections::BTreeMap;
 use std::io;
@@ -65,11 +65,9 @@ pub struct DriverParts<C> {
     pub hooks: Hooks,
     /// Keeps its inputs.
     pub recorder: Option<Box<dyn Recorder>>,
+    /// Whether to ask for real-time priority for the thread.
+    pub real_time: bool,
 }
-
-/// Of the driver's thread, where the process may raise it. It works for microseconds at a
-/// time, and everything waits for it.
-const NICENESS: i32 = -10;
 
 /// Starts a driver thread. It ends after [`Mailbox::close`], when everything that was in
 /// the mailbox by then is done; the scheduler is given back.
@@ -79,9 +77,8 @@ const NICENESS: i32 = -10;
 pub fn spawn<C: WaitClock>(parts: DriverParts<C>) -> io::Result<JoinHandle<Scheduler>> {
     let builder = std::thread::Builder::new().name("fugato-driver".to_owned());
     builder.spawn(move || {
-        if let Err(error) = prioritise_this_thread(NICENESS) {
-            tracing::debug!(%error, "the driver runs at the server's own priority");
-        }
+        let promptness = hasten_this_thread(parts.real_time);
+        tracing::debug!(?promptness, "the driver's thread begins");
         let DriverParts {
             clock,
             scheduler,
@@ -90,6 +87,7 @@ pub fn spawn<C: WaitClock>(parts: DriverParts<C>) -> io::Result<JoinHandle<Sched
             metrics,
             hooks,
             recorder,
+            real_time: _,
         } = parts;
         let effects = DeviceEffects::new(devices, hooks);
         let mut driver = Driver::new(clock, effects, scheduler);

@@ -303,6 +303,7 @@ fn on_driver(policy: PolicySpec) -> (Vec<RecordedInputs>, u64, u64, Vec<ReplyRes
             task_done: Box::new(|_, _, _| {}),
         },
         recorder: Some(Box::new(log.clone())),
+        real_time: false,
     })
     .expect("a thread can be had");
     let setup = [Input::DeviceAdded(spec())]

@@ -269,6 +269,10 @@ section! {
         /// lane. About the time of a report, a decision and a wake-up: shorter leaves the
         /// lane idle in between, longer closes batches early.
         commit_lead: Span = Span::from_micros(300);
+        /// Whether the scheduler's thread asks for real-time priority, which it gets where the
+        /// process has CAP_SYS_NICE. On: it works for microseconds at a time, everything waits
+        /// for it, and without it a decision waits a slice of whatever else runs there.
+        real_time: bool = true;
         /// Most requests waiting, of all models together. Sixteen queues of the default
         /// length; past it one model's flood would take the memory of all.
         queue_count_max: u64 = 16_384;

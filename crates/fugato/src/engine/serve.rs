@@ -18,7 +18,7 @@ use fugato_core::sched::{
 };
 use fugato_device::{
     CpuDevice, CpuError, CpuOptions, Device, LoadError, ModelStore, MonotonicClock, Runtime,
-    RuntimeError,
+    RuntimeError, hasten_this_thread,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -93,6 +93,10 @@ fn os(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 pub fn serve(config: Config) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // Lanes have long slices; a thread of the server goes before them when it wakes up.
+        .on_thread_start(|| {
+            hasten_this_thread(false);
+        })
         .build();
     let runtime = runtime.map_err(os("starting the server's threads"))?;
     let result = runtime.block_on(Running::start(config))?;
@@ -157,6 +161,7 @@ impl Running {
             metrics: telemetry.driver(),
             hooks: hooks(Arc::clone(&device), Arc::clone(&metrics)),
             recorder,
+            real_time: config.scheduler.real_time,
         })
         .map_err(os("starting the driver's thread"))?;
         let engine = Arc::new(Engine::new(clock, Arc::clone(&mailbox), telemetry, device));
