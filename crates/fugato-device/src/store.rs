@@ -157,6 +157,9 @@ impl ModelStore {
     fn optimising_session(&self, path: &Path, graph: &Path) -> Result<Session, OrtError> {
         let mut options = Options::new(1, GraphOptimizationLevel::ORT_ENABLE_ALL)?;
         options.save_optimised(graph)?;
+        // It warns on every model that the saved graph is for this machine only, which is
+        // what the store's key says.
+        options.log_only_errors()?;
         for (key, value) in [
             // It never runs, so packing its weights would only cost time and memory.
             (c"session.disable_prepacking", c"1"),

@@ -11,7 +11,7 @@ mod mailbox;
 mod record;
 
 pub use effects::{Hooks, Payload, ReplyResult, ServeFailure, Served, TaskDoneHook, TaskTiming};
-pub use mailbox::{Mailbox, MailboxFull};
+pub use mailbox::{Mailbox, NotTaken};
 pub use record::{FileRecorder, RecorderThread, RecordingError, Replayed, replay};
 
 use crate::telemetry::DriverMetrics;
@@ -26,6 +26,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// A clock that a driver thread can wait on.
 pub trait WaitClock: Clock + Send + 'static {
@@ -67,6 +68,21 @@ pub struct DriverParts<C> {
     pub recorder: Option<Box<dyn Recorder>>,
     /// Whether to ask for real-time priority for the thread.
     pub real_time: bool,
+    /// Cancelled when the thread ends, in whatever way.
+    pub ended: CancellationToken,
+}
+
+/// Tells those who wait for a driver that it has ended, even where it panicked.
+struct Ending {
+    mailbox: Arc<Mailbox>,
+    ended: CancellationToken,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.mailbox.abandon();
+        self.ended.cancel();
+    }
 }
 
 /// Starts a driver thread. It ends after [`Mailbox::close`], when everything that was in
@@ -77,6 +93,10 @@ pub struct DriverParts<C> {
 pub fn spawn<C: WaitClock>(parts: DriverParts<C>) -> io::Result<JoinHandle<Scheduler>> {
     let builder = std::thread::Builder::new().name("fugato-driver".to_owned());
     builder.spawn(move || {
+        let _ending = Ending {
+            mailbox: Arc::clone(&parts.mailbox),
+            ended: parts.ended.clone(),
+        };
         let promptness = hasten_this_thread(parts.real_time);
         tracing::debug!(?promptness, "the driver's thread begins");
         let DriverParts {
@@ -88,6 +108,7 @@ pub fn spawn<C: WaitClock>(parts: DriverParts<C>) -> io::Result<JoinHandle<Sched
             hooks,
             recorder,
             real_time: _,
+            ended: _,
         } = parts;
         let effects = DeviceEffects::new(devices, hooks);
         let mut driver = Driver::new(clock, effects, scheduler);

@@ -15,7 +15,7 @@ use crate::api::{
     InferReply, InferRequest, InferenceService, ModelInfo, ModelState, ModelStatus, ShapeSignature,
     ValidRequest, validate,
 };
-use crate::driver::{Mailbox, Payload};
+use crate::driver::{Mailbox, NotTaken, Payload};
 use crate::error::{ErrorKind, InferError, QueueLimit};
 use crate::telemetry::{ModelGauges, ModelMetrics, RequestTimes, Telemetry};
 use fugato_core::sched::{Arrival, Input};
@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 /// Shapes of one model that are told apart at a time. Past it the numbering starts afresh
 /// with new numbers: requests of one shape may then miss a batch together, and never
@@ -40,6 +41,8 @@ pub struct Engine {
     models: RwLock<BTreeMap<String, Entry>>,
     loaded: AtomicBool,
     draining: AtomicBool,
+    /// Cancelled when the driver has ended.
+    ended: CancellationToken,
 }
 
 /// One model of the repository.
@@ -124,12 +127,13 @@ impl Drop for CancelOnDrop<'_> {
 }
 
 impl Engine {
-    /// An engine without models.
+    /// An engine without models, whose driver cancels `ended` when it ends.
     pub fn new(
         clock: MonotonicClock,
         mailbox: Arc<Mailbox>,
         telemetry: Arc<Telemetry>,
         device: Arc<CpuDevice>,
+        ended: CancellationToken,
     ) -> Self {
         Self {
             clock,
@@ -139,6 +143,7 @@ impl Engine {
             models: RwLock::default(),
             loaded: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            ended,
         }
     }
 
@@ -246,9 +251,12 @@ impl Engine {
                 priority: u32::try_from(priority).unwrap_or(u32::MAX),
             },
         );
-        let request = arrived.map_err(|full| {
-            let limit = full.limit as u64;
-            InferError::queue_full(&model.info.name, QueueLimit::Requests, limit, 1, limit)
+        let request = arrived.map_err(|not_taken| match not_taken {
+            NotTaken::Closed => InferError::shutting_down(),
+            NotTaken::Full { limit } => {
+                let limit = limit as u64;
+                InferError::queue_full(&model.info.name, QueueLimit::Requests, limit, 1, limit)
+            }
         })?;
         let mut guard = CancelOnDrop {
             mailbox: &self.mailbox,
@@ -323,11 +331,11 @@ impl InferenceService for Engine {
     }
 
     fn live(&self) -> bool {
-        true
+        !self.ended.is_cancelled()
     }
 
     fn ready(&self) -> bool {
-        self.loaded.load(Ordering::Acquire) && !self.draining.load(Ordering::Acquire)
+        self.live() && self.loaded.load(Ordering::Acquire) && !self.draining.load(Ordering::Acquire)
     }
 
     fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelInfo>, InferError> {

@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 const DEVICE: DeviceId = DeviceId(0);
 
@@ -304,6 +305,7 @@ fn on_driver(policy: PolicySpec) -> (Vec<RecordedInputs>, u64, u64, Vec<ReplyRes
         },
         recorder: Some(Box::new(log.clone())),
         real_time: false,
+        ended: CancellationToken::new(),
     })
     .expect("a thread can be had");
     let setup = [Input::DeviceAdded(spec())]

@@ -43,6 +43,13 @@ impl Options {
         })
     }
 
+    /// Has the runtime log only errors of this session.
+    pub(crate) fn log_only_errors(&mut self) -> Result<(), OrtError> {
+        const ERROR: i32 = sys::OrtLoggingLevel::ORT_LOGGING_LEVEL_ERROR as i32;
+        // SAFETY: takes a number only.
+        check(unsafe { (ort::api().SetSessionLogSeverityLevel)(self.0.as_ptr(), ERROR) })
+    }
+
     /// Has the optimised graph written to `path` when the session is made.
     pub(crate) fn save_optimised(&mut self, path: &Path) -> Result<(), OrtError> {
         let path = c_path(path)?;

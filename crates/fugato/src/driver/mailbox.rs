@@ -50,12 +50,18 @@ impl State {
     }
 }
 
-/// The mailbox holds as many new requests as it may.
+/// Why the mailbox did not take a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{limit} requests wait to be looked at, which is the limit")]
-pub struct MailboxFull {
-    /// The limit.
-    pub limit: usize,
+pub enum NotTaken {
+    /// It holds as many new requests as it may.
+    #[error("{limit} requests wait to be looked at, which is the limit")]
+    Full {
+        /// The limit.
+        limit: usize,
+    },
+    /// The driver has ended or is about to.
+    #[error("the driver has ended")]
+    Closed,
 }
 
 impl Mailbox {
@@ -80,16 +86,19 @@ impl Mailbox {
     /// Puts a request in and gives it its id, which `arrival` is told.
     ///
     /// # Errors
-    /// [`MailboxFull`], or where the mailbox is closed, the same with what it held.
+    /// [`NotTaken`]; the payload is dropped.
     pub fn arrive(
         &self,
         payload: Payload,
         arrival: impl FnOnce(RequestId) -> Arrival,
-    ) -> Result<RequestId, MailboxFull> {
+    ) -> Result<RequestId, NotTaken> {
         let at = self.clock.now();
         let mut state = self.lock();
-        if state.arrivals >= self.arrivals_max || state.closed {
-            return Err(MailboxFull {
+        if state.closed {
+            return Err(NotTaken::Closed);
+        }
+        if state.arrivals >= self.arrivals_max {
+            return Err(NotTaken::Full {
                 limit: self.arrivals_max,
             });
         }
@@ -164,6 +173,16 @@ impl Mailbox {
         let mut state = self.lock();
         state.closed = true;
         self.wake(state);
+    }
+
+    /// Closes the mailbox and drops what is in it, whose senders learn of it by their
+    /// channels: there is no driver to look at it.
+    pub(super) fn abandon(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let left = std::mem::take(&mut state.messages);
+        drop(state);
+        drop(left);
     }
 
     fn push(&self, message: Message) {

@@ -21,6 +21,7 @@ use fugato_device::{
     RuntimeError, hasten_this_thread,
 };
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -99,8 +100,10 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         })
         .build();
     let runtime = runtime.map_err(os("starting the server's threads"))?;
-    let result = runtime.block_on(Running::start(config))?;
-    runtime.block_on(result.run())
+    let result = runtime.block_on(async { Running::start(config).await?.run().await });
+    // A model that is still being loaded is not waited for.
+    runtime.shutdown_background();
+    result
 }
 
 /// A server that has everything it needs and does not answer yet.
@@ -113,6 +116,7 @@ struct Running {
     server: Server,
     loader: ModelLoader,
     models: Vec<repository::ModelEntry>,
+    ended: CancellationToken,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -153,6 +157,7 @@ impl Running {
         };
         let devices: BTreeMap<_, Arc<dyn Device>> =
             [(DEVICE, Arc::clone(&device) as Arc<dyn Device>)].into();
+        let ended = CancellationToken::new();
         let driver = driver::spawn(DriverParts {
             clock: RealClock(clock),
             scheduler: Scheduler::new(scheduler_config),
@@ -162,9 +167,16 @@ impl Running {
             hooks: hooks(Arc::clone(&device), Arc::clone(&metrics)),
             recorder,
             real_time: config.scheduler.real_time,
+            ended: ended.clone(),
         })
         .map_err(os("starting the driver's thread"))?;
-        let engine = Arc::new(Engine::new(clock, Arc::clone(&mailbox), telemetry, device));
+        let engine = Arc::new(Engine::new(
+            clock,
+            Arc::clone(&mailbox),
+            telemetry,
+            device,
+            ended.clone(),
+        ));
         let config = Arc::new(config);
         let loader = ModelLoader::new(Arc::clone(&engine), Arc::clone(&config), store, metrics);
         let models = repository.models;
@@ -177,6 +189,7 @@ impl Running {
             server,
             loader,
             models,
+            ended,
             terminate,
             interrupt,
         })
@@ -189,18 +202,19 @@ impl Running {
             self.server
                 .serve(Arc::clone(&self.engine), shutdown.clone()),
         );
-        let mut stopped = None;
         let count = self.models.len();
-        tokio::select! {
-            () = self.loader.load_all(self.models) => {}
-            name = stop(&mut self.terminate, &mut self.interrupt) => stopped = Some(name),
-        }
-        if stopped.is_none() {
+        let loading = async || -> Result<Infallible, ServeError> {
+            self.loader.load_all(self.models).await;
             announce(&addresses, count, self.config.server.ready_file.as_deref())?;
-            stopped = Some(stop(&mut self.terminate, &mut self.interrupt).await);
-        }
+            std::future::pending().await
+        };
+        let stopped = tokio::select! {
+            never = loading() => match never? {},
+            () = self.ended.cancelled() => "the driver's end",
+            name = stop(&mut self.terminate, &mut self.interrupt) => name,
+        };
         tracing::info!(
-            signal = stopped,
+            because = stopped,
             "draining: no new requests, accepted ones run to their end"
         );
         // A second signal means it.
