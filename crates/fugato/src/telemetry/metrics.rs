@@ -78,6 +78,7 @@ pub struct Telemetry {
     driver: Arc<DriverMetrics>,
     device_legs: Counter,
     device_bytes: Counter,
+    device_bytes_out: Counter,
 }
 
 impl Default for Telemetry {
@@ -103,6 +104,7 @@ impl Telemetry {
             driver: Arc::new(DriverMetrics::new()),
             device_legs: Counter::default(),
             device_bytes: Counter::default(),
+            device_bytes_out: Counter::default(),
             registry: Registry::default(),
         };
         telemetry.register(&mut registry);
@@ -200,6 +202,11 @@ impl Telemetry {
             "Bytes of requests that were copied into slot buffers",
             self.device_bytes.clone(),
         );
+        registry.register(
+            "device_copied_out_bytes",
+            "Bytes of results that the device copied: strings, and outputs that are inputs",
+            self.device_bytes_out.clone(),
+        );
     }
 
     /// What the driver thread counts.
@@ -266,6 +273,7 @@ impl Telemetry {
         for (counter, count) in [
             (&self.device_legs, device.legs),
             (&self.device_bytes, device.bytes_copied_in),
+            (&self.device_bytes_out, device.bytes_copied_out),
         ] {
             counter
                 .inner()
