@@ -117,17 +117,69 @@ fn preparing_from_many_threads_at_once_makes_one_entry() {
     assert_works(&bench, &bench.store.prepare(&path).unwrap());
 }
 
+/// Plants what a dead process leaves: a draft with content, and its lock file unlocked.
+fn plant_dead_draft(store: &Path, name: &str) {
+    let draft = store.join(name);
+    std::fs::create_dir_all(draft.join("inner")).unwrap();
+    std::fs::write(draft.join("inner/optimised.onnx"), b"partial").unwrap();
+    std::fs::write(store.join(format!("{name}.lock")), b"").unwrap();
+}
+
 #[test]
 fn drafts_of_dead_processes_are_swept_and_those_of_live_ones_kept() {
     let bench = Bench::new();
-    // Process ids end far below this on Linux.
-    let dead = bench.path("store/.draft-4194305-0");
-    let live = bench.path(&format!("store/.draft-{}-99", std::process::id()));
-    std::fs::create_dir(&dead).unwrap();
-    std::fs::create_dir(&live).unwrap();
-    ModelStore::open(&bench.runtime, bench.path("store")).unwrap();
-    assert!(!dead.exists());
-    assert!(live.exists());
+    let store = bench.path("store");
+    plant_dead_draft(&store, ".draft-dead");
+    plant_dead_draft(&store, ".draft-live");
+    std::fs::create_dir(store.join(".draft-without-lock")).unwrap();
+    std::fs::write(store.join(".draft-without-folder.lock"), b"").unwrap();
+    let held = std::fs::File::open(store.join(".draft-live.lock")).unwrap();
+    held.lock().unwrap();
+    ModelStore::open(&bench.runtime, &store).unwrap();
+    let mut left: Vec<_> = std::fs::read_dir(&store)
+        .unwrap()
+        .map(|found| found.unwrap().file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, [".draft-live", ".draft-live.lock"]);
+    drop(held);
+    ModelStore::open(&bench.runtime, &store).unwrap();
+    assert_eq!(std::fs::read_dir(&store).unwrap().count(), 0);
+}
+
+#[test]
+fn a_store_is_opened_by_many_at_once_whatever_the_dead_left() {
+    let bench = Bench::new();
+    let path = bench.write("dense.onnx", &dense(64));
+    let store = bench.path("store");
+    for round in 0..8 {
+        for number in 0..32 {
+            plant_dead_draft(&store, &format!(".draft-{round}-{number}"));
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let store = ModelStore::open(&bench.runtime, &store).unwrap();
+                    store.prepare(&path).unwrap();
+                });
+            }
+        });
+        let left: Vec<_> = std::fs::read_dir(&store).unwrap().collect();
+        assert_eq!(left.len(), 1, "found {left:?}");
+        std::fs::remove_dir_all(left[0].as_ref().unwrap().path()).unwrap();
+    }
+}
+
+#[test]
+fn a_dead_draft_that_cannot_be_removed_stops_nothing() {
+    let bench = Bench::new();
+    let store = bench.path("store");
+    // A file in the place of the folder.
+    std::fs::write(store.join(".draft-odd"), b"").unwrap();
+    plant_dead_draft(&store, ".draft-next");
+    ModelStore::open(&bench.runtime, &store).unwrap();
+    assert!(!store.join(".draft-next").exists());
+    assert!(store.join(".draft-odd").exists());
 }
 
 #[test]

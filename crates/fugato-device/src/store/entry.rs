@@ -4,17 +4,21 @@
 //! <store>/<key>/entry.json    the hash of the rest of this file, a newline, an [`Entry`]
 //!               model.onnx    the optimised graph
 //!               weights.bin   its initializers, each at a multiple of 64 bytes
+//!         .draft-<random>/    an entry that is being written
+//!         .draft-<random>.lock    locked while its writer lives
 //! ```
 
 use super::error::LoadCause;
 use super::info::ModelInfo;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use std::collections::hash_map::RandomState;
+use std::fs::{File, TryLockError};
+use std::hash::BuildHasher;
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Raise it when the layout or content of an entry changes: older entries are then not
 /// found (the key contains it) and models are optimised anew.
@@ -119,28 +123,40 @@ fn verify(folder: &Path, described: &str) -> Option<Opened> {
     })
 }
 
+/// What the names of drafts begin with.
+const DRAFT: &str = ".draft-";
+/// What the name of a draft's lock file has after that of the draft.
+const LOCK: &str = ".lock";
+
 /// A folder under construction; removed where it was not published.
+///
+/// A lock on the file beside it tells every process that shares the store, in whatever
+/// container, that its maker lives. **Invariant:** the lock file is there before the
+/// folder and until after it, so a folder without one belongs to nobody.
 pub(super) struct Draft {
     folder: PathBuf,
+    lock: PathBuf,
+    /// Holds the lock; the operating system lets go of it when the process dies.
+    _held: File,
 }
-
-/// Distinguishes the drafts of one process.
-static DRAFTS: AtomicU64 = AtomicU64::new(0);
 
 impl Draft {
     /// Makes an empty folder of a name nobody else uses.
     pub(super) fn new(store: &Path) -> io::Result<Self> {
-        let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
-        let folder = store.join(format!(".draft-{}-{number}", process::id()));
-        match std::fs::create_dir(&folder) {
-            // Left by a dead process that had our id.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                std::fs::remove_dir_all(&folder)?;
-                std::fs::create_dir(&folder)?;
-            }
-            made => made?,
+        loop {
+            // Its keys are random and differ from call to call.
+            let number = RandomState::new().hash_one(process::id());
+            let folder = store.join(format!("{DRAFT}{number:016x}"));
+            let lock = store.join(format!("{DRAFT}{number:016x}{LOCK}"));
+            let Some(held) = hold(&lock)? else { continue };
+            let draft = Self {
+                folder,
+                lock,
+                _held: held,
+            };
+            std::fs::create_dir(&draft.folder)?;
+            return Ok(draft);
         }
-        Ok(Self { folder })
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -217,25 +233,80 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // Gone already where it was published; a folder that cannot be removed costs
+        // The folder is gone already where it was published; what cannot be removed costs
         // disk space and nothing else, and is swept up when the store is next opened.
         let _ = std::fs::remove_dir_all(&self.folder);
+        let _ = std::fs::remove_file(&self.lock);
     }
 }
 
-/// Removes drafts of processes that are dead.
+/// Makes the lock file and locks it. `None` where the name is taken, or someone who
+/// sweeps found the file before it was locked.
+fn hold(lock: &Path) -> io::Result<Option<File>> {
+    let held = match File::create_new(lock) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(None),
+        made => made?,
+    };
+    match held.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        // On a file system without locks nobody can take this one, and nothing is swept.
+        Err(TryLockError::Error(error)) => {
+            tracing::debug!(%error, lock = %lock.display(), "a draft cannot be locked");
+        }
+    }
+    let there = match std::fs::metadata(lock) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        found => found?,
+    };
+    let is_ours = there.ino() == held.metadata()?.ino();
+    Ok(is_ours.then_some(held))
+}
+
+/// Removes drafts whose makers are dead. Others may sweep, draft and publish meanwhile;
+/// a draft that cannot be removed is left, since it only costs disk space.
+///
+/// # Errors
+/// Where the store's folder cannot be read.
 pub(super) fn sweep(store: &Path) -> io::Result<()> {
     for found in std::fs::read_dir(store)? {
-        let found = found?;
-        let name = found.file_name();
-        let owner = name.to_str().and_then(|name| {
-            let (process, _) = name.strip_prefix(".draft-")?.split_once('-')?;
-            process.parse::<u32>().ok()
+        let swept = found.and_then(|found| match found.file_name().to_str() {
+            Some(name) if name.starts_with(DRAFT) => sweep_one(store, name),
+            _ => Ok(()),
         });
-        let is_dead = |process: u32| !Path::new(&format!("/proc/{process}")).exists();
-        if owner.is_some_and(is_dead) {
-            std::fs::remove_dir_all(found.path())?;
+        match swept {
+            Err(error) if error.kind() != ErrorKind::NotFound => tracing::warn!(
+                %error,
+                store = %store.display(),
+                "what a dead process left in the model store could not be removed"
+            ),
+            // Whoever took it away first did the same.
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// Removes the draft that the folder or lock file `name` belongs to, unless it is held.
+fn sweep_one(store: &Path, name: &str) -> io::Result<()> {
+    let draft = name.strip_suffix(LOCK).unwrap_or(name);
+    let (folder, lock) = (store.join(draft), store.join(format!("{draft}{LOCK}")));
+    let absent = |error: &io::Error| error.kind() == ErrorKind::NotFound;
+    let taken = match File::open(&lock) {
+        Err(error) if absent(&error) => None,
+        opened => Some(opened?),
+    };
+    match taken.as_ref().map(File::try_lock) {
+        Some(Err(TryLockError::WouldBlock)) => return Ok(()),
+        Some(Err(TryLockError::Error(error))) => return Err(error),
+        Some(Ok(())) | None => {}
+    }
+    match std::fs::remove_dir_all(&folder) {
+        Err(error) if !absent(&error) => return Err(error),
+        _ => {}
+    }
+    match taken {
+        Some(_) => std::fs::remove_file(&lock),
+        None => Ok(()),
+    }
 }
