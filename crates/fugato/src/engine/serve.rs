@@ -27,12 +27,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Requests that may wait for the driver's next look: a few milliseconds' worth at a
 /// hundred thousand per second.
 const ARRIVALS_MAX: usize = 16_384;
+
+/// How long after the first signal to stop a SIGINT is a person who insists. A terminal
+/// and a supervisor may both pass the first one on, within milliseconds.
+const INSIST_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a server cannot start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +92,8 @@ fn os(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
     move |source| ServeError::Io { what, source }
 }
 
-/// Serves a model repository until SIGTERM or SIGINT, then drains.
+/// Serves a model repository until SIGTERM or SIGINT, then drains. A SIGINT a second or
+/// more later ends the process at once, with code 130; repeated SIGTERMs do not.
 ///
 /// # Errors
 /// [`ServeError`], before anything is served, or where the recording failed at the end.
@@ -217,15 +223,7 @@ impl Running {
             because = stopped,
             "draining: no new requests, accepted ones run to their end"
         );
-        // A second signal means it.
-        tokio::spawn(async move {
-            let name = stop(&mut self.terminate, &mut self.interrupt).await;
-            tracing::error!(
-                signal = name,
-                "stopped while draining, accepted requests are lost"
-            );
-            std::process::exit(130);
-        });
+        tokio::spawn(exit_when_insisted(self.interrupt));
         self.engine.drain();
         shutdown.cancel();
         match serving.await {
@@ -270,6 +268,20 @@ async fn stop(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// Ends the process at a SIGINT that comes [`INSIST_AFTER`] or later.
+///
+/// A repeated SIGTERM changes nothing, since supervisors send it to the process and then
+/// to its group, and the drain timeout bounds the drain anyway.
+async fn exit_when_insisted(mut interrupt: Signal) {
+    let stopped = Instant::now();
+    while interrupt.recv().await.is_some() {
+        if stopped.elapsed() >= INSIST_AFTER {
+            tracing::error!("SIGINT while draining, accepted requests are lost");
+            std::process::exit(130);
+        }
     }
 }
 
