@@ -413,6 +413,45 @@ fn a_recording_of_a_real_run_replays_to_the_same_hash() {
 }
 
 #[test]
+fn the_recording_of_a_killed_server_replays_to_where_it_was_cut_off() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let recording = folder.path().join("run.jsonl");
+    let path = recording.to_str().expect("the path is text");
+    let server = Server::start(&["--record", path]);
+    for _ in 0..3 {
+        assert_eq!(server.post(IDENTITY, ONE_FLOAT).0, 200);
+    }
+    let read = || std::fs::read_to_string(&recording).expect("the recording can be read");
+    let patience = Instant::now() + Duration::from_secs(60);
+    while read().matches("leg_finished").count() < 3 {
+        assert!(
+            Instant::now() < patience,
+            "what was served is not in the file"
+        );
+    }
+    server.signal("KILL");
+    assert_eq!(server.wait(), None);
+    let whole = read();
+    for length in [whole.len(), whole.len() - 20] {
+        std::fs::write(&recording, &whole[..length]).expect("it can be written");
+        let replayed = run(&["replay", path]);
+        let text = String::from_utf8_lossy(&replayed.stdout).into_owned();
+        let said = String::from_utf8_lossy(&replayed.stderr).into_owned();
+        assert_eq!(replayed.status.code(), Some(0), "{text}{said}");
+        assert!(text.contains("cut off"), "{text}");
+    }
+    // A report of a leg that nobody started.
+    let line = |part| whole.lines().find(|line| line.contains(part));
+    let lines = ["header", "leg_finished"].map(|part| line(part).expect("it is there"));
+    std::fs::write(&recording, format!("{}\n", lines.join("\n"))).expect("it can be written");
+    let replayed = run(&["replay", path]);
+    let said = String::from_utf8_lossy(&replayed.stderr).into_owned();
+    assert_eq!(replayed.status.code(), Some(2), "{said}");
+    assert!(said.contains("line 2 of recording"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
 fn what_cannot_start_says_why() {
     let models = fixtures().join("models");
     let models = models.to_str().expect("the path is text");

@@ -214,10 +214,10 @@ impl Running {
             announce(&addresses, count, self.config.server.ready_file.as_deref())?;
             std::future::pending().await
         };
-        let stopped = tokio::select! {
-            never = loading() => match never? {},
-            () = self.ended.cancelled() => "the driver's end",
-            name = stop(&mut self.terminate, &mut self.interrupt) => name,
+        let (stopped, result) = tokio::select! {
+            Err(error) = loading() => ("a failure", Err(error)),
+            () = self.ended.cancelled() => ("the driver's end", Ok(())),
+            name = stop(&mut self.terminate, &mut self.interrupt) => (name, Ok(())),
         };
         tracing::info!(
             because = stopped,
@@ -238,19 +238,23 @@ impl Running {
         }
         self.mailbox.close();
         let ended = tokio::task::spawn_blocking(move || self.driver.join()).await;
-        if let (Ok(Ok(scheduler)), Some(recording)) = (&ended, self.recording) {
-            let footer = RecordingFooter {
+        let recorded = match (&ended, self.recording) {
+            (_, None) => Ok(()),
+            (Ok(Ok(scheduler)), Some(recording)) => recording.finish(RecordingFooter {
                 actions: scheduler.action_count(),
                 action_hash: scheduler.action_hash(),
-            };
-            recording.finish(footer)?;
-        }
+            }),
+            // What led to a panic is worth the most.
+            (_, Some(recording)) => recording.close(),
+        };
         if let Some(path) = &self.config.server.ready_file {
             // Whoever waits for it must not find that of a server that is gone.
             let _ = std::fs::remove_file(path);
         }
         match ended {
             Ok(Ok(_)) => {
+                recorded?;
+                result?;
                 tracing::info!("stopped");
                 Ok(())
             }
