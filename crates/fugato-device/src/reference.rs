@@ -1,6 +1,6 @@
 //! Plain ONNX Runtime, as a program that embeds it would use it: the original model,
 //! default optimisation, default memory. Tests compare results with it, benchmarks
-//! measure against it; the server never uses it.
+//! measure against it; the server never serves with it.
 
 use crate::capi::{Binding, Options, OrtError, Session, Value, onnx_of};
 use crate::runtime::Runtime;
@@ -51,14 +51,20 @@ impl PlainSession {
             let options = Options::new(threads, level).map_err(failed)?;
             // SAFETY: nothing is borrowed by these options.
             let session = unsafe { Session::load(runtime, path, &options, None, None) };
-            let session = Arc::new(session.map_err(failed)?);
-            Ok(Self {
-                inputs: model_tensors("input", session.inputs().map_err(failed)?)?,
-                outputs: model_tensors("output", session.outputs().map_err(failed)?)?,
-                binding: Binding::new(&session).map_err(failed)?,
-            })
+            Self::over(session.map_err(failed)?)
         };
         load().map_err(|cause| cause.of(path))
+    }
+
+    /// Runs a session that was made elsewhere.
+    pub(crate) fn over(session: Session) -> Result<Self, LoadCause> {
+        let failed = LoadCause::from_runtime;
+        let session = Arc::new(session);
+        Ok(Self {
+            inputs: model_tensors("input", session.inputs().map_err(failed)?)?,
+            outputs: model_tensors("output", session.outputs().map_err(failed)?)?,
+            binding: Binding::new(&session).map_err(failed)?,
+        })
     }
 
     /// The model's inputs, in its order.

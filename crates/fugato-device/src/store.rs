@@ -12,6 +12,7 @@
 mod entry;
 mod error;
 mod info;
+mod rows;
 mod wire;
 
 pub(crate) use error::LoadCause;
@@ -20,6 +21,7 @@ pub use info::{Batching, ModelInfo};
 pub(crate) use info::{fixed_first_dimension, tensors as model_tensors};
 
 use crate::capi::{Options, OrtError, Prepacked, Session, Value, onnx_of_number};
+use crate::reference::PlainSession;
 use crate::runtime::Runtime;
 use entry::{Draft, Initializer, Opened};
 use memmap2::{Mmap, UncheckedAdvice};
@@ -146,8 +148,15 @@ impl ModelStore {
             weight_bytes,
             hash,
         } = source;
-        let info = ModelInfo::read(&session, header, weight_bytes, hash)?;
-        drop(session);
+        let mut info = ModelInfo::read(&session, header, weight_bytes, hash)?;
+        if info.batching.is_batchable() {
+            // Noted in the entry, so that a model is tried once.
+            if let Some(reason) = rows::obstacle(&mut PlainSession::over(session)?) {
+                info.batching = Batching::Single { reason };
+            }
+        } else {
+            drop(session);
+        }
         let initializers = lay_out(&draft, &raw_graph)?;
         draft.describe(info, initializers)?;
         draft.publish(&self.folder, key)
@@ -161,7 +170,8 @@ impl ModelStore {
         // what the store's key says.
         options.log_only_errors()?;
         for (key, value) in [
-            // It never runs, so packing its weights would only cost time and memory.
+            // It runs a few rows at most, so packing its weights would only cost time and
+            // memory.
             (c"session.disable_prepacking", c"1"),
             (
                 c"session.optimized_model_external_initializers_file_name",

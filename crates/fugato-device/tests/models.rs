@@ -461,6 +461,108 @@ fn names_decide_the_batch() {
     assert_eq!(reason, "input `x` is a scalar");
 }
 
+/// A softmax over `axis` of rows of one float.
+fn softmax_of_one(axis: i64) -> ModelProto {
+    model(
+        vec![node("Softmax", &["x"], &["y"]).with([AttributeProto::int("axis", axis)])],
+        vec![batched("x", DataType::Float, &[1])],
+        vec![batched("y", DataType::Float, &[1])],
+        vec![],
+    )
+}
+
+#[test]
+fn a_model_that_mixes_rows_runs_one_request_at_a_time() {
+    let bench = Bench::new();
+    let path = bench.write("mixing.onnx", &softmax_of_one(0));
+    for is_cached in [false, true] {
+        let stored = bench.store.prepare(&path).unwrap();
+        assert_eq!(stored.was_cached(), is_cached);
+        let Batching::Single { reason } = &stored.info().batching else {
+            panic!("a softmax over the batch mixes rows");
+        };
+        assert!(reason.contains("output `y` of a row depends"), "{reason}");
+    }
+    let stored = bench.store.prepare(&path).unwrap();
+    let rig = Rig::new();
+    rig.load(1, &stored, 1);
+    let row = |value| request(1, vec![raw(&[1, 1], f32_bytes(&[value]))]);
+    let shared = rig.run(1, vec![row(1.0), row(2.0)]).unwrap_err();
+    assert_eq!(shared.kind, RunErrorKind::InvalidInput, "{}", shared.detail);
+    // The rows of one client are its own business.
+    let pair = request(1, vec![raw(&[2, 1], f32_bytes(&[0.0, 0.0]))]);
+    for (client, expected) in [
+        (row(1.0), vec![1.0]),
+        (pair, vec![0.5, 0.5]),
+        (row(2.0), vec![1.0]),
+    ] {
+        let found = rig.run(1, vec![client]).unwrap();
+        assert_eq!(as_f32(&found[0][0]), expected);
+    }
+    // Its owner may know better.
+    let options = LoadOptions {
+        max_batch: 2,
+        assume_batchable: true,
+        ..LoadOptions::default()
+    };
+    rig.device.load(ModelId(2), &stored, &options).unwrap();
+    assert!(rig.run(2, vec![row(1.0), row(1.0)]).is_ok());
+}
+
+#[test]
+fn a_model_that_holds_one_row_inside_runs_one_request_at_a_time() {
+    let bench = Bench::new();
+    let reshaping = model(
+        vec![
+            node("Reshape", &["x", "shape"], &["one"]),
+            node("Add", &["x", "one"], &["y"]),
+        ],
+        vec![batched("x", DataType::Float, &[4])],
+        vec![batched("y", DataType::Float, &[4])],
+        vec![TensorProto::from_i64s("shape", &[2], &[1, 4])],
+    );
+    let Batching::Single { reason } = batching(&bench, &reshaping) else {
+        panic!("two rows do not fit");
+    };
+    assert!(reason.contains("not both at once"), "{reason}");
+}
+
+#[test]
+fn models_that_keep_rows_apart_share_runs() {
+    let bench = Bench::new();
+    let elements = [
+        DataType::Float,
+        DataType::Double,
+        DataType::Float16,
+        DataType::Bfloat16,
+        DataType::Int64,
+        DataType::Uint8,
+        DataType::Bool,
+        DataType::String,
+    ];
+    for element in elements {
+        let found = batching(&bench, &identity(element, 3));
+        assert_eq!(found, Batching::Batchable, "{element:?}");
+    }
+    assert_eq!(batching(&bench, &softmax_of_one(1)), Batching::Batchable);
+    // No number on either side is the same answer: the logarithm of what is below 0.
+    let undefined = model(
+        vec![node("Neg", &["x"], &["n"]), node("Log", &["n"], &["y"])],
+        vec![batched("x", DataType::Float, &[4])],
+        vec![batched("y", DataType::Float, &[4])],
+        vec![],
+    );
+    assert_eq!(batching(&bench, &undefined), Batching::Batchable);
+    // An index past the table is refused; the interface decides then.
+    let refusing = model(
+        vec![node("Gather", &["table", "x"], &["y"])],
+        vec![batched("x", DataType::Int64, &[1])],
+        vec![batched("y", DataType::Float, &[1])],
+        vec![TensorProto::from_f32s("table", &[1], &[0.5])],
+    );
+    assert_eq!(batching(&bench, &refusing), Batching::Batchable);
+}
+
 #[test]
 fn each_byte_is_copied_in_once() {
     let bench = Bench::new();

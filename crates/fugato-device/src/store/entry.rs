@@ -22,7 +22,7 @@ use std::process;
 
 /// Raise it when the layout or content of an entry changes: older entries are then not
 /// found (the key contains it) and models are optimised anew.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 pub(super) const MODEL: &str = "model.onnx";
 pub(super) const WEIGHTS: &str = "weights.bin";

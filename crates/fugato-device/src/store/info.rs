@@ -38,7 +38,8 @@ pub struct ModelInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Batching {
-    /// The first dimension of every input and output is the batch.
+    /// The first dimension of every input and output is the batch, and its rows do not
+    /// depend on each other as far as running the model shows.
     Batchable,
     /// One request per run.
     Single {
