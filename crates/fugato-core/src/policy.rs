@@ -56,9 +56,9 @@ pub enum CapacityRule {
 
 /// What a policy promises to models that wait.
 ///
-/// The model whose request waits longest among those that could start (it has a free
-/// slot, and the policy did not park it) is passed over by at most `passes` launches in
-/// a row. As each model becomes the longest-waiting one in its turn, none starves.
+/// Of the models that could start on a device (hosted there, with a free slot, not parked)
+/// the one whose first request goes first is passed over by at most `passes` launches on
+/// that device in a row. As each model comes first in its turn, none starves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceBound {
     /// Launches of other models it may have to let pass.
@@ -77,8 +77,7 @@ pub enum QueueOrder {
 /// Whose backlog a new request waits for, for admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backlog {
-    /// That of its own model. For a policy that orders by deadline this is a lower
-    /// bound: more urgent requests of other models go first too.
+    /// Of its own model, what goes before it in the queue.
     Own,
     /// That of all models.
     All,

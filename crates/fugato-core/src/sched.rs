@@ -24,6 +24,6 @@ pub use hash::ActionHash;
 pub use input::{Arrival, INPUT_VERSION, Input, LegResult};
 pub use ledger::{LaneRef, Offer};
 pub use outcome::{DropReason, FailReason, Outcome, Rejection, Scope};
-pub use queue::QueueKey;
+pub use queue::{ModelKey, QueueKey};
 pub use scheduler::{Explanation, ModelStatus, Scheduler};
 pub use view::{ReadyHead, View};

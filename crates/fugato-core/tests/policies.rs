@@ -312,6 +312,157 @@ fn limits_refuse_by_count_and_by_bytes() {
 }
 
 #[test]
+fn edf_admits_what_goes_before_the_backlog() {
+    let mut world = affine(
+        config(PolicySpec::Edf),
+        &[ModelSpec {
+            max_batch: BatchSize(1),
+            slots: 1,
+            ..model(0)
+        }],
+    );
+    // 40 requests without a deadline wait, 44 ms of work; one of 10 ms goes before them.
+    for request in 0..40 {
+        world.push_arrival(arrival(request, 0, request));
+    }
+    world.push_arrival(Arrival {
+        deadline: Some(at(15 * MS)),
+        ..arrival(40, 0, 5 * MS)
+    });
+    world.run();
+    let outcomes = outcomes(&mut world);
+    assert!(
+        outcomes
+            .iter()
+            .all(|(_, outcome)| *outcome == Outcome::Completed)
+    );
+    let place = outcomes.iter().position(|(request, _)| *request == 40);
+    assert!(
+        place.is_some_and(|place| place < 8),
+        "it ended as number {place:?}"
+    );
+}
+
+#[test]
+fn a_priority_orders_one_models_requests_and_no_others() {
+    for policy in [PolicySpec::Fifo, PolicySpec::Edf] {
+        let single = |id| ModelSpec {
+            max_batch: BatchSize(1),
+            slots: 1,
+            ..model(id)
+        };
+        let mut world = affine(config(policy), &[single(0), single(1)]);
+        for request in 0..20 {
+            world.push_arrival(Arrival {
+                priority: u32::from(request >= 10),
+                ..arrival(request, 0, request)
+            });
+        }
+        world.push_arrival(arrival(20, 1, 100));
+        for request in 21..40 {
+            world.push_arrival(Arrival {
+                priority: 1,
+                ..arrival(request, 0, 100 + request)
+            });
+        }
+        world.run();
+        let ended: Vec<u64> = outcomes(&mut world)
+            .iter()
+            .map(|(request, _)| *request)
+            .collect();
+        let place = |request| {
+            ended
+                .iter()
+                .position(|ended| *ended == request)
+                .expect("it ended")
+        };
+        assert!(
+            place(10) < place(1),
+            "a higher priority goes first within the model"
+        );
+        assert!(
+            place(20) <= 21,
+            "another model waits for what is older, not for priorities: {ended:?}"
+        );
+    }
+}
+
+#[test]
+fn a_busy_device_does_not_hold_up_another() {
+    for policy in [
+        PolicySpec::Fifo,
+        PolicySpec::Edf,
+        PolicySpec::Uncontrolled { lanes: 1 },
+    ] {
+        let devices = vec![device(0, 1, 1), device(1, 1, 1)];
+        let mut world = world(config(policy.clone()), devices, |_| Nanos::new(MS));
+        world.push(
+            Timestamp::ZERO,
+            Input::ModelAdded(ModelSpec {
+                max_batch: BatchSize(1),
+                ..model(0)
+            }),
+        );
+        world.push(
+            Timestamp::ZERO,
+            Input::ModelAdded(ModelSpec {
+                devices: vec![DeviceId(1)],
+                ..model(1)
+            }),
+        );
+        for request in 0..10 {
+            world.push_arrival(arrival(request, 0, 1));
+        }
+        world.push_arrival(arrival(10, 1, 2));
+        world.run();
+        let start = starts(&mut world)
+            .into_iter()
+            .find(|(_, start)| start.model == ModelId(1));
+        assert_eq!(start.map(|(at, _)| at), Some(2), "{policy:?}");
+    }
+}
+
+#[test]
+fn what_waits_for_a_lost_device_fails_and_the_rest_goes_on() {
+    let devices = vec![device(0, 1, 1), device(1, 1, 1)];
+    let mut world = world(config(PolicySpec::Fifo), devices, |_| Nanos::new(MS));
+    world.push(
+        Timestamp::ZERO,
+        Input::ModelAdded(ModelSpec {
+            max_batch: BatchSize(1),
+            slots: 1,
+            ..model(0)
+        }),
+    );
+    world.push(
+        Timestamp::ZERO,
+        Input::ModelAdded(ModelSpec {
+            devices: vec![DeviceId(1)],
+            ..model(1)
+        }),
+    );
+    for request in 0..3 {
+        world.push_arrival(arrival(request, 0, 1));
+    }
+    world.push(
+        at(10),
+        Input::DeviceLost {
+            device: DeviceId(0),
+        },
+    );
+    world.push_arrival(arrival(3, 1, 20));
+    world.run();
+    let outcomes = outcomes(&mut world);
+    assert!(
+        outcomes[..3]
+            .iter()
+            .all(|(_, outcome)| matches!(outcome, Outcome::Failed(_))),
+        "{outcomes:?}"
+    );
+    assert_eq!(outcomes[3], (3, Outcome::Completed));
+}
+
+#[test]
 fn one_bad_sample_does_not_shut_a_model_out() {
     let tight = ModelSpec {
         slo: Some(Nanos::from_millis(5)),

@@ -32,7 +32,7 @@ impl World {
     fn new(policy: PolicySpec, models: u32, queued: u64) -> Self {
         let config = SchedulerConfig {
             policy,
-            deadlines: DeadlineMode::Observe,
+            deadlines: DeadlineMode::Enforce,
             limits: QueueLimits {
                 requests: u64::MAX,
                 bytes: u64::MAX,
@@ -126,7 +126,8 @@ fn model(id: u32) -> ModelSpec {
     ModelSpec {
         id: ModelId(id),
         name: format!("model-{id}"),
-        slo: Some(Nanos::from_millis(10 + u64::from(id % 7))),
+        // Long enough that all is admitted, so that every arrival is priced to the end.
+        slo: Some(Nanos::from_millis(3_600_000 + u64::from(id % 7))),
         weight: 1.0,
         max_batch: BatchSize(1),
         slots: 1,

@@ -36,6 +36,7 @@ impl Policy for Edf {
         QueueOrder::Deadline
     }
 
+    /// More urgent requests of other models go first too, and are not counted.
     fn backlog(&self) -> Backlog {
         Backlog::Own
     }
@@ -44,18 +45,22 @@ impl Policy for Edf {
         if let Some(verdict) = view.continue_first() {
             return verdict;
         }
-        let Some(head) = view.first_ready() else {
-            return Verdict::Wait;
-        };
-        match view.whole_device_offer(head.model) {
-            Some((at, Offer::Now)) => launch_or_drop(view, head, at, view.now()),
-            Some((at, Offer::After(free))) => launch_or_drop(view, head, at, free),
-            Some((at, Offer::Closed)) => match view.revocable(at) {
-                Some((task, key)) if head.key < key => Verdict::Revoke { task },
-                _ => Verdict::Wait,
-            },
-            None => Verdict::Wait,
-        }
+        let verdict = view.devices().find_map(|device| {
+            let head = view.first_ready(device)?;
+            match view.whole_device_offer(device)? {
+                (at, Offer::Now) => Some(launch_or_drop(view, head, at, view.now())),
+                (at, Offer::After(free)) => Some(launch_or_drop(view, head, at, free)),
+                (at, Offer::Closed) => {
+                    let (task, key) = view.revocable(at)?;
+                    // Requests of one model go by priority first, which a deadline does not
+                    // overrule.
+                    let urgent = head.model != view.task_model(task)
+                        && head.key.model_key() < key.model_key();
+                    urgent.then_some(Verdict::Revoke { task })
+                }
+            }
+        });
+        verdict.unwrap_or(Verdict::Wait)
     }
 }
 

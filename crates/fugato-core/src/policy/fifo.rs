@@ -37,17 +37,18 @@ impl Policy for Fifo {
         if let Some(verdict) = view.continue_first() {
             return verdict;
         }
-        let Some(head) = view.first_ready() else {
-            return Verdict::Wait;
-        };
-        match view.whole_device_offer(head.model) {
-            Some((at, Offer::Now | Offer::After(_))) => Verdict::Launch {
-                model: head.model,
-                class: head.class,
-                batch: view.max_batch(head.model),
-                at,
-            },
-            Some((_, Offer::Closed)) | None => Verdict::Wait,
-        }
+        let launch = view.devices().find_map(|device| {
+            let head = view.first_ready(device)?;
+            match view.whole_device_offer(device)? {
+                (at, Offer::Now | Offer::After(_)) => Some(Verdict::Launch {
+                    model: head.model,
+                    class: head.class,
+                    batch: view.max_batch(head.model),
+                    at,
+                }),
+                (_, Offer::Closed) => None,
+            }
+        });
+        launch.unwrap_or(Verdict::Wait)
     }
 }

@@ -73,31 +73,32 @@ impl Policy for Uncontrolled {
         if let Some(verdict) = view.continue_first() {
             return verdict;
         }
-        let Some(head) = view.first_ready() else {
-            return Verdict::Wait;
-        };
-        let batching = view.batching(head.model);
-        if view.in_flight(head.model) >= batching.instances {
-            return Verdict::Park {
-                model: head.model,
-                until: None,
+        let verdict = view.devices().find_map(|device| {
+            let head = view.first_ready(device)?;
+            let batching = view.batching(head.model);
+            if view.in_flight(head.model) >= batching.instances {
+                return Some(Verdict::Park {
+                    model: head.model,
+                    until: None,
+                });
+            }
+            let Some(batch) = Self::batch(view, head) else {
+                let until = view.received(head.key.request()) + batching.max_queue_delay;
+                return Some(Verdict::Park {
+                    model: head.model,
+                    until: Some(until),
+                });
             };
-        }
-        let Some(batch) = Self::batch(view, head) else {
-            let until = view.received(head.key.request()) + batching.max_queue_delay;
-            return Verdict::Park {
-                model: head.model,
-                until: Some(until),
-            };
-        };
-        match view.whole_device_offer(head.model) {
-            Some((at, Offer::Now)) => Verdict::Launch {
-                model: head.model,
-                class: head.class,
-                batch,
-                at,
-            },
-            Some((_, Offer::After(_) | Offer::Closed)) | None => Verdict::Wait,
-        }
+            match view.whole_device_offer(device)? {
+                (at, Offer::Now) => Some(Verdict::Launch {
+                    model: head.model,
+                    class: head.class,
+                    batch,
+                    at,
+                }),
+                (_, Offer::After(_) | Offer::Closed) => None,
+            }
+        });
+        verdict.unwrap_or(Verdict::Wait)
     }
 }

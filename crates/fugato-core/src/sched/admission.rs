@@ -86,7 +86,7 @@ impl State {
             (Some(slo), Some(client)) => Some(slo.min(client)),
             (one, other) => one.or(other),
         };
-        let estimate = self.estimate(arrival, backlog);
+        let estimate = self.estimate(arrival, deadline, backlog);
         let predicted = estimate.map(|(wait, run)| self.now + wait + run);
         if let (DeadlineMode::Enforce, Some(deadline)) = (self.config.deadlines, deadline) {
             match estimate {
@@ -123,7 +123,12 @@ impl State {
     /// goes first, spread over the lanes that may run at once. `None` where there is no
     /// measurement to judge by: none for such a batch, or none that is fresh while the
     /// model stands idle. Refusing then would keep the measurement from ever being made.
-    fn estimate(&self, arrival: &Arrival, backlog: Backlog) -> Option<(Nanos, Nanos)> {
+    fn estimate(
+        &self,
+        arrival: &Arrival,
+        deadline: Option<Timestamp>,
+        backlog: Backlog,
+    ) -> Option<(Nanos, Nanos)> {
         let model = self.model(arrival.model);
         let stale = model
             .last_done
@@ -144,7 +149,18 @@ impl State {
             .filter_map(|at| self.usable_at(at))
             .min();
         let ahead = match backlog {
-            Backlog::Own => model.per_item.times(model.queue.items()),
+            Backlog::Own => {
+                let key = self.key(
+                    arrival.request,
+                    arrival.priority,
+                    arrival.received,
+                    deadline,
+                );
+                // Counting more than the slack holds changes nothing.
+                let slack = deadline.map_or(Nanos::MAX, |deadline| deadline - self.now);
+                let enough = slack.as_nanos() / model.per_item.as_nanos().max(1) + 1;
+                model.per_item.times(model.queue.items_before(key, enough))
+            }
             Backlog::All => self.backlog,
         };
         let at_once = match self.rule {

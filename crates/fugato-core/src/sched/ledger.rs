@@ -202,12 +202,28 @@ impl Ledger {
             };
             return if free { Offer::Now } else { Offer::Closed };
         };
+        if rule == CapacityRule::Exclusive && self.is_shared(at) {
+            // Left over from a policy that oversubscribed.
+            return Offer::Closed;
+        }
         match (lane.next, front.started, front.predicted) {
             (None, Some(started), Some(predicted)) if now + lead >= started + predicted => {
                 Offer::After((started + predicted).max(now))
             }
             _ => Offer::Closed,
         }
+    }
+
+    /// Whether another occupied lane has atoms of this lane's partition.
+    fn is_shared(&self, at: LaneRef) -> bool {
+        let device = self.device(at.device);
+        let atoms = self.partition(at).atoms;
+        device.occupied.iter().any(|&(partition, lane)| {
+            (partition, lane) != (at.partition, at.lane)
+                && device.spec.partitions[usize::from(partition.0)]
+                    .atoms
+                    .overlaps(atoms)
+        })
     }
 
     /// When the lane's last leg should end: `now` where it is free, `None` where nothing
@@ -280,6 +296,10 @@ impl Ledger {
                 ),
             }
         }
+        assert!(
+            rule != CapacityRule::Exclusive || lane.front.is_none() || !self.is_shared(at),
+            "{leg:?} would follow on {at:?}, whose atoms another lane uses too"
+        );
         assert!(
             lane.next.is_none(),
             "{at:?} holds a running and a committed leg already"
@@ -420,6 +440,25 @@ mod tests {
         let rule = CapacityRule::Oversubscribed { lanes: 1 };
         ledger.claim(lane(0, 0), leg(1), rule);
         ledger.claim(lane(0, 1), leg(2), rule);
+    }
+
+    #[test]
+    fn lanes_left_over_from_oversubscription_take_nothing_exclusive() {
+        let mut ledger = ledger();
+        let shared = CapacityRule::Oversubscribed { lanes: 2 };
+        for (at, task) in [(lane(0, 0), 1), (lane(0, 1), 2)] {
+            ledger.claim(at, leg(task), shared);
+            ledger.started(at, TaskId(task), NOW);
+        }
+        let now = Timestamp::from_nanos(1_095);
+        let offer = |ledger: &Ledger, rule| ledger.offer(lane(0, 0), rule, now, Nanos::new(10));
+        assert!(matches!(offer(&ledger, shared), Offer::After(_)));
+        assert_eq!(offer(&ledger, CapacityRule::Exclusive), Offer::Closed);
+        ledger.release(lane(0, 1), TaskId(2), LegIndex(0));
+        assert!(matches!(
+            offer(&ledger, CapacityRule::Exclusive),
+            Offer::After(_)
+        ));
     }
 
     #[test]

@@ -15,6 +15,31 @@ pub struct QueueKey {
     pub(super) request: RequestId,
 }
 
+/// Where a model stands among the models of a device: by the order of its first request.
+/// A priority orders the requests of one model (Triton's meaning), not the models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ModelKey {
+    order: Timestamp,
+    request: RequestId,
+}
+
+/// About a millisecond: 2^20 ns.
+const BLOCK_SHIFT: u32 = 20;
+
+impl QueueKey {
+    fn block(self) -> (u32, u64) {
+        (self.priority, self.order.as_nanos() >> BLOCK_SHIFT)
+    }
+
+    /// Where a model stands whose first request this is.
+    pub const fn model_key(self) -> ModelKey {
+        ModelKey {
+            order: self.order,
+            request: self.request,
+        }
+    }
+}
+
 /// Requests of one model that wait.
 ///
 /// # Cost
@@ -23,6 +48,9 @@ pub struct QueueKey {
 pub(super) struct ModelQueue {
     classes: BTreeMap<ShapeClass, BTreeMap<QueueKey, u32>>,
     heads: BTreeSet<(QueueKey, ShapeClass)>,
+    /// Items by priority and millisecond (about) of their order, to price what is ahead of
+    /// a request without walking the queue.
+    blocks: BTreeMap<(u32, u64), u64>,
     requests: u64,
     items: u64,
 }
@@ -39,6 +67,7 @@ impl ModelQueue {
         }
         let twice = waiting.insert(key, items);
         assert!(twice.is_none(), "{} was queued twice", key.request);
+        *self.blocks.entry(key.block()).or_default() += u64::from(items);
         self.requests += 1;
         self.items += u64::from(items);
     }
@@ -61,6 +90,12 @@ impl ModelQueue {
                 }
             }
         }
+        if let Some(left) = self.blocks.get_mut(&key.block()) {
+            *left -= u64::from(items);
+            if *left == 0 {
+                self.blocks.remove(&key.block());
+            }
+        }
         self.requests -= 1;
         self.items -= u64::from(items);
         true
@@ -78,6 +113,22 @@ impl ModelQueue {
             .into_iter()
             .flatten()
             .map(|(key, items)| (*key, *items))
+    }
+
+    /// Items that go before a request with this key, to the millisecond (its own does not
+    /// count); counting ends once there are `enough`.
+    ///
+    /// # Cost
+    /// The milliseconds that hold requests before the key, or `enough`, if that is less.
+    pub(super) fn items_before(&self, key: QueueKey, enough: u64) -> u64 {
+        let mut before = 0;
+        for items in self.blocks.range(..key.block()).map(|(_, items)| items) {
+            before += items;
+            if before >= enough {
+                break;
+            }
+        }
+        before
     }
 
     pub(super) fn requests(&self) -> u64 {
@@ -120,6 +171,32 @@ mod tests {
         assert_eq!(queue.head(), Some((key(30, 1), ShapeClass(1))));
         assert!(queue.remove(ShapeClass(1), key(30, 1)));
         assert!(queue.is_empty() && queue.items() == 0 && queue.head().is_none());
+    }
+
+    #[test]
+    fn what_is_ahead_is_counted_by_priority_then_order() {
+        let mut queue = ModelQueue::default();
+        let ms = |ms: u64, request| key(ms << BLOCK_SHIFT, request);
+        queue.push(ShapeClass(0), ms(10, 1), 1);
+        queue.push(ShapeClass(1), ms(20, 2), 4);
+        queue.push(
+            ShapeClass(0),
+            QueueKey {
+                priority: 0,
+                ..ms(99, 3)
+            },
+            8,
+        );
+        assert_eq!(queue.items_before(ms(10, 9), 100), 8);
+        assert_eq!(queue.items_before(ms(15, 9), 100), 9);
+        assert_eq!(queue.items_before(ms(30, 9), 100), 13);
+        assert_eq!(
+            queue.items_before(ms(30, 9), 9),
+            9,
+            "it stops when that is enough"
+        );
+        assert!(queue.remove(ShapeClass(0), ms(10, 1)));
+        assert_eq!(queue.items_before(ms(15, 9), 100), 8);
     }
 
     #[test]

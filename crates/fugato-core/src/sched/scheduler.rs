@@ -12,7 +12,7 @@ use super::outcome::Outcome;
 use super::state::{Place, State};
 use super::view::View;
 use crate::device::DeviceSpec;
-use crate::id::{ModelId, RequestId, TaskId};
+use crate::id::{DeviceId, ModelId, RequestId, TaskId};
 use crate::policy::{self, Policy, ServiceBound};
 use crate::profile::{LatencyModel, OnlineQuantiles};
 use crate::time::{Nanos, Timestamp};
@@ -46,8 +46,8 @@ pub struct Scheduler {
     dirty: bool,
     /// Verdicts left before the drain is cut.
     budget: u32,
-    /// How often in a row the longest-waiting model was passed over.
-    passes: (Option<ModelId>, u32),
+    /// By device: the model that went first, and how often in a row it was passed over.
+    passes: BTreeMap<DeviceId, (Option<ModelId>, u32)>,
     explanations: BTreeMap<RequestId, Explanation>,
     decisions: VecDeque<Decision>,
     decisions_lost: u64,
@@ -110,7 +110,7 @@ impl Scheduler {
             tasks: BTreeMap::new(),
             ledger: super::ledger::Ledger::default(),
             latency,
-            ready: BTreeSet::new(),
+            ready: BTreeMap::new(),
             parked: BTreeSet::new(),
             expiry: BTreeSet::new(),
             continuing: BTreeSet::new(),
@@ -128,7 +128,7 @@ impl Scheduler {
             action_count: 0,
             dirty: false,
             budget,
-            passes: (None, 0),
+            passes: BTreeMap::new(),
             explanations: BTreeMap::new(),
             decisions: VecDeque::new(),
             decisions_lost: 0,
@@ -171,12 +171,15 @@ impl Scheduler {
                     state.config.policy = spec;
                 });
                 self.policy = policy;
-                self.passes = (None, 0);
+                self.passes.clear();
             }
             Input::DeadlinesChanged(mode) => {
                 self.state.rebuild(|state| state.config.deadlines = mode)
             }
-            Input::DeviceAdded(spec) => self.state.ledger.add(spec),
+            Input::DeviceAdded(spec) => {
+                self.state.add_device(spec.id);
+                self.state.ledger.add(spec);
+            }
             Input::DeviceLost { device } => self.device_lost(device),
             Input::Drain => self.state.draining = true,
             Input::Timeout => {}
@@ -213,7 +216,7 @@ impl Scheduler {
         let state = &self.state;
         let expiry = state.expiry.first().map(|&(at, _)| at);
         let parked = state.parked.first().map(|&(at, _)| at);
-        let work = !state.ready.is_empty() || !state.continuing.is_empty();
+        let work = state.any_ready() || !state.continuing.is_empty();
         let commit = if work { self.next_commit_point() } else { None };
         [expiry, parked, commit].into_iter().flatten().min()
     }

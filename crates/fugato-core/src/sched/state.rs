@@ -8,8 +8,10 @@
 
 use super::config::{DeadlineMode, ModelSpec, SchedulerConfig};
 use super::ledger::{LaneRef, Ledger};
-use super::queue::{ModelQueue, QueueKey};
-use crate::id::{BatchSize, LegIndex, ModelId, RequestId, ShapeClass, Share, SlotIndex, TaskId};
+use super::queue::{ModelKey, ModelQueue, QueueKey};
+use crate::id::{
+    BatchSize, DeviceId, LegIndex, ModelId, RequestId, ShapeClass, Share, SlotIndex, TaskId,
+};
 use crate::policy::{CapacityRule, QueueOrder};
 use crate::profile::{LatencyModel, Prediction, SurfacePoint, Window};
 use crate::time::{Nanos, Timestamp};
@@ -26,7 +28,8 @@ pub(super) struct State {
     pub(super) tasks: BTreeMap<TaskId, Task>,
     pub(super) ledger: Ledger,
     pub(super) latency: Box<dyn LatencyModel>,
-    pub(super) ready: BTreeSet<(QueueKey, ModelId)>,
+    /// By device that hosts them and is present.
+    pub(super) ready: BTreeMap<DeviceId, BTreeSet<(ModelKey, ModelId)>>,
     pub(super) parked: BTreeSet<(Timestamp, ModelId)>,
     pub(super) expiry: BTreeSet<(Timestamp, RequestId)>,
     pub(super) continuing: BTreeSet<TaskId>,
@@ -48,8 +51,8 @@ pub(super) struct Model {
     pub(super) in_flight: u16,
     pub(super) bytes: u64,
     pub(super) stopping: bool,
-    /// Its entry in `ready`.
-    pub(super) ready: Option<QueueKey>,
+    /// Its key in `ready`, in the set of each present device that hosts it.
+    pub(super) ready: Option<ModelKey>,
     /// Whether it is parked, and its entry in `parked` if that ends at a time.
     pub(super) parked: Option<Option<Timestamp>>,
     /// Price of one waiting item.
@@ -236,22 +239,45 @@ impl State {
         result
     }
 
-    /// Brings a model's entry in `ready` up to date.
+    /// Brings a model's entries in `ready` up to date.
     pub(super) fn refresh(&mut self, id: ModelId) {
         let Some(model) = self.models.get_mut(&id) else {
             return;
         };
-        let head = model.queue.head().map(|(key, _)| key);
+        let head = model.queue.head().map(|(key, _)| key.model_key());
         let ready = head.filter(|_| !model.free_slots.is_empty() && model.parked.is_none());
-        if ready != model.ready {
-            if let Some(old) = model.ready {
-                self.ready.remove(&(old, id));
+        let old = std::mem::replace(&mut model.ready, ready);
+        if ready == old {
+            return;
+        }
+        for device in &model.spec.devices {
+            let Some(set) = self.ready.get_mut(device) else {
+                continue;
+            };
+            if let Some(old) = old {
+                set.remove(&(old, id));
             }
             if let Some(key) = ready {
-                self.ready.insert((key, id));
+                set.insert((key, id));
             }
-            model.ready = ready;
         }
+    }
+
+    /// Opens the set of a device that is present from here on.
+    pub(super) fn add_device(&mut self, device: DeviceId) {
+        let hosted = self
+            .models
+            .iter()
+            .filter(|(_, model)| model.spec.devices.contains(&device));
+        let ready = hosted
+            .filter_map(|(&id, model)| Some((model.ready?, id)))
+            .collect();
+        self.ready.insert(device, ready);
+    }
+
+    /// Whether any model could start on a present device.
+    pub(super) fn any_ready(&self) -> bool {
+        self.ready.values().any(|set| !set.is_empty())
     }
 
     pub(super) fn park(&mut self, id: ModelId, until: Option<Timestamp>) {

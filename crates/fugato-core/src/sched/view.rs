@@ -4,7 +4,7 @@ use super::config::{DeadlineMode, DynamicBatching};
 use super::ledger::{LaneRef, Offer};
 use super::queue::QueueKey;
 use super::state::{LegStage, State};
-use crate::id::{BatchSize, ModelId, RequestId, ShapeClass, TaskId};
+use crate::id::{BatchSize, DeviceId, ModelId, PartitionId, RequestId, ShapeClass, TaskId};
 use crate::policy::Verdict;
 use crate::profile::Prediction;
 use crate::time::Timestamp;
@@ -36,20 +36,24 @@ impl<'a> View<'a> {
         self.state.now
     }
 
-    /// Of all models that have a waiting request and a free slot and are not parked, the
-    /// one whose first request goes first in the policy's order.
-    pub fn first_ready(&self) -> Option<ReadyHead> {
-        let &(key, model) = self.state.ready.first()?;
-        let (_, class) = self.state.model(model).queue.head()?;
+    /// The devices that are present.
+    pub fn devices(&self) -> impl Iterator<Item = DeviceId> + use<'a> {
+        self.state.ready.keys().copied()
+    }
+
+    /// Of all models that the device hosts and that have a waiting request and a free slot
+    /// and are not parked, the one whose first request goes first in the policy's order.
+    pub fn first_ready(&self, device: DeviceId) -> Option<ReadyHead> {
+        let &(_, model) = self.state.ready.get(&device)?.first()?;
+        let (key, class) = self.state.model(model).queue.head()?;
         Some(ReadyHead { model, class, key })
     }
 
-    /// The best offer of the whole-device lanes of the devices that host the model: a
-    /// free lane, else the one that falls free first, else a closed one (one with a
-    /// committed leg if there is one); `None` where none of its devices is present.
-    pub fn whole_device_offer(&self, model: ModelId) -> Option<(LaneRef, Offer)> {
+    /// The best offer of the device's whole-device lanes: a free lane, else the one that
+    /// falls free first, else a closed one (one with a committed leg if there is one).
+    pub fn whole_device_offer(&self, device: DeviceId) -> Option<(LaneRef, Offer)> {
         let mut best: Option<(LaneRef, Offer)> = None;
-        for at in self.state.whole_lanes(model) {
+        for at in self.state.ledger.lanes(device, PartitionId(0)) {
             let offer = self.offer(at);
             let better = match (best, offer) {
                 (None, _) => true,
@@ -86,7 +90,7 @@ impl<'a> View<'a> {
     }
 
     /// The verdict that moves on a task with legs left, where a lane is open for one:
-    /// behind its own running leg, or on a free whole-device lane. Tasks begun go before
+    /// behind its own running leg, or on a free whole-device lane of its device. Tasks begun go before
     /// new ones, so that slots fall free.
     pub fn continue_first(&self) -> Option<Verdict> {
         self.state.continuing.iter().find_map(|&id| {
@@ -96,7 +100,7 @@ impl<'a> View<'a> {
                     Offer::After(_) => task.at,
                     Offer::Now | Offer::Closed => return None,
                 },
-                LegStage::Between => match self.whole_device_offer(task.model)? {
+                LegStage::Between => match self.whole_device_offer(task.at.device)? {
                     (at, Offer::Now) => at,
                     (_, Offer::After(_) | Offer::Closed) => return None,
                 },
@@ -104,6 +108,11 @@ impl<'a> View<'a> {
             };
             Some(Verdict::Continue { task: id, at })
         })
+    }
+
+    /// The model of a task in flight.
+    pub fn task_model(&self, task: TaskId) -> ModelId {
+        self.state.task(task).model
     }
 
     /// The largest batch of a model.

@@ -356,6 +356,7 @@ impl Scheduler {
             return;
         }
         self.devices_lost += 1;
+        self.state.ready.remove(&device);
         let legs = self.state.ledger.remove(device);
         let between = self
             .state
@@ -374,6 +375,35 @@ impl Scheduler {
                 self.finish_requests(id, Outcome::Failed(FailReason::DeviceLost { device }));
                 self.end_task(id);
             }
+        }
+        self.fail_unhosted(device);
+    }
+
+    /// Ends what waits for models that no present device hosts: nothing says whether the
+    /// device comes back.
+    fn fail_unhosted(&mut self, lost: DeviceId) {
+        let hosted = |device: &DeviceId| self.state.ledger.contains(*device);
+        let unhosted: Vec<ModelId> = self
+            .state
+            .models
+            .iter()
+            .filter(|(_, model)| {
+                model.spec.devices.contains(&lost) && !model.spec.devices.iter().any(hosted)
+            })
+            .map(|(&id, _)| id)
+            .collect();
+        let waiting: Vec<RequestId> = self
+            .state
+            .requests
+            .iter()
+            .filter(|(_, request)| {
+                request.place == Place::Queue && unhosted.contains(&request.model)
+            })
+            .map(|(&id, _)| id)
+            .collect();
+        for id in waiting {
+            self.state.dequeue(id);
+            self.end_request(id, Outcome::Failed(FailReason::DeviceLost { device: lost }));
         }
     }
 }

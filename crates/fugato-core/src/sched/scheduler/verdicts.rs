@@ -1,7 +1,7 @@
 //! What each verdict of the policy does, and the promises it is held to.
 
 use super::Scheduler;
-use crate::id::{BatchSize, LegIndex, ModelId, RequestId, ShapeClass, TaskId};
+use crate::id::{BatchSize, DeviceId, LegIndex, ModelId, RequestId, ShapeClass, TaskId};
 use crate::policy::Verdict;
 use crate::sched::action::{Action, Start};
 use crate::sched::decision::Decision;
@@ -19,12 +19,7 @@ impl Scheduler {
                 at,
             } => self.launch(model, class, batch, at),
             Verdict::Continue { task, at } => self.continue_task(task, at),
-            Verdict::Revoke { task } => {
-                self.revoke(task);
-                // Until the device answers there is nothing more to decide for that lane;
-                // what else is open was looked at first.
-                self.dirty = false;
-            }
+            Verdict::Revoke { task } => self.revoke(task),
             Verdict::Drop { request, reason } => {
                 self.state.dequeue(request);
                 self.end_request(request, Outcome::Dropped(reason));
@@ -41,7 +36,7 @@ impl Scheduler {
     }
 
     fn launch(&mut self, model: ModelId, class: ShapeClass, most: BatchSize, at: LaneRef) {
-        self.check_service_bound(model);
+        self.check_service_bound(at.device, model);
         let id = TaskId(self.state.next_task);
         self.state.next_task += 1;
         let (requests, batch) = self.take_requests(model, class, most);
@@ -171,22 +166,25 @@ impl Scheduler {
     }
 
     /// Holds the policy to its service bound: the model that goes first among those that
-    /// could start is passed over at most so often in a row.
-    fn check_service_bound(&mut self, launched: ModelId) {
+    /// could start on a device is passed over there at most so often in a row.
+    fn check_service_bound(&mut self, device: DeviceId, launched: ModelId) {
         let Some(bound) = self.policy.service_bound() else {
             return;
         };
-        let first = self.state.ready.first().map(|&(_, model)| model);
-        let (waiting, passes) = self.passes;
-        let passes = match first {
+        let ready = self.state.ready.get(&device);
+        let first = ready
+            .and_then(|ready| ready.first())
+            .map(|&(_, model)| model);
+        let passes = self.passes.entry(device).or_default();
+        let count = match first {
             Some(first) if first == launched => 0,
-            _ if first == waiting => passes + 1,
+            _ if first == passes.0 => passes.1 + 1,
             _ => 1,
         };
-        self.passes = (first, passes);
+        *passes = (first, count);
         assert!(
-            passes <= bound.passes,
-            "{} passed over {first:?} {passes} times in a row, its bound is {}",
+            count <= bound.passes,
+            "{} passed over {first:?} {count} times in a row on {device}, its bound is {}",
             self.policy.name(),
             bound.passes
         );
