@@ -41,6 +41,8 @@ pub struct Config {
     pub scheduler: SchedulerConfig,
     /// What holds for a model without a section of its own; see [`Config::model`].
     pub defaults: ModelConfig,
+    /// The file the sections of models came from, where there is one.
+    pub file: Option<PathBuf>,
     /// The models with a section of their own, resolved; see [`Config::model`].
     pub models: BTreeMap<String, ModelConfig>,
     /// The store of optimised models.
@@ -108,6 +110,7 @@ impl Config {
             model_store: section!(model_store: ModelStoreConfig),
             runtime: section!(runtime: RuntimeConfig),
             log: section!(log: LogConfig),
+            file: sources.file.as_ref().map(|file| file.path.clone()),
             models: BTreeMap::new(),
             defaults: defaults.clone(),
             origins: Origins::default(),
@@ -135,6 +138,29 @@ impl Config {
     /// The settings of the model `name`.
     pub fn model(&self, name: &str) -> &ModelConfig {
         self.models.get(name).unwrap_or(&self.defaults)
+    }
+
+    /// Checks that each section for a model is for one of `known`, the names in the
+    /// repository: a misspelt one would leave its model without an objective in silence.
+    ///
+    /// # Errors
+    /// [`ConfigError::UnknownModel`], for the first section that is not.
+    pub fn check_models(&self, known: &[&str]) -> Result<(), ConfigError> {
+        let unknown = self
+            .models
+            .keys()
+            .find(|name| !known.contains(&name.as_str()));
+        let Some(name) = unknown else {
+            return Ok(());
+        };
+        let alike = known
+            .iter()
+            .min_by_key(|known| (read::edit_distance(name, known), **known));
+        Err(ConfigError::UnknownModel {
+            name: name.clone(),
+            path: self.file.clone().unwrap_or_default(),
+            nearest: alike.map(|known| (*known).to_owned()),
+        })
     }
 
     /// Checks what types alone do not.

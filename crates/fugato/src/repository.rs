@@ -28,6 +28,16 @@ pub struct Repository {
     pub models: Vec<ModelEntry>,
 }
 
+impl Repository {
+    /// The names of its models, served or not.
+    pub fn names(&self) -> Vec<&str> {
+        self.models
+            .iter()
+            .map(|model| model.name.as_str())
+            .collect()
+    }
+}
+
 /// One folder of a repository.
 #[derive(Debug)]
 pub struct ModelEntry {

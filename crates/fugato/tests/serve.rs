@@ -452,6 +452,40 @@ fn the_recording_of_a_killed_server_replays_to_where_it_was_cut_off() {
 }
 
 #[test]
+fn a_section_for_a_model_that_is_not_there_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let file = folder.path().join("fugato.toml");
+    let file_text = file.to_str().expect("the path is text");
+    std::fs::write(&file, "[model.resnet-18]\nslo = \"50ms\"\n").expect("it can be written");
+    let models = fixtures().join("models");
+    let models = models.to_str().expect("the path is text");
+    let ports = [
+        "--http-port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--metrics-port",
+        "0",
+    ];
+    for (subcommand, code) in [("serve", 2), ("doctor", 1)] {
+        let arguments = [
+            subcommand,
+            "--model-repository",
+            models,
+            "--config",
+            file_text,
+        ];
+        let output = run(&[&arguments[..], &ports].concat());
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert_eq!(output.status.code(), Some(code), "{subcommand}: {said}");
+        for part in ["[model.resnet-18]", file_text, "`resnet18`"] {
+            assert!(said.contains(part), "{subcommand}: no {part} in: {said}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_start_says_why() {
     let models = fixtures().join("models");
     let models = models.to_str().expect("the path is text");

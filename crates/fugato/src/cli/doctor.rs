@@ -122,7 +122,7 @@ fn examine(config: &Config) -> Vec<Check> {
             .server
             .model_repository
             .as_deref()
-            .map(model_repository),
+            .map(|path| model_repository(path, config)),
     );
     checks
 }
@@ -235,7 +235,7 @@ fn port(name: &'static str, address: SocketAddr) -> Check {
     }
 }
 
-fn model_repository(path: &Path) -> Check {
+fn model_repository(path: &Path, config: &Config) -> Check {
     const NAME: &str = "model repository";
     let repository = match repository::scan(path) {
         Ok(repository) => repository,
@@ -248,6 +248,11 @@ fn model_repository(path: &Path) -> Check {
             );
         }
     };
+    if let Err(error) = config.check_models(&repository.names()) {
+        let text = error.to_string();
+        let (found, hint) = text.split_once("\n\nhint: ").unwrap_or((&text, ""));
+        return Check::failed(NAME, found, hint);
+    }
     let faults: Vec<String> = repository
         .models
         .iter()

@@ -46,6 +46,16 @@ pub enum ConfigError {
         /// What reading the value failed with.
         source: Box<toml::de::Error>,
     },
+    /// A section for a model that the repository does not have.
+    #[error("section `[model.{name}]` of the configuration file `{}` is for a model that the repository does not have{}", path.display(), ModelHint(nearest.as_deref()))]
+    UnknownModel {
+        /// The model that the section names.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// The name in the repository that looks most alike, where it has any.
+        nearest: Option<String>,
+    },
     /// A value is out of its range.
     #[error("`{key}` is {found}, expected {expected} (set by: {origin})")]
     BadValue {
@@ -66,7 +76,8 @@ impl ConfigError {
         match self {
             Self::Unreadable { path, .. }
             | Self::Malformed { path, .. }
-            | Self::UnknownKey { path, .. } => Some(path),
+            | Self::UnknownKey { path, .. }
+            | Self::UnknownModel { path, .. } => Some(path),
             Self::BadVariable { .. } | Self::BadValue { .. } => None,
         }
     }
@@ -79,6 +90,17 @@ impl fmt::Display for Hint<'_> {
         match self.0 {
             Some(nearest) => write!(f, "\n\nhint: did you mean `{nearest}`?"),
             None => f.write_str("\n\nhint: `fugato config show` lists every key"),
+        }
+    }
+}
+
+struct ModelHint<'a>(Option<&'a str>);
+
+impl fmt::Display for ModelHint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(nearest) => write!(f, "\n\nhint: the nearest name that it has is `{nearest}`"),
+            None => f.write_str("\n\nhint: the repository has no models"),
         }
     }
 }

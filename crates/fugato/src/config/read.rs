@@ -170,7 +170,7 @@ fn nearest(key: &str) -> Option<String> {
 ///
 /// # Cost
 /// O(left x right) time, O(right) memory.
-fn edit_distance(left: &str, right: &str) -> usize {
+pub(super) fn edit_distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.chars().collect();
     let mut row: Vec<usize> = (0..=right.len()).collect();
     for (index, from) in left.chars().enumerate() {

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::load::{DEVICE, MetricsById, ModelLoader};
-use crate::config::{Config, Policy};
+use crate::config::{Config, ConfigError, Policy};
 use crate::driver::{
     self, DriverParts, FileRecorder, Hooks, Mailbox, RealClock, RecorderThread, RecordingError,
     TaskTiming,
@@ -58,6 +58,9 @@ pub enum ServeError {
     /// The repository cannot be read.
     #[error(transparent)]
     Scan(#[from] ScanError),
+    /// The configuration has a section for a model that is not in the repository.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The model store cannot be used.
     #[error("the model store cannot be used")]
     Store(#[source] LoadError),
@@ -137,6 +140,7 @@ impl Running {
             .as_deref()
             .ok_or(ServeError::NoRepository)?;
         let repository = repository::scan(folder)?;
+        config.check_models(&repository.names())?;
         let server = Server::bind(server_options(&config)).await?;
         let library = runtime::find(
             config.runtime.onnxruntime.as_deref(),
