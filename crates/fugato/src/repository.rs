@@ -103,7 +103,7 @@ pub enum ModelFault {
         version: u64,
     },
     /// A symbolic link that leaves the repository.
-    #[error("`{}` of model `{model}` leads out of the model repository", path.display())]
+    #[error("`{}` of model `{model}` leads out of the model repository\n\nhint: copy the folder into the repository, or bind-mount it there", path.display())]
     Escape {
         /// The model.
         model: String,
