@@ -243,7 +243,7 @@ section! {
         /// when all cores are busy.
         niceness: i32 = 15;
         /// Niceness of the threads that run urgent legs. Five steps above other legs are a
-        /// weight of 3 to 1, and the server still comes first.
+        /// weight of 3 to 1, and the server still comes first. No policy uses urgent lanes yet.
         niceness_urgent: i32 = 10;
         /// How long a thread of a model that runs on several cores waits for the others by
         /// spinning before it sleeps, while its leg runs; 0s for not at all. 20 us catch most
@@ -286,7 +286,8 @@ section! {
 section! {
     /// What holds for every model whose own section `[model.NAME]` does not say otherwise.
     "defaults" RawModel => ModelConfig in MODEL_DEFAULTS {
-        /// Worth of a reply in time relative to other models, above 0. Equal.
+        /// Worth of a reply in time relative to other models, above 0. Equal. No policy
+        /// reads it yet.
         weight: f64 = 1.0;
         /// Most items in one batch. 32 is past the point where the models of the zoo gain
         /// by batching on a CPU; the bound keeps buffers small.
