@@ -26,6 +26,7 @@ mod http;
 mod listen;
 mod metadata;
 pub mod proto;
+mod stall;
 
 use budget::Budget;
 use listen::Listening;
@@ -44,9 +45,13 @@ pub struct ServerOptions {
     pub metrics: Option<SocketAddr>,
     /// The largest request message of either protocol, in bytes.
     pub max_body_bytes: usize,
-    /// Bytes of requests of both protocols that may be in the server at once, from being
-    /// read to being answered. Further ones are refused; one that is alone always fits.
+    /// Bytes of requests and replies of both protocols that may be in the server at once,
+    /// from being read to being sent. Further requests are refused; one that is alone
+    /// always fits.
     pub max_held_bytes: usize,
+    /// How long a client may send nothing of a body that it began, or take nothing of what
+    /// is sent to it, before it is cut.
+    pub stall_timeout: Duration,
     /// The most connections per port; further clients wait in the listen queue.
     pub max_connections: usize,
     /// How long requests that were accepted may still run after a stop is asked for.
@@ -64,6 +69,9 @@ impl Default for ServerOptions {
             max_body_bytes: 64 << 20,
             // Sixteen of the largest messages.
             max_held_bytes: 1 << 30,
+            // A lost packet is sent again within seconds; a client that is silent for this
+            // long is gone or means harm.
+            stall_timeout: Duration::from_secs(30),
             // Well under the usual limit of open files, far over what one server feeds.
             max_connections: 4096,
             drain_timeout: Duration::from_secs(30),
@@ -147,8 +155,8 @@ impl Server {
         service: Arc<S>,
         shutdown: CancellationToken,
     ) -> Drained {
-        let requests = Listening::new(self.options.max_connections, shutdown.clone());
-        let metrics = Listening::new(self.options.max_connections, CancellationToken::new());
+        let requests = Listening::new(&self.options, shutdown.clone());
+        let metrics = Listening::new(&self.options, CancellationToken::new());
         let budget = Budget::new(self.options.max_held_bytes);
         if let Some(listener) = self.http {
             let budget = Arc::clone(&budget);

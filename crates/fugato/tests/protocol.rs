@@ -7,5 +7,6 @@ mod protocol {
     mod errors;
     mod grpc;
     mod http;
+    mod memory;
     mod table;
 }

@@ -206,8 +206,8 @@ section! {
         /// Most connections to one port; further clients wait in the listen queue. Under the
         /// usual limit of open files, far over what one server feeds.
         max_connections: u32 = 4096;
-        /// Most bytes of requests in the server at once, from being read to being answered.
-        /// Sixteen of the largest messages; one that is alone always fits.
+        /// Most bytes of requests and replies in the server at once, from being read to being
+        /// sent. Sixteen of the largest messages; one that is alone always fits.
         max_held_bytes: ByteSize = ByteSize::mib(1024);
         /// How long accepted requests may still run after SIGTERM before the process ends
         /// anyway. Below the 30 s after which Kubernetes kills a container.

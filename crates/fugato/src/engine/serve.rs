@@ -329,6 +329,7 @@ fn server_options(config: &Config) -> ServerOptions {
         max_held_bytes: usize::try_from(config.server.max_held_bytes.0).unwrap_or(usize::MAX),
         max_connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
         drain_timeout: config.server.drain_timeout.duration(),
+        ..ServerOptions::default()
     }
 }
 

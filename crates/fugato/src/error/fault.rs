@@ -221,7 +221,9 @@ pub(crate) enum Fault {
         method: String,
         expected: String,
     },
-    #[error("the server holds {held} of {limit} bytes of requests and this one would add {wanted}")]
+    #[error(
+        "the server holds {held} of {limit} bytes of requests and replies, and this one would add {wanted}"
+    )]
     ServerFull { held: u64, wanted: u64, limit: u64 },
     #[error("{}", queue_full_text(model, *which, *held, *wanted, *limit))]
     QueueFull {

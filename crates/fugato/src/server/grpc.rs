@@ -1,13 +1,16 @@
 //! The gRPC side: every call of Triton's `GRPCInferenceService`, and the health check.
 
 use super::budget::{Budget, Hold};
+use super::stall::Stall;
 use super::{ServerOptions, metadata, proto, run};
 use crate::api::{InferenceService, PLATFORM};
 use crate::error::{ErrorKind, Fault, InferError};
 use bytes::Bytes;
 use fugato_core::{Nanos, Timestamp};
 use fugato_device::{MonotonicClock, TensorSpec};
+use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming, SizeHint};
+use prost::Message as _;
 use proto::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
 use proto::health::health_check_response::ServingStatus;
 use proto::health::health_server::{Health, HealthServer};
@@ -15,7 +18,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tonic::codegen::Service as _;
 use tonic::{Code, Request, Response, Status};
 
@@ -78,6 +82,7 @@ pub(super) struct GrpcService<S> {
     service: Arc<S>,
     clock: MonotonicClock,
     max_body_bytes: usize,
+    stall_timeout: Duration,
     budget: Arc<Budget>,
 }
 
@@ -89,6 +94,7 @@ impl<S> Clone for GrpcService<S> {
             service: Arc::clone(&self.service),
             clock: self.clock,
             max_body_bytes: self.max_body_bytes,
+            stall_timeout: self.stall_timeout,
             budget: Arc::clone(&self.budget),
         }
     }
@@ -111,6 +117,7 @@ impl<S: InferenceService> GrpcService<S> {
             service,
             clock,
             max_body_bytes: options.max_body_bytes,
+            stall_timeout: options.stall_timeout,
             budget,
         }
     }
@@ -119,6 +126,8 @@ impl<S: InferenceService> GrpcService<S> {
 /// A request's body, whose bytes count against the server's budget.
 struct Metered<S> {
     body: Incoming,
+    stall: Stall,
+    stall_timeout: Duration,
     hold: Arc<Hold>,
     service: Arc<S>,
 }
@@ -131,7 +140,10 @@ impl<S: InferenceService> hyper::body::Body for Metered<S> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        let Some(frame) = ready!(self.stall.poll(frame, context)) else {
+            return Poll::Ready(Some(Err(self.stalled())));
+        };
         Poll::Ready(frame.map(|frame| {
             let frame = frame.map_err(|error| Status::from_error(error.into()))?;
             if let Some(data) = frame.data_ref() {
@@ -148,6 +160,15 @@ impl<S: InferenceService> hyper::body::Body for Metered<S> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl<S: InferenceService> Metered<S> {
+    fn stalled(&self) -> Status {
+        let detail = format!("nothing of it came for {:?}", self.stall_timeout);
+        let error = InferError::from(Fault::Body { detail });
+        self.service.refused(error.kind());
+        error.into()
     }
 }
 
@@ -171,8 +192,11 @@ impl<S: InferenceService> hyper::service::Service<hyper::Request<Incoming>> for 
         }
         request.extensions_mut().insert(Arrived(self.clock.now()));
         let hold = self.budget.hold();
+        request.extensions_mut().insert(Arc::clone(&hold));
         let metered = request.map(|body| Metered {
             body,
+            stall: Stall::new(self.stall_timeout),
+            stall_timeout: self.stall_timeout,
             hold: Arc::clone(&hold),
             service: Arc::clone(&self.service),
         });
@@ -180,15 +204,21 @@ impl<S: InferenceService> hyper::service::Service<hyper::Request<Incoming>> for 
         let (service, limit) = (Arc::clone(&self.service), self.max_body_bytes);
         Box::pin(async move {
             let reply = reply.await?;
-            drop(hold);
             if !refused_for_size(&reply) {
-                return Ok(reply);
+                return Ok(reply.map(|body| until_sent(body, hold)));
             }
             let error = too_large(limit);
             service.refused(error.kind());
             Ok(Status::from(error).into_http())
         })
     }
+}
+
+/// The same body, whose parts keep `hold` until they are sent.
+fn until_sent(body: tonic::body::Body, hold: Arc<Hold>) -> tonic::body::Body {
+    tonic::body::Body::new(
+        body.map_frame(move |frame| frame.map_data(|part| hold.until_sent(part))),
+    )
 }
 
 /// Whether tonic refused the message for its size, which it alone answers OUT_OF_RANGE.
@@ -314,6 +344,7 @@ impl<S: InferenceService> GrpcInferenceService for Calls<S> {
             Some(&Arrived(at)) => at,
             None => self.clock.now(),
         };
+        let hold = request.extensions().get::<Arc<Hold>>().cloned();
         let timeout = match request.metadata().get("grpc-timeout") {
             Some(value) => {
                 let timeout = grpc_timeout(value.as_encoded_bytes());
@@ -325,6 +356,9 @@ impl<S: InferenceService> GrpcInferenceService for Calls<S> {
             .map_err(|error| self.refuse(error))?;
         let reply = run(&*self.service, request).await?;
         let reply = convert::reply(reply).map_err(|error| self.refuse(error))?;
+        if let Some(hold) = hold {
+            hold.answer(reply.encoded_len());
+        }
         Ok(Response::new(reply))
     }
 }

@@ -33,7 +33,7 @@ pub use routes::{HTTP_ROUTES, HttpRoute};
 /// What every handler has.
 struct App<S> {
     service: Arc<S>,
-    max_body_bytes: usize,
+    limits: body::Limits,
     budget: Arc<Budget>,
 }
 
@@ -41,7 +41,7 @@ impl<S> Clone for App<S> {
     fn clone(&self) -> Self {
         Self {
             service: Arc::clone(&self.service),
-            max_body_bytes: self.max_body_bytes,
+            limits: self.limits,
             budget: Arc::clone(&self.budget),
         }
     }
@@ -55,7 +55,10 @@ pub(super) fn router<S: InferenceService>(
 ) -> Router {
     let app = App {
         service,
-        max_body_bytes: options.max_body_bytes,
+        limits: body::Limits {
+            bytes: options.max_body_bytes,
+            stall: options.stall_timeout,
+        },
         budget,
     };
     let mut router = Router::new()
@@ -279,7 +282,7 @@ async fn index<S: InferenceService>(
     request: Request,
 ) -> Result<Response, Refusal> {
     let hold = app.budget.hold();
-    let body = body::read(request, app.max_body_bytes, &hold).await?;
+    let body = body::read(request, app.limits, &hold).await?;
     let wanted: IndexRequest = if body.is_empty() {
         IndexRequest::default()
     } else {
@@ -314,7 +317,7 @@ async fn infer<S: InferenceService>(
         Err(error) => return Err(refuse(&app, error)),
     };
     let reply = run(&*app.service, request).await?;
-    reply::write(reply, &binary).map_err(|error| refuse(&app, error))
+    reply::write(reply, &binary, &hold).map_err(|error| refuse(&app, error))
 }
 
 fn refuse<S: InferenceService>(app: &App<S>, error: InferError) -> Refusal {
@@ -331,7 +334,7 @@ async fn read_infer<S: InferenceService>(
     let arrived = app.service.clock().now();
     let path = model_path(params)?;
     let header_length = header_length(request.headers())?;
-    let body = body::read(request, app.max_body_bytes, hold).await?;
+    let body = body::read(request, app.limits, hold).await?;
     let read = request::read(&path.name, body, header_length)?;
     let request = InferRequest {
         model: path.name,

@@ -4,6 +4,8 @@
 //! for all of them. A drain asks every connection to finish what it has and cuts those
 //! that outlast the limit.
 
+use super::ServerOptions;
+use super::stall::Patient;
 use axum::Router;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -51,6 +53,7 @@ pub(super) struct Listening {
     stop: CancellationToken,
     cut: CancellationToken,
     max_connections: usize,
+    stall_timeout: Duration,
 }
 
 /// What one connection needs to know.
@@ -62,12 +65,13 @@ struct Ending {
 
 impl Listening {
     /// Listens to nothing yet; `stop` ends it.
-    pub(super) fn new(max_connections: usize, stop: CancellationToken) -> Self {
+    pub(super) fn new(options: &ServerOptions, stop: CancellationToken) -> Self {
         Self {
             tracker: TaskTracker::new(),
             stop,
             cut: CancellationToken::new(),
-            max_connections,
+            max_connections: options.max_connections,
+            stall_timeout: options.stall_timeout,
         }
     }
 
@@ -140,11 +144,12 @@ impl Listening {
     /// The loop of one port.
     fn accept<F, C>(&self, listener: TcpListener, connect: F)
     where
-        F: Fn(TcpStream, Ending) -> C + Send + 'static,
+        F: Fn(Patient<TcpStream>, Ending) -> C + Send + 'static,
         C: Future<Output = ()> + Send + 'static,
     {
         let places = Arc::new(Semaphore::new(self.max_connections));
         let (tracker, stop, cut) = (self.tracker.clone(), self.stop.clone(), self.cut.clone());
+        let stall_timeout = self.stall_timeout;
         let accepting = async move {
             loop {
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -168,6 +173,7 @@ impl Listening {
                     cut: cut.clone(),
                     _place: place,
                 };
+                let stream = Patient::new(stream, stall_timeout);
                 tracker.spawn(connect(stream, ending));
             }
         };

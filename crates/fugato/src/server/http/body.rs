@@ -17,22 +17,37 @@ use std::time::Duration;
 /// see the reply that says why.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How a body is read.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// The most bytes of it.
+    pub(super) bytes: usize,
+    /// The longest wait for the next piece.
+    pub(super) stall: Duration,
+}
+
 /// Reads a whole body into `hold`. One that came in a single piece is not copied; one of
 /// several is gathered once.
 ///
 /// # Errors
-/// `TooLarge` as soon as the declared or the received length passes `limit`, `QueueFull`
-/// where the server holds too much, and `InvalidRequest` where the body ends early.
-pub(super) async fn read(request: Request, limit: usize, hold: &Hold) -> Result<Bytes, InferError> {
+/// `TooLarge` as soon as the declared or the received length passes its
+/// limit, `QueueFull` where the server holds too much, and `InvalidRequest` where the body
+/// ends early or nothing of it comes for too long.
+pub(super) async fn read(
+    request: Request,
+    limits: Limits,
+    hold: &Hold,
+) -> Result<Bytes, InferError> {
     let mut body = request.into_body();
-    let whole = gather(&mut body, limit, hold).await;
+    let whole = gather(&mut body, limits, hold).await;
     if whole.is_err() && !body.is_end_stream() {
-        tokio::spawn(tokio::time::timeout(LINGER, discard(body, limit)));
+        tokio::spawn(tokio::time::timeout(LINGER, discard(body, limits.bytes)));
     }
     whole
 }
 
-async fn gather(body: &mut Body, limit: usize, hold: &Hold) -> Result<Bytes, InferError> {
+async fn gather(body: &mut Body, limits: Limits, hold: &Hold) -> Result<Bytes, InferError> {
+    let limit = limits.bytes;
     let declared = body.size_hint().exact();
     if let Some(declared) = declared
         && declared > limit as u64
@@ -40,7 +55,7 @@ async fn gather(body: &mut Body, limit: usize, hold: &Hold) -> Result<Bytes, Inf
         return Err(too_large(declared.to_string(), limit));
     }
     let mut whole = BytesMut::new();
-    while let Some(piece) = next(body).await? {
+    while let Some(piece) = next_soon(body, limits.stall).await? {
         if whole.len() + piece.len() > limit {
             return Err(too_large("more".to_owned(), limit));
         }
@@ -67,6 +82,14 @@ async fn discard(mut body: Body, limit: usize) {
             return;
         }
     }
+}
+
+/// The next piece, for which it waits for at most `stall`.
+async fn next_soon(body: &mut Body, stall: Duration) -> Result<Option<Bytes>, InferError> {
+    let next = tokio::time::timeout(stall, next(body)).await;
+    next.map_err(|_| Fault::Body {
+        detail: format!("nothing of it came for {stall:?}"),
+    })?
 }
 
 /// The next piece of data; trailers say nothing in this protocol.

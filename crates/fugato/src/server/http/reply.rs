@@ -6,20 +6,26 @@ use super::elements::{self, push_json_string};
 use super::request::BinaryOutputs;
 use crate::api::{InferReply, output_bytes};
 use crate::error::InferError;
+use crate::server::budget::Hold;
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 /// Bytes of JSON to start with: the reply of a model with two or three outputs.
 const JSON_BYTES: usize = 384;
 
-/// Writes a reply.
+/// Writes a reply; `hold` counts its bytes until they are sent.
 ///
 /// # Errors
 /// An output that its format cannot carry.
-pub(super) fn write(reply: InferReply, binary: &BinaryOutputs) -> Result<Response, InferError> {
+pub(super) fn write(
+    reply: InferReply,
+    binary: &BinaryOutputs,
+    hold: &Arc<Hold>,
+) -> Result<Response, InferError> {
     let info = reply.model;
     let mut text = String::with_capacity(JSON_BYTES);
     let mut parts = Vec::with_capacity(1 + reply.outputs.len());
@@ -64,7 +70,11 @@ pub(super) fn write(reply: InferReply, binary: &BinaryOutputs) -> Result<Respons
         }
     }
     text.push_str("]}");
-    Ok(response(text, parts, any_binary))
+    let json_length = text.len();
+    parts[0] = text.into();
+    hold.answer(parts.iter().map(Bytes::len).sum());
+    let parts = parts.into_iter().map(|part| hold.until_sent(part));
+    Ok(response(parts.collect(), any_binary.then_some(json_length)))
 }
 
 fn member(text: &mut String, name: &str, value: &str) {
@@ -73,12 +83,11 @@ fn member(text: &mut String, name: &str, value: &str) {
     push_json_string(text, value);
 }
 
-fn response(text: String, mut parts: Vec<Bytes>, any_binary: bool) -> Response {
-    let json_length = text.len();
-    parts[0] = text.into();
+/// `json_length` is there where binary data follows the JSON.
+fn response(parts: Vec<Bytes>, json_length: Option<usize>) -> Response {
     let mut response = Response::new(Body::new(Parts::new(parts)));
     let headers = response.headers_mut();
-    let content_type = if any_binary {
+    let content_type = if let Some(json_length) = json_length {
         headers.insert(super::HEADER_LENGTH, json_length.into());
         "application/octet-stream"
     } else {
