@@ -176,6 +176,27 @@ pub trait InferenceService: Send + Sync + 'static {
     fn metrics(&self) -> impl Future<Output = String> + Send;
 }
 
+/// Bytes of the handles that [`validate()`] will make of inputs that are serialised strings;
+/// elements of other types stay where they are.
+pub(crate) fn string_handle_bytes(inputs: &[NamedInput]) -> usize {
+    let handles = inputs.iter().map(|input| match &input.data {
+        TensorData::Raw(raw) if input.element == ElementType::Bytes => {
+            // Every string has its length, of 4 bytes, before it.
+            element_bound(&input.shape, raw.len() / 4)
+        }
+        TensorData::Raw(_) | TensorData::Strings(_) => 0,
+    });
+    handles.sum::<usize>() * size_of::<Bytes>()
+}
+
+/// The elements of a shape, but at most `most`, which what was sent can hold.
+pub(crate) fn element_bound(shape: &[u64], most: usize) -> usize {
+    let product = shape
+        .iter()
+        .fold(1u64, |product, &dim| product.saturating_mul(dim));
+    usize::try_from(product).map_or(most, |product| product.min(most))
+}
+
 /// An output's bytes as both protocols carry them: raw elements as they are (shared, not
 /// copied), strings each after their length as 4 little-endian bytes.
 ///

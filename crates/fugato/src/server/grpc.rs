@@ -3,7 +3,7 @@
 use super::budget::{Budget, Hold};
 use super::stall::Stall;
 use super::{ServerOptions, metadata, proto, run};
-use crate::api::{InferenceService, PLATFORM};
+use crate::api::{InferenceService, PLATFORM, string_handle_bytes};
 use crate::error::{ErrorKind, Fault, InferError};
 use bytes::Bytes;
 use fugato_core::{Nanos, Timestamp};
@@ -352,8 +352,17 @@ impl<S: InferenceService> GrpcInferenceService for Calls<S> {
             }
             None => None,
         };
-        let request = convert::request(request.into_inner(), arrived, timeout)
-            .map_err(|error| self.refuse(error))?;
+        let request = request.into_inner();
+        if let Some(hold) = &hold {
+            let decoded = hold.take(convert::decoded_bytes(&request));
+            decoded.map_err(|error| self.refuse(error))?;
+        }
+        let request =
+            convert::request(request, arrived, timeout).map_err(|error| self.refuse(error))?;
+        if let Some(hold) = &hold {
+            let strings = hold.take(string_handle_bytes(&request.inputs));
+            strings.map_err(|error| self.refuse(error))?;
+        }
         let reply = run(&*self.service, request).await?;
         let reply = convert::reply(reply).map_err(|error| self.refuse(error))?;
         if let Some(hold) = hold {

@@ -5,7 +5,7 @@
 
 use super::budget::{Budget, Hold};
 use super::{ServerOptions, metadata, proto, run};
-use crate::api::{InferRequest, InferenceService, ModelInfo, PLATFORM};
+use crate::api::{InferRequest, InferenceService, ModelInfo, PLATFORM, string_handle_bytes};
 use crate::error::{Fault, InferError};
 use axum::Router;
 use axum::body::Body;
@@ -335,7 +335,10 @@ async fn read_infer<S: InferenceService>(
     let path = model_path(params)?;
     let header_length = header_length(request.headers())?;
     let body = body::read(request, app.limits, hold).await?;
-    let read = request::read(&path.name, body, header_length)?;
+    // Before anything is built of what may not fit it.
+    app.service.model(&path.name, path.version.as_deref())?;
+    let read = request::read(&path.name, body, header_length, hold)?;
+    hold.take(string_handle_bytes(&read.inputs))?;
     let request = InferRequest {
         model: path.name,
         version: path.version,

@@ -1,11 +1,12 @@
 //! What clients can make the server hold, and for how long.
 
-use super::client::Connection;
+use super::client::{Connection, post};
 use super::double::{Ended, Served, options, serve_with, soon};
-use super::grpc::floats;
+use super::grpc::{client, floats};
 use super::http::counting;
 use bytes::Bytes;
 use fugato::server::ServerOptions;
+use fugato::server::proto::InferTensorContents;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Frame};
 use hyper::client::conn::http2;
@@ -180,4 +181,48 @@ async fn a_grpc_message_that_stops_is_given_up() {
     assert_eq!(header("grpc-status"), Some(&b"3"[..]), "{reply:?}");
     assert_eq!(header("fugato-error"), Some(&b"invalid_request"[..]));
     connection.abort();
+}
+
+#[tokio::test]
+async fn what_elements_take_when_decoded_counts() {
+    let mut served = serve_with(ServerOptions {
+        max_held_bytes: 8000,
+        ..options()
+    })
+    .await;
+    let mut grpc = client(&served).await;
+    let mut holding = grpc.clone();
+    let held = tokio::spawn(async move { holding.model_infer(floats("held", &[1.0; 10])).await });
+    soon(served.events.began.recv()).await.expect("it begins");
+
+    // Each would take 2 to 4 bytes for a string on the wire.
+    let strings = 1000;
+    let json = format!(
+        r#"{{"inputs":[{{"name":"in_BYTES","datatype":"BYTES","shape":[{strings}],"data":[{}]}}]}}"#,
+        vec![r#""""#; strings].join(",")
+    );
+    let mut connection = Connection::open(served.at.http).await;
+    let path = "/v2/models/types/infer";
+    let reply = connection.exchange(&post(path, &json, None)).await;
+    assert_eq!(reply.header("fugato-error"), "queue_full", "{reply:?}");
+
+    let mut message = floats("types", &[]);
+    message.inputs[0].datatype = "BYTES".to_owned();
+    message.inputs[0].shape = vec![1000];
+    message.raw_input_contents = vec![vec![0; 4 * strings].into()];
+    let status = grpc.model_infer(message.clone()).await;
+    let status = status.expect_err("raw strings have handles");
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+
+    message.raw_input_contents.clear();
+    message.inputs[0].contents = Some(InferTensorContents {
+        bytes_contents: vec![Bytes::new(); strings],
+        ..Default::default()
+    });
+    let status = grpc.model_infer(message).await;
+    let status = status.expect_err("typed strings have handles");
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+
+    served.double.gate.add_permits(1);
+    soon(held).await.expect("no panic").expect("its reply");
 }

@@ -2,9 +2,11 @@
 //! sized before it is written, so that an output is copied once, and a message that cannot
 //! be decoded is the client's fault, not the server's.
 
+use crate::server::proto::ModelInferRequest;
 use bytes::Buf as _;
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
+use std::any::TypeId;
 use std::marker::PhantomData;
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -19,6 +21,17 @@ const YIELD_BYTES: usize = 32 * 1024;
 /// hundreds in memory, so without a bound a message within its size limit could take more
 /// than a hundred times that. A real request has a few fields for each tensor.
 const FIELDS_MAX: usize = 1 << 16;
+
+/// The most entries of the typed lists of one message that are strings (or that come one
+/// by one, unpacked). An empty string takes 2 bytes on the wire and 32 in memory; more of
+/// them travel raw.
+const ENTRIES_MAX: usize = 1 << 20;
+
+/// The fields of an inference request whose own fields are counted: inputs and outputs.
+const TENSORS: [u32; 2] = [5, 6];
+
+/// The field of an input that holds its typed lists.
+const CONTENTS: u32 = 5;
 
 /// The codec of calls that send `T` and receive `U`.
 #[derive(Clone, Debug)]
@@ -72,14 +85,17 @@ impl<T: Message> Encoder for Outgoing<T> {
 #[derive(Debug)]
 pub(crate) struct Incoming<U>(PhantomData<U>);
 
-impl<U: Message + Default> Decoder for Incoming<U> {
+impl<U: Message + Default + 'static> Decoder for Incoming<U> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        if !has_few_fields(buffer.chunk()) {
+        // Other messages have other fields, raw tensors among them, under these numbers.
+        let request = TypeId::of::<U>() == TypeId::of::<ModelInferRequest>();
+        let tensors: &[u32] = if request { &TENSORS } else { &[] };
+        if !has_few_fields(buffer.chunk(), tensors) {
             return Err(Status::invalid_argument(format!(
-                "malformed message: more than {FIELDS_MAX} fields"
+                "malformed message: more than {FIELDS_MAX} fields or {ENTRIES_MAX} typed entries"
             )));
         }
         U::decode(buffer)
@@ -92,14 +108,33 @@ impl<U: Message + Default> Decoder for Incoming<U> {
     }
 }
 
-/// Whether a message has at most [`FIELDS_MAX`] fields at its top. Contents are skipped;
-/// what is malformed is left to the decoder.
-fn has_few_fields(mut message: &[u8]) -> bool {
-    for _ in 0..FIELDS_MAX {
-        if message.is_empty() {
-            return true;
-        }
-        let length = match decode_key(&mut message) {
+/// Whether a message has at most [`FIELDS_MAX`] fields, those of fields `tensors` included, and
+/// [`ENTRIES_MAX`] entries in their typed lists. What is packed or raw is skipped, and what
+/// is malformed is left to the decoder.
+fn has_few_fields(message: &[u8], tensors: &[u32]) -> bool {
+    let (mut fields, mut entries) = (FIELDS_MAX, ENTRIES_MAX);
+    count(message, &mut fields, |number, tensor, fields| {
+        !tensors.contains(&number)
+            || count(tensor, fields, |number, contents, _| {
+                number != CONTENTS || count(contents, &mut entries, |_, _, _| true)
+            })
+    })
+}
+
+/// Takes the fields of a message off `left`, asking `inside` of each that has a length;
+/// whether there were enough.
+fn count(
+    mut message: &[u8],
+    left: &mut usize,
+    mut inside: impl FnMut(u32, &[u8], &mut usize) -> bool,
+) -> bool {
+    while !message.is_empty() {
+        let Some(fewer) = left.checked_sub(1) else {
+            return false;
+        };
+        *left = fewer;
+        let key = decode_key(&mut message);
+        let length = match key {
             Ok((_, WireType::Varint)) => decode_varint(&mut message).map(|_| 0),
             Ok((_, WireType::SixtyFourBit)) => Ok(8),
             Ok((_, WireType::ThirtyTwoBit)) => Ok(4),
@@ -108,19 +143,27 @@ fn has_few_fields(mut message: &[u8]) -> bool {
             Ok((_, WireType::StartGroup | WireType::EndGroup)) | Err(_) => return true,
         };
         let rest = length.ok().and_then(|length| usize::try_from(length).ok());
-        match rest.and_then(|length| message.get(length..)) {
-            Some(rest) => message = rest,
-            None => return true,
+        let Some((content, rest)) = rest.and_then(|length| message.split_at_checked(length)) else {
+            return true;
+        };
+        if let Ok((number, WireType::LengthDelimited)) = key
+            && !inside(number, content, left)
+        {
+            return false;
         }
+        message = rest;
     }
-    message.is_empty()
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::proto::ModelInferRequest;
     use crate::server::proto::model_infer_request::InferInputTensor;
+
+    fn fits(message: &[u8]) -> bool {
+        has_few_fields(message, &TENSORS)
+    }
 
     #[test]
     fn a_message_of_very_many_fields_is_told_apart() {
@@ -130,12 +173,25 @@ mod tests {
             raw_input_contents: vec![vec![0; 100_000].into()],
             ..Default::default()
         };
-        assert!(has_few_fields(&message(1000).encode_to_vec()));
-        assert!(has_few_fields(&message(FIELDS_MAX - 2).encode_to_vec()));
-        assert!(!has_few_fields(&message(FIELDS_MAX - 1).encode_to_vec()));
-        assert!(
-            has_few_fields(b"\x0b\xff"),
-            "malformed is the decoder's to name"
-        );
+        assert!(fits(&message(1000).encode_to_vec()));
+        assert!(fits(&message(FIELDS_MAX - 2).encode_to_vec()));
+        assert!(!fits(&message(FIELDS_MAX - 1).encode_to_vec()));
+        let typed = |strings| {
+            let mut message = message(1);
+            let contents = crate::server::proto::InferTensorContents {
+                bytes_contents: vec![bytes::Bytes::new(); strings],
+                ..Default::default()
+            };
+            message.inputs[0].contents = Some(contents);
+            message.encode_to_vec()
+        };
+        assert!(fits(&typed(ENTRIES_MAX)));
+        assert!(!fits(&typed(ENTRIES_MAX + 1)));
+        let mut nested = message(1);
+        nested.inputs[0].parameters = (0..FIELDS_MAX)
+            .map(|name| (name.to_string(), Default::default()))
+            .collect();
+        assert!(!fits(&nested.encode_to_vec()));
+        assert!(fits(b"\x0b\xff"), "malformed is the decoder's to name");
     }
 }

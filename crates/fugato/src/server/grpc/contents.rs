@@ -54,6 +54,18 @@ pub(super) fn tensor_data(
     Ok(TensorData::Raw(raw))
 }
 
+/// Bytes of all lists in memory; what strings hold is part of the message.
+pub(super) fn decoded_bytes(contents: &InferTensorContents) -> usize {
+    size_of_val(&*contents.bool_contents)
+        + size_of_val(&*contents.int_contents)
+        + size_of_val(&*contents.int64_contents)
+        + size_of_val(&*contents.uint_contents)
+        + size_of_val(&*contents.uint64_contents)
+        + size_of_val(&*contents.fp32_contents)
+        + size_of_val(&*contents.fp64_contents)
+        + size_of_val(&*contents.bytes_contents)
+}
+
 /// The list that carries a type; none for the types the protocol sends raw only.
 const fn list_of(element: ElementType) -> Option<&'static str> {
     Some(match element {

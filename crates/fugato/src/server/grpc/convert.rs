@@ -15,6 +15,16 @@ use proto::model_infer_request::InferInputTensor;
 use proto::model_infer_response::InferOutputTensor;
 use std::collections::BTreeMap;
 
+/// Bytes that the typed lists of a request took in memory when they were decoded, which is
+/// up to sixteen times what they were on the wire.
+pub(super) fn decoded_bytes(wire: &proto::ModelInferRequest) -> usize {
+    let contents = wire
+        .inputs
+        .iter()
+        .filter_map(|input| input.contents.as_ref());
+    contents.map(contents::decoded_bytes).sum()
+}
+
 /// Reads a request; payloads stay slices of the message.
 ///
 /// # Errors

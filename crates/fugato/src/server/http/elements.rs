@@ -39,6 +39,16 @@ pub(super) fn read(
     Ok(reader.elements.finish())
 }
 
+/// The most bytes that [`read`] makes of `data`: every element but the last has a comma
+/// after it, and strings (which may hold commas, and then are fewer) also take their text.
+pub(super) fn memory_bound(element: ElementType, data: &str) -> usize {
+    let elements = 1 + data.bytes().filter(|&byte| byte == b',').count();
+    match element.size() {
+        Some(size) => elements * size,
+        None => elements * size_of::<Bytes>() + data.len(),
+    }
+}
+
 /// Where elements belong, for messages.
 struct At<'a> {
     model: &'a str,

@@ -4,6 +4,7 @@
 use super::elements;
 use crate::api::{NamedInput, ParameterValue, RequestParameters, boolean, refuse_tensor_parameter};
 use crate::error::{Fault, InferError, ShapeText};
+use crate::server::budget::Hold;
 use bytes::Bytes;
 use fugato_device::{ElementType, TensorData};
 use serde::de::{MapAccess, Visitor};
@@ -164,14 +165,16 @@ impl<'de: 'a, 'a> Deserialize<'de> for Parameter<'a> {
 }
 
 /// Reads a request body whose first `header_length` bytes are JSON (all of them where
-/// there is none). Binary data stays slices of the body.
+/// there is none). Binary data stays slices of the body; elements of JSON are counted in
+/// `hold` before they are read.
 ///
 /// # Errors
-/// What the body itself gets wrong; the model is not looked at.
+/// What the body itself gets wrong, and `QueueFull`; the model is not looked at.
 pub(super) fn read(
     model: &str,
     body: Bytes,
     header_length: Option<usize>,
+    hold: &Hold,
 ) -> Result<ReadRequest, InferError> {
     let json_length = header_length.unwrap_or(body.len());
     if json_length > body.len() {
@@ -198,7 +201,7 @@ pub(super) fn read(
     };
     let mut inputs = Vec::with_capacity(json.inputs.len());
     for input in &json.inputs {
-        inputs.push(binary.input(model, input)?);
+        inputs.push(binary.input(model, input, hold)?);
     }
     binary.is_used_up()?;
     Ok(ReadRequest {
@@ -240,7 +243,12 @@ struct Binary {
 }
 
 impl Binary {
-    fn input(&mut self, model: &str, input: &InputJson<'_>) -> Result<NamedInput, InferError> {
+    fn input(
+        &mut self,
+        model: &str,
+        input: &InputJson<'_>,
+        hold: &Hold,
+    ) -> Result<NamedInput, InferError> {
         let element = ElementType::from_oip_name(&input.datatype).ok_or_else(|| {
             InferError::from(Fault::TypeName {
                 model: model.to_owned(),
@@ -262,7 +270,11 @@ impl Binary {
             })?;
         let data = match (binary_size(input)?, input.data) {
             (Some(size), None) => TensorData::Raw(self.take(size)?),
-            (None, Some(data)) => elements::read(model, &input.name, element, &shape, data.get())?,
+            (None, Some(data)) => {
+                let data = data.get();
+                hold.take(elements::memory_bound(element, data))?;
+                elements::read(model, &input.name, element, &shape, data)?
+            }
             (size, _) => {
                 let twice = size.is_some();
                 return Err(Fault::Payload {
