@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use fugato_device::TensorSpec;
 use http_error::Refusal;
+use large::Large;
 use request::BinaryOutputs;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ mod body;
 mod elements;
 #[path = "http/error.rs"]
 mod http_error;
+mod large;
 mod reply;
 mod request;
 mod routes;
@@ -34,6 +36,7 @@ pub use routes::{HTTP_ROUTES, HttpRoute};
 struct App<S> {
     service: Arc<S>,
     limits: body::Limits,
+    large: Large,
     budget: Arc<Budget>,
 }
 
@@ -42,6 +45,7 @@ impl<S> Clone for App<S> {
         Self {
             service: Arc::clone(&self.service),
             limits: self.limits,
+            large: self.large.clone(),
             budget: Arc::clone(&self.budget),
         }
     }
@@ -59,6 +63,7 @@ pub(super) fn router<S: InferenceService>(
             bytes: options.max_body_bytes,
             stall: options.stall_timeout,
         },
+        large: Large::new(),
         budget,
     };
     let mut router = Router::new()
@@ -317,7 +322,10 @@ async fn infer<S: InferenceService>(
         Err(error) => return Err(refuse(&app, error)),
     };
     let reply = run(&*app.service, request).await?;
-    reply::write(reply, &binary, &hold).map_err(|error| refuse(&app, error))
+    let json_bytes = reply::json_bytes(&reply, &binary);
+    let write = move || reply::write(reply, &binary, &hold);
+    let written = app.large.run(json_bytes, write).await.flatten();
+    written.map_err(|error| refuse(&app, error))
 }
 
 fn refuse<S: InferenceService>(app: &App<S>, error: InferError) -> Refusal {
@@ -329,7 +337,7 @@ async fn read_infer<S: InferenceService>(
     app: &App<S>,
     params: ModelParams,
     request: Request,
-    hold: &Hold,
+    hold: &Arc<Hold>,
 ) -> Result<(InferRequest, BinaryOutputs), InferError> {
     let arrived = app.service.clock().now();
     let path = model_path(params)?;
@@ -337,7 +345,10 @@ async fn read_infer<S: InferenceService>(
     let body = body::read(request, app.limits, hold).await?;
     // Before anything is built of what may not fit it.
     app.service.model(&path.name, path.version.as_deref())?;
-    let read = request::read(&path.name, body, header_length, hold)?;
+    let json_bytes = header_length.unwrap_or(body.len());
+    let (model, own) = (path.name.clone(), Arc::clone(hold));
+    let read = move || request::read(&model, body, header_length, &own);
+    let read = app.large.run(json_bytes, read).await??;
     hold.take(string_handle_bytes(&read.inputs))?;
     let request = InferRequest {
         model: path.name,

@@ -17,6 +17,13 @@ use std::sync::Arc;
 /// Bytes of JSON to start with: the reply of a model with two or three outputs.
 const JSON_BYTES: usize = 384;
 
+/// Bytes of the tensors that [`write()`] will write as JSON.
+pub(super) fn json_bytes(reply: &InferReply, binary: &BinaryOutputs) -> usize {
+    let outputs = reply.outputs.iter().enumerate();
+    let json = outputs.filter(|&(position, _)| !binary.at(position));
+    json.map(|(_, (_, tensor))| tensor.data.byte_size()).sum()
+}
+
 /// Writes a reply; `hold` counts its bytes until they are sent.
 ///
 /// # Errors
