@@ -8,7 +8,7 @@ mod load;
 mod reply;
 mod serve;
 
-pub use load::ModelLoader;
+pub use load::{LoadCounts, ModelLoader};
 pub use serve::{ServeError, serve};
 
 use crate::api::{

@@ -1,5 +1,8 @@
 //! The server as its users run it: the binary, real models, real sockets, signals.
 
+use fugato_onnx::proto::tensor_shape_proto::Dimension;
+use fugato_onnx::proto::{AttributeProto, OperatorSetIdProto, ValueInfoProto};
+use fugato_onnx::{DataType, ExternalPolicy, GraphProto, ModelProto, NodeProto, save_model};
 use fugato_zoo::write_repository;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -21,8 +24,39 @@ fn fixtures() -> &'static Path {
             std::fs::create_dir_all(&folder).expect("a folder can be made");
             std::fs::write(folder.join("model.onnx"), bytes).expect("a file can be written");
         }
+        for name in ["mixing", "vouched"] {
+            let folder = root.join("models").join(name).join("1");
+            std::fs::create_dir_all(&folder).expect("a folder can be made");
+            let path = folder.join("model.onnx");
+            save_model(&softmax_over_the_batch(), &path, ExternalPolicy::Never)
+                .expect("a model can be written");
+        }
         root
     })
+}
+
+/// A model whose rows depend on each other, though its first dimensions share a name.
+fn softmax_over_the_batch() -> ModelProto {
+    let value = |name: &str| {
+        let dims = vec![Dimension::symbol("batch"), Dimension::size(1)];
+        ValueInfoProto::tensor(name, DataType::Float, dims)
+    };
+    let softmax = NodeProto::new("softmax", "Softmax", &["input"], &["output"]);
+    ModelProto {
+        ir_version: Some(9),
+        opset_import: vec![OperatorSetIdProto {
+            domain: Some(String::new()),
+            version: Some(17),
+        }],
+        graph: Some(GraphProto {
+            name: Some("graph".to_owned()),
+            node: vec![softmax.with([AttributeProto::int("axis", 0)])],
+            input: vec![value("input")],
+            output: vec![value("output")],
+            ..GraphProto::default()
+        }),
+        ..ModelProto::default()
+    }
 }
 
 struct Server {
@@ -282,6 +316,55 @@ fn six_in_flight(server: &Server) -> Vec<Connection> {
         );
     }
     connections
+}
+
+#[test]
+fn rows_of_different_clients_are_never_mixed() {
+    let server = Server::start(&[]);
+    let mut clients: Vec<Connection> = (0..16).map(|_| server.connect()).collect();
+    for _ in 0..20 {
+        for client in &mut clients {
+            client.send("/v2/models/mixing/infer", &[], ONE_FLOAT.as_bytes());
+        }
+        for client in &mut clients {
+            let (status, body) = client.receive();
+            assert_eq!(status, 200, "{body}");
+            let reply: serde_json::Value = serde_json::from_str(&body).expect("it is JSON");
+            assert_eq!(reply["outputs"][0]["data"][0].as_f64(), Some(1.0), "{body}");
+        }
+    }
+    // Rows of one client are mixed as the model says.
+    let two = r#"{"inputs":[{"name":"input","shape":[2,1],"datatype":"FP32","data":[0,0]}]}"#;
+    let (status, body) = server.post("/v2/models/mixing/infer", two);
+    assert_eq!((status, body.contains("0.5")), (200, true), "{body}");
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
+}
+
+#[test]
+fn an_owner_vouches_for_one_model_or_for_all() {
+    let largest = |server: &Server, model: &str| {
+        let mut connection = server.connect();
+        connection.get(&format!("/v2/models/{model}/config"));
+        let (status, body) = connection.receive();
+        assert_eq!(status, 200, "{body}");
+        let config: serde_json::Value = serde_json::from_str(&body).expect("it is JSON");
+        config["max_batch_size"].as_i64().expect("it is a number")
+    };
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = folder.path().join("fugato.toml");
+    for (text, expected) in [
+        ("", [0, 0]),
+        ("[model.vouched]\nmax_batch_size = 4\n", [0, 4]),
+        ("[defaults]\nassume_batchable = true\n", [32, 32]),
+    ] {
+        std::fs::write(&path, text).expect("a file can be written");
+        let server = Server::start(&["--config", path.to_str().expect("the path is text")]);
+        let found = ["mixing", "vouched"].map(|name| largest(&server, name));
+        assert_eq!(found, expected, "with {text:?}");
+        server.signal("TERM");
+        assert_eq!(server.wait(), Some(0));
+    }
 }
 
 #[test]

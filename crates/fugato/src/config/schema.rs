@@ -300,8 +300,10 @@ section! {
         queue_count_max: u32 = 1024;
         /// Most bytes of inputs waiting. Four bodies of the largest size.
         queue_bytes_max: ByteSize = ByteSize::mib(256);
-        /// Whether the owner vouches that every first dimension is the batch, where the
-        /// model's own names leave that open. Off, because a wrong guess mixes requests.
+        /// Whether the owner vouches that every first dimension that varies is the batch,
+        /// where the model's own names leave that open or trying it says otherwise. Setting
+        /// `max_batch_size` above 1 for one model vouches for that model. Off, because a
+        /// wrong guess mixes requests.
         assume_batchable: bool = false;
         /// Policy `uncontrolled`: executions of the model that may run at once. One, as in
         /// Triton.

@@ -29,6 +29,15 @@ const LOADS_AT_ONCE: usize = 2;
 /// Metrics by model, for the driver's thread.
 pub(super) type MetricsById = Arc<RwLock<HashMap<ModelId, ModelMetrics>>>;
 
+/// What became of the models of a repository.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadCounts {
+    /// Models that take requests.
+    pub loaded: usize,
+    /// Models that cannot be served.
+    pub refused: usize,
+}
+
 /// Loads models.
 #[derive(Clone)]
 pub struct ModelLoader {
@@ -56,15 +65,17 @@ impl ModelLoader {
     }
 
     /// Loads what the repository has; a model that cannot be loaded is noted as such and
-    /// stops nothing. Returns when all are loaded or refused.
-    pub async fn load_all(&self, models: Vec<ModelEntry>) {
+    /// stops nothing. Returns when all are loaded or refused: how many of each.
+    pub async fn load_all(&self, models: Vec<ModelEntry>) -> LoadCounts {
         let at_once = Arc::new(Semaphore::new(LOADS_AT_ONCE));
         let mut loads = JoinSet::new();
+        let mut counts = LoadCounts::default();
         for model in models {
             let version = match &model.versions {
                 Ok(versions) => versions.last().cloned(),
                 Err(fault) => {
                     self.engine.refuse(&model.name, "", &fault.to_string());
+                    counts.refused += 1;
                     continue;
                 }
             };
@@ -74,18 +85,25 @@ impl ModelLoader {
             let (loader, at_once) = (self.clone(), Arc::clone(&at_once));
             loads.spawn(async move {
                 let _permit = at_once.acquire_owned().await;
-                loader.load(&model.name, &version).await;
+                loader.load(&model.name, &version).await
             });
         }
         while let Some(loaded) = loads.join_next().await {
-            if let Err(error) = loaded {
-                tracing::error!(%error, "loading a model panicked");
+            match loaded {
+                Ok(true) => counts.loaded += 1,
+                Ok(false) => counts.refused += 1,
+                Err(error) => {
+                    tracing::error!(%error, "loading a model panicked");
+                    counts.refused += 1;
+                }
             }
         }
         self.engine.finish_loading();
+        counts
     }
 
-    async fn load(&self, name: &str, version: &VersionEntry) {
+    /// Loads a model or refuses it; says whether it was loaded.
+    async fn load(&self, name: &str, version: &VersionEntry) -> bool {
         let number = version.version.to_string();
         let (loader, owned, path) = (self.clone(), name.to_owned(), version.path.clone());
         let version = number.clone();
@@ -97,11 +115,14 @@ impl ModelLoader {
         .await;
         let (stored, served) = match loaded {
             Ok(Ok(loaded)) => loaded,
-            Ok(Err(error)) => return self.engine.refuse(name, &number, &error.report()),
+            Ok(Err(error)) => {
+                self.engine.refuse(name, &number, &error.report());
+                return false;
+            }
             Err(panic) => {
-                return self
-                    .engine
-                    .refuse(name, &number, &format!("loading it panicked: {panic}"));
+                let reason = format!("loading it panicked: {panic}");
+                self.engine.refuse(name, &number, &reason);
+                return false;
             }
         };
         let max_batch_size = served.info.max_batch_size;
@@ -116,6 +137,20 @@ impl ModelLoader {
             from_store = stored.was_cached(),
             "model loaded"
         );
+        true
+    }
+
+    /// Whether the owner vouches that every first dimension of the model is the batch:
+    /// by setting the batch size of this very model, or by `assume_batchable`, which leaves
+    /// models alone that cannot have one.
+    fn vouched(&self, name: &str, info: &fugato_device::ModelInfo) -> bool {
+        let config = self.config.model(name);
+        let own = format!("model.{name}.max_batch_size");
+        let is_own = self.config.origins.iter().any(|(path, _)| path == own);
+        let mut specs = info.inputs.iter().chain(&info.outputs);
+        let may_batch =
+            !info.inputs.is_empty() && specs.all(|spec| spec.shape.first() == Some(&None));
+        config.max_batch_size > 1 && (is_own || (config.assume_batchable && may_batch))
     }
 
     /// Makes the model's sessions and tells the scheduler.
@@ -126,21 +161,24 @@ impl ModelLoader {
         stored: &StoredModel,
     ) -> Result<Arc<ServedModel>, LoadError> {
         let config = self.config.model(name);
-        let own = format!("model.{name}.max_batch_size");
-        // Who sets the batch size of this very model vouches that it has a batch dimension.
-        let vouched =
-            config.max_batch_size > 1 && self.config.origins.iter().any(|(path, _)| path == own);
+        let vouched = self.vouched(name, stored.info());
         let batchable = match &stored.info().batching {
             Batching::Batchable => true,
+            Batching::Single { reason } if vouched => {
+                tracing::warn!(
+                    model = name,
+                    reason,
+                    "requests share runs of the model, since its owner vouches that they can"
+                );
+                true
+            }
             Batching::Single { reason } => {
-                if !vouched {
-                    tracing::info!(
-                        model = name,
-                        reason,
-                        "the model is run one request at a time"
-                    );
-                }
-                vouched
+                tracing::info!(
+                    model = name,
+                    reason,
+                    "the model is run one request at a time"
+                );
+                false
             }
         };
         let max_batch = if batchable { config.max_batch_size } else { 1 };

@@ -1,7 +1,7 @@
 //! A whole server: device, driver, engine, protocols, signals.
 
 use super::Engine;
-use super::load::{DEVICE, MetricsById, ModelLoader};
+use super::load::{DEVICE, LoadCounts, MetricsById, ModelLoader};
 use crate::config::{Config, ConfigError, Policy};
 use crate::driver::{
     self, DriverParts, FileRecorder, Hooks, Mailbox, RealClock, RecorderThread, RecordingError,
@@ -212,10 +212,9 @@ impl Running {
             self.server
                 .serve(Arc::clone(&self.engine), shutdown.clone()),
         );
-        let count = self.models.len();
         let loading = async || -> Result<Infallible, ServeError> {
-            self.loader.load_all(self.models).await;
-            announce(&addresses, count, self.config.server.ready_file.as_deref())?;
+            let counts = self.loader.load_all(self.models).await;
+            announce(&addresses, counts, self.config.server.ready_file.as_deref())?;
             std::future::pending().await
         };
         let (stopped, result) = tokio::select! {
@@ -296,7 +295,7 @@ async fn exit_when_insisted(mut interrupt: Signal) {
 /// Says that the server is ready, on the log and in the ready file.
 fn announce(
     addresses: &Addresses,
-    models: usize,
+    models: LoadCounts,
     ready_file: Option<&Path>,
 ) -> Result<(), ServeError> {
     let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
@@ -305,7 +304,8 @@ fn announce(
         text(addresses.grpc),
         text(addresses.metrics),
     );
-    tracing::info!(http, grpc, metrics, models, "ready");
+    let LoadCounts { loaded, refused } = models;
+    tracing::info!(http, grpc, metrics, loaded, refused, "ready");
     let Some(path) = ready_file else {
         return Ok(());
     };
