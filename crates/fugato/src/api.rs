@@ -5,16 +5,26 @@
 //! at the trait.
 
 use crate::error::{ErrorKind, Fault, InferError};
+use crate::server::proto::ModelConfig;
 use bytes::Bytes;
 use fugato_core::{Nanos, Timestamp};
 use fugato_device::{
     ElementType, InputTensor, MonotonicClock, OutputTensor, TensorData, TensorSpec,
 };
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
+mod admin;
 mod parameter;
+mod trace_context;
 mod validate;
+
+pub use admin::{
+    BatchStatistics, Counted, LoadFile, LoadRequest, LogSetting, LogSettings, ModelStatistics,
+    TraceSettings,
+};
+pub use trace_context::TraceContext;
 
 pub(crate) use parameter::{ParameterValue, RequestParameters, boolean, refuse_tensor_parameter};
 pub use validate::validate;
@@ -34,7 +44,7 @@ pub struct InferRequest {
     /// The inputs, in the client's order.
     pub inputs: Vec<NamedInput>,
     /// The outputs asked for, in the client's order; empty asks for all.
-    pub outputs: Vec<String>,
+    pub outputs: Vec<RequestedOutput>,
     /// When the request's first byte was seen, on [`InferenceService::clock`].
     pub arrived: Timestamp,
     /// The earliest of the gRPC timeout and parameter `slo_us`. The model's own SLO is the
@@ -44,6 +54,28 @@ pub struct InferRequest {
     pub queue_timeout: Option<Nanos>,
     /// Triton's parameter `priority`: 1 is the highest, 0 is the model's default.
     pub priority: u64,
+    /// The client's trace that the request is part of, where it sent one.
+    pub trace: Option<TraceContext>,
+}
+
+/// One output that a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestedOutput {
+    /// Its name.
+    pub name: String,
+    /// Answer with this many best classes of each row in place of the tensor (Triton's
+    /// classification extension); 0 answers with the tensor.
+    pub classes: u32,
+}
+
+impl From<&str> for RequestedOutput {
+    /// The tensor itself.
+    fn from(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            classes: 0,
+        }
+    }
 }
 
 /// A request's value for one input, as the client named it.
@@ -89,6 +121,9 @@ pub struct ModelInfo {
     pub max_batch_size: u32,
     /// Every ready version of the model, rising.
     pub versions: Vec<String>,
+    /// Class names of each output, parallel to [`Self::outputs`] or empty: what line `i` of
+    /// the output's label file says, for classification.
+    pub labels: Vec<Option<Arc<[String]>>>,
 }
 
 /// Whether a model version can run.
@@ -171,6 +206,65 @@ pub trait InferenceService: Send + Sync + 'static {
     /// Counts a request that [`Self::infer`] could not: a protocol refused it before, or
     /// could not carry its reply, or the service panicked.
     fn refused(&self, kind: ErrorKind);
+
+    /// The configuration that a model version is served with, completed by what its file
+    /// says.
+    ///
+    /// # Errors
+    /// As [`Self::model`].
+    fn config(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelConfig>, InferError>;
+
+    /// What has been counted of a model (of every model where `name` is `None`), one entry
+    /// for each version that is ready.
+    ///
+    /// # Errors
+    /// As [`Self::model`].
+    fn statistics(
+        &self,
+        name: Option<&str>,
+        version: Option<&str>,
+    ) -> Result<Vec<ModelStatistics>, InferError>;
+
+    /// Loads a model, or loads it anew; returns once its versions are ready, or not.
+    /// Requests go to the versions that were ready before until then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ControlDisabled`], [`ErrorKind::UnknownModel`],
+    /// [`ErrorKind::LoadFailed`] with the reason, or what the request itself gets wrong.
+    fn load(&self, request: LoadRequest) -> impl Future<Output = Result<(), InferError>> + Send;
+
+    /// Takes a model out: no new requests are taken from here on, accepted ones run to
+    /// their end. Returns once it takes none; its memory is given back when they ended.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ControlDisabled`], [`ErrorKind::UnknownModel`].
+    fn unload(&self, name: &str) -> impl Future<Output = Result<(), InferError>> + Send;
+
+    /// The trace settings of a model, or of the server.
+    ///
+    /// # Errors
+    /// As [`Self::model`].
+    fn trace_settings(&self, model: Option<&str>) -> Result<TraceSettings, InferError>;
+
+    /// Changes trace settings and gives the new ones; `None` for a value takes back what
+    /// was set.
+    ///
+    /// # Errors
+    /// As [`Self::model`], and [`ErrorKind::InvalidValue`].
+    fn update_trace_settings(
+        &self,
+        model: Option<&str>,
+        update: BTreeMap<String, Option<Vec<String>>>,
+    ) -> Result<TraceSettings, InferError>;
+
+    /// The log settings.
+    fn log_settings(&self) -> LogSettings;
+
+    /// Changes log settings and gives the new ones.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidValue`].
+    fn update_log_settings(&self, update: LogSettings) -> Result<LogSettings, InferError>;
 
     /// The metrics, as OpenMetrics text.
     fn metrics(&self) -> impl Future<Output = String> + Send;

@@ -12,11 +12,13 @@ pub use load::{LoadCounts, ModelLoader};
 pub use serve::{ServeError, serve};
 
 use crate::api::{
-    InferReply, InferRequest, InferenceService, ModelInfo, ModelState, ModelStatus, ShapeSignature,
-    ValidRequest, validate,
+    InferReply, InferRequest, InferenceService, LoadRequest, LogSettings, ModelInfo, ModelState,
+    ModelStatistics, ModelStatus, ShapeSignature, TraceSettings, ValidRequest, validate,
 };
 use crate::driver::{Mailbox, NotTaken, Payload};
 use crate::error::{ErrorKind, InferError, QueueLimit};
+use crate::server::metadata::model_config;
+use crate::server::proto::ModelConfig;
 use crate::telemetry::{ModelGauges, ModelMetrics, RequestTimes, Telemetry};
 use fugato_core::sched::{Arrival, Input};
 use fugato_core::{BatchSize, ModelId, RequestId, ShapeClass};
@@ -381,6 +383,47 @@ impl InferenceService for Engine {
     fn refused(&self, kind: ErrorKind) {
         // Whose request it was may not have been read.
         self.telemetry.failed("", "", kind.facts().label);
+    }
+
+    fn config(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelConfig>, InferError> {
+        let info = self.model(name, version)?;
+        Ok(Arc::new(model_config(&info)))
+    }
+
+    fn statistics(
+        &self,
+        _name: Option<&str>,
+        _version: Option<&str>,
+    ) -> Result<Vec<ModelStatistics>, InferError> {
+        Err(InferError::unimplemented("the statistics extension"))
+    }
+
+    async fn load(&self, _request: LoadRequest) -> Result<(), InferError> {
+        Err(InferError::unimplemented("loading models"))
+    }
+
+    async fn unload(&self, _name: &str) -> Result<(), InferError> {
+        Err(InferError::unimplemented("unloading models"))
+    }
+
+    fn trace_settings(&self, _model: Option<&str>) -> Result<TraceSettings, InferError> {
+        Err(InferError::unimplemented("the trace extension"))
+    }
+
+    fn update_trace_settings(
+        &self,
+        _model: Option<&str>,
+        _update: BTreeMap<String, Option<Vec<String>>>,
+    ) -> Result<TraceSettings, InferError> {
+        Err(InferError::unimplemented("the trace extension"))
+    }
+
+    fn log_settings(&self) -> LogSettings {
+        LogSettings::new()
+    }
+
+    fn update_log_settings(&self, _update: LogSettings) -> Result<LogSettings, InferError> {
+        Err(InferError::unimplemented("the logging extension"))
     }
 
     async fn metrics(&self) -> String {

@@ -85,6 +85,18 @@ error_kinds! {
     Draining => 503 Unavailable true "draining",
     /// The server stopped before the request ended.
     ShuttingDown => 503 Unavailable true "shutting_down",
+    /// The server's control mode does not let clients load and unload models.
+    ControlDisabled => 403 PermissionDenied false "control_disabled",
+    /// A model could not be loaded; what was served before still is.
+    LoadFailed => 400 FailedPrecondition false "load_failed",
+    /// No shared-memory region of that name is registered.
+    UnknownRegion => 404 NotFound false "unknown_region",
+    /// A shared-memory region of that name is registered already.
+    RegionExists => 409 AlreadyExists false "region_exists",
+    /// A shared-memory region that cannot be registered, or a range that is not in it.
+    InvalidRegion => 400 InvalidArgument false "invalid_region",
+    /// A shared-memory region turned out shorter than it was registered.
+    RegionShort => 400 FailedPrecondition false "region_short",
     /// The model refused the inputs while running.
     RunRefused => 400 InvalidArgument false "run_refused",
     /// The model failed while running.
@@ -158,6 +170,28 @@ impl InferError {
             model: model.into(),
             version: version.into(),
             available,
+        }
+        .into()
+    }
+
+    /// A part of the protocol that this server does not have, named by `what`.
+    pub fn unimplemented(what: impl Into<String>) -> Self {
+        Fault::Unimplemented { what: what.into() }.into()
+    }
+
+    /// Clients may not load and unload models, because of `reason`.
+    pub fn control_disabled(reason: impl Into<String>) -> Self {
+        Fault::ControlDisabled {
+            reason: reason.into(),
+        }
+        .into()
+    }
+
+    /// Model `model` could not be loaded, because of `reason`.
+    pub fn load_failed(model: impl Into<String>, reason: impl Into<String>) -> Self {
+        Fault::LoadFailed {
+            model: model.into(),
+            reason: reason.into(),
         }
         .into()
     }

@@ -24,7 +24,7 @@ mod budget;
 pub(crate) mod grpc;
 mod http;
 mod listen;
-mod metadata;
+pub(crate) mod metadata;
 pub mod proto;
 mod stall;
 

@@ -1,6 +1,6 @@
 //! The check of a request against its model, the same for both protocols.
 
-use super::{InferRequest, ModelInfo, NamedInput, ShapeSignature, ValidRequest};
+use super::{InferRequest, ModelInfo, NamedInput, RequestedOutput, ShapeSignature, ValidRequest};
 use crate::error::{Fault, InferError, ShapeText};
 use bytes::{Buf as _, Bytes};
 use fugato_device::{ElementType, InputTensor, TensorData, TensorSpec};
@@ -76,12 +76,15 @@ fn names(specs: &[TensorSpec]) -> Vec<String> {
     specs.iter().map(|spec| spec.name.clone()).collect()
 }
 
-fn select_outputs(info: &ModelInfo, wanted: &[String]) -> Result<Box<[usize]>, InferError> {
+fn select_outputs(
+    info: &ModelInfo,
+    wanted: &[RequestedOutput],
+) -> Result<Box<[usize]>, InferError> {
     if wanted.is_empty() {
         return Ok((0..info.outputs.len()).collect());
     }
     let mut selected = Vec::with_capacity(wanted.len());
-    for name in wanted {
+    for RequestedOutput { name, .. } in wanted {
         let index = info
             .outputs
             .iter()

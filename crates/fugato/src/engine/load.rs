@@ -197,6 +197,7 @@ impl ModelLoader {
             outputs: stored.info().outputs.clone(),
             max_batch_size: if batchable { max_batch } else { 0 },
             versions: vec![version.to_owned()],
+            labels: Vec::new(),
         });
         let metrics = self.engine.telemetry.model(name, version);
         self.metrics
@@ -245,6 +246,7 @@ impl ModelLoader {
                 deadline: None,
                 queue_timeout: None,
                 priority: 0,
+                trace: None,
             };
             if let Err(error) = self.engine.run(served, request).await {
                 // Zeros may be no valid input (an index, a length): its users' are.

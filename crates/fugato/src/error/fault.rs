@@ -255,6 +255,29 @@ pub(crate) enum Fault {
     Draining,
     #[error("the server stopped before the request ended")]
     ShuttingDown,
+    #[error("models are not loaded or unloaded by clients: {reason}")]
+    ControlDisabled { reason: String },
+    #[error("model `{model}` cannot be loaded: {reason}")]
+    LoadFailed { model: String, reason: String },
+    #[error("no shared-memory region `{region}` is registered")]
+    UnknownRegion { region: String },
+    #[error("shared-memory region `{region}` is registered already, as {found}")]
+    RegionExists { region: String, found: String },
+    #[error("shared-memory region `{region}` {found}, expected {expected}")]
+    InvalidRegion {
+        region: String,
+        found: String,
+        expected: String,
+    },
+    #[error(
+        "shared-memory region `{region}` ended after {found} of the {expected} bytes from {offset}"
+    )]
+    RegionShort {
+        region: String,
+        offset: u64,
+        found: u64,
+        expected: u64,
+    },
     #[error("model `{model}` refused the inputs: {}", cause.detail)]
     RunRefused { model: String, cause: RunError },
     #[error("model `{model}` failed: {}", cause.detail)]
@@ -304,6 +327,12 @@ impl Fault {
             Self::Cancelled { .. } => ErrorKind::Cancelled,
             Self::Draining => ErrorKind::Draining,
             Self::ShuttingDown => ErrorKind::ShuttingDown,
+            Self::ControlDisabled { .. } => ErrorKind::ControlDisabled,
+            Self::LoadFailed { .. } => ErrorKind::LoadFailed,
+            Self::UnknownRegion { .. } => ErrorKind::UnknownRegion,
+            Self::RegionExists { .. } => ErrorKind::RegionExists,
+            Self::InvalidRegion { .. } => ErrorKind::InvalidRegion,
+            Self::RegionShort { .. } => ErrorKind::RegionShort,
             Self::RunRefused { .. } => ErrorKind::RunRefused,
             Self::RunFailed { .. } => ErrorKind::RunFailed,
             Self::Internal { .. } => ErrorKind::Internal,

@@ -313,9 +313,9 @@ impl<S: InferenceService> GrpcInferenceService for Calls<S> {
         request: Request<proto::ModelConfigRequest>,
     ) -> Result<Response<proto::ModelConfigResponse>, Status> {
         let proto::ModelConfigRequest { name, version } = request.into_inner();
-        let info = self.service.model(&name, some_version(&version))?;
+        let config = self.service.config(&name, some_version(&version))?;
         Ok(Response::new(proto::ModelConfigResponse {
-            config: Some(metadata::model_config(&info)),
+            config: Some(config.as_ref().clone()),
         }))
     }
 

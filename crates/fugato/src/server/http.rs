@@ -241,8 +241,8 @@ async fn model_config<S: InferenceService>(
     State(app): State<App<S>>,
     params: ModelParams,
 ) -> Result<Response, Refusal> {
-    let info = find(&app, params)?;
-    let config = metadata::model_config(&info);
+    let path = model_path(params)?;
+    let config = app.service.config(&path.name, path.version.as_deref())?;
     let tensor = |name, data_type: proto::DataType, dims| ConfigTensor {
         name,
         data_type: data_type.as_str_name(),
@@ -360,6 +360,7 @@ async fn read_infer<S: InferenceService>(
         deadline: read.parameters.deadline(arrived, None),
         queue_timeout: read.parameters.queue_timeout,
         priority: read.parameters.priority,
+        trace: None,
     };
     Ok((request, read.binary))
 }

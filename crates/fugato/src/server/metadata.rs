@@ -27,7 +27,7 @@ pub(super) fn wire_shape(shape: &[Option<u64>]) -> Vec<i64> {
 }
 
 /// The `ModelConfig` that describes how the model is served.
-pub(super) fn model_config(info: &ModelInfo) -> proto::ModelConfig {
+pub(crate) fn model_config(info: &ModelInfo) -> proto::ModelConfig {
     let skip = usize::from(info.max_batch_size > 0);
     let dims = |spec: &TensorSpec| wire_shape(spec.shape.get(skip..).unwrap_or_default());
     proto::ModelConfig {
@@ -113,6 +113,7 @@ mod tests {
             outputs: vec![spec(&[None])],
             max_batch_size: 8,
             versions: vec!["1".to_owned()],
+            labels: Vec::new(),
         };
         let config = model_config(&info);
         assert_eq!(config.input[0].dims, [3, -1]);

@@ -1,12 +1,16 @@
 //! The double: models that answer with their own inputs.
 
 use fugato::api::{
-    InferReply, InferRequest, InferenceService, ModelInfo, ModelState, ModelStatus, validate,
+    BatchStatistics, Counted, InferReply, InferRequest, InferenceService, LoadRequest, LogSetting,
+    LogSettings, ModelInfo, ModelState, ModelStatistics, ModelStatus, TraceContext, TraceSettings,
+    validate,
 };
 use fugato::error::{ErrorKind, InferError};
+use fugato::server::proto::ModelConfig;
 use fugato::server::{Addresses, Drained, Server, ServerOptions};
 use fugato_core::{Nanos, Timestamp};
 use fugato_device::{ElementType, MonotonicClock, OutputTensor, TensorSpec};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,6 +28,8 @@ pub(crate) struct Seen {
     pub(crate) priority: u64,
     /// As the request said.
     pub(crate) version: Option<String>,
+    /// As the request said.
+    pub(crate) trace: Option<TraceContext>,
 }
 
 /// How a request ended inside the double.
@@ -44,6 +50,13 @@ pub(crate) struct Double {
     /// One permit lets one request of `held` go on.
     pub(crate) gate: Semaphore,
     seen: Mutex<Vec<Seen>>,
+    /// The orders to load that came.
+    pub(crate) loads: Mutex<Vec<LoadRequest>>,
+    /// The names of models to unload that came.
+    pub(crate) unloads: Mutex<Vec<String>>,
+    /// Trace settings, of the server under the empty name.
+    traces: Mutex<BTreeMap<String, TraceSettings>>,
+    logs: Mutex<LogSettings>,
     /// What the protocols refused on their own.
     pub(crate) refused: Mutex<Vec<ErrorKind>>,
     began: mpsc::UnboundedSender<()>,
@@ -75,6 +88,7 @@ fn info(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>, batch: u3
         outputs,
         max_batch_size: batch,
         versions: vec!["1".to_owned()],
+        labels: Vec::new(),
     }
 }
 
@@ -103,6 +117,17 @@ impl Double {
             models: models.into_iter().map(Arc::new).collect(),
             gate: Semaphore::new(0),
             seen: Mutex::default(),
+            loads: Mutex::default(),
+            unloads: Mutex::default(),
+            traces: Mutex::default(),
+            logs: Mutex::new(BTreeMap::from([
+                ("log_info".to_owned(), LogSetting::Switch(true)),
+                ("log_verbose_level".to_owned(), LogSetting::Level(0)),
+                (
+                    "log_format".to_owned(),
+                    LogSetting::Text("default".to_owned()),
+                ),
+            ])),
             refused: Mutex::default(),
             began,
             ended,
@@ -194,6 +219,7 @@ impl InferenceService for Double {
                 queue_timeout: request.queue_timeout,
                 priority: request.priority,
                 version: request.version.clone(),
+                trace: request.trace,
             });
         let mut tell = Tell {
             to: &self.ended,
@@ -232,8 +258,111 @@ impl InferenceService for Double {
         refused.push(kind);
     }
 
+    fn config(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelConfig>, InferError> {
+        let info = self.model(name, version)?;
+        Ok(Arc::new(ModelConfig {
+            name: info.name.clone(),
+            max_batch_size: i32::try_from(info.max_batch_size).expect("a small number"),
+            ..ModelConfig::default()
+        }))
+    }
+
+    fn statistics(
+        &self,
+        name: Option<&str>,
+        version: Option<&str>,
+    ) -> Result<Vec<ModelStatistics>, InferError> {
+        let of = |info: &ModelInfo| statistics(&info.name, &info.version);
+        match name {
+            Some(name) => Ok(vec![of(&*self.model(name, version)?)]),
+            None => Ok(self.models.iter().map(|info| of(info)).collect()),
+        }
+    }
+
+    async fn load(&self, request: LoadRequest) -> Result<(), InferError> {
+        match request.name.as_str() {
+            "forbidden" => return Err(InferError::control_disabled("the double says so")),
+            "broken" => return Err(InferError::load_failed("broken", "the double says so")),
+            _ => {}
+        }
+        let mut loads = self.loads.lock().expect("no test panics with the lock");
+        loads.push(request);
+        Ok(())
+    }
+
+    async fn unload(&self, name: &str) -> Result<(), InferError> {
+        self.model(name, None)?;
+        let mut unloads = self.unloads.lock().expect("no test panics with the lock");
+        unloads.push(name.to_owned());
+        Ok(())
+    }
+
+    fn trace_settings(&self, model: Option<&str>) -> Result<TraceSettings, InferError> {
+        self.update_trace_settings(model, BTreeMap::new())
+    }
+
+    fn update_trace_settings(
+        &self,
+        model: Option<&str>,
+        update: BTreeMap<String, Option<Vec<String>>>,
+    ) -> Result<TraceSettings, InferError> {
+        if let Some(name) = model {
+            self.model(name, None)?;
+        }
+        let mut traces = self.traces.lock().expect("no test panics with the lock");
+        let settings = traces
+            .entry(model.unwrap_or_default().to_owned())
+            .or_default();
+        for (name, values) in update {
+            match values {
+                Some(values) => settings.insert(name, values),
+                None => settings.remove(&name),
+            };
+        }
+        Ok(settings.clone())
+    }
+
+    fn log_settings(&self) -> LogSettings {
+        let logs = self.logs.lock().expect("no test panics with the lock");
+        logs.clone()
+    }
+
+    fn update_log_settings(&self, update: LogSettings) -> Result<LogSettings, InferError> {
+        let mut logs = self.logs.lock().expect("no test panics with the lock");
+        logs.extend(update);
+        Ok(logs.clone())
+    }
+
     async fn metrics(&self) -> String {
         "# HELP up Whether the double is up.\n# TYPE up gauge\nup 1\n# EOF\n".to_owned()
+    }
+}
+
+/// Numbers that are all different, so that one in a wrong place shows.
+fn statistics(name: &str, version: &str) -> ModelStatistics {
+    let counted = |count| Counted {
+        count,
+        total: Nanos::new(count * 1_000),
+    };
+    ModelStatistics {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        last_inference_ms: 1,
+        inference_count: 2,
+        execution_count: 3,
+        success: counted(4),
+        fail: counted(5),
+        cancel: counted(6),
+        queue: counted(7),
+        compute_input: counted(8),
+        compute_infer: counted(9),
+        compute_output: counted(10),
+        batches: vec![BatchStatistics {
+            batch_size: 11,
+            compute_input: counted(12),
+            compute_infer: counted(13),
+            compute_output: counted(14),
+        }],
     }
 }
 

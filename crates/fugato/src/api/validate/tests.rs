@@ -25,6 +25,7 @@ fn model() -> ModelInfo {
         ],
         max_batch_size: 4,
         versions: vec!["1".to_owned()],
+        labels: Vec::new(),
     }
 }
 
@@ -53,11 +54,12 @@ fn request(inputs: Vec<NamedInput>, outputs: &[&str]) -> InferRequest {
         version: None,
         id: String::new(),
         inputs,
-        outputs: outputs.iter().map(|&name| name.to_owned()).collect(),
+        outputs: outputs.iter().map(|&name| name.into()).collect(),
         arrived: Timestamp::ZERO,
         deadline: None,
         queue_timeout: None,
         priority: 0,
+        trace: None,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::contents;
 use crate::api::{
-    InferReply, InferRequest, NamedInput, ParameterValue, RequestParameters, output_bytes,
-    refuse_tensor_parameter,
+    InferReply, InferRequest, NamedInput, ParameterValue, RequestParameters, RequestedOutput,
+    output_bytes, refuse_tensor_parameter,
 };
 use crate::error::{Fault, InferError, ShapeText};
 use crate::server::proto;
@@ -48,11 +48,19 @@ pub(super) fn request(
         model: wire.model_name,
         version: Some(wire.model_version).filter(|version| !version.is_empty()),
         id: wire.id,
-        outputs: wire.outputs.into_iter().map(|output| output.name).collect(),
+        outputs: wire
+            .outputs
+            .into_iter()
+            .map(|output| RequestedOutput {
+                name: output.name,
+                classes: 0,
+            })
+            .collect(),
         arrived,
         deadline: parameters.deadline(arrived, timeout),
         queue_timeout: parameters.queue_timeout,
         priority: parameters.priority,
+        trace: None,
     })
 }
 

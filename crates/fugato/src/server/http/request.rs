@@ -2,7 +2,10 @@
 //! binary data of the inputs in order.
 
 use super::elements;
-use crate::api::{NamedInput, ParameterValue, RequestParameters, boolean, refuse_tensor_parameter};
+use crate::api::{
+    NamedInput, ParameterValue, RequestParameters, RequestedOutput, boolean,
+    refuse_tensor_parameter,
+};
 use crate::error::{Fault, InferError, ShapeText};
 use crate::server::budget::Hold;
 use bytes::Bytes;
@@ -20,7 +23,7 @@ pub(super) struct ReadRequest {
     /// The inputs, in the client's order.
     pub(super) inputs: Vec<NamedInput>,
     /// The outputs asked for; empty asks for all.
-    pub(super) outputs: Vec<String>,
+    pub(super) outputs: Vec<RequestedOutput>,
     /// Which outputs to send as binary data.
     pub(super) binary: BinaryOutputs,
     /// The parameters of the whole request.
@@ -209,7 +212,10 @@ pub(super) fn read(
         outputs: json
             .outputs
             .into_iter()
-            .map(|output| output.name.into_owned())
+            .map(|output| RequestedOutput {
+                name: output.name.into_owned(),
+                classes: 0,
+            })
             .collect(),
         id: json.id.into_owned(),
         inputs,
