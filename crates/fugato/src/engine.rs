@@ -364,6 +364,7 @@ impl InferenceService for Engine {
                 return Err(error);
             }
         };
+        let arrived = request.arrived;
         match self.run(&model, request).await {
             Ok((reply, times)) => {
                 model.metrics.replied(&times);
@@ -375,6 +376,9 @@ impl InferenceService for Engine {
                     &model.info.version,
                     error.kind().facts().label,
                 );
+                model
+                    .metrics
+                    .failed(error.kind(), self.clock.now() - arrived);
                 Err(error)
             }
         }
@@ -392,10 +396,15 @@ impl InferenceService for Engine {
 
     fn statistics(
         &self,
-        _name: Option<&str>,
-        _version: Option<&str>,
+        name: Option<&str>,
+        version: Option<&str>,
     ) -> Result<Vec<ModelStatistics>, InferError> {
-        Err(InferError::unimplemented("the statistics extension"))
+        if let Some(name) = name {
+            return Ok(vec![self.served(name, version)?.metrics.statistics()]);
+        }
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        let served = models.values().filter_map(|entry| entry.served.as_ref());
+        Ok(served.map(|model| model.metrics.statistics()).collect())
     }
 
     async fn load(&self, _request: LoadRequest) -> Result<(), InferError> {

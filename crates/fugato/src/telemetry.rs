@@ -3,6 +3,7 @@
 
 mod logs;
 mod metrics;
+mod statistics;
 
 pub use logs::{LogError, init_logs};
 pub use metrics::{DriverMetrics, ModelGauges, ModelMetrics, RequestTimes, Telemetry};

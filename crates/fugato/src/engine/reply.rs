@@ -34,6 +34,7 @@ pub(super) fn times(now: Timestamp, received: Timestamp, served: &Served) -> Req
     RequestTimes {
         total: now - received,
         queue: served.timing.started - received,
+        split: served.timing.split,
     }
 }
 

@@ -1,7 +1,10 @@
 //! The metrics, as Prometheus reads them.
 
+use super::statistics::{AllCounts, ModelCounts};
+use crate::api::ModelStatistics;
+use crate::error::ErrorKind;
 use fugato_core::Nanos;
-use fugato_device::CpuMetrics;
+use fugato_device::{CpuMetrics, RunSplit};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -14,10 +17,10 @@ use std::sync::atomic::AtomicU64;
 
 type FloatGauge = Gauge<f64, AtomicU64>;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ModelLabels {
-    model: String,
-    version: String,
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
+pub(super) struct ModelLabels {
+    pub(super) model: String,
+    pub(super) version: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -75,6 +78,7 @@ pub struct Telemetry {
     in_flight: Family<ModelLabels, Gauge>,
     held_bytes: Family<ModelLabels, Gauge>,
     prediction_error: Family<ModelLabels, FloatGauge>,
+    counts: AllCounts,
     driver: Arc<DriverMetrics>,
     device_legs: Counter,
     device_bytes: Counter,
@@ -90,7 +94,7 @@ impl Default for Telemetry {
 impl Telemetry {
     /// Metrics that have counted nothing.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("fugato");
+        let mut registry = Registry::default();
         let histograms = |buckets| Histograms::new_with_constructor(buckets);
         let telemetry = Self {
             requests: Family::default(),
@@ -101,13 +105,15 @@ impl Telemetry {
             in_flight: Family::default(),
             held_bytes: Family::default(),
             prediction_error: Family::default(),
+            counts: AllCounts::default(),
             driver: Arc::new(DriverMetrics::new()),
             device_legs: Counter::default(),
             device_bytes: Counter::default(),
             device_bytes_out: Counter::default(),
             registry: Registry::default(),
         };
-        telemetry.register(&mut registry);
+        telemetry.register(registry.sub_registry_with_prefix("fugato"));
+        registry.register_collector(Box::new(telemetry.counts.clone()));
         Self {
             registry,
             ..telemetry
@@ -238,8 +244,31 @@ impl Telemetry {
             output,
             batch_items: self.batch_items.get_or_create_owned(&labels),
             executions: self.executions.get_or_create_owned(&labels),
+            counts: self.counts.of(&labels),
             labels,
         }
+    }
+
+    /// Lets go of what was counted of a model version that is not served any more.
+    pub fn forget(&self, model: &ModelMetrics) {
+        let labels = &model.labels;
+        for family in self.seconds.iter().chain([&self.batch_items]) {
+            family.remove(labels);
+        }
+        self.executions.remove(labels);
+        for family in [&self.waiting, &self.in_flight, &self.held_bytes] {
+            family.remove(labels);
+        }
+        self.prediction_error.remove(labels);
+        let outcomes = ErrorKind::ALL.iter().map(|kind| kind.facts().label);
+        for outcome in outcomes.chain(["ok"]) {
+            self.requests.remove(&OutcomeLabels {
+                model: labels.model.clone(),
+                version: labels.version.clone(),
+                outcome,
+            });
+        }
+        self.counts.forget(labels);
     }
 
     /// Counts a request that ended without a reply, by the label of its error.
@@ -256,6 +285,7 @@ impl Telemetry {
     pub fn show(&self, model: &ModelMetrics, gauges: &ModelGauges) {
         let labels = &model.labels;
         let wide = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        model.counts.waits(gauges.waiting);
         self.waiting.get_or_create(labels).set(wide(gauges.waiting));
         self.in_flight
             .get_or_create(labels)
@@ -305,6 +335,8 @@ pub struct RequestTimes {
     pub total: Nanos,
     /// From its first byte to the start of its task.
     pub queue: Nanos,
+    /// The parts of its task.
+    pub split: RunSplit,
 }
 
 /// Metrics of one model version, looked up once.
@@ -319,6 +351,7 @@ pub struct ModelMetrics {
     output: Histogram,
     batch_items: Histogram,
     executions: Counter,
+    counts: Arc<ModelCounts>,
 }
 
 impl ModelMetrics {
@@ -327,10 +360,23 @@ impl ModelMetrics {
         self.ok.inc();
         self.total.observe(times.total.as_secs_f64());
         self.queue.observe(times.queue.as_secs_f64());
+        self.counts.replied(times);
+    }
+
+    /// Counts a request that ended without a reply `after` its arrival, for the statistics.
+    pub fn failed(&self, kind: ErrorKind, after: Nanos) {
+        self.counts.failed(kind, after);
+    }
+
+    /// What has been counted, as Triton's statistics extension has it.
+    pub fn statistics(&self) -> ModelStatistics {
+        let ModelLabels { model, version } = &self.labels;
+        self.counts.statistics(model, version)
     }
 
     /// Counts a task that ended well.
-    pub fn executed(&self, batch: u32, split: &fugato_device::RunSplit) {
+    pub fn executed(&self, batch: u32, split: &RunSplit) {
+        self.counts.executed(batch, split);
         self.executions.inc();
         self.batch_items.observe(f64::from(batch));
         self.input.observe(split.input.as_secs_f64());
