@@ -8,8 +8,12 @@
 //! the repository.
 
 mod name;
+mod relative;
 
 pub use name::{MODEL_NAME_MAX_BYTES, ModelNameError, check_model_name};
+pub use relative::{
+    RELATIVE_MAX_BYTES, RelativeNameError, ResolveError, check_relative, resolve_below,
+};
 
 use std::fs;
 use std::io;
