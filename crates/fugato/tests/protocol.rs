@@ -6,6 +6,7 @@ mod protocol {
     mod ending;
     mod errors;
     mod grpc;
+    mod grpc_admin;
     mod http;
     mod memory;
     mod table;

@@ -257,6 +257,18 @@ pub(crate) enum Fault {
     ShuttingDown,
     #[error("models are not loaded or unloaded by clients: {reason}")]
     ControlDisabled { reason: String },
+    #[error(
+        "parameter `{name}` of the order to {what} model `{model}` is {found}, expected {expected}"
+    )]
+    ControlParameter {
+        what: &'static str,
+        model: String,
+        name: String,
+        found: &'static str,
+        expected: &'static str,
+    },
+    #[error("log setting `{name}` has no value, expected one")]
+    LogSetting { name: String },
     #[error("model `{model}` cannot be loaded: {reason}")]
     LoadFailed { model: String, reason: String },
     #[error("no shared-memory region `{region}` is registered")]
@@ -312,9 +324,11 @@ impl Fault {
             Self::ByteCount { .. } | Self::ElementCount { .. } | Self::StringLength { .. } => {
                 ErrorKind::InvalidByteCount
             }
-            Self::Element { .. } | Self::OutputElement { .. } | Self::Parameter { .. } => {
-                ErrorKind::InvalidValue
-            }
+            Self::Element { .. }
+            | Self::OutputElement { .. }
+            | Self::Parameter { .. }
+            | Self::ControlParameter { .. }
+            | Self::LogSetting { .. } => ErrorKind::InvalidValue,
             Self::UnknownOutput { .. } => ErrorKind::UnknownOutput,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
             Self::Unimplemented { .. } => ErrorKind::Unimplemented,
