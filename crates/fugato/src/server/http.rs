@@ -29,6 +29,7 @@ mod large;
 mod reply;
 mod request;
 mod routes;
+mod statistics;
 
 pub use routes::{HTTP_ROUTES, HttpRoute};
 
@@ -70,12 +71,14 @@ pub(super) fn router<S: InferenceService>(
         .route("/v2", get(server_metadata))
         .route("/v2/health/live", get(live::<S>))
         .route("/v2/health/ready", get(ready::<S>))
-        .route("/v2/repository/index", post(index::<S>));
+        .route("/v2/repository/index", post(index::<S>))
+        .route("/v2/models/stats", get(statistics::all::<S>));
     for model in ["/v2/models/{name}", "/v2/models/{name}/versions/{version}"] {
         router = router
             .route(model, get(model_metadata::<S>))
             .route(&format!("{model}/ready"), get(model_ready::<S>))
             .route(&format!("{model}/config"), get(model_config::<S>))
+            .route(&format!("{model}/stats"), get(statistics::of_model::<S>))
             .route(&format!("{model}/infer"), post(infer::<S>));
     }
     routes::add_unimplemented(router)

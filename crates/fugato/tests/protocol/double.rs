@@ -6,7 +6,7 @@ use fugato::api::{
     validate,
 };
 use fugato::error::{ErrorKind, InferError};
-use fugato::server::proto::ModelConfig;
+use fugato::server::proto::{DataType, ModelConfig, ModelInput};
 use fugato::server::{Addresses, Drained, Server, ServerOptions};
 use fugato_core::{Nanos, Timestamp};
 use fugato_device::{ElementType, MonotonicClock, OutputTensor, TensorSpec};
@@ -263,6 +263,7 @@ impl InferenceService for Double {
         Ok(Arc::new(ModelConfig {
             name: info.name.clone(),
             max_batch_size: i32::try_from(info.max_batch_size).expect("a small number"),
+            input: info.inputs.iter().map(config_input).collect(),
             ..ModelConfig::default()
         }))
     }
@@ -335,6 +336,21 @@ impl InferenceService for Double {
 
     async fn metrics(&self) -> String {
         "# HELP up Whether the double is up.\n# TYPE up gauge\nup 1\n# EOF\n".to_owned()
+    }
+}
+
+/// An input of a model with a batch dimension, as its configuration says it.
+fn config_input(spec: &TensorSpec) -> ModelInput {
+    let name = match spec.element {
+        ElementType::Bytes => "TYPE_STRING".to_owned(),
+        other => format!("TYPE_{other}"),
+    };
+    let dim = |dim: &Option<u64>| dim.map_or(-1, |size| i64::try_from(size).expect("small"));
+    ModelInput {
+        name: spec.name.clone(),
+        data_type: DataType::from_str_name(&name).expect("a type").into(),
+        dims: spec.shape.iter().skip(1).map(dim).collect(),
+        ..ModelInput::default()
     }
 }
 

@@ -74,6 +74,43 @@ async fn the_repository_index_lists_models_with_their_reason() {
 }
 
 #[tokio::test]
+async fn statistics_are_in_the_form_of_triton() {
+    let served = serve().await;
+    let counted = |count: u64| json!({"count": count, "ns": count * 1000});
+    let identity = json!({
+        "name": "identity", "version": "1", "last_inference": 1,
+        "inference_count": 2, "execution_count": 3,
+        "inference_stats": {
+            "success": counted(4), "fail": counted(5), "queue": counted(7),
+            "compute_input": counted(8), "compute_infer": counted(9),
+            "compute_output": counted(10), "cache_hit": counted(0), "cache_miss": counted(0),
+        },
+        "batch_stats": [{
+            "batch_size": 11, "compute_input": counted(12), "compute_infer": counted(13),
+            "compute_output": counted(14),
+        }],
+    });
+    for path in [
+        "/v2/models/identity/stats",
+        "/v2/models/identity/versions/1/stats",
+    ] {
+        let expected = json!({ "model_stats": [identity] });
+        assert_eq!(get(&served, path).await, expected, "{path}");
+    }
+    let all = get(&served, "/v2/models/stats").await;
+    let models = all["model_stats"].as_array().expect("a list");
+    assert_eq!((models.len(), &models[0]), (5, &identity));
+    let mut connection = Connection::open(served.at.http).await;
+    for path in [
+        "/v2/models/nope/stats",
+        "/v2/models/identity/versions/7/stats",
+    ] {
+        let reply = connection.exchange(&bare("GET", path)).await;
+        assert_eq!(reply.status, 404, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn metrics_have_their_own_port() {
     let served = serve().await;
     let mut connection = Connection::open(served.at.metrics).await;
