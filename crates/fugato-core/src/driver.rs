@@ -4,7 +4,7 @@
 //! the [`Clock`] and the [`Effects`] they give it. That is why a scenario on the simulator
 //! and on the real driver gives the same decisions.
 
-use crate::sched::{Action, INPUT_VERSION, Input, Scheduler, SchedulerConfig};
+use crate::sched::{Action, Decision, INPUT_VERSION, Input, Scheduler, SchedulerConfig};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -19,6 +19,10 @@ pub trait Clock {
 pub trait Effects {
     /// Carries one action out. It must not block, and reports come back as inputs.
     fn perform(&mut self, now: Timestamp, action: Action);
+
+    /// Takes note of a decision, in order; those that led to an action come before it.
+    /// None come where [`SchedulerConfig::decisions`] is 0.
+    fn note(&mut self, _decision: &Decision) {}
 }
 
 /// What keeps a log of inputs.
@@ -65,7 +69,15 @@ impl<C: Clock, E: Effects> Driver<C, E> {
             self.scheduler.handle(now, input);
         }
         while let Some(action) = self.scheduler.poll_action() {
+            self.note_decisions();
             self.effects.perform(now, action);
+        }
+        self.note_decisions();
+    }
+
+    fn note_decisions(&mut self) {
+        while let Some(decision) = self.scheduler.poll_decision() {
+            self.effects.note(&decision);
         }
     }
 
@@ -82,11 +94,6 @@ impl<C: Clock, E: Effects> Driver<C, E> {
     /// The scheduler, to look at.
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
-    }
-
-    /// The scheduler's next decision record.
-    pub fn poll_decision(&mut self) -> Option<crate::sched::Decision> {
-        self.scheduler.poll_decision()
     }
 
     /// What carries the actions out.

@@ -16,6 +16,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 mod admin;
+mod explain;
 mod parameter;
 mod trace_context;
 mod validate;
@@ -24,6 +25,7 @@ pub use admin::{
     BatchStatistics, Counted, LoadFile, LoadRequest, LogSetting, LogSettings, ModelStatistics,
     TraceSettings,
 };
+pub use explain::{Constraint, Explanation, LegExplanation};
 pub use trace_context::TraceContext;
 
 pub(crate) use parameter::{ParameterValue, RequestParameters, boolean, refuse_tensor_parameter};
@@ -265,6 +267,16 @@ pub trait InferenceService: Send + Sync + 'static {
     /// # Errors
     /// [`ErrorKind::InvalidValue`].
     fn update_log_settings(&self, update: LogSettings) -> Result<LogSettings, InferError>;
+
+    /// What was decided about the latest request to a model that its client named `id`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownModel`], [`ErrorKind::UnknownRequest`].
+    fn explain(
+        &self,
+        name: &str,
+        id: &str,
+    ) -> impl Future<Output = Result<Explanation, InferError>> + Send;
 
     /// The metrics, as OpenMetrics text.
     fn metrics(&self) -> impl Future<Output = String> + Send;

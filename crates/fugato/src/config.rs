@@ -21,7 +21,7 @@ pub use reference::reference;
 pub use schema::{
     DeviceConfig, DeviceKind, LogConfig, LogFormat, ModelConfig, ModelStoreConfig, Policy,
     RawConfig, RawDevice, RawLog, RawModel, RawModelStore, RawRuntime, RawScheduler, RawServer,
-    RuntimeConfig, SETTINGS, SchedulerConfig, ServerConfig, Setting,
+    RawTelemetry, RuntimeConfig, SETTINGS, SchedulerConfig, ServerConfig, Setting, TelemetryConfig,
 };
 pub use units::{ByteSize, Cores, Span, UnitError};
 
@@ -51,6 +51,8 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// Log lines.
     pub log: LogConfig,
+    /// `[telemetry]`.
+    pub telemetry: TelemetryConfig,
     /// Where each value came from.
     pub origins: Origins,
 }
@@ -110,6 +112,7 @@ impl Config {
             model_store: section!(model_store: ModelStoreConfig),
             runtime: section!(runtime: RuntimeConfig),
             log: section!(log: LogConfig),
+            telemetry: section!(telemetry: TelemetryConfig),
             file: sources.file.as_ref().map(|file| file.path.clone()),
             models: BTreeMap::new(),
             defaults: defaults.clone(),

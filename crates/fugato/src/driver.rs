@@ -6,11 +6,15 @@
 //! scheduler, and it never blocks on anything but its mailbox (and on the recorder, where
 //! a recording was asked for).
 
+mod course;
 mod effects;
 mod mailbox;
 mod record;
 
-pub use effects::{Hooks, Payload, ReplyResult, ServeFailure, Served, TaskDoneHook, TaskTiming};
+pub use course::{Accepted, Course, LegCourse};
+pub use effects::{
+    Answer, Hooks, Payload, ReplyResult, ServeFailure, Served, TaskDoneHook, TaskTiming,
+};
 pub use mailbox::{Mailbox, NotTaken};
 pub use record::{FileRecorder, RecorderThread, RecordingError, Replayed, replay};
 

@@ -4,6 +4,7 @@
 //! back into replies and errors. Start reading at [`Engine`]; [`serve()`] puts a whole
 //! server together.
 
+mod journal;
 mod load;
 mod reply;
 mod serve;
@@ -12,17 +13,19 @@ pub use load::{LoadCounts, ModelLoader};
 pub use serve::{ServeError, serve};
 
 use crate::api::{
-    InferReply, InferRequest, InferenceService, LoadRequest, LogSettings, ModelInfo, ModelState,
-    ModelStatistics, ModelStatus, ShapeSignature, TraceSettings, ValidRequest, validate,
+    Explanation, InferReply, InferRequest, InferenceService, LoadRequest, LogSettings, ModelInfo,
+    ModelState, ModelStatistics, ModelStatus, ShapeSignature, TraceSettings, ValidRequest,
+    validate,
 };
-use crate::driver::{Mailbox, NotTaken, Payload};
+use crate::driver::{Answer, Mailbox, NotTaken, Payload};
 use crate::error::{ErrorKind, InferError, QueueLimit};
 use crate::server::metadata::model_config;
 use crate::server::proto::ModelConfig;
 use crate::telemetry::{ModelGauges, ModelMetrics, RequestTimes, Telemetry};
-use fugato_core::sched::{Arrival, Input};
+use fugato_core::sched::{self, Arrival, Input};
 use fugato_core::{BatchSize, ModelId, RequestId, ShapeClass};
 use fugato_device::{CpuDevice, MonotonicClock};
+use journal::{Found, Journal, Record};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -43,6 +46,7 @@ pub struct Engine {
     models: RwLock<BTreeMap<String, Entry>>,
     loaded: AtomicBool,
     draining: AtomicBool,
+    journal: Journal,
     /// Cancelled when the driver has ended.
     ended: CancellationToken,
 }
@@ -117,6 +121,7 @@ impl ShapeClasses {
 /// Takes a request back unless it was answered: the client went away.
 struct CancelOnDrop<'a> {
     mailbox: &'a Mailbox,
+    journal: &'a Journal,
     request: Option<RequestId>,
 }
 
@@ -124,18 +129,21 @@ impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         if let Some(request) = self.request {
             self.mailbox.control(Input::Cancelled { request });
+            self.journal.dropped(request);
         }
     }
 }
 
 impl Engine {
-    /// An engine without models, whose driver cancels `ended` when it ends.
+    /// An engine without models, whose driver cancels `ended` when it ends. It can explain
+    /// the last `explanations` requests that had an id.
     pub fn new(
         clock: MonotonicClock,
         mailbox: Arc<Mailbox>,
         telemetry: Arc<Telemetry>,
         device: Arc<CpuDevice>,
         ended: CancellationToken,
+        explanations: usize,
     ) -> Self {
         Self {
             clock,
@@ -145,6 +153,7 @@ impl Engine {
             models: RwLock::default(),
             loaded: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            journal: Journal::new(explanations),
             ended,
         }
     }
@@ -233,6 +242,15 @@ impl Engine {
             outputs,
         } = validate(&model.info, request)?;
         let class = model.shapes.class(&shape);
+        let followed = self.journal.wants(&id).then(|| journal::Open {
+            name: journal::Name {
+                model: model.info.name.clone(),
+                version: model.info.version.clone(),
+                id: id.clone(),
+            },
+            arrived: received,
+            deadline,
+        });
         let (reply, answered) = oneshot::channel();
         let arrived = self.mailbox.arrive(
             Payload {
@@ -262,28 +280,28 @@ impl Engine {
         })?;
         let mut guard = CancelOnDrop {
             mailbox: &self.mailbox,
+            journal: &self.journal,
             request: Some(request),
         };
-        let result = answered.await;
-        guard.request = None;
-        let served = match result {
-            Ok(Ok(served)) => served,
-            Ok(Err(failure)) => {
-                return Err(reply::error(
-                    &model.info.name,
-                    self.clock.now(),
-                    received,
-                    timeout,
-                    failure,
-                ));
-            }
-            Err(_) => return Err(InferError::shutting_down()),
+        if let Some(open) = &followed {
+            self.journal.began(request, open.clone());
+        }
+        let Ok(Answer { result, course }) = answered.await else {
+            return Err(InferError::shutting_down());
         };
-        let times = reply::times(self.clock.now(), received, &served);
-        Ok((
-            reply::reply(Arc::clone(&model.info), id, &outputs, served),
-            times,
-        ))
+        guard.request = None;
+        let now = self.clock.now();
+        let record = followed.map(|open| Record::new(open, now, &result, course));
+        let result = result
+            .map_err(|failure| reply::error(&model.info.name, now, received, timeout, failure));
+        if let Some(record) = record {
+            self.journal
+                .ended(request, record.with_error(result.as_ref().err()));
+        }
+        let served = result?;
+        let times = reply::times(now, received, &served);
+        let info = Arc::clone(&model.info);
+        Ok((reply::reply(info, id, &outputs, served), times))
     }
 
     /// Shows in the metrics what the scheduler says of each model now.
@@ -433,6 +451,33 @@ impl InferenceService for Engine {
 
     fn update_log_settings(&self, _update: LogSettings) -> Result<LogSettings, InferError> {
         Err(InferError::unimplemented("the logging extension"))
+    }
+
+    async fn explain(&self, name: &str, id: &str) -> Result<Explanation, InferError> {
+        let is_known = {
+            let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+            models.contains_key(name)
+        };
+        if !is_known {
+            return Err(InferError::unknown_model(name));
+        }
+        match self.journal.find(name, id) {
+            Some(Found::Ended(explanation)) => Ok(*explanation),
+            Some(Found::Open(request, open)) => {
+                let asked = self
+                    .mailbox
+                    .ask(move |scheduler| scheduler.explain(request));
+                let state = match asked.await {
+                    Ok(Some(sched::Explanation::InTask { .. })) => "in_task",
+                    // Its answer is on the way here.
+                    Ok(Some(sched::Explanation::Ended { .. })) => "ended",
+                    Ok(Some(sched::Explanation::Waiting { .. })) | Ok(None) => "waiting",
+                    Err(_) => return Err(InferError::shutting_down()),
+                };
+                Ok(open.explain(state))
+            }
+            None => Err(InferError::unknown_request(name, id, self.journal.limit())),
+        }
     }
 
     async fn metrics(&self) -> String {

@@ -89,6 +89,8 @@ error_kinds! {
     ControlDisabled => 403 PermissionDenied false "control_disabled",
     /// A model could not be loaded; what was served before still is.
     LoadFailed => 400 FailedPrecondition false "load_failed",
+    /// No request of that id is remembered.
+    UnknownRequest => 404 NotFound false "unknown_request",
     /// No shared-memory region of that name is registered.
     UnknownRegion => 404 NotFound false "unknown_region",
     /// A shared-memory region of that name is registered already.
@@ -183,6 +185,20 @@ impl InferError {
     pub fn control_disabled(reason: impl Into<String>) -> Self {
         Fault::ControlDisabled {
             reason: reason.into(),
+        }
+        .into()
+    }
+
+    /// No request `id` to `model` is remembered; `remembered` requests are.
+    pub fn unknown_request(
+        model: impl Into<String>,
+        id: impl Into<String>,
+        remembered: usize,
+    ) -> Self {
+        Fault::UnknownRequest {
+            model: model.into(),
+            id: id.into(),
+            remembered,
         }
         .into()
     }

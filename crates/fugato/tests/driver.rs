@@ -59,7 +59,7 @@ fn arrival(request: RequestId) -> Arrival {
     }
 }
 
-fn payload() -> (Payload, oneshot::Receiver<driver::ReplyResult>) {
+fn payload() -> (Payload, oneshot::Receiver<driver::Answer>) {
     let (reply, answered) = oneshot::channel();
     (
         Payload {

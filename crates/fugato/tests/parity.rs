@@ -10,7 +10,7 @@
     reason = "a device makes three of the inputs"
 )]
 
-use fugato::driver::{self, DriverParts, Hooks, Mailbox, Payload, ReplyResult, WaitClock};
+use fugato::driver::{self, Answer, DriverParts, Hooks, Mailbox, Payload, ReplyResult, WaitClock};
 use fugato::telemetry::Telemetry;
 use fugato_core::device::{DeviceSpec, LaneClass};
 use fugato_core::driver::{Clock, RecordedInputs, Recorder};
@@ -313,7 +313,7 @@ fn on_driver(policy: PolicySpec) -> (Vec<RecordedInputs>, u64, u64, Vec<ReplyRes
         .chain(models().into_iter().map(Input::ModelAdded));
     let mut timeout = settle(&mailbox, Vec::new(), setup.collect());
     let mut outside = arrivals().into_iter().peekable();
-    let mut replies: Vec<oneshot::Receiver<ReplyResult>> = Vec::new();
+    let mut replies: Vec<oneshot::Receiver<Answer>> = Vec::new();
     loop {
         let next = outside.peek().map(|arrival| arrival.received);
         let Some(now) = [next, timeout, device.next_event()]
@@ -346,9 +346,12 @@ fn on_driver(policy: PolicySpec) -> (Vec<RecordedInputs>, u64, u64, Vec<ReplyRes
     }
     mailbox.close();
     let scheduler = driver.join().expect("the driver ended well");
-    let answered = replies
-        .into_iter()
-        .map(|reply| reply.blocking_recv().expect("every request is answered"));
+    let answered = replies.into_iter().map(|reply| {
+        reply
+            .blocking_recv()
+            .expect("every request is answered")
+            .result
+    });
     (
         log.read(),
         scheduler.action_count(),

@@ -612,3 +612,55 @@ fn run(arguments: &[&str]) -> Output {
         .output()
         .expect("the binary runs")
 }
+
+#[test]
+fn a_request_is_explained_by_its_id() {
+    let server = Server::start(&[]);
+    let explain = |model: &str, id: &str| -> (u16, serde_json::Value) {
+        let mut connection = server.connect();
+        connection.get(&format!("/v2/models/{model}/explain/{id}"));
+        let (status, body) = connection.receive();
+        (
+            status,
+            serde_json::from_str(&body).expect("an explanation is JSON"),
+        )
+    };
+    let named = ONE_FLOAT.replacen('{', r#"{"id":"good","#, 1);
+    assert_eq!(server.post(IDENTITY, &named).0, 200);
+    let (status, good) = explain("identity", "good");
+    assert_eq!(status, 200, "{good}");
+    assert_eq!(good["state"], "ended", "{good}");
+    assert_eq!(good["outcome"], "ok", "{good}");
+    let leg = &good["legs"][0];
+    let at = |value: &serde_json::Value| value.as_i64().expect("a time in microseconds");
+    let (issued, started) = (at(&leg["issued_us"]), at(&leg["started_us"]));
+    let (ended, replied) = (at(&leg["ended_us"]), at(&good["ended_us"]));
+    assert!(
+        0 <= issued && issued <= started && started <= ended && ended <= replied,
+        "{good}"
+    );
+
+    // The model takes tens of milliseconds, as its warm-up has shown.
+    let (json_length, mut body) = images(1);
+    let slo = r#"{"id":"bad","parameters":{"slo_us":1000},"#;
+    body.splice(..1, slo.bytes());
+    let json_length = json_length.parse::<usize>().expect("a length") - 1 + slo.len();
+    let mut connection = server.connect();
+    let header = ("inference-header-content-length", &*json_length.to_string());
+    connection.send(RESNET, &[header], &body);
+    let (status, text) = connection.receive();
+    assert!(status == 503 || status == 504, "{status}: {text}");
+    let (_, bad) = explain("resnet18", "bad");
+    assert_ne!(bad["outcome"], "ok", "{bad}");
+    assert!(
+        text.contains(bad["reason"].as_str().expect("a reason")),
+        "{bad}"
+    );
+    let kind = bad["constraint"]["kind"].as_str().expect("a constraint");
+    assert!(["deadline", "expired"].contains(&kind), "{bad}");
+    assert!(at(&bad["constraint"]["by_us"]) > 0, "{bad}");
+
+    let (status, unknown) = explain("identity", "bad");
+    assert_eq!(status, 404, "it was a request to another model: {unknown}");
+    assert_eq!(explain("nothing", "good").0, 404);
+}

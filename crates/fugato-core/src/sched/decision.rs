@@ -19,6 +19,8 @@ pub enum Decision {
         request: RequestId,
         /// Its model.
         model: ModelId,
+        /// The earliest of the client's deadline and the model's SLO.
+        deadline: Option<Timestamp>,
         /// When it should end, where that can be predicted.
         predicted: Option<Timestamp>,
     },

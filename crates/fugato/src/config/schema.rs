@@ -353,8 +353,18 @@ section! {
     unset {}
 }
 
+section! {
+    /// What is told about requests beside the metrics.
+    "telemetry" RawTelemetry => TelemetryConfig in TELEMETRY {
+        /// Ended requests with an id that `GET /v2/models/NAME/explain/ID` remembers; 0 turns
+        /// it off. A few seconds' worth of a busy server, and about a megabyte.
+        explanations: u32 = 4096;
+    }
+    unset {}
+}
+
 /// The sections, in the order they are shown, each with its settings.
-pub const SETTINGS: [(&str, &[Setting]); 7] = [
+pub const SETTINGS: [(&str, &[Setting]); 8] = [
     ("server", SERVER),
     ("device", DEVICE),
     ("scheduler", SCHEDULER),
@@ -362,6 +372,7 @@ pub const SETTINGS: [(&str, &[Setting]); 7] = [
     ("model_store", MODEL_STORE),
     ("runtime", RUNTIME),
     ("log", LOG),
+    ("telemetry", TELEMETRY),
 ];
 
 /// What one source says, before precedence is applied.
@@ -384,4 +395,6 @@ pub struct RawConfig {
     pub runtime: RawRuntime,
     /// `[log]`.
     pub log: RawLog,
+    /// `[telemetry]`.
+    pub telemetry: RawTelemetry,
 }

@@ -1,7 +1,8 @@
 //! What the driver does with actions: starts legs on devices, answers requests.
 
+use super::course::{Course, Courses};
 use fugato_core::driver::Effects;
-use fugato_core::sched::{Action, DropReason, FailReason, Outcome, Rejection, Start};
+use fugato_core::sched::{Action, Decision, DropReason, FailReason, Outcome, Rejection, Start};
 use fugato_core::{DeviceId, LegIndex, ModelId, RequestId, TaskId, Timestamp};
 use fugato_device::{
     Device, InputTensor, LegWork, OutputTensor, RequestInputs, RevokeLeg, RunError, RunSplit,
@@ -19,7 +20,16 @@ pub struct Payload {
     /// One tensor per input of the model.
     pub inputs: Arc<[InputTensor]>,
     /// Where the answer goes.
-    pub reply: oneshot::Sender<ReplyResult>,
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// How a request ended, and what was decided about it on the way.
+#[derive(Debug)]
+pub struct Answer {
+    /// How it ended.
+    pub result: ReplyResult,
+    /// What was decided.
+    pub course: Course,
 }
 
 /// The answer to a request.
@@ -91,6 +101,7 @@ pub(super) struct DeviceEffects {
     hooks: Hooks,
     open: HashMap<RequestId, OpenRequest>,
     tasks: HashMap<TaskId, RunningTask>,
+    courses: Courses,
 }
 
 struct OpenRequest {
@@ -105,6 +116,7 @@ impl DeviceEffects {
             hooks,
             open: HashMap::new(),
             tasks: HashMap::new(),
+            courses: Courses::default(),
         }
     }
 
@@ -198,11 +210,12 @@ impl DeviceEffects {
         };
         let task = id.and_then(|id| self.tasks.get_mut(&id));
         let result = answer(request, outcome, task);
+        let course = self.courses.end(request, id);
         if let Some(id) = id {
             self.leave(id);
         }
         // A client that went away needs no answer.
-        let _ = payload.reply.send(result);
+        let _ = payload.reply.send(Answer { result, course });
     }
 
     /// One request of a task has ended.
@@ -211,6 +224,7 @@ impl DeviceEffects {
             task.open = task.open.saturating_sub(1);
             if task.open == 0 {
                 self.tasks.remove(&id);
+                self.courses.forget(id);
             }
         }
     }
@@ -226,6 +240,7 @@ impl DeviceEffects {
         if leg.0 > 0 {
             return;
         }
+        self.courses.forget(id);
         let Some(task) = self.tasks.remove(&id) else {
             return;
         };
@@ -301,5 +316,9 @@ impl Effects for DeviceEffects {
             Action::Finish { request, outcome } => self.finish(request, outcome),
             Action::ModelDrained { model } => (self.hooks.drained)(model),
         }
+    }
+
+    fn note(&mut self, decision: &Decision) {
+        self.courses.note(decision);
     }
 }

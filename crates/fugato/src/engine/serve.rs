@@ -35,6 +35,10 @@ use tokio_util::sync::CancellationToken;
 /// hundred thousand per second.
 const ARRIVALS_MAX: usize = 16_384;
 
+/// Decision records between two looks of the driver, which takes them all: a few for each
+/// request that may arrive, and for each verdict.
+const DECISIONS_MAX: u32 = 1 << 18;
+
 /// How long after the first signal to stop a SIGINT is a person who insists. A terminal
 /// and a supervisor may both pass the first one on, within milliseconds.
 const INSIST_AFTER: Duration = Duration::from_secs(1);
@@ -186,6 +190,7 @@ impl Running {
             telemetry,
             device,
             ended.clone(),
+            usize::try_from(config.telemetry.explanations).unwrap_or(usize::MAX),
         ));
         let config = Arc::new(config);
         let loader = ModelLoader::new(Arc::clone(&engine), Arc::clone(&config), store, metrics);
@@ -355,6 +360,11 @@ fn scheduler_config(config: &Config) -> SchedulerConfig {
             bytes: config.scheduler.queue_bytes_max.0,
         },
         admission_quantile: config.scheduler.admission_quantile,
+        explanations: config.telemetry.explanations,
+        decisions: match config.telemetry.explanations {
+            0 => 0,
+            _ => DECISIONS_MAX,
+        },
         ..SchedulerConfig::default()
     }
 }

@@ -271,6 +271,14 @@ pub(crate) enum Fault {
     LogSetting { name: String },
     #[error("model `{model}` cannot be loaded: {reason}")]
     LoadFailed { model: String, reason: String },
+    #[error(
+        "no request `{id}` to model `{model}` is among the {remembered} with an id that ended last"
+    )]
+    UnknownRequest {
+        model: String,
+        id: String,
+        remembered: usize,
+    },
     #[error("no shared-memory region `{region}` is registered")]
     UnknownRegion { region: String },
     #[error("shared-memory region `{region}` is registered already, as {found}")]
@@ -343,6 +351,7 @@ impl Fault {
             Self::ShuttingDown => ErrorKind::ShuttingDown,
             Self::ControlDisabled { .. } => ErrorKind::ControlDisabled,
             Self::LoadFailed { .. } => ErrorKind::LoadFailed,
+            Self::UnknownRequest { .. } => ErrorKind::UnknownRequest,
             Self::UnknownRegion { .. } => ErrorKind::UnknownRegion,
             Self::RegionExists { .. } => ErrorKind::RegionExists,
             Self::InvalidRegion { .. } => ErrorKind::InvalidRegion,

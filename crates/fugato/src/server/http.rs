@@ -72,7 +72,8 @@ pub(super) fn router<S: InferenceService>(
         .route("/v2/health/live", get(live::<S>))
         .route("/v2/health/ready", get(ready::<S>))
         .route("/v2/repository/index", post(index::<S>))
-        .route("/v2/models/stats", get(statistics::all::<S>));
+        .route("/v2/models/stats", get(statistics::all::<S>))
+        .route("/v2/models/{name}/explain/{id}", get(explain::<S>));
     for model in ["/v2/models/{name}", "/v2/models/{name}/versions/{version}"] {
         router = router
             .route(model, get(model_metadata::<S>))
@@ -180,6 +181,18 @@ async fn model_ready<S: InferenceService>(
 ) -> Result<StatusCode, Refusal> {
     find(&app, params)?;
     Ok(StatusCode::OK)
+}
+
+/// Fugato's own: what was decided about one request.
+async fn explain<S: InferenceService>(
+    State(app): State<App<S>>,
+    params: Result<Path<(String, String)>, PathRejection>,
+) -> Result<Response, Refusal> {
+    let Path((name, id)) = params.map_err(|rejection| {
+        let problem = rejection.body_text();
+        InferError::from(Fault::Path { problem })
+    })?;
+    Ok(json(&app.service.explain(&name, &id).await?))
 }
 
 #[derive(Serialize)]

@@ -1,9 +1,9 @@
 //! The double: models that answer with their own inputs.
 
 use fugato::api::{
-    BatchStatistics, Counted, InferReply, InferRequest, InferenceService, LoadRequest, LogSetting,
-    LogSettings, ModelInfo, ModelState, ModelStatistics, ModelStatus, TraceContext, TraceSettings,
-    validate,
+    BatchStatistics, Counted, Explanation, InferReply, InferRequest, InferenceService, LoadRequest,
+    LogSetting, LogSettings, ModelInfo, ModelState, ModelStatistics, ModelStatus, TraceContext,
+    TraceSettings, validate,
 };
 use fugato::error::{ErrorKind, InferError};
 use fugato::server::proto::{DataType, ModelConfig, ModelInput};
@@ -332,6 +332,27 @@ impl InferenceService for Double {
         let mut logs = self.logs.lock().expect("no test panics with the lock");
         logs.extend(update);
         Ok(logs.clone())
+    }
+
+    async fn explain(&self, name: &str, id: &str) -> Result<Explanation, InferError> {
+        self.model(name, None)?;
+        if id == "unknown" {
+            return Err(InferError::unknown_request(name, id, 1));
+        }
+        Ok(Explanation {
+            model_name: name.to_owned(),
+            model_version: "1".to_owned(),
+            id: id.to_owned(),
+            state: "waiting",
+            outcome: None,
+            reason: None,
+            constraint: None,
+            deadline_us: Some(7),
+            predicted_us: None,
+            ended_us: None,
+            batch_size: None,
+            legs: Vec::new(),
+        })
     }
 
     async fn metrics(&self) -> String {

@@ -3,6 +3,7 @@
 use super::Scheduler;
 use crate::id::{DeviceId, LegIndex, ModelId, RequestId, TaskId};
 use crate::sched::action::Action;
+use crate::sched::admission::Admitted;
 use crate::sched::config::ModelSpec;
 use crate::sched::decision::Decision;
 use crate::sched::input::{Arrival, LegResult};
@@ -58,11 +59,18 @@ impl Scheduler {
         self.state.bytes += arrival.bytes;
         self.state.model_mut(arrival.model).bytes += arrival.bytes;
         self.state.enqueue(id);
-        let (model, predicted) = (arrival.model, admitted.predicted);
+        let (
+            model,
+            Admitted {
+                deadline,
+                predicted,
+            },
+        ) = (arrival.model, admitted);
         self.decided(|at| Decision::Accepted {
             at,
             request: id,
             model,
+            deadline,
             predicted,
         });
     }
