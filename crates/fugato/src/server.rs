@@ -164,7 +164,8 @@ impl Server {
             requests.http1(listener, router);
         }
         if let Some(listener) = self.grpc {
-            let rpc = grpc::GrpcService::new(Arc::clone(&service), &self.options, budget);
+            let stop = shutdown.clone();
+            let rpc = grpc::GrpcService::new(Arc::clone(&service), &self.options, budget, stop);
             requests.http2(listener, rpc);
         }
         if let Some(listener) = self.metrics {

@@ -7,6 +7,7 @@ mod protocol {
     mod errors;
     mod grpc;
     mod grpc_admin;
+    mod grpc_stream;
     mod http;
     mod memory;
     mod table;

@@ -31,6 +31,8 @@ pub(crate) enum Fault {
     },
     #[error("the request body ended early: {detail}")]
     Body { detail: String },
+    #[error("malformed message: {detail}")]
+    Message { detail: String },
     #[error("the URL cannot be read: {problem}")]
     Path { problem: String },
     #[error("parameter `{name}` of {object} is {found}, expected {expected}")]
@@ -316,6 +318,7 @@ impl Fault {
             Self::Json { .. }
             | Self::Header { .. }
             | Self::Body { .. }
+            | Self::Message { .. }
             | Self::Path { .. }
             | Self::Payload { .. }
             | Self::BinarySize { .. }

@@ -6,11 +6,12 @@ use super::{ServerOptions, proto};
 use crate::api::InferenceService;
 use crate::error::{Fault, InferError};
 use bytes::Bytes;
-use calls::Calls;
-use fugato_core::Timestamp;
+use calls::{Call, Calls, trace_context};
 use fugato_device::MonotonicClock;
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use messages::{Bounds, Messages, stalled};
 use proto::grpc_inference_service_server::GrpcInferenceServiceServer;
 use proto::health::health_server::HealthServer;
 use std::convert::Infallible;
@@ -19,6 +20,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use stream::{Replies, StreamOptions};
+use tokio_util::sync::CancellationToken;
 use tonic::codegen::Service as _;
 use tonic::{Code, Status};
 
@@ -28,6 +31,8 @@ pub(crate) mod codec;
 mod contents;
 mod convert;
 mod health;
+mod messages;
+mod stream;
 mod timeout;
 
 /// One call of the protocol and whether this server has it.
@@ -53,7 +58,7 @@ const INFERENCE_RPCS: [Rpc; 20] = rpcs![
     "ServerMetadata" true,
     "ModelMetadata" true,
     "ModelInfer" true,
-    "ModelStreamInfer" false,
+    "ModelStreamInfer" true,
     "ModelConfig" true,
     "ModelStatistics" true,
     "RepositoryIndex" true,
@@ -69,14 +74,13 @@ const INFERENCE_RPCS: [Rpc; 20] = rpcs![
     "LogSettings" true,
 ];
 
+/// The one call that is a stream both ways.
+const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+
 const HEALTH_RPCS: [Rpc; 2] = rpcs!["grpc.health.v1.Health": "Check" true, "Watch" false];
 
 /// Every call of the protocol: of `GRPCInferenceService`, then of the health check.
 pub const RPCS: [&[Rpc]; 2] = [&INFERENCE_RPCS, &HEALTH_RPCS];
-
-/// When the call's headers were read.
-#[derive(Clone, Copy)]
-struct Arrived(Timestamp);
 
 /// The service of one gRPC port.
 pub(super) struct GrpcService<S> {
@@ -84,9 +88,8 @@ pub(super) struct GrpcService<S> {
     health: HealthServer<Calls<S>>,
     service: Arc<S>,
     clock: MonotonicClock,
-    max_body_bytes: usize,
-    stall_timeout: Duration,
-    budget: Arc<Budget>,
+    bounds: Bounds,
+    stop: CancellationToken,
 }
 
 impl<S> Clone for GrpcService<S> {
@@ -96,18 +99,22 @@ impl<S> Clone for GrpcService<S> {
             health: self.health.clone(),
             service: Arc::clone(&self.service),
             clock: self.clock,
-            max_body_bytes: self.max_body_bytes,
-            stall_timeout: self.stall_timeout,
-            budget: Arc::clone(&self.budget),
+            bounds: self.bounds.clone(),
+            stop: self.stop.clone(),
         }
     }
 }
 
 impl<S: InferenceService> GrpcService<S> {
-    /// Serves `service`.
-    pub(super) fn new(service: Arc<S>, options: &ServerOptions, budget: Arc<Budget>) -> Self {
+    /// Serves `service`; at `stop`, streams take no more requests.
+    pub(super) fn new(
+        service: Arc<S>,
+        options: &ServerOptions,
+        budget: Arc<Budget>,
+        stop: CancellationToken,
+    ) -> Self {
         let clock = service.clock();
-        let calls = Arc::new(Calls::new(Arc::clone(&service), clock));
+        let calls = Arc::new(Calls::new(Arc::clone(&service)));
         Self {
             inference: GrpcInferenceServiceServer::from_arc(Arc::clone(&calls))
                 .max_decoding_message_size(options.max_body_bytes)
@@ -116,9 +123,12 @@ impl<S: InferenceService> GrpcService<S> {
             health: HealthServer::from_arc(calls),
             service,
             clock,
-            max_body_bytes: options.max_body_bytes,
-            stall_timeout: options.stall_timeout,
-            budget,
+            bounds: Bounds {
+                message_bytes: options.max_body_bytes,
+                stall: options.stall_timeout,
+                budget,
+            },
+            stop,
         }
     }
 }
@@ -165,8 +175,7 @@ impl<S: InferenceService> hyper::body::Body for Metered<S> {
 
 impl<S: InferenceService> Metered<S> {
     fn stalled(&self) -> Status {
-        let detail = format!("nothing of it came for {:?}", self.stall_timeout);
-        let error = InferError::from(Fault::Body { detail });
+        let error = stalled(self.stall_timeout);
         self.service.refused(error.kind());
         error.into()
     }
@@ -190,18 +199,23 @@ impl<S: InferenceService> hyper::service::Service<hyper::Request<Incoming>> for 
         if path.starts_with("/grpc.health.v1.Health/") {
             return self.health.clone().call(request);
         }
-        request.extensions_mut().insert(Arrived(self.clock.now()));
-        let hold = self.budget.hold();
-        request.extensions_mut().insert(Arc::clone(&hold));
+        if path == STREAM {
+            return Box::pin(std::future::ready(Ok(self.stream(request))));
+        }
+        let hold = self.bounds.budget.hold();
+        request.extensions_mut().insert(Call {
+            arrived: self.clock.now(),
+            hold: Arc::clone(&hold),
+        });
         let metered = request.map(|body| Metered {
             body,
-            stall: Stall::new(self.stall_timeout),
-            stall_timeout: self.stall_timeout,
+            stall: Stall::new(self.bounds.stall),
+            stall_timeout: self.bounds.stall,
             hold: Arc::clone(&hold),
             service: Arc::clone(&self.service),
         });
         let reply = self.inference.clone().call(metered);
-        let (service, limit) = (Arc::clone(&self.service), self.max_body_bytes);
+        let (service, limit) = (Arc::clone(&self.service), self.bounds.message_bytes);
         Box::pin(async move {
             let reply = reply.await?;
             if !refused_for_size(&reply) {
@@ -211,6 +225,27 @@ impl<S: InferenceService> hyper::service::Service<hyper::Request<Incoming>> for 
             service.refused(error.kind());
             Ok(Status::from(error).into_http())
         })
+    }
+}
+
+impl<S: InferenceService> GrpcService<S> {
+    /// Begins a stream, whose messages do not go through tonic: each has its own share of
+    /// the budget, until its own reply is sent.
+    fn stream(&self, request: hyper::Request<Incoming>) -> Reply {
+        let headers = request.headers();
+        let options = StreamOptions {
+            trace: trace_context(headers),
+            errors_end_it: headers
+                .get("triton_grpc_error")
+                .is_some_and(|value| value == "true"),
+        };
+        let messages = Messages::new(request.into_body(), self.bounds.clone(), self.clock);
+        let service = Arc::clone(&self.service);
+        let replies = Replies::new(service, messages, self.stop.clone(), options);
+        let mut reply = Reply::new(tonic::body::Body::new(replies));
+        let content = HeaderValue::from_static("application/grpc");
+        reply.headers_mut().insert(CONTENT_TYPE, content);
+        reply
     }
 }
 

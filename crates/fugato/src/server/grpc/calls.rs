@@ -1,14 +1,16 @@
 //! The calls of `GRPCInferenceService` that carry one message each way.
 
 use super::admin;
+use super::convert;
 use super::timeout::grpc_timeout;
-use super::{Arrived, convert};
-use crate::api::{InferenceService, PLATFORM, string_handle_bytes};
+use crate::api::{InferenceService, PLATFORM, TraceContext, string_handle_bytes};
 use crate::error::{ErrorKind, InferError};
 use crate::server::budget::Hold;
 use crate::server::proto::grpc_inference_service_server::GrpcInferenceService;
 use crate::server::{metadata, proto, run};
-use fugato_device::{MonotonicClock, TensorSpec};
+use fugato_core::{Nanos, Timestamp};
+use fugato_device::TensorSpec;
+use hyper::HeaderMap;
 use prost::Message as _;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -16,13 +18,12 @@ use tonic::{Request, Response, Status};
 /// The calls themselves.
 pub(super) struct Calls<S> {
     pub(super) service: Arc<S>,
-    clock: MonotonicClock,
 }
 
 impl<S: InferenceService> Calls<S> {
-    /// Answers from `service`, whose clock is `clock`.
-    pub(super) fn new(service: Arc<S>, clock: MonotonicClock) -> Self {
-        Self { service, clock }
+    /// Answers from `service`.
+    pub(super) fn new(service: Arc<S>) -> Self {
+        Self { service }
     }
 
     /// Counts a call that did not reach the service, or whose reply cannot be sent.
@@ -143,7 +144,7 @@ impl<S: InferenceService> GrpcInferenceService for Calls<S> {
         request: Request<proto::RepositoryModelLoadRequest>,
     ) -> Result<Response<proto::RepositoryModelLoadResponse>, Status> {
         // The request's bytes count while the model is loaded from them.
-        let _hold = request.extensions().get::<Arc<Hold>>().cloned();
+        let _call = Call::of(&request)?;
         let order = admin::load(request.into_inner()).map_err(|error| self.refuse(error))?;
         self.service.load(order).await?;
         Ok(Response::new(proto::RepositoryModelLoadResponse {}))
@@ -188,11 +189,7 @@ impl<S: InferenceService> GrpcInferenceService for Calls<S> {
         &self,
         request: Request<proto::ModelInferRequest>,
     ) -> Result<Response<proto::ModelInferResponse>, Status> {
-        let arrived = match request.extensions().get::<Arrived>() {
-            Some(&Arrived(at)) => at,
-            None => self.clock.now(),
-        };
-        let hold = request.extensions().get::<Arc<Hold>>().cloned();
+        let call = Call::of(&request)?;
         let timeout = match request.metadata().get("grpc-timeout") {
             Some(value) => {
                 let timeout = grpc_timeout(value.as_encoded_bytes());
@@ -200,24 +197,68 @@ impl<S: InferenceService> GrpcInferenceService for Calls<S> {
             }
             None => None,
         };
-        let request = request.into_inner();
-        if let Some(hold) = &hold {
-            let decoded = hold.take(convert::decoded_bytes(&request));
-            decoded.map_err(|error| self.refuse(error))?;
-        }
-        let request =
-            convert::request(request, arrived, timeout).map_err(|error| self.refuse(error))?;
-        if let Some(hold) = &hold {
-            let strings = hold.take(string_handle_bytes(&request.inputs));
-            strings.map_err(|error| self.refuse(error))?;
-        }
-        let reply = run(&*self.service, request).await?;
-        let reply = convert::reply(reply).map_err(|error| self.refuse(error))?;
-        if let Some(hold) = hold {
-            hold.answer(reply.encoded_len());
-        }
+        let origin = Origin {
+            arrived: call.arrived,
+            timeout,
+            trace: trace_context(request.metadata().as_ref()),
+        };
+        let reply = infer(&*self.service, request.into_inner(), &call.hold, origin).await?;
+        call.hold.answer(reply.encoded_len());
         Ok(Response::new(reply))
     }
+}
+
+/// What the server knows of a call beside its message.
+#[derive(Clone)]
+pub(super) struct Call {
+    /// When the call's headers were read.
+    pub(super) arrived: Timestamp,
+    /// What it holds of the server's budget.
+    pub(super) hold: Arc<Hold>,
+}
+
+impl Call {
+    fn of<T>(request: &Request<T>) -> Result<Self, InferError> {
+        let call = request.extensions().get::<Self>();
+        call.cloned()
+            .ok_or_else(|| InferError::internal("gRPC server", "it lost a call's extensions"))
+    }
+}
+
+/// Where a request comes from, and when.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    /// When its first byte was seen.
+    pub(super) arrived: Timestamp,
+    /// The call's own time limit.
+    pub(super) timeout: Option<Nanos>,
+    /// The client's trace.
+    pub(super) trace: Option<TraceContext>,
+}
+
+/// The client's trace, where metadata `traceparent` names one.
+pub(super) fn trace_context(headers: &HeaderMap) -> Option<TraceContext> {
+    TraceContext::parse(headers.get("traceparent")?.to_str().ok()?)
+}
+
+/// Runs one request, within what `hold` may take; counts what does not reach the service,
+/// or cannot be sent.
+pub(super) async fn infer<S: InferenceService>(
+    service: &S,
+    request: proto::ModelInferRequest,
+    hold: &Hold,
+    origin: Origin,
+) -> Result<proto::ModelInferResponse, InferError> {
+    let refused = |error: &InferError| service.refused(error.kind());
+    let read = || {
+        hold.take(convert::decoded_bytes(&request))?;
+        let request = convert::request(request, origin)?;
+        hold.take(string_handle_bytes(&request.inputs))?;
+        Ok(request)
+    };
+    let request = read().inspect_err(refused)?;
+    let reply = run(service, request).await?;
+    convert::reply(reply).inspect_err(refused)
 }
 
 fn is_not_ready(kind: ErrorKind) -> bool {

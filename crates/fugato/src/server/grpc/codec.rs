@@ -2,8 +2,9 @@
 //! sized before it is written, so that an output is copied once, and a message that cannot
 //! be decoded is the client's fault, not the server's.
 
+use crate::error::{Fault, InferError};
 use crate::server::proto::ModelInferRequest;
-use bytes::Buf as _;
+use bytes::Buf;
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
 use std::any::TypeId;
@@ -90,22 +91,30 @@ impl<U: Message + Default + 'static> Decoder for Incoming<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        // Other messages have other fields, raw tensors among them, under these numbers.
-        let request = TypeId::of::<U>() == TypeId::of::<ModelInferRequest>();
-        let tensors: &[u32] = if request { &TENSORS } else { &[] };
-        if !has_few_fields(buffer.chunk(), tensors) {
-            return Err(Status::invalid_argument(format!(
-                "malformed message: more than {FIELDS_MAX} fields or {ENTRIES_MAX} typed entries"
-            )));
-        }
-        U::decode(buffer)
-            .map(Some)
-            .map_err(|error| Status::invalid_argument(format!("malformed message: {error}")))
+        Ok(Some(decode(buffer)?))
     }
 
     fn buffer_settings(&self) -> BufferSettings {
         BufferSettings::new(START_BYTES, YIELD_BYTES)
     }
+}
+
+/// Decodes a message that is in one piece.
+///
+/// # Errors
+/// It is malformed, or takes much more memory than it has bytes.
+pub(super) fn decode<U: Message + Default + 'static>(message: impl Buf) -> Result<U, InferError> {
+    // Other messages have other fields, raw tensors among them, under these numbers.
+    let request = TypeId::of::<U>() == TypeId::of::<ModelInferRequest>();
+    let tensors: &[u32] = if request { &TENSORS } else { &[] };
+    if !has_few_fields(message.chunk(), tensors) {
+        let detail = format!("more than {FIELDS_MAX} fields or {ENTRIES_MAX} typed entries");
+        return Err(Fault::Message { detail }.into());
+    }
+    U::decode(message).map_err(|error| {
+        let detail = error.to_string();
+        Fault::Message { detail }.into()
+    })
 }
 
 /// Whether a message has at most [`FIELDS_MAX`] fields, those of fields `tensors` included, and

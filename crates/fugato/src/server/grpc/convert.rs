@@ -1,5 +1,6 @@
 //! Between gRPC's messages and the protocol-independent request and reply.
 
+use super::calls::Origin;
 use super::contents;
 use crate::api::{
     InferReply, InferRequest, NamedInput, ParameterValue, RequestParameters, RequestedOutput,
@@ -8,7 +9,6 @@ use crate::api::{
 use crate::error::{Fault, InferError, ShapeText};
 use crate::server::proto;
 use bytes::Bytes;
-use fugato_core::{Nanos, Timestamp};
 use fugato_device::{ElementType, TensorData};
 use proto::infer_parameter::ParameterChoice;
 use proto::model_infer_request::InferInputTensor;
@@ -31,8 +31,7 @@ pub(super) fn decoded_bytes(wire: &proto::ModelInferRequest) -> usize {
 /// What the message itself gets wrong; the model is not looked at.
 pub(super) fn request(
     wire: proto::ModelInferRequest,
-    arrived: Timestamp,
-    timeout: Option<Nanos>,
+    origin: Origin,
 ) -> Result<InferRequest, InferError> {
     let mut parameters = RequestParameters::default();
     for (name, value) in &wire.parameters {
@@ -56,11 +55,11 @@ pub(super) fn request(
                 classes: 0,
             })
             .collect(),
-        arrived,
-        deadline: parameters.deadline(arrived, timeout),
+        arrived: origin.arrived,
+        deadline: parameters.deadline(origin.arrived, origin.timeout),
         queue_timeout: parameters.queue_timeout,
         priority: parameters.priority,
-        trace: None,
+        trace: origin.trace,
     })
 }
 
