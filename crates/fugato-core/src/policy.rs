@@ -74,12 +74,13 @@ pub enum QueueOrder {
     Deadline,
 }
 
-/// Whose backlog a new request waits for, for admission.
+/// Whose backlog a new request waits for, for admission: what goes before it in the
+/// policy's order,
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backlog {
-    /// Of its own model, what goes before it in the queue.
+    /// of its own model.
     Own,
-    /// That of all models.
+    /// of all models.
     All,
 }
 

@@ -68,9 +68,19 @@ pub trait LatencyModel: fmt::Debug + Send {
     /// model has never been seen at this share.
     fn predict(&self, point: SurfacePoint, quantile: f64) -> Option<Prediction>;
 
-    /// The least time per item of the whole model over the batch sizes up to `max_batch`
-    /// that are known at this share, at the median: the price of backlog.
-    fn per_item(&self, model: ModelId, share: Share, max_batch: BatchSize) -> Option<Nanos>;
+    /// The batch to plan with under load: of the batch sizes up to `max_batch` that are
+    /// known at this share, and whose median is `within`, the one with the least time per
+    /// item, the larger of equal ones; the smallest known one where none is within.
+    ///
+    /// Twice the largest known size counts as known, in proportion: so a plan makes room
+    /// for the batch that would show whether larger ones are better.
+    fn best_batch(
+        &self,
+        model: ModelId,
+        share: Share,
+        max_batch: BatchSize,
+        within: Nanos,
+    ) -> Option<BatchSize>;
 
     /// Takes in one measured time.
     fn observe(&mut self, point: SurfacePoint, took: Nanos);

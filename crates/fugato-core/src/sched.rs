@@ -11,9 +11,11 @@ mod input;
 mod ledger;
 mod outcome;
 mod queue;
+mod rivals;
 mod scheduler;
 mod state;
 mod view;
+mod work;
 
 pub use action::{Action, Start};
 pub use config::{

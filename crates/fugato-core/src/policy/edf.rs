@@ -36,9 +36,8 @@ impl Policy for Edf {
         QueueOrder::Deadline
     }
 
-    /// More urgent requests of other models go first too, and are not counted.
     fn backlog(&self) -> Backlog {
-        Backlog::Own
+        Backlog::All
     }
 
     fn decide(&mut self, view: &View<'_>) -> Verdict {
@@ -64,8 +63,8 @@ impl Policy for Edf {
     }
 }
 
-/// The largest batch that ends by the head's deadline; a drop where not even the head
-/// alone would.
+/// The largest batch that ends by the head's deadline and leaves the next model's head the
+/// time to run; a drop where not even the head alone would end in time.
 fn launch_or_drop(view: &View<'_>, head: ReadyHead, at: LaneRef, start: Timestamp) -> Verdict {
     let most = view.batch_available(head.model, head.class, view.max_batch(head.model));
     let launch = |batch| Verdict::Launch {
@@ -74,32 +73,43 @@ fn launch_or_drop(view: &View<'_>, head: ReadyHead, at: LaneRef, start: Timestam
         batch,
         at,
     };
-    let Some(deadline) = view.enforced_deadline(head.key.request()) else {
+    let request = head.key.request();
+    let Some(deadline) = view.enforced_deadline(request) else {
         return launch(most);
     };
-    let end = |batch| Some(start + view.predict_task(head.model, batch, at, 0.5)?.time);
-    let alone = view.items(head.key.request());
+    let careful = view.admission_quantile();
+    let end = |batch| Some(start + view.predict_task(head.model, batch, at, careful)?.time);
+    let alone = view.items(request);
     let known = view
         .predict_task(head.model, alone, at, 0.5)
         .and_then(Prediction::measured);
-    match known.map(|run| start + run) {
+    match known {
         // Nothing is known of so small or so large a batch: run it, to know.
         None => launch(alone),
-        Some(predicted) if predicted <= deadline => {
-            launch(largest_in_time(alone, most, deadline, end))
+        Some(run) if start + run <= deadline => {
+            // A limit that not even the head alone keeps is lost whatever the batch.
+            let next = leaves_next(view, at).filter(|&next| start + run <= next);
+            let limit = next.map_or(deadline, |next| next.min(deadline));
+            launch(largest_in_time(alone, most, limit, end))
         }
-        Some(_) if view.needs_probe(head.model) => launch(alone),
-        Some(predicted) => {
+        Some(run) if view.is_probe(request, run) => launch(alone),
+        Some(run) => {
             let reason = DropReason::Doomed {
                 deadline,
-                predicted,
+                predicted: start + run,
             };
-            Verdict::Drop {
-                request: head.key.request(),
-                reason,
-            }
+            Verdict::Drop { request, reason }
         }
     }
+}
+
+/// When the head of the next model must start to end in time.
+fn leaves_next(view: &View<'_>, at: LaneRef) -> Option<Timestamp> {
+    let next = view.second_ready(at.device)?;
+    let request = next.key.request();
+    let deadline = view.enforced_deadline(request)?;
+    let run = view.predict_task(next.model, view.items(request), at, 0.5)?;
+    Some(deadline.before(run.measured()?))
 }
 
 /// The largest batch between `alone` and `most` whose predicted end is by `deadline`, by

@@ -46,21 +46,32 @@ impl LatencyModel for OnlineQuantiles {
         Some(Prediction { time, basis })
     }
 
-    fn per_item(&self, model: ModelId, share: Share, max_batch: BatchSize) -> Option<Nanos> {
-        let legs = self
-            .legs
-            .range((model, share, LegIndex(0))..=(model, share, LegIndex(u16::MAX)));
-        let mut total = None;
-        for (_, batches) in legs {
-            let least = batches
-                .range(..=max_batch)
-                .filter_map(|(batch, window)| {
-                    Some(Nanos::new(window.quantile(0.5)?).scaled(1, u64::from(batch.0.max(1))))
-                })
-                .min()?;
-            total = Some(total.unwrap_or(Nanos::ZERO) + least);
+    fn best_batch(
+        &self,
+        model: ModelId,
+        share: Share,
+        max_batch: BatchSize,
+        within: Nanos,
+    ) -> Option<BatchSize> {
+        let known = self.legs.get(&(model, share, LegIndex(0)))?;
+        let largest = known.keys().next_back()?;
+        let next = BatchSize(largest.0.saturating_mul(2)).min(max_batch);
+        let sizes = known
+            .range(..=max_batch)
+            .map(|(&size, _)| size)
+            .chain((next > *largest).then_some(next));
+        let mut best: Option<(BatchSize, Nanos)> = None;
+        for size in sizes {
+            let time = self.whole(model, share, size)?;
+            let better = best.is_none_or(|(known, best)| {
+                let per_item = u128::from(time.as_nanos()) * u128::from(known.0);
+                time <= within && per_item <= u128::from(best.as_nanos()) * u128::from(size.0)
+            });
+            if better {
+                best = Some((size, time));
+            }
         }
-        total
+        best.map(|(size, _)| size)
     }
 
     fn observe(&mut self, point: SurfacePoint, took: Nanos) {
@@ -73,6 +84,26 @@ impl LatencyModel for OnlineQuantiles {
 
     fn forget(&mut self, model: ModelId) {
         self.legs.retain(|(known, _, _), _| *known != model);
+    }
+}
+
+impl OnlineQuantiles {
+    /// The median of all legs of a model one after another.
+    fn whole(&self, model: ModelId, share: Share, batch: BatchSize) -> Option<Nanos> {
+        let legs = self
+            .legs
+            .range((model, share, LegIndex(0))..=(model, share, LegIndex(u16::MAX)));
+        let times = legs.map(|(&(_, _, leg), _)| {
+            let point = SurfacePoint {
+                model,
+                leg,
+                batch,
+                share,
+                neighbours: Share(0),
+            };
+            self.predict(point, 0.5).map(|prediction| prediction.time)
+        });
+        times.reduce(|sum, time| Some(sum? + time?))?
     }
 }
 
@@ -120,20 +151,22 @@ mod tests {
     }
 
     #[test]
-    fn backlog_is_priced_at_the_most_efficient_batch_seen() {
+    fn plans_take_the_most_efficient_batch_that_fits() {
         let mut online = OnlineQuantiles::default();
+        let best = |online: &OnlineQuantiles, max, within| {
+            online.best_batch(ModelId(0), Share(2), BatchSize(max), Nanos::new(within))
+        };
+        assert_eq!(best(&online, 8, 1_000), None);
         online.observe(point(1), Nanos::new(50));
-        online.observe(point(8), Nanos::new(160));
-        online.observe(point(16), Nanos::new(160));
-        assert_eq!(
-            online.per_item(ModelId(0), Share(2), BatchSize(8)),
-            Some(Nanos::new(20))
-        );
-        assert_eq!(
-            online.per_item(ModelId(0), Share(2), BatchSize(16)),
-            Some(Nanos::new(10))
-        );
+        assert_eq!(best(&online, 8, 1_000), Some(BatchSize(2)), "to try it");
+        assert_eq!(best(&online, 8, 60), Some(BatchSize(1)));
+        assert_eq!(best(&online, 8, 10), Some(BatchSize(1)), "the smallest");
+        online.observe(point(4), Nanos::new(120));
+        online.observe(point(8), Nanos::new(320));
+        assert_eq!(best(&online, 8, 1_000), Some(BatchSize(4)), "40 each at 8");
+        assert_eq!(best(&online, 2, 1_000), Some(BatchSize(1)));
+        assert_eq!(best(&online, 8, 100), Some(BatchSize(1)));
         online.forget(ModelId(0));
-        assert_eq!(online.per_item(ModelId(0), Share(2), BatchSize(16)), None);
+        assert_eq!(best(&online, 8, 1_000), None);
     }
 }

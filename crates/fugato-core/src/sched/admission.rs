@@ -4,7 +4,8 @@ use super::config::DeadlineMode;
 use super::input::Arrival;
 use super::outcome::{Rejection, Scope};
 use super::state::State;
-use crate::policy::{Backlog, CapacityRule};
+use crate::id::BatchSize;
+use crate::policy::{Backlog, CapacityRule, QueueOrder};
 use crate::time::{Nanos, Timestamp};
 
 /// What admission found.
@@ -86,29 +87,29 @@ impl State {
             (Some(slo), Some(client)) => Some(slo.min(client)),
             (one, other) => one.or(other),
         };
-        let estimate = self.estimate(arrival, deadline, backlog);
-        let predicted = estimate.map(|(wait, run)| self.now + wait + run);
+        let batch = self
+            .model(arrival.model)
+            .plan
+            .map_or(arrival.items, |plan| plan.batch);
+        let mut wait = self.predicted_wait(arrival, deadline, backlog, batch);
+        let mut run = self.predicted_run(arrival, batch);
+        if let Some(deadline) = deadline
+            && self.now + wait + run.unwrap_or(Nanos::ZERO) > deadline
+            && let Some(together) = self.all_together(arrival, deadline, backlog)
+        {
+            (wait, run) = (together.0, Some(together.1));
+        }
+        let predicted = run.map(|run| self.now + wait + run);
         if let (DeadlineMode::Enforce, Some(deadline)) = (self.config.deadlines, deadline) {
-            match estimate {
-                Some((wait, run)) if self.now + wait + run > deadline => {
-                    let predicted = self.now + wait + run;
-                    return Err(Rejection::DeadlineUnreachable {
-                        deadline,
-                        predicted,
-                        wait,
-                        run,
-                    });
-                }
-                None if self.now > deadline => {
-                    let (predicted, wait, run) = (self.now, Nanos::ZERO, Nanos::ZERO);
-                    return Err(Rejection::DeadlineUnreachable {
-                        deadline,
-                        predicted,
-                        wait,
-                        run,
-                    });
-                }
-                _ => {}
+            let run = run.unwrap_or(Nanos::ZERO);
+            let predicted = self.now + wait + run;
+            if predicted > deadline {
+                return Err(Rejection::DeadlineUnreachable {
+                    deadline,
+                    predicted,
+                    wait,
+                    run,
+                });
             }
         }
         Ok(Admitted {
@@ -117,51 +118,87 @@ impl State {
         })
     }
 
-    /// Time before the request's task could start, and time of that task.
+    /// Wait and run where the request goes into one batch with all that waits of its model:
+    /// larger than planned for a lasting load, right for a burst that meets an idle device.
+    /// `None` where there is no such batch that ends in time for its first request too, or
+    /// where other models ask for the device, whose share it would take.
+    fn all_together(
+        &self,
+        arrival: &Arrival,
+        deadline: Timestamp,
+        backlog: Backlog,
+    ) -> Option<(Nanos, Nanos)> {
+        let model = self.model(arrival.model);
+        let items = model.queue.items() + u64::from(arrival.items.0);
+        let batch = BatchSize(u32::try_from(items).ok()?);
+        let (first, _) = model.queue.head()?;
+        let first = self.request(first.request()).deadline;
+        let last = first.map_or(deadline, |first| first.min(deadline));
+        if batch > model.spec.max_batch || !self.rivals.is_alone(arrival.model) {
+            return None;
+        }
+        let wait = self.predicted_wait(arrival, Some(deadline), backlog, batch);
+        let run = self.predicted_run(arrival, batch)?;
+        (self.now + wait + run <= last).then_some((wait, run))
+    }
+
+    /// Time of the task that the request will be in, at the quantile of admission: that of
+    /// itself and what waits of its model, up to `batch` items.
     ///
-    /// The wait is until a whole-device lane falls free, then the backlog the policy says
-    /// goes first, spread over the lanes that may run at once. `None` where there is no
-    /// measurement to judge by: none for such a batch, or none that is fresh while the
-    /// model stands idle. Refusing then would keep the measurement from ever being made.
-    fn estimate(
+    /// `None` where there is no measurement to judge by: none for such a batch, or none
+    /// that is fresh while the model stands idle. Refusing for it then would keep the
+    /// measurement from ever being made.
+    fn predicted_run(&self, arrival: &Arrival, batch: BatchSize) -> Option<Nanos> {
+        let model = self.model(arrival.model);
+        if model.queue.is_empty() && self.is_stale(model) {
+            return None;
+        }
+        let quantile = self.config.admission_quantile;
+        let alone = self.fastest_at(arrival.model, arrival.items, quantile)?;
+        let waiting = u32::try_from(model.queue.items()).unwrap_or(u32::MAX);
+        let batch = BatchSize(arrival.items.0.saturating_add(waiting).min(batch.0));
+        let together = self
+            .whole_devices(arrival.model)
+            .filter_map(|at| self.predict_task(arrival.model, batch, at, quantile))
+            .map(|prediction| prediction.time)
+            .min();
+        Some(together.unwrap_or(alone).max(alone))
+    }
+
+    /// Time before the request's task could start: until a whole-device lane falls free,
+    /// then what goes before it in the policy's order, less what shares its batch of `batch`
+    /// items, spread over the lanes that may run at once. Where several models ask for the device, no
+    /// less than its model's backlog takes at its share of the device.
+    fn predicted_wait(
         &self,
         arrival: &Arrival,
         deadline: Option<Timestamp>,
         backlog: Backlog,
-    ) -> Option<(Nanos, Nanos)> {
+        batch: BatchSize,
+    ) -> Nanos {
         let model = self.model(arrival.model);
-        let stale = model
-            .last_done
-            .is_none_or(|last| self.now.since(last) >= self.config.probe_interval);
-        if stale && model.in_flight == 0 && model.queue.is_empty() {
-            return None;
-        }
-        let quantile = self.config.admission_quantile;
-        let run = self
-            .whole_devices(arrival.model)
-            .filter_map(|at| {
-                self.predict_task(arrival.model, arrival.items, at, quantile)?
-                    .measured()
-            })
-            .min()?;
+        let key = self.key(
+            arrival.request,
+            arrival.priority,
+            arrival.received,
+            deadline,
+        );
         let free_at = self
             .whole_lanes(arrival.model)
             .filter_map(|at| self.usable_at(at))
             .min();
+        // Counting more than the slack holds changes nothing.
+        let slack = deadline.map_or(Nanos::MAX, |deadline| deadline - self.now);
+        let enough = (slack.as_nanos() / model.price.as_nanos().max(1)).saturating_add(1);
+        let before = model.queue.items_before(key, enough);
+        let beside = model.price.times(before % u64::from(batch.0.max(1)));
+        let own = model.price.times(before).saturating_sub(beside);
         let ahead = match backlog {
-            Backlog::Own => {
-                let key = self.key(
-                    arrival.request,
-                    arrival.priority,
-                    arrival.received,
-                    deadline,
-                );
-                // Counting more than the slack holds changes nothing.
-                let slack = deadline.map_or(Nanos::MAX, |deadline| deadline - self.now);
-                let enough = slack.as_nanos() / model.per_item.as_nanos().max(1) + 1;
-                model.per_item.times(model.queue.items_before(key, enough))
+            Backlog::Own => own,
+            Backlog::All => {
+                let all = self.work.up_to(key.order()).saturating_sub(beside);
+                all.max(self.rivals.stretched(arrival.model, own))
             }
-            Backlog::All => self.backlog,
         };
         let at_once = match self.rule {
             CapacityRule::Exclusive => 1,
@@ -175,9 +212,12 @@ impl State {
             .iter()
             .filter(|&&device| self.ledger.contains(device))
             .count() as u64;
-        let wait =
-            free_at.unwrap_or(self.now) - self.now + ahead.scaled(1, at_once * devices.max(1));
-        Some((wait, run))
+        let busy = free_at.unwrap_or(self.now) - self.now;
+        let wait = busy + ahead.scaled(1, at_once * devices.max(1));
+        match self.order {
+            QueueOrder::Arrival => wait,
+            QueueOrder::Deadline => wait + self.rivals.overtaking(arrival.model, wait, slack),
+        }
     }
 
     /// When a lane could take a leg: under an exclusive rule, not before the other lanes

@@ -1,5 +1,6 @@
 //! The queue of one model: ordered, and divided into classes that can share a batch.
 
+use super::work::block_of;
 use crate::id::{RequestId, ShapeClass};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,12 +24,14 @@ pub struct ModelKey {
     request: RequestId,
 }
 
-/// About a millisecond: 2^20 ns.
-const BLOCK_SHIFT: u32 = 20;
-
 impl QueueKey {
     fn block(self) -> (u32, u64) {
-        (self.priority, self.order.as_nanos() >> BLOCK_SHIFT)
+        (self.priority, block_of(self.order))
+    }
+
+    /// Its place in the order of all models.
+    pub(super) const fn order(self) -> Timestamp {
+        self.order
     }
 
     /// Where a model stands whose first request this is.
@@ -115,20 +118,27 @@ impl ModelQueue {
             .map(|(key, items)| (*key, *items))
     }
 
-    /// Items that go before a request with this key, to the millisecond (its own does not
-    /// count); counting ends once there are `enough`.
+    /// Items that go before a newcomer with this key, to the millisecond (its own counts,
+    /// as ties go to who came first); counting ends once there are `enough`.
     ///
     /// # Cost
     /// The milliseconds that hold requests before the key, or `enough`, if that is less.
     pub(super) fn items_before(&self, key: QueueKey, enough: u64) -> u64 {
         let mut before = 0;
-        for items in self.blocks.range(..key.block()).map(|(_, items)| items) {
+        for items in self.blocks.range(..=key.block()).map(|(_, items)| items) {
             before += items;
             if before >= enough {
                 break;
             }
         }
         before
+    }
+
+    /// Items by the block of their order; a block comes once per priority.
+    pub(super) fn items_by_block(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.blocks
+            .iter()
+            .map(|(&(_, block), &items)| (block, items))
     }
 
     pub(super) fn requests(&self) -> u64 {
@@ -147,6 +157,7 @@ impl ModelQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sched::work::BLOCK_SHIFT;
 
     fn key(order: u64, request: u64) -> QueueKey {
         QueueKey {
@@ -187,7 +198,7 @@ mod tests {
             },
             8,
         );
-        assert_eq!(queue.items_before(ms(10, 9), 100), 8);
+        assert_eq!(queue.items_before(ms(9, 9), 100), 8);
         assert_eq!(queue.items_before(ms(15, 9), 100), 9);
         assert_eq!(queue.items_before(ms(30, 9), 100), 13);
         assert_eq!(

@@ -15,7 +15,7 @@ use crate::device::DeviceSpec;
 use crate::id::{DeviceId, ModelId, RequestId, TaskId};
 use crate::policy::{self, Policy, ServiceBound};
 use crate::profile::{LatencyModel, OnlineQuantiles};
-use crate::time::{Nanos, Timestamp};
+use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The scheduler.
@@ -116,7 +116,8 @@ impl Scheduler {
             continuing: BTreeSet::new(),
             waiting: 0,
             bytes: 0,
-            backlog: Nanos::ZERO,
+            work: super::work::WorkByOrder::default(),
+            rivals: super::rivals::Rivals::default(),
             draining: false,
             next_task: 0,
         };

@@ -9,6 +9,8 @@
 use super::config::{DeadlineMode, ModelSpec, SchedulerConfig};
 use super::ledger::{LaneRef, Ledger};
 use super::queue::{ModelKey, ModelQueue, QueueKey};
+use super::rivals::Rivals;
+use super::work::{WorkByOrder, block_of};
 use crate::id::{
     BatchSize, DeviceId, LegIndex, ModelId, RequestId, ShapeClass, Share, SlotIndex, TaskId,
 };
@@ -37,8 +39,10 @@ pub(super) struct State {
     pub(super) waiting: u64,
     /// Bytes of requests that have not ended, of all models.
     pub(super) bytes: u64,
-    /// Predicted work of all waiting requests.
-    pub(super) backlog: Nanos,
+    /// Predicted work of all waiting requests, each at its model's `price`.
+    pub(super) work: WorkByOrder,
+    /// Who asks for the device.
+    pub(super) rivals: Rivals,
     pub(super) draining: bool,
     pub(super) next_task: u64,
 }
@@ -55,8 +59,11 @@ pub(super) struct Model {
     pub(super) ready: Option<ModelKey>,
     /// Whether it is parked, and its entry in `parked` if that ends at a time.
     pub(super) parked: Option<Option<Timestamp>>,
-    /// Price of one waiting item.
-    pub(super) per_item: Nanos,
+    /// How its backlog will be served; `None` before the first measurement.
+    pub(super) plan: Option<Plan>,
+    /// The price per item at which its waiting requests stand in [`State::work`]: that of
+    /// the plan, give or take [`PRICE_STEP`].
+    pub(super) price: Nanos,
     pub(super) last_done: Option<Timestamp>,
     /// Relative errors of predictions, in thousandths.
     pub(super) errors: Window,
@@ -73,7 +80,30 @@ pub(super) struct Request {
     pub(super) queue_timeout: Option<Timestamp>,
     pub(super) key: QueueKey,
     pub(super) place: Place,
+    /// Its entry in `expiry`.
+    pub(super) give_up: Option<Timestamp>,
 }
+
+/// How a model's backlog will be served where there is more than one batch of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Items of a batch.
+    pub(super) batch: BatchSize,
+    /// The time of such a batch, at the quantile of admission.
+    pub(super) run: Nanos,
+}
+
+impl Plan {
+    /// What one waiting item costs.
+    pub(super) fn per_item(self) -> Nanos {
+        self.run.scaled(1, u64::from(self.batch.0.max(1)))
+    }
+}
+
+/// Waiting requests are priced anew when the plan's price has moved by more than one part
+/// in this many: a finer step would walk the queue's blocks after every task for a
+/// difference that noise takes back.
+const PRICE_STEP: u64 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -121,14 +151,11 @@ impl Model {
             stopping: false,
             ready: None,
             parked: None,
-            per_item: Nanos::ZERO,
+            plan: None,
+            price: Nanos::ZERO,
             last_done: None,
             errors: Window::default(),
         }
-    }
-
-    fn backlog(&self) -> Nanos {
-        self.per_item.times(self.queue.items())
     }
 }
 
@@ -183,60 +210,123 @@ impl State {
         }
     }
 
-    /// When a waiting request is given up.
-    fn expiry_of(&self, request: &Request) -> Option<Timestamp> {
+    /// When a waiting request is given up: at its queue timeout, or as soon as it could not
+    /// end by its deadline even if it started at once and by itself.
+    fn give_up_at(&self, request: &Request) -> Option<Timestamp> {
         let deadline = match self.config.deadlines {
             DeadlineMode::Enforce => request.deadline,
             DeadlineMode::Observe => None,
         };
-        match (deadline, request.queue_timeout) {
-            (Some(deadline), Some(timeout)) => Some(deadline.min(timeout)),
+        let doomed = deadline.map(
+            |deadline| match self.fastest(request.model, request.items) {
+                // A run that ends at its deadline is in time.
+                Some(run) if deadline.before(run) > self.now => {
+                    deadline.before(run) + Nanos::new(1)
+                }
+                _ => deadline,
+            },
+        );
+        match (doomed, request.queue_timeout) {
+            (Some(doomed), Some(timeout)) => Some(doomed.min(timeout)),
             (one, other) => one.or(other),
         }
     }
 
+    /// The median of a task of these items by itself, on the best device that hosts the
+    /// model; `None` where that was not measured.
+    pub(super) fn fastest(&self, model: ModelId, items: BatchSize) -> Option<Nanos> {
+        self.fastest_at(model, items, 0.5)
+    }
+
+    /// As [`fastest`](Self::fastest), at another quantile.
+    pub(super) fn fastest_at(
+        &self,
+        model: ModelId,
+        items: BatchSize,
+        quantile: f64,
+    ) -> Option<Nanos> {
+        self.whole_devices(model)
+            .filter_map(|at| self.predict_task(model, items, at, quantile)?.measured())
+            .min()
+    }
+
+    /// Whether what is known of the model's latency is stale, so that a request that the
+    /// knowledge alone shuts out should run to refresh it.
+    pub(super) fn is_stale(&self, model: &Model) -> bool {
+        let stale = |last| self.now.since(last) >= self.config.probe_interval;
+        model.in_flight == 0 && model.last_done.is_none_or(stale)
+    }
+
+    /// Whether a request that cannot end in time should run all the same: where nothing
+    /// but the model's predicted `run` shuts it out, and that is stale.
+    pub(super) fn is_probe(&self, request: &Request, run: Nanos) -> bool {
+        let shut_out = request
+            .deadline
+            .is_some_and(|deadline| request.received + run > deadline);
+        shut_out && self.is_stale(self.model(request.model))
+    }
+
     /// Puts a known request into its queue.
     pub(super) fn enqueue(&mut self, id: RequestId) {
-        let request = *self.request(id);
-        if let Some(expiry) = self.expiry_of(&request) {
-            self.expiry.insert((expiry, id));
+        let mut request = *self.request(id);
+        request.place = Place::Queue;
+        request.give_up = self.give_up_at(&request);
+        if let Some(at) = request.give_up {
+            self.expiry.insert((at, id));
         }
-        self.reprice(request.model, |model| {
-            model
-                .queue
-                .push(request.class, request.key, request.items.0)
-        });
+        self.requests.insert(id, request);
+        let model = self.model_mut(request.model);
+        model
+            .queue
+            .push(request.class, request.key, request.items.0);
+        let work = model.price.times(u64::from(request.items.0));
+        self.work.add(block_of(request.key.order()), work);
         self.waiting += 1;
-        if let Some(request) = self.requests.get_mut(&id) {
-            request.place = Place::Queue;
-        }
         self.unpark(request.model);
+    }
+
+    /// Sets the time at which a waiting request is looked at again.
+    pub(super) fn postpone(&mut self, id: RequestId, until: Timestamp) {
+        let request = self.requests.get_mut(&id);
+        let request = request.unwrap_or_else(|| panic!("{id} is unknown or has ended"));
+        if let Some(at) = request.give_up.replace(until) {
+            self.expiry.remove(&(at, id));
+        }
+        self.expiry.insert((until, id));
     }
 
     /// Takes a request out of its queue.
     pub(super) fn dequeue(&mut self, id: RequestId) {
         let request = *self.request(id);
-        if let Some(expiry) = self.expiry_of(&request) {
-            self.expiry.remove(&(expiry, id));
+        if let Some(at) = request.give_up {
+            self.expiry.remove(&(at, id));
         }
-        let here = self.reprice(request.model, |model| {
-            model.queue.remove(request.class, request.key)
-        });
+        let model = self.model_mut(request.model);
+        let here = model.queue.remove(request.class, request.key);
         assert!(here, "{id} is not in the queue of {}", request.model);
+        let work = model.price.times(u64::from(request.items.0));
+        self.work.remove(block_of(request.key.order()), work);
         self.waiting -= 1;
         self.refresh(request.model);
     }
 
-    /// Changes a model's queue or price and keeps the total backlog right.
-    pub(super) fn reprice<T>(&mut self, id: ModelId, change: impl FnOnce(&mut Model) -> T) -> T {
-        let model = self
-            .models
-            .get_mut(&id)
-            .unwrap_or_else(|| panic!("{id} is unknown"));
-        let before = model.backlog();
-        let result = change(model);
-        self.backlog = self.backlog.saturating_sub(before) + model.backlog();
-        result
+    /// Prices a model's waiting requests anew where that makes a difference.
+    ///
+    /// # Cost
+    /// The milliseconds that hold requests of the model, seldom.
+    fn reprice(&mut self, id: ModelId) {
+        let Some(model) = self.models.get_mut(&id) else {
+            return;
+        };
+        let (old, new) = (model.price, model.plan.map_or(Nanos::ZERO, Plan::per_item));
+        if old.as_nanos().abs_diff(new.as_nanos()) <= old.as_nanos() / PRICE_STEP {
+            return;
+        }
+        model.price = new;
+        for (block, items) in model.queue.items_by_block() {
+            self.work.remove(block, old.times(items));
+            self.work.add(block, new.times(items));
+        }
     }
 
     /// Brings a model's entries in `ready` up to date.
@@ -403,8 +493,8 @@ impl State {
         neighbours: Share,
     ) {
         let task = self.task(task);
-        let (model, leg, batch) = (task.model, task.leg, task.batch);
-        let share = self.ledger.share(task.at);
+        let (model, leg, batch, at) = (task.model, task.leg, task.batch, task.at);
+        let share = self.ledger.share(at);
         self.latency.observe(
             SurfacePoint {
                 model,
@@ -415,22 +505,37 @@ impl State {
             },
             took,
         );
-        let max_batch = self.model(model).spec.max_batch;
-        let per_item = self
-            .latency
-            .per_item(model, share, max_batch)
-            .unwrap_or(Nanos::ZERO);
+        let at = LaneRef {
+            partition: crate::id::PartitionId(0),
+            ..at
+        };
+        let plan = self.plan(model, at);
         let now = self.now;
-        self.reprice(model, |model| {
-            model.per_item = per_item;
-            model.last_done = Some(now);
-            if let Some(predicted) = predicted {
-                let off = Nanos::new(predicted.as_nanos().abs_diff(took.as_nanos()));
-                model
-                    .errors
-                    .push(off.scaled(1_000, took.as_nanos().max(1)).as_nanos());
-            }
-        });
+        let known = self.model_mut(model);
+        known.plan = plan;
+        known.last_done = Some(now);
+        if let Some(predicted) = predicted {
+            let off = Nanos::new(predicted.as_nanos().abs_diff(took.as_nanos()));
+            known
+                .errors
+                .push(off.scaled(1_000, took.as_nanos().max(1)).as_nanos());
+        }
+        self.reprice(model);
+    }
+
+    /// How a backlog of a model is best served on a device: in batches that take at most
+    /// half of the model's objective, as a request that just missed one batch waits for
+    /// it and then runs in the next (D-STACK's rule).
+    fn plan(&self, model: ModelId, at: LaneRef) -> Option<Plan> {
+        let spec = &self.model(model).spec;
+        let within = spec.slo.map_or(Nanos::MAX, |slo| slo.scaled(1, 2));
+        let share = self.ledger.share(at);
+        let batch = self
+            .latency
+            .best_batch(model, share, spec.max_batch, within)?;
+        let quantile = self.config.admission_quantile;
+        let run = self.predict_task(model, batch, at, quantile)?.time;
+        Some(Plan { batch, run })
     }
 }
 

@@ -7,7 +7,7 @@ use super::state::{LegStage, State};
 use crate::id::{BatchSize, DeviceId, ModelId, PartitionId, RequestId, ShapeClass, TaskId};
 use crate::policy::Verdict;
 use crate::profile::Prediction;
-use crate::time::Timestamp;
+use crate::time::{Nanos, Timestamp};
 
 /// A read-only view of the scheduler, given to [`Policy::decide`](crate::policy::Policy).
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +45,13 @@ impl<'a> View<'a> {
     /// and are not parked, the one whose first request goes first in the policy's order.
     pub fn first_ready(&self, device: DeviceId) -> Option<ReadyHead> {
         let &(_, model) = self.state.ready.get(&device)?.first()?;
+        let (key, class) = self.state.model(model).queue.head()?;
+        Some(ReadyHead { model, class, key })
+    }
+
+    /// The one after [`first_ready`](Self::first_ready).
+    pub fn second_ready(&self, device: DeviceId) -> Option<ReadyHead> {
+        let &(_, model) = self.state.ready.get(&device)?.iter().nth(1)?;
         let (key, class) = self.state.model(model).queue.head()?;
         Some(ReadyHead { model, class, key })
     }
@@ -154,6 +161,11 @@ impl<'a> View<'a> {
         self.state.predict_task(model, batch, at, quantile)
     }
 
+    /// The quantile of latency that promises are made with.
+    pub fn admission_quantile(&self) -> f64 {
+        self.state.config.admission_quantile
+    }
+
     /// A waiting request's deadline, if deadlines are enforced.
     pub fn enforced_deadline(&self, request: RequestId) -> Option<Timestamp> {
         match self.state.config.deadlines {
@@ -172,11 +184,9 @@ impl<'a> View<'a> {
         self.state.request(request).items
     }
 
-    /// Whether what is known of the model's latency is stale, so that a request should
-    /// run to refresh it even if it looks doomed.
-    pub fn needs_probe(&self, model: ModelId) -> bool {
-        let model = self.state.model(model);
-        let stale = |last| self.state.now.since(last) >= self.state.config.probe_interval;
-        model.in_flight == 0 && model.last_done.is_none_or(stale)
+    /// Whether a waiting request whose predicted `run` ends too late should run all the
+    /// same: where that prediction alone shuts it out, and is stale.
+    pub fn is_probe(&self, request: RequestId, run: Nanos) -> bool {
+        self.state.is_probe(self.state.request(request), run)
     }
 }

@@ -9,7 +9,7 @@ use crate::sched::decision::Decision;
 use crate::sched::input::{Arrival, LegResult};
 use crate::sched::outcome::{DropReason, FailReason, Outcome};
 use crate::sched::state::{LegStage, Model, Place, Request};
-use crate::time::Timestamp;
+use crate::time::{Nanos, Timestamp};
 
 impl Scheduler {
     /// Gives up requests whose time has come, and looks at parked models again.
@@ -18,10 +18,8 @@ impl Scheduler {
         while let Some(&(at, id)) = self.state.expiry.first()
             && at <= now
         {
-            let request = *self.state.request(id);
-            let reason = match request.queue_timeout {
-                Some(timeout) if timeout == at => DropReason::QueueTimeout { at },
-                _ => DropReason::Expired { deadline: at },
+            let Some(reason) = self.why_give_up(id) else {
+                continue;
             };
             self.state.dequeue(id);
             self.end_request(id, Outcome::Dropped(reason));
@@ -33,10 +31,47 @@ impl Scheduler {
         }
     }
 
+    /// Why a waiting request whose time has come ends; `None` where its model has become
+    /// faster since, or needs it as a probe: then it is looked at again later.
+    fn why_give_up(&mut self, id: RequestId) -> Option<DropReason> {
+        let now = self.state.now;
+        let request = *self.state.request(id);
+        if let Some(at) = request.queue_timeout.filter(|&at| at <= now) {
+            return Some(DropReason::QueueTimeout { at });
+        }
+        let deadline = request.deadline.unwrap_or(now);
+        if deadline <= now {
+            return Some(DropReason::Expired { deadline });
+        }
+        let run = self.state.fastest(request.model, request.items);
+        let next = match run {
+            Some(run) if now + run > deadline => {
+                if !self.state.is_probe(&request, run) {
+                    let predicted = now + run;
+                    return Some(DropReason::Doomed {
+                        deadline,
+                        predicted,
+                    });
+                }
+                deadline
+            }
+            Some(run) => deadline.before(run) + Nanos::new(1),
+            None => deadline,
+        };
+        let next = request
+            .queue_timeout
+            .map_or(next, |timeout| next.min(timeout));
+        self.state.postpone(id, next);
+        None
+    }
+
     pub(super) fn arrived(&mut self, arrival: &Arrival) {
         let id = arrival.request;
         assert!(!self.state.requests.contains_key(&id), "{id} arrived twice");
         assert!(arrival.items.0 > 0, "{id} brings no items");
+        if let Some(model) = self.state.models.get(&arrival.model) {
+            self.state.rivals.asked(self.state.now, &model.spec);
+        }
         let admitted = match self.state.admit(arrival, self.policy.backlog()) {
             Ok(admitted) => admitted,
             Err(reason) => return self.finish(id, Outcome::Rejected(reason)),
@@ -54,6 +89,7 @@ impl Scheduler {
             queue_timeout: arrival.queue_timeout,
             key,
             place: Place::Queue,
+            give_up: None,
         };
         self.state.requests.insert(id, request);
         self.state.bytes += arrival.bytes;
@@ -354,6 +390,7 @@ impl Scheduler {
         if model.stopping && model.queue.is_empty() && model.in_flight == 0 {
             self.state.unpark(id);
             self.state.models.remove(&id);
+            self.state.rivals.forget(id);
             self.state.latency.forget(id);
             self.actions.push_back(Action::ModelDrained { model: id });
         }
