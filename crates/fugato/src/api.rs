@@ -8,14 +8,13 @@ use crate::error::{ErrorKind, Fault, InferError};
 use crate::server::proto::ModelConfig;
 use bytes::Bytes;
 use fugato_core::{Nanos, Timestamp};
-use fugato_device::{
-    ElementType, InputTensor, MonotonicClock, OutputTensor, TensorData, TensorSpec,
-};
+use fugato_device::{ElementType, InputTensor, MonotonicClock, TensorData, TensorSpec};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
 mod admin;
+mod classify;
 mod explain;
 mod parameter;
 mod trace_context;
@@ -28,7 +27,10 @@ pub use admin::{
 pub use explain::{Constraint, Explanation, LegExplanation};
 pub use trace_context::TraceContext;
 
-pub(crate) use parameter::{ParameterValue, RequestParameters, boolean, refuse_tensor_parameter};
+pub(crate) use classify::classify;
+pub(crate) use parameter::{
+    ParameterValue, RequestParameters, boolean, classes, refuse_tensor_parameter,
+};
 pub use validate::validate;
 
 /// The platform that model metadata names, as Triton spells it for ONNX models.
@@ -102,10 +104,23 @@ pub struct InferReply {
     pub model: Arc<ModelInfo>,
     /// The request's own id.
     pub id: String,
-    /// Index into [`ModelInfo::outputs`] and the tensor, in the order asked for.
-    pub outputs: Vec<(usize, OutputTensor)>,
+    /// The outputs, in the order asked for.
+    pub outputs: Vec<ReplyOutput>,
     /// Items of the task the request ran in.
     pub batch: u32,
+}
+
+/// One output of a reply.
+#[derive(Clone, Debug)]
+pub struct ReplyOutput {
+    /// Its place in [`ModelInfo::outputs`].
+    pub index: usize,
+    /// The type of its elements: the model's, or `BYTES` for classes.
+    pub element: ElementType,
+    /// The shape, batch dimension included.
+    pub shape: Vec<u64>,
+    /// The elements.
+    pub data: TensorData,
 }
 
 /// What clients may know of a loaded model version.

@@ -7,7 +7,7 @@
 //!
 //! **Invariant:** a client that goes away drops the future of its request.
 
-use crate::api::{InferReply, InferRequest, InferenceService};
+use crate::api::{InferReply, InferRequest, InferenceService, classify};
 use crate::error::InferError;
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -181,9 +181,23 @@ impl Server {
 /// A scrape is one short reply; one that takes longer than this is stuck.
 const METRICS_DRAIN: Duration = Duration::from_secs(1);
 
+/// Runs a request and brings its outputs into the form asked for.
+async fn run<S: InferenceService>(
+    service: &S,
+    request: InferRequest,
+) -> Result<InferReply, InferError> {
+    let any_classes = request.outputs.iter().any(|output| output.classes > 0);
+    let requested = any_classes.then(|| request.outputs.clone());
+    let mut reply = infer(service, request).await?;
+    if let Some(requested) = requested {
+        classify(&mut reply, &requested).inspect_err(|error| service.refused(error.kind()))?;
+    }
+    Ok(reply)
+}
+
 /// Runs a request. A panic of the service fails that request, is counted, and touches no
 /// other.
-async fn run<S: InferenceService>(
+async fn infer<S: InferenceService>(
     service: &S,
     request: InferRequest,
 ) -> Result<InferReply, InferError> {

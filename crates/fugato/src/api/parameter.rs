@@ -102,19 +102,37 @@ pub(crate) fn refuse_tensor_parameter(
     what: &str,
     tensor: &str,
     name: &str,
-    value: ParameterValue<'_>,
 ) -> Result<(), InferError> {
     let extension = match name {
         "shared_memory_region" | "shared_memory_byte_size" | "shared_memory_offset" => {
             "shared memory"
         }
-        "classification" if !means_none(value) => "classification",
         _ => return Ok(()),
     };
     Err(Fault::Unimplemented {
         what: format!("parameter `{name}` of {what} `{tensor}` (the {extension} extension)"),
     }
     .into())
+}
+
+/// How many classes parameter `classification` of an output asks for; 0 asks for the tensor.
+///
+/// # Errors
+/// Anything but a whole number of 32 bits.
+pub(crate) fn classes(output: &str, value: ParameterValue<'_>) -> Result<u32, InferError> {
+    let number = match value {
+        ParameterValue::Integer(number) => u32::try_from(number).ok(),
+        ParameterValue::Bool(_) | ParameterValue::Double(_) | ParameterValue::Text(_) => None,
+    };
+    number.ok_or_else(|| {
+        Fault::Parameter {
+            object: format!("output `{output}`"),
+            name: "classification",
+            found: value.to_string(),
+            expected: "a whole number of classes",
+        }
+        .into()
+    })
 }
 
 /// The value of boolean parameter `name`; `object` says whose it is, for a message.

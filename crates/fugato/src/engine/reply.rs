@@ -1,6 +1,6 @@
 //! What the driver answers, as replies and errors.
 
-use crate::api::{InferReply, ModelInfo};
+use crate::api::{InferReply, ModelInfo, ReplyOutput};
 use crate::driver::{ServeFailure, Served};
 use crate::error::{InferError, QueueLimit};
 use crate::telemetry::RequestTimes;
@@ -19,7 +19,15 @@ pub(super) fn reply(
     let mut tensors: Vec<Option<_>> = served.outputs.into_iter().map(Some).collect();
     let outputs = outputs
         .iter()
-        .filter_map(|&index| Some((index, tensors.get_mut(index)?.take()?)))
+        .filter_map(|&index| {
+            let tensor = tensors.get_mut(index)?.take()?;
+            Some(ReplyOutput {
+                index,
+                element: model.outputs.get(index)?.element,
+                shape: tensor.shape,
+                data: tensor.data,
+            })
+        })
         .collect();
     InferReply {
         model,

@@ -2,14 +2,14 @@
 
 use fugato::api::{
     BatchStatistics, Counted, Explanation, InferReply, InferRequest, InferenceService, LoadRequest,
-    LogSetting, LogSettings, ModelInfo, ModelState, ModelStatistics, ModelStatus, TraceContext,
-    TraceSettings, validate,
+    LogSetting, LogSettings, ModelInfo, ModelState, ModelStatistics, ModelStatus, ReplyOutput,
+    TraceContext, TraceSettings, validate,
 };
 use fugato::error::{ErrorKind, InferError};
 use fugato::server::proto::{DataType, ModelConfig, ModelInput};
 use fugato::server::{Addresses, Drained, Server, ServerOptions};
 use fugato_core::{Nanos, Timestamp};
-use fugato_device::{ElementType, MonotonicClock, OutputTensor, TensorSpec};
+use fugato_device::{ElementType, MonotonicClock, TensorSpec};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -85,10 +85,10 @@ fn info(name: &str, inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>, batch: u3
         name: name.to_owned(),
         version: "1".to_owned(),
         inputs,
-        outputs,
         max_batch_size: batch,
         versions: vec!["1".to_owned()],
-        labels: Vec::new(),
+        labels: vec![Some(["ant", "bee"].map(str::to_owned).into()); outputs.len()],
+        outputs,
     }
 }
 
@@ -241,8 +241,12 @@ impl InferenceService for Double {
                     f32::NAN.to_le_bytes().repeat(data.byte_size() / 4).into(),
                 );
             }
-            let shape = input.shape.clone();
-            (index, OutputTensor { shape, data })
+            ReplyOutput {
+                index,
+                element: model.outputs[index].element,
+                shape: input.shape.clone(),
+                data,
+            }
         });
         tell.how = Ended::Replied;
         Ok(InferReply {
@@ -362,17 +366,19 @@ impl InferenceService for Double {
 
 /// An input of a model with a batch dimension, as its configuration says it.
 fn config_input(spec: &TensorSpec) -> ModelInput {
-    let name = match spec.element {
-        ElementType::Bytes => "TYPE_STRING".to_owned(),
-        other => format!("TYPE_{other}"),
+    let name = if spec.element == ElementType::Bytes {
+        "TYPE_STRING".to_owned()
+    } else {
+        format!("TYPE_{}", spec.element)
     };
     let dim = |dim: &Option<u64>| dim.map_or(-1, |size| i64::try_from(size).expect("small"));
-    ModelInput {
+    let mut input = ModelInput {
         name: spec.name.clone(),
-        data_type: DataType::from_str_name(&name).expect("a type").into(),
         dims: spec.shape.iter().skip(1).map(dim).collect(),
         ..ModelInput::default()
-    }
+    };
+    input.set_data_type(DataType::from_str_name(&name).expect("a type"));
+    input
 }
 
 /// Numbers that are all different, so that one in a wrong place shows.

@@ -237,11 +237,11 @@ const CASES: &[Case] = &[
         "parameter `shared_memory_region` of input `x` (the shared memory extension)",
     ),
     (
-        r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"classification":3}}]}"#,
+        r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"classification":-3}}]}"#,
         None,
-        501,
-        "unimplemented",
-        "parameter `classification` of output `y`",
+        400,
+        "invalid_value",
+        "parameter `classification` of output `y` is -3, expected a whole number of classes",
     ),
     (
         r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"parameters":{"binary_data_size":4}}]}"#,

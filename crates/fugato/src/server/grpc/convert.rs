@@ -4,14 +4,14 @@ use super::calls::Origin;
 use super::contents;
 use crate::api::{
     InferReply, InferRequest, NamedInput, ParameterValue, RequestParameters, RequestedOutput,
-    output_bytes, refuse_tensor_parameter,
+    classes, output_bytes, refuse_tensor_parameter,
 };
 use crate::error::{Fault, InferError, ShapeText};
 use crate::server::proto;
 use bytes::Bytes;
 use fugato_device::{ElementType, TensorData};
 use proto::infer_parameter::ParameterChoice;
-use proto::model_infer_request::InferInputTensor;
+use proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use proto::model_infer_response::InferOutputTensor;
 use std::collections::BTreeMap;
 
@@ -39,9 +39,6 @@ pub(super) fn request(
             parameters.set(name, value)?;
         }
     }
-    for output in &wire.outputs {
-        refuse("output", &output.name, &output.parameters)?;
-    }
     Ok(InferRequest {
         inputs: inputs(&wire.model_name, wire.inputs, wire.raw_input_contents)?,
         model: wire.model_name,
@@ -50,16 +47,22 @@ pub(super) fn request(
         outputs: wire
             .outputs
             .into_iter()
-            .map(|output| RequestedOutput {
-                name: output.name,
-                classes: 0,
-            })
-            .collect(),
+            .map(requested_output)
+            .collect::<Result<_, _>>()?,
         arrived: origin.arrived,
         deadline: parameters.deadline(origin.arrived, origin.timeout),
         queue_timeout: parameters.queue_timeout,
         priority: parameters.priority,
         trace: origin.trace,
+    })
+}
+
+fn requested_output(output: InferRequestedOutputTensor) -> Result<RequestedOutput, InferError> {
+    refuse("output", &output.name, &output.parameters)?;
+    let wanted = output.parameters.get("classification").and_then(parameter);
+    Ok(RequestedOutput {
+        classes: wanted.map_or(Ok(0), |value| classes(&output.name, value))?,
+        name: output.name,
     })
 }
 
@@ -162,12 +165,8 @@ fn refuse(
     name: &str,
     parameters: &BTreeMap<String, proto::InferParameter>,
 ) -> Result<(), InferError> {
-    for (parameter_name, value) in parameters {
-        if let Some(value) = parameter(value) {
-            refuse_tensor_parameter(what, name, parameter_name, value)?;
-        }
-    }
-    Ok(())
+    let mut names = parameters.keys();
+    names.try_for_each(|parameter| refuse_tensor_parameter(what, name, parameter))
 }
 
 fn parameter(wire: &proto::InferParameter) -> Option<ParameterValue<'_>> {
@@ -187,12 +186,12 @@ fn parameter(wire: &proto::InferParameter) -> Option<ParameterValue<'_>> {
 pub(super) fn reply(reply: InferReply) -> Result<proto::ModelInferResponse, InferError> {
     let mut outputs = Vec::with_capacity(reply.outputs.len());
     let mut raw_output_contents = Vec::with_capacity(reply.outputs.len());
-    for (index, tensor) in reply.outputs {
-        let spec = &reply.model.outputs[index];
+    for output in reply.outputs {
+        let spec = &reply.model.outputs[output.index];
         outputs.push(InferOutputTensor {
             name: spec.name.clone(),
-            datatype: spec.element.oip_name().to_owned(),
-            shape: tensor
+            datatype: output.element.oip_name().to_owned(),
+            shape: output
                 .shape
                 .iter()
                 .map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX))
@@ -200,7 +199,7 @@ pub(super) fn reply(reply: InferReply) -> Result<proto::ModelInferResponse, Infe
             parameters: BTreeMap::new(),
             contents: None,
         });
-        raw_output_contents.push(output_bytes(&reply.model, spec, tensor.data)?);
+        raw_output_contents.push(output_bytes(&reply.model, spec, output.data)?);
     }
     // How many items the request's task had, its own included.
     let batch_size = proto::InferParameter {

@@ -21,7 +21,7 @@ const JSON_BYTES: usize = 384;
 pub(super) fn json_bytes(reply: &InferReply, binary: &BinaryOutputs) -> usize {
     let outputs = reply.outputs.iter().enumerate();
     let json = outputs.filter(|&(position, _)| !binary.at(position));
-    json.map(|(_, (_, tensor))| tensor.data.byte_size()).sum()
+    json.map(|(_, output)| output.data.byte_size()).sum()
 }
 
 /// Writes a reply; `hold` counts its bytes until they are sent.
@@ -52,17 +52,17 @@ pub(super) fn write(
         reply.batch
     );
     let mut any_binary = false;
-    for (position, (index, tensor)) in reply.outputs.into_iter().enumerate() {
-        let spec = &info.outputs[index];
+    for (position, output) in reply.outputs.into_iter().enumerate() {
+        let spec = &info.outputs[output.index];
         text.push_str(if position > 0 { ",{" } else { "{" });
         member(&mut text, "name", &spec.name);
         text.push_str(",\"datatype\":\"");
-        text.push_str(spec.element.oip_name());
+        text.push_str(output.element.oip_name());
         text.push_str("\",\"shape\":");
-        elements::push_shape(&mut text, &tensor.shape);
+        elements::push_shape(&mut text, &output.shape);
         text.push(',');
         if binary.at(position) {
-            let raw = output_bytes(&info, spec, tensor.data)?;
+            let raw = output_bytes(&info, spec, output.data)?;
             let _ = write!(
                 text,
                 "\"parameters\":{{\"binary_data_size\":{}}}}}",
@@ -72,7 +72,7 @@ pub(super) fn write(
             any_binary = true;
         } else {
             text.push_str("\"data\":");
-            elements::write(&mut text, &info, spec, &tensor.data)?;
+            elements::write(&mut text, &info, spec, &output)?;
             text.push('}');
         }
     }

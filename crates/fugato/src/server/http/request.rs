@@ -3,7 +3,7 @@
 
 use super::elements;
 use crate::api::{
-    NamedInput, ParameterValue, RequestParameters, RequestedOutput, boolean,
+    NamedInput, ParameterValue, RequestParameters, RequestedOutput, boolean, classes,
     refuse_tensor_parameter,
 };
 use crate::error::{Fault, InferError, ShapeText};
@@ -207,39 +207,46 @@ pub(super) fn read(
         inputs.push(binary.input(model, input, hold)?);
     }
     binary.is_used_up()?;
+    let (outputs, binary) = requested_outputs(json.outputs, parameters.binary_outputs)?;
     Ok(ReadRequest {
-        binary: binary_outputs(&json.outputs, parameters.binary_outputs)?,
-        outputs: json
-            .outputs
-            .into_iter()
-            .map(|output| RequestedOutput {
-                name: output.name.into_owned(),
-                classes: 0,
-            })
-            .collect(),
+        outputs,
+        binary,
         id: json.id.into_owned(),
         inputs,
         parameters,
     })
 }
 
-fn binary_outputs(outputs: &[OutputJson<'_>], default: bool) -> Result<BinaryOutputs, InferError> {
+fn requested_outputs(
+    outputs: Vec<OutputJson<'_>>,
+    default: bool,
+) -> Result<(Vec<RequestedOutput>, BinaryOutputs), InferError> {
     if outputs.is_empty() {
-        return Ok(BinaryOutputs::All(default));
+        return Ok((Vec::new(), BinaryOutputs::All(default)));
     }
     let mut each = Vec::with_capacity(outputs.len());
+    let mut requested = Vec::with_capacity(outputs.len());
     for output in outputs {
         let mut binary = default;
+        let mut wanted = 0;
         for (name, value) in &output.parameters.0 {
-            refuse_tensor_parameter("output", &output.name, name, value.value())?;
-            if name == "binary_data" {
-                let object = || format!("output `{}`", output.name);
-                binary = boolean(object, "binary_data", value.value())?;
+            refuse_tensor_parameter("output", &output.name, name)?;
+            match &**name {
+                "binary_data" => {
+                    let object = || format!("output `{}`", output.name);
+                    binary = boolean(object, "binary_data", value.value())?;
+                }
+                "classification" => wanted = classes(&output.name, value.value())?,
+                _ => {}
             }
         }
         each.push(binary);
+        requested.push(RequestedOutput {
+            name: output.name.into_owned(),
+            classes: wanted,
+        });
     }
-    Ok(BinaryOutputs::Each(each))
+    Ok((requested, BinaryOutputs::Each(each)))
 }
 
 /// The binary part of a body, taken input by input.
@@ -335,7 +342,7 @@ fn binary_size(input: &InputJson<'_>) -> Result<Option<u64>, InferError> {
     let mut size = None;
     for (name, parameter) in &input.parameters.0 {
         let value = parameter.value();
-        refuse_tensor_parameter("input", &input.name, name, value)?;
+        refuse_tensor_parameter("input", &input.name, name)?;
         if name != "binary_data_size" {
             continue;
         }
