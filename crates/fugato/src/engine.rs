@@ -21,7 +21,7 @@ use crate::driver::{Answer, Mailbox, NotTaken, Payload};
 use crate::error::{ErrorKind, InferError, QueueLimit};
 use crate::server::metadata::model_config;
 use crate::server::proto::ModelConfig;
-use crate::telemetry::{ModelGauges, ModelMetrics, RequestTimes, Telemetry};
+use crate::telemetry::{self, ModelGauges, ModelMetrics, RequestTimes, Telemetry, Traces};
 use fugato_core::sched::{self, Arrival, Input};
 use fugato_core::{BatchSize, ModelId, RequestId, ShapeClass};
 use fugato_device::{CpuDevice, MonotonicClock};
@@ -47,6 +47,7 @@ pub struct Engine {
     loaded: AtomicBool,
     draining: AtomicBool,
     journal: Journal,
+    traces: Traces,
     /// Cancelled when the driver has ended.
     ended: CancellationToken,
 }
@@ -136,7 +137,7 @@ impl Drop for CancelOnDrop<'_> {
 
 impl Engine {
     /// An engine without models, whose driver cancels `ended` when it ends. It can explain
-    /// the last `explanations` requests that had an id.
+    /// the last `explanations` requests that had an id, and tells `traces` of those it wants.
     pub fn new(
         clock: MonotonicClock,
         mailbox: Arc<Mailbox>,
@@ -144,6 +145,7 @@ impl Engine {
         device: Arc<CpuDevice>,
         ended: CancellationToken,
         explanations: usize,
+        traces: Traces,
     ) -> Self {
         Self {
             clock,
@@ -154,6 +156,7 @@ impl Engine {
             loaded: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             journal: Journal::new(explanations),
+            traces,
             ended,
         }
     }
@@ -233,7 +236,7 @@ impl Engine {
         }
         let (received, deadline, timeout) =
             (request.arrived, request.deadline, request.queue_timeout);
-        let (id, priority) = (request.id.clone(), request.priority);
+        let (id, priority, trace) = (request.id.clone(), request.priority, request.trace);
         let ValidRequest {
             inputs,
             items,
@@ -242,7 +245,9 @@ impl Engine {
             outputs,
         } = validate(&model.info, request)?;
         let class = model.shapes.class(&shape);
-        let followed = self.journal.wants(&id).then(|| journal::Open {
+        let traced = self.traces.wants(&model.info.name, trace.as_ref());
+        let remembered = self.journal.wants(&id);
+        let followed = (traced || remembered).then(|| journal::Open {
             name: journal::Name {
                 model: model.info.name.clone(),
                 version: model.info.version.clone(),
@@ -283,7 +288,9 @@ impl Engine {
             journal: &self.journal,
             request: Some(request),
         };
-        if let Some(open) = &followed {
+        if let Some(open) = &followed
+            && remembered
+        {
             self.journal.began(request, open.clone());
         }
         let Ok(Answer { result, course }) = answered.await else {
@@ -295,13 +302,33 @@ impl Engine {
         let result = result
             .map_err(|failure| reply::error(&model.info.name, now, received, timeout, failure));
         if let Some(record) = record {
-            self.journal
-                .ended(request, record.with_error(result.as_ref().err()));
+            let record = record.with_error(result.as_ref().err());
+            if traced {
+                self.traces.tell(&record.traced(trace));
+            }
+            if remembered {
+                self.journal.ended(request, record);
+            }
         }
         let served = result?;
         let times = reply::times(now, received, &served);
         let info = Arc::clone(&model.info);
         Ok((reply::reply(info, id, &outputs, served), times))
+    }
+
+    /// Whether there is a model of that name, where one is named.
+    fn check_known(&self, model: Option<&str>) -> Result<(), InferError> {
+        let Some(name) = model else { return Ok(()) };
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        if models.contains_key(name) {
+            return Ok(());
+        }
+        Err(InferError::unknown_model(name))
+    }
+
+    /// Sends the traces that have not been sent. Blocks for at most a few seconds.
+    pub fn flush_traces(&self) {
+        self.traces.flush();
     }
 
     /// Shows in the metrics what the scheduler says of each model now.
@@ -433,34 +460,31 @@ impl InferenceService for Engine {
         Err(InferError::unimplemented("unloading models"))
     }
 
-    fn trace_settings(&self, _model: Option<&str>) -> Result<TraceSettings, InferError> {
-        Err(InferError::unimplemented("the trace extension"))
+    fn trace_settings(&self, model: Option<&str>) -> Result<TraceSettings, InferError> {
+        self.check_known(model)?;
+        Ok(self.traces.settings(model))
     }
 
     fn update_trace_settings(
         &self,
-        _model: Option<&str>,
-        _update: BTreeMap<String, Option<Vec<String>>>,
+        model: Option<&str>,
+        update: BTreeMap<String, Option<Vec<String>>>,
     ) -> Result<TraceSettings, InferError> {
-        Err(InferError::unimplemented("the trace extension"))
+        self.check_known(model)?;
+        self.traces.update(model, update)?;
+        Ok(self.traces.settings(model))
     }
 
     fn log_settings(&self) -> LogSettings {
-        LogSettings::new()
+        telemetry::log_settings()
     }
 
-    fn update_log_settings(&self, _update: LogSettings) -> Result<LogSettings, InferError> {
-        Err(InferError::unimplemented("the logging extension"))
+    fn update_log_settings(&self, update: LogSettings) -> Result<LogSettings, InferError> {
+        telemetry::update_log_settings(update)
     }
 
     async fn explain(&self, name: &str, id: &str) -> Result<Explanation, InferError> {
-        let is_known = {
-            let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-            models.contains_key(name)
-        };
-        if !is_known {
-            return Err(InferError::unknown_model(name));
-        }
+        self.check_known(Some(name))?;
         match self.journal.find(name, id) {
             Some(Found::Ended(explanation)) => Ok(*explanation),
             Some(Found::Open(request, open)) => {

@@ -1,9 +1,12 @@
-//! Metrics and logs. Every metric is made here, with its help text;
+//! Metrics, logs and traces. Every metric is made here, with its help text;
 //! `docs/reference/metrics.md` lists them.
 
 mod logs;
 mod metrics;
 mod statistics;
+mod trace_settings;
+mod traces;
 
-pub use logs::{LogError, init_logs};
+pub use logs::{LogError, init_logs, log_settings, update_log_settings};
 pub use metrics::{DriverMetrics, ModelGauges, ModelMetrics, RequestTimes, Telemetry};
+pub use traces::{TraceExportError, TraceOptions, TracedRequest, Traces};

@@ -359,8 +359,18 @@ section! {
         /// Ended requests with an id that `GET /v2/models/NAME/explain/ID` remembers; 0 turns
         /// it off. A few seconds' worth of a busy server, and about a megabyte.
         explanations: u32 = 4096;
+        /// Whether requests are traced from the start; clients can change it. Off, because
+        /// every trace costs the collector more than it costs here.
+        trace: bool = false;
+        /// Of requests without a trace of their client, one in this many is traced while
+        /// tracing is on. Triton's.
+        trace_rate: u64 = 1000;
     }
-    unset {}
+    unset {
+        /// URL of the OpenTelemetry collector that takes spans, by OTLP over gRPC
+        /// (`http://127.0.0.1:4317`). None by default: then spans are lines of the log.
+        otlp_endpoint: String = "none; spans go to the log";
+    }
 }
 
 /// The sections, in the order they are shown, each with its settings.

@@ -1,8 +1,9 @@
 //! The journal: what became of the latest requests that have an id, for `explain`.
 
-use crate::api::{Constraint, Explanation, LegExplanation};
+use crate::api::{Constraint, Explanation, LegExplanation, TraceContext};
 use crate::driver::{Course, ReplyResult, ServeFailure};
 use crate::error::InferError;
+use crate::telemetry::TracedRequest;
 use fugato_core::sched::{DropReason, Rejection, Scope};
 use fugato_core::{Nanos, RequestId, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
@@ -170,6 +171,20 @@ impl Record {
     pub(super) fn with_error(mut self, error: Option<&InferError>) -> Self {
         self.error = error.map(|error| (error.kind().facts().label, error.to_string()));
         self
+    }
+
+    /// As a request to trace, part of its client's trace `context`.
+    pub(super) fn traced(&self, context: Option<TraceContext>) -> TracedRequest<'_> {
+        TracedRequest {
+            model: &self.name.model,
+            version: &self.name.version,
+            id: &self.name.id,
+            context,
+            arrived: self.arrived,
+            ended: self.ended,
+            error: self.error.as_ref().map(|(label, text)| (*label, &**text)),
+            course: &self.course,
+        }
     }
 
     fn explain(&self) -> Explanation {

@@ -10,7 +10,7 @@ use crate::driver::{
 use crate::repository::{self, ScanError};
 use crate::runtime::{self, FindError, Surroundings};
 use crate::server::{Addresses, BindError, Server, ServerOptions};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Telemetry, TraceExportError, TraceOptions, Traces};
 use fugato_core::ModelId;
 use fugato_core::driver::{Recorder, RecordingFooter};
 use fugato_core::sched::{
@@ -74,6 +74,9 @@ pub enum ServeError {
     /// A port cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// Traces cannot be exported.
+    #[error(transparent)]
+    Traces(#[from] TraceExportError),
     /// The recording cannot be written.
     #[error(transparent)]
     Recording(#[from] RecordingError),
@@ -160,6 +163,7 @@ impl Running {
         let device = Arc::new(open_device(&config, clock, Arc::clone(&mailbox))?);
         mailbox.control(Input::DeviceAdded(device.spec().clone()));
         let telemetry = Arc::new(Telemetry::new());
+        let traces = Traces::new(clock, &trace_options(&config))?;
         let metrics = MetricsById::default();
         let scheduler_config = scheduler_config(&config);
         let (recorder, recording) = match &config.server.record {
@@ -191,6 +195,7 @@ impl Running {
             device,
             ended.clone(),
             usize::try_from(config.telemetry.explanations).unwrap_or(usize::MAX),
+            traces,
         ));
         let config = Arc::new(config);
         let loader = ModelLoader::new(Arc::clone(&engine), Arc::clone(&config), store, metrics);
@@ -245,7 +250,12 @@ impl Running {
             Err(error) => tracing::error!(%error, "the servers ended badly"),
         }
         self.mailbox.close();
-        let ended = tokio::task::spawn_blocking(move || self.driver.join()).await;
+        let engine = Arc::clone(&self.engine);
+        let ended = tokio::task::spawn_blocking(move || {
+            engine.flush_traces();
+            self.driver.join()
+        });
+        let ended = ended.await;
         let recorded = match (&ended, self.recording) {
             (_, None) => Ok(()),
             (Ok(Ok(scheduler)), Some(recording)) => recording.finish(RecordingFooter {
@@ -338,6 +348,14 @@ fn server_options(config: &Config) -> ServerOptions {
     }
 }
 
+fn trace_options(config: &Config) -> TraceOptions {
+    TraceOptions {
+        endpoint: config.telemetry.otlp_endpoint.clone(),
+        on: config.telemetry.trace,
+        rate: config.telemetry.trace_rate,
+    }
+}
+
 fn scheduler_config(config: &Config) -> SchedulerConfig {
     let policy = match config.scheduler.policy {
         Policy::Fifo => PolicySpec::Fifo,
@@ -361,10 +379,7 @@ fn scheduler_config(config: &Config) -> SchedulerConfig {
         },
         admission_quantile: config.scheduler.admission_quantile,
         explanations: config.telemetry.explanations,
-        decisions: match config.telemetry.explanations {
-            0 => 0,
-            _ => DECISIONS_MAX,
-        },
+        decisions: DECISIONS_MAX,
         ..SchedulerConfig::default()
     }
 }

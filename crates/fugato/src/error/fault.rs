@@ -42,6 +42,12 @@ pub(crate) enum Fault {
         found: String,
         expected: &'static str,
     },
+    #[error("setting `{name}` is {found}, expected {expected}")]
+    Setting {
+        name: String,
+        found: String,
+        expected: String,
+    },
     #[error("input `{input}` of model `{model}` has its data {found}, expected {expected}")]
     Payload {
         model: String,
@@ -309,6 +315,19 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// A setting of the trace or logging extension that cannot be set so; `None` is to
+    /// take it back.
+    pub(crate) fn setting(name: &str, values: Option<&[String]>, expected: &str) -> Self {
+        let found = values.map_or("to be cleared".to_owned(), |values| {
+            format!("`{}`", values.join("`, `"))
+        });
+        Self::Setting {
+            name: name.to_owned(),
+            found,
+            expected: expected.to_owned(),
+        }
+    }
+
     /// The row of the table this fault belongs to.
     pub(crate) const fn kind(&self) -> ErrorKind {
         match self {
@@ -339,6 +358,7 @@ impl Fault {
             | Self::OutputElement { .. }
             | Self::Parameter { .. }
             | Self::ControlParameter { .. }
+            | Self::Setting { .. }
             | Self::LogSetting { .. } => ErrorKind::InvalidValue,
             Self::UnknownOutput { .. } => ErrorKind::UnknownOutput,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
