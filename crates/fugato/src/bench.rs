@@ -12,6 +12,7 @@ mod double;
 pub mod expect;
 pub mod golden;
 pub mod load;
+pub mod regions;
 pub mod report;
 pub mod stats;
 pub mod tensor;
@@ -20,13 +21,14 @@ mod workload_file;
 pub use workload_file::{ReadError, read_workload};
 
 use client::{CallError, Client, Prepared, ServerUrl};
-use cpu::{Process, cpu_time};
+use cpu::{Process, cpu_time, own_niceness};
 use expect::{Case, ExpectError, read_cases};
 use fugato_core::workload::{ModelLoad, Workload};
 use fugato_core::{Nanos, Timestamp};
 use load::{Load, Pacing, Target};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use regions::{RegionError, Regions, SharedMemory};
 use report::{ClientUsage, Loop, ModelReport, REPORT_SCHEMA, Report, ServerUsage};
 use stats::Figures;
 use std::path::PathBuf;
@@ -57,6 +59,8 @@ pub struct Bench {
     pub expect: Option<PathBuf>,
     /// Whether each request tells the server its objective (parameter `slo_us`).
     pub send_slo: bool,
+    /// What goes through shared memory.
+    pub shared_memory: SharedMemory,
     /// The most requests of one model that may be unanswered at once.
     pub max_outstanding: u32,
     /// How long to wait for replies after the last request.
@@ -106,6 +110,14 @@ pub enum BenchError {
         /// The cause.
         source: ExpectError,
     },
+    /// A model's inputs and outputs could not be put into shared memory.
+    #[error("cannot use shared memory for model `{model}`")]
+    SharedMemory {
+        /// The model.
+        model: String,
+        /// The cause.
+        source: RegionError,
+    },
     /// Expectations hold single items.
     #[error(
         "model `{model}` sends {batch} items per request, expected 1 where answers are checked"
@@ -138,7 +150,17 @@ pub async fn run(bench: &Bench, stop: CancellationToken) -> Result<Report, Bench
     let mut targets = Vec::new();
     for (model, stream) in bench.workload.models().iter().zip(INPUT_STREAMS..) {
         let cases = cases(bench, model, stream, &clients[0]).await?;
-        targets.push(target(bench, model, cases, &clients));
+        let regions = match bench.shared_memory {
+            SharedMemory::None => None,
+            SharedMemory::System => {
+                let regions = regions(bench, model, &cases, &clients).await;
+                Some(regions.map_err(|source| BenchError::SharedMemory {
+                    model: model.name.clone(),
+                    source,
+                })?)
+            }
+        };
+        targets.push(target(bench, model, cases, &clients, regions));
     }
     Ok(measure(bench, clients, targets, stop).await)
 }
@@ -187,11 +209,42 @@ async fn cases(
         })
 }
 
-fn target(bench: &Bench, model: &ModelLoad, cases: Vec<Case>, clients: &[Client]) -> Target {
+/// Shared memory for a model's cases, with outputs as large as those of one request that
+/// is sent without it.
+async fn regions(
+    bench: &Bench,
+    model: &ModelLoad,
+    cases: &[Case],
+    clients: &[Client],
+) -> Result<Regions, RegionError> {
+    let client = &clients[0];
+    let request = client.prepare(&model.name, &cases[0].inputs, None);
+    let reply = client.infer(&request, client::Outputs::Read).await;
+    let sizes = regions::sizes_of(&reply.map_err(RegionError::Sizes)?.outputs);
+    let slots = match bench.pacing {
+        Loop::Open => bench.max_outstanding,
+        Loop::Closed { concurrency } => concurrency,
+    };
+    Regions::register(cases, &sizes, slots, clients).await
+}
+
+fn target(
+    bench: &Bench,
+    model: &ModelLoad,
+    cases: Vec<Case>,
+    clients: &[Client],
+    regions: Option<Regions>,
+) -> Target {
     let slo = objective(model).filter(|_| bench.send_slo);
-    let requests = clients.iter().map(|client| {
-        let cases = cases.iter();
-        let prepared = cases.map(|case| client.prepare(&model.name, &case.inputs, slo));
+    let requests = clients.iter().enumerate().map(|(at, client)| {
+        let cases = cases.iter().enumerate();
+        let prepared = cases.map(|(case, Case { inputs, .. })| match &regions {
+            None => client.prepare(&model.name, inputs, slo),
+            Some(regions) => {
+                let from = regions.inputs_of(at, case);
+                client.prepare_from(&model.name, inputs, &from, slo)
+            }
+        });
         prepared.collect::<Vec<Prepared>>()
     });
     let requests = requests.collect();
@@ -199,7 +252,11 @@ fn target(bench: &Bench, model: &ModelLoad, cases: Vec<Case>, clients: &[Client]
         Some(_) => cases.into_iter().map(|case| case.outputs).collect(),
         None => Vec::new(),
     };
-    Target { requests, expected }
+    Target {
+        requests,
+        expected,
+        regions,
+    }
 }
 
 /// The objective; [`Nanos::MAX`] stands for none.
@@ -260,10 +317,16 @@ async fn measure(
     });
     let client = ClientUsage {
         cpu_s: used(before.0, after.0),
+        nice: own_niceness(),
         wall_s: wall.as_secs_f64(),
         max_outstanding: bench.max_outstanding,
     };
-    report(bench, &load, measured, interrupted, client, server)
+    let mut report = report(bench, &load, measured, interrupted, client, server);
+    if let Err(error) = load.unregister().await {
+        let warning = format!("a shared-memory region was not taken back: {error}");
+        report.warnings.push(warning);
+    }
+    report
 }
 
 fn report(
@@ -296,6 +359,7 @@ fn report(
         urls: bench.urls.iter().map(ToString::to_string).collect(),
         seed: bench.seed,
         checked: bench.expect.is_some(),
+        shared_memory: bench.shared_memory == SharedMemory::System,
         warmup_s: workload.warmup().as_secs_f64(),
         measured_s: measured.as_secs_f64(),
         client,

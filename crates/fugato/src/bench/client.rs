@@ -84,6 +84,9 @@ pub enum CallError {
     Rejected {
         /// The protocol's name of the status.
         status: String,
+        /// The server's own word for the reason, finer than the status, where it has one
+        /// (`fugato-error`).
+        label: Option<String>,
         /// The server's message.
         message: String,
     },
@@ -179,6 +182,12 @@ pub enum ReplyFault {
         /// The output.
         name: String,
     },
+    /// An output in shared memory that cannot be read from there.
+    #[error("its outputs cannot be read from shared memory ({source})")]
+    Region {
+        /// The cause.
+        source: std::io::Error,
+    },
     /// A header that is not a number, or sizes past the body.
     #[error("its binary sizes do not fit its {body} bytes of body")]
     BinarySizes {
@@ -229,6 +238,39 @@ enum Kind {
 #[derive(Clone, Debug)]
 pub struct Prepared(PreparedKind);
 
+/// Where a request's outputs go, encoded once.
+#[derive(Clone, Debug)]
+pub struct PreparedOutputs(bytes::Bytes);
+
+/// Where a server takes an input from.
+#[derive(Clone, Copy, Debug)]
+pub enum InputFrom<'a> {
+    /// It comes with the request.
+    Request,
+    /// From a registered region of shared memory.
+    Region {
+        /// The region.
+        region: &'a str,
+        /// Bytes from the start of the region.
+        offset: u64,
+        /// Bytes.
+        size: u64,
+    },
+}
+
+/// Where in shared memory a server puts an output.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputTo<'a> {
+    /// The output.
+    pub name: &'a str,
+    /// The region.
+    pub region: &'a str,
+    /// Bytes from the start of the region.
+    pub offset: u64,
+    /// Bytes there is room for.
+    pub size: u64,
+}
+
 #[derive(Clone, Debug)]
 enum PreparedKind {
     Http(http::PreparedHttp),
@@ -275,12 +317,57 @@ impl Client {
         .map_err(|error| self.named(error))
     }
 
-    /// Encodes a request for `model`; with `slo`, as the request parameter `slo_us`.
+    /// Encodes a request for `model`, its inputs with it; with `slo`, as the request
+    /// parameter `slo_us`.
     pub fn prepare(&self, model: &str, inputs: &[Tensor], slo: Option<Nanos>) -> Prepared {
+        let with = vec![InputFrom::Request; inputs.len()];
+        self.prepare_from(model, inputs, &with, slo)
+    }
+
+    /// As [`prepare`](Self::prepare), each input from where `from` says.
+    pub fn prepare_from(
+        &self,
+        model: &str,
+        inputs: &[Tensor],
+        from: &[InputFrom<'_>],
+        slo: Option<Nanos>,
+    ) -> Prepared {
         Prepared(match &self.kind {
-            Kind::Http(_) => PreparedKind::Http(http::PreparedHttp::new(model, inputs, slo)),
-            Kind::Grpc(_) => PreparedKind::Grpc(grpc::PreparedGrpc::new(model, inputs, slo)),
+            Kind::Http(_) => PreparedKind::Http(http::PreparedHttp::new(model, inputs, from, slo)),
+            Kind::Grpc(_) => PreparedKind::Grpc(grpc::PreparedGrpc::new(model, inputs, from, slo)),
         })
+    }
+
+    /// Encodes where a request's outputs go, to be sent with any prepared request.
+    pub fn prepare_outputs(&self, outputs: &[OutputTo<'_>]) -> PreparedOutputs {
+        PreparedOutputs(match &self.kind {
+            Kind::Http(_) => http::outputs(outputs),
+            Kind::Grpc(_) => grpc::outputs(outputs),
+        })
+    }
+
+    /// Registers all `size` bytes of the shared memory `key` as `region`.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn register(&self, region: &str, key: &str, size: u64) -> Result<(), CallError> {
+        match &self.kind {
+            Kind::Http(client) => client.register(region, key, size).await,
+            Kind::Grpc(client) => client.register(region, key, size).await,
+        }
+        .map_err(|error| self.named(error))
+    }
+
+    /// Makes the server forget a region.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn unregister(&self, region: &str) -> Result<(), CallError> {
+        match &self.kind {
+            Kind::Http(client) => client.unregister(region).await,
+            Kind::Grpc(client) => client.unregister(region).await,
+        }
+        .map_err(|error| self.named(error))
     }
 
     /// Sends a request that this client, or one of the same protocol, prepared.
@@ -291,12 +378,30 @@ impl Client {
     /// # Panics
     /// Where the request was prepared for the other protocol.
     pub async fn infer(&self, request: &Prepared, outputs: Outputs) -> Result<Reply, CallError> {
+        self.infer_to(request, None, outputs).await
+    }
+
+    /// As [`infer`](Self::infer), with the outputs sent to where `to` says: those in
+    /// [`Reply::outputs`] then have no data.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    ///
+    /// # Panics
+    /// As [`infer`](Self::infer).
+    pub async fn infer_to(
+        &self,
+        request: &Prepared,
+        to: Option<&PreparedOutputs>,
+        outputs: Outputs,
+    ) -> Result<Reply, CallError> {
+        let to = to.map(|to| &to.0);
         match (&self.kind, &request.0) {
             (Kind::Http(client), PreparedKind::Http(request)) => {
-                client.infer(request, outputs).await
+                client.infer(request, to, outputs).await
             }
             (Kind::Grpc(client), PreparedKind::Grpc(request)) => {
-                client.infer(request, outputs).await
+                client.infer(request, to, outputs).await
             }
             (Kind::Http(_), PreparedKind::Grpc(_)) | (Kind::Grpc(_), PreparedKind::Http(_)) => {
                 panic!(
@@ -318,6 +423,9 @@ impl Client {
         }
     }
 }
+
+/// The header and metadata with the server's own word for an error.
+const ERROR_LABEL: &str = "fugato-error";
 
 /// A call's error before the address is known.
 enum Call {
@@ -362,6 +470,18 @@ fn output(
     shape: &[i64],
     data: bytes::Bytes,
 ) -> Result<Tensor, ReplyFault> {
+    let tensor = described(name, datatype, shape, data)?;
+    tensor.check().map_err(ReplyFault::Tensor)?;
+    Ok(tensor)
+}
+
+/// An output whose bytes are checked later.
+fn described(
+    name: String,
+    datatype: &str,
+    shape: &[i64],
+    data: bytes::Bytes,
+) -> Result<Tensor, ReplyFault> {
     let element = element(&name, datatype)?;
     let sizes = shape.iter().map(|size| u64::try_from(*size));
     let Ok(sizes) = sizes.collect::<Result<Vec<u64>, _>>() else {
@@ -370,14 +490,12 @@ fn output(
             found: shape.to_vec(),
         });
     };
-    let tensor = Tensor {
+    Ok(Tensor {
         name,
         element,
         shape: sizes,
         data,
-    };
-    tensor.check().map_err(ReplyFault::Tensor)?;
-    Ok(tensor)
+    })
 }
 
 #[cfg(test)]

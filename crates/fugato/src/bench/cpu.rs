@@ -29,6 +29,17 @@ pub fn cpu_time(process: Process) -> Option<Duration> {
     })
 }
 
+/// This process's niceness; `None` where the system does not say.
+pub fn own_niceness() -> Option<i32> {
+    niceness(&std::fs::read_to_string("/proc/self/stat").ok()?)
+}
+
+/// Field 19 of a stat line, counted as in [`ticks`].
+fn niceness(stat: &str) -> Option<i32> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(16)?.parse().ok()
+}
+
 /// Fields 14 and 15 (utime, stime) of a stat line. The second field, the name, may hold
 /// spaces and brackets, so fields are counted from its last bracket.
 fn ticks(stat: &str) -> Option<u64> {
@@ -47,6 +58,8 @@ mod tests {
     fn fields_are_counted_past_any_name() {
         let stat = "42 (a) b) S 1 42 42 0 -1 4194304 100 0 0 0 250 30 0 0 20 0 4 0 1 2 3";
         assert_eq!(ticks(stat), Some(280));
+        let nice = "42 (a) b) S 1 42 42 0 -1 4194304 100 0 0 0 250 30 0 0 30 10 4 0 1 2 3";
+        assert_eq!((niceness(stat), niceness(nice)), (Some(0), Some(10)));
         assert_eq!(ticks("42 (a) S 1"), None);
     }
 }

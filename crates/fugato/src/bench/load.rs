@@ -5,7 +5,8 @@
 //! latency counts from the scheduled time. What cannot be sent because too many requests
 //! are outstanding is counted as unsent.
 
-use super::client::{CallError, Client, Outputs, Prepared};
+use super::client::{CallError, Client, Outputs, Prepared, Reply, ReplyFault};
+use super::regions::Regions;
 use super::stats::{Outcome, Recorder};
 use super::tensor::{Tensor, compare};
 use fugato_core::workload::{Arrival, Arrivals};
@@ -32,6 +33,8 @@ pub struct Target {
     pub requests: Vec<Vec<Prepared>>,
     /// By case, the outputs expected; empty where answers are not checked.
     pub expected: Vec<Vec<Tensor>>,
+    /// The shared memory that inputs are in and outputs go to, where it is used.
+    pub regions: Option<Regions>,
 }
 
 /// What sends the requests of an open loop.
@@ -153,7 +156,7 @@ impl Load {
         let lane = &self.lanes[arrival.model];
         let measured = arrival.at >= Timestamp::ZERO + self.warmup;
         if measured {
-            lane.recorder().scheduled();
+            lane.recorder().scheduled(self.measured_after(arrival.at));
         }
         let Ok(permit) = Arc::clone(&lane.outstanding).try_acquire_owned() else {
             if measured {
@@ -216,10 +219,54 @@ impl Load {
             }
             let measured = now >= Timestamp::ZERO + self.warmup;
             if measured {
-                self.lanes[model].recorder().scheduled();
+                let after = self.measured_after(now);
+                self.lanes[model].recorder().scheduled(after);
             }
             self.call(model, now, measured).await;
         }
+    }
+
+    /// The time from the end of the warm-up to `due`.
+    fn measured_after(&self, due: Timestamp) -> Nanos {
+        due - (Timestamp::ZERO + self.warmup)
+    }
+
+    /// Sends one request and reads its reply, from shared memory where it is there.
+    async fn exchange(
+        &self,
+        target: &Target,
+        client: usize,
+        case: usize,
+    ) -> Result<Reply, CallError> {
+        let outputs = if target.expected.is_empty() {
+            Outputs::Drop
+        } else {
+            Outputs::Read
+        };
+        let request = &target.requests[client][case];
+        let Some(regions) = &target.regions else {
+            return self.clients[client].infer(request, outputs).await;
+        };
+        let slot = regions
+            .take()
+            .expect("there is a slot for each request that may be outstanding");
+        let to = Some(slot.prepared(client));
+        let mut reply = self.clients[client].infer_to(request, to, outputs).await?;
+        let read = slot.read(&mut reply.outputs);
+        read.map_err(|source| ReplyFault::Region { source })?;
+        Ok(reply)
+    }
+
+    /// Takes shared memory back from the servers.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn unregister(&self) -> Result<(), CallError> {
+        let mut result = Ok(());
+        for regions in self.targets.iter().filter_map(|t| t.regions.as_ref()) {
+            result = result.and(regions.unregister(&self.clients).await);
+        }
+        result
     }
 
     /// Sends the next request of `model`, due at `due`, and records how it ended.
@@ -231,12 +278,7 @@ impl Load {
         let client = turn % self.clients.len();
         let cases = &target.requests[client];
         let case = turn / self.clients.len() % cases.len();
-        let outputs = if target.expected.is_empty() {
-            Outputs::Drop
-        } else {
-            Outputs::Read
-        };
-        let reply = self.clients[client].infer(&cases[case], outputs).await;
+        let reply = self.exchange(target, client, case).await;
         let latency = self.now() - due;
         let outcome = match reply {
             Ok(reply) => match target.expected.get(case) {
@@ -248,15 +290,21 @@ impl Load {
                 },
                 None => Outcome::Answered { batch: reply.batch },
             },
-            Err(error @ CallError::Rejected { .. }) => Outcome::Rejected {
-                why: error.to_string(),
+            Err(CallError::Rejected {
+                status,
+                label,
+                message,
+            }) => Outcome::Rejected {
+                why: format!("{status}: {message}"),
+                label: label.unwrap_or(status),
             },
             Err(error) => Outcome::Failed {
                 why: with_causes(&error),
             },
         };
         if measured {
-            lane.recorder().ended(outcome, lateness, latency);
+            let after = self.measured_after(due);
+            lane.recorder().ended(outcome, after, lateness, latency);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::stats::Figures;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// The schema of [`Report`] as JSON. A change that could break a reader makes a new one.
@@ -54,6 +55,8 @@ pub struct Report {
     pub seed: u64,
     /// Whether answers were compared with expected ones.
     pub checked: bool,
+    /// Whether inputs and outputs went through system shared memory.
+    pub shared_memory: bool,
     /// Seconds of load before the measured time.
     pub warmup_s: f64,
     /// Seconds of measured time (less than asked for where interrupted).
@@ -75,6 +78,8 @@ pub struct Report {
 pub struct ClientUsage {
     /// User and system CPU seconds, where the system says.
     pub cpu_s: Option<f64>,
+    /// Its niceness, where the system says: above 0 it gives way to the server.
+    pub nice: Option<i32>,
     /// Seconds.
     pub wall_s: f64,
     /// The most requests of one model that may be unanswered at once.
@@ -165,7 +170,7 @@ impl Report {
     /// One line per model, under a line of names. Milliseconds and requests per second.
     pub fn csv(&self) -> String {
         let mut text = String::from(
-            "model,loop,slo_ms,offered_rps,batch,requests,in_time,late,rejected,failed,wrong,unsent,unanswered,goodput_rps,attainment,p50_ms,p90_ms,p99_ms,p999_ms,max_ms,mean_batch,lateness_p99_ms\n",
+            "model,loop,slo_ms,offered_rps,batch,requests,in_time,late,rejected,failed,wrong,unsent,unanswered,goodput_rps,attainment,p50_ms,p90_ms,p99_ms,p999_ms,max_ms,mean_batch,lateness_p99_ms,rejected_p99_ms\n",
         );
         let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
         for model in &self.models {
@@ -197,6 +202,7 @@ impl Report {
                 number(latency.map(|latency| latency.max)),
                 number(figures.mean_batch),
                 number(figures.lateness_ms.map(|late| late.p99)),
+                number(figures.rejected_ms.map(|rejected| rejected.p99)),
             ];
             text.push_str(&cells.join(","));
             text.push('\n');
@@ -231,13 +237,27 @@ impl Report {
         }
         text.push_str(&aligned(&rows));
         for model in &self.models {
+            if let Some(rejected) = model.figures.rejected_ms {
+                let _ = writeln!(
+                    text,
+                    "{}: rejected after p50 {:.2} ms, p99 {:.2} ms ({})",
+                    model.name,
+                    rejected.p50,
+                    rejected.p99,
+                    counts(&model.figures.rejected_by)
+                );
+            }
             for (error, count) in &model.figures.errors {
                 let _ = writeln!(text, "{}: {count} x {error}", model.name);
             }
         }
         if let Some(cpu) = self.client.cpu_s {
             let cores = cpu / self.client.wall_s;
-            let _ = write!(text, "load generator: {cpu:.2} CPU s ({cores:.2} cores)");
+            let _ = write!(text, "load generator: {cpu:.2} CPU s ({cores:.2} cores");
+            if let Some(nice) = self.client.nice.filter(|nice| *nice != 0) {
+                let _ = write!(text, ", nice {nice}");
+            }
+            text.push(')');
             if let Some(server) = self.server {
                 let _ = write!(text, "; server: {:.2} CPU s", server.cpu_s);
                 if let Some(each) = server.cpu_us_per_request {
@@ -264,19 +284,30 @@ impl Report {
         } else {
             "answers not checked"
         };
+        let memory = if self.shared_memory {
+            ", system shared memory"
+        } else {
+            ""
+        };
         let interrupted = if self.interrupted {
             " (INTERRUPTED)"
         } else {
             ""
         };
         format!(
-            "{pacing}, {:.1} s measured after {:.1} s warm-up{interrupted}, seed {}, {checked}, over {}\n",
+            "{pacing}, {:.1} s measured after {:.1} s warm-up{interrupted}, seed {}, {checked}{memory}, over {}\n",
             self.measured_s,
             self.warmup_s,
             self.seed,
             self.urls.join(" and ")
         )
     }
+}
+
+/// `3 x one, 2 x another`.
+fn counts(by: &BTreeMap<String, u64>) -> String {
+    let each = by.iter().map(|(label, count)| format!("{count} x {label}"));
+    each.collect::<Vec<_>>().join(", ")
 }
 
 /// `failed` is everything that was neither answered, rejected nor wrong.
@@ -331,9 +362,9 @@ mod tests {
     fn report(latencies_ms: &[u64], lateness: Nanos) -> Report {
         let mut recorder = Recorder::default();
         for millis in latencies_ms {
-            recorder.scheduled();
+            recorder.scheduled(Nanos::ZERO);
             let outcome = Outcome::Answered { batch: Some(2) };
-            recorder.ended(outcome, lateness, Nanos::from_millis(*millis));
+            recorder.ended(outcome, Nanos::ZERO, lateness, Nanos::from_millis(*millis));
         }
         let figures = recorder.figures(Some(Nanos::from_millis(25)), SECOND);
         let mut report = Report {
@@ -344,10 +375,12 @@ mod tests {
             urls: vec!["grpc://a:1".to_owned(), "http://a:2".to_owned()],
             seed: 3,
             checked: true,
+            shared_memory: false,
             warmup_s: 0.0,
             measured_s: 1.0,
             client: ClientUsage {
                 cpu_s: Some(0.1),
+                nice: Some(0),
                 wall_s: 1.0,
                 max_outstanding: 8,
             },

@@ -22,6 +22,8 @@ pub enum Outcome {
     },
     /// Refused by the server: too many requests, or no time left.
     Rejected {
+        /// The server's word for the reason, or the protocol's status.
+        label: String,
         /// The server's words.
         why: String,
     },
@@ -45,6 +47,13 @@ pub struct Recorder {
     wrong: u64,
     /// From the scheduled send time to the whole reply, of answered requests.
     latencies: Vec<Nanos>,
+    /// From the scheduled send time to the whole refusal.
+    rejections: Vec<Nanos>,
+    /// From the actual send time to the whole refusal.
+    rejections_sent: Vec<Nanos>,
+    rejected_by: BTreeMap<String, u64>,
+    /// By second of the measured time in which requests came due.
+    seconds: Vec<Second>,
     /// From the scheduled to the actual send time, of sent requests.
     lateness: Vec<Nanos>,
     batch_sum: u64,
@@ -52,10 +61,28 @@ pub struct Recorder {
     errors: BTreeMap<String, u64>,
 }
 
+/// What came of the requests that came due in one second.
+#[derive(Clone, Debug, Default)]
+struct Second {
+    scheduled: u64,
+    rejected: u64,
+    latencies: Vec<Nanos>,
+}
+
 impl Recorder {
-    /// A request came due.
-    pub fn scheduled(&mut self) {
+    /// A request came due, this long after the start of the measured time.
+    pub fn scheduled(&mut self, after: Nanos) {
         self.scheduled += 1;
+        self.second(after).scheduled += 1;
+    }
+
+    fn second(&mut self, after: Nanos) -> &mut Second {
+        let index = usize::try_from(after.as_nanos() / 1_000_000_000).unwrap_or(usize::MAX);
+        // A workload's end bounds this.
+        if index >= self.seconds.len() {
+            self.seconds.resize(index + 1, Second::default());
+        }
+        &mut self.seconds[index]
     }
 
     /// A request that came due was not sent, as too many were outstanding.
@@ -63,13 +90,14 @@ impl Recorder {
         self.unsent += 1;
     }
 
-    /// A sent request ended, `latency` after it came due; it was sent `lateness` after
-    /// it came due.
-    pub fn ended(&mut self, outcome: Outcome, lateness: Nanos, latency: Nanos) {
+    /// A sent request that came due `after` the start of the measured time ended,
+    /// `latency` after it came due; it was sent `lateness` after it came due.
+    pub fn ended(&mut self, outcome: Outcome, after: Nanos, lateness: Nanos, latency: Nanos) {
         self.lateness.push(lateness);
         let text = match outcome {
             Outcome::Answered { batch } => {
                 self.latencies.push(latency);
+                self.second(after).latencies.push(latency);
                 if let Some(batch) = batch {
                     self.batch_sum += u64::from(batch);
                     self.batch_count += 1;
@@ -80,8 +108,12 @@ impl Recorder {
                 self.wrong += 1;
                 what
             }
-            Outcome::Rejected { why } => {
+            Outcome::Rejected { label, why } => {
                 self.rejected += 1;
+                self.second(after).rejected += 1;
+                self.rejections.push(latency);
+                self.rejections_sent.push(latency.saturating_sub(lateness));
+                *self.rejected_by.entry(label).or_default() += 1;
                 why
             }
             Outcome::Failed { why } => {
@@ -99,6 +131,20 @@ impl Recorder {
     pub fn figures(mut self, slo: Option<Nanos>, measured: Nanos) -> Figures {
         self.latencies.sort_unstable();
         self.lateness.sort_unstable();
+        self.rejections.sort_unstable();
+        self.rejections_sent.sort_unstable();
+        let in_slo = |latencies: &[Nanos]| {
+            let in_time = latencies
+                .iter()
+                .filter(|latency| slo.is_none_or(|slo| **latency <= slo));
+            in_time.count() as u64
+        };
+        let seconds = self.seconds.iter();
+        let seconds = seconds.map(|second| SecondFigures {
+            requests: second.scheduled,
+            in_time: in_slo(&second.latencies),
+            rejected: second.rejected,
+        });
         let answered = self.latencies.len() as u64;
         let in_time = slo.map_or(answered, |slo| {
             self.latencies.partition_point(|latency| *latency <= slo) as u64
@@ -118,6 +164,10 @@ impl Recorder {
             latency_ms: Percentiles::of(&self.latencies),
             lateness_ms: Percentiles::of(&self.lateness),
             mean_batch: ratio(self.batch_sum, self.batch_count),
+            rejected_ms: Percentiles::of(&self.rejections),
+            rejected_sent_ms: Percentiles::of(&self.rejections_sent),
+            seconds: seconds.collect(),
+            rejected_by: self.rejected_by,
             errors: self.errors,
         }
     }
@@ -158,8 +208,29 @@ pub struct Figures {
     /// Mean over right answers of the batch each ran in; absent where the server does
     /// not say.
     pub mean_batch: Option<f64>,
+    /// Milliseconds from the scheduled send time to the whole refusal, over rejected
+    /// requests.
+    pub rejected_ms: Option<Percentiles>,
+    /// As `rejected_ms`, from the actual send time: without the client's own lateness.
+    pub rejected_sent_ms: Option<Percentiles>,
+    /// Rejected requests by the server's word for the reason (HTTP header and gRPC metadata
+    /// `fugato-error`), or by the protocol's status where it has none.
+    pub rejected_by: BTreeMap<String, u64>,
+    /// By second of the measured time, by when requests came due.
+    pub seconds: Vec<SecondFigures>,
     /// The first few error texts and their counts.
     pub errors: BTreeMap<String, u64>,
+}
+
+/// The requests that came due in one second of the measured time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SecondFigures {
+    /// All of them.
+    pub requests: u64,
+    /// Right answers within the objective.
+    pub in_time: u64,
+    /// Refused by the server.
+    pub rejected: u64,
 }
 
 impl Figures {
@@ -175,6 +246,16 @@ impl Figures {
             total.wrong += model.wrong;
             total.unsent += model.unsent;
             total.unanswered += model.unanswered;
+            for (label, count) in &model.rejected_by {
+                *total.rejected_by.entry(label.clone()).or_default() += count;
+            }
+            let seconds = total.seconds.len().max(model.seconds.len());
+            total.seconds.resize(seconds, SecondFigures::default());
+            for (sum, second) in total.seconds.iter_mut().zip(&model.seconds) {
+                sum.requests += second.requests;
+                sum.in_time += second.in_time;
+                sum.rejected += second.rejected;
+            }
         }
         total.goodput_rps = per_second(total.in_time, measured);
         total.attainment = ratio(total.in_time, total.requests);
@@ -263,18 +344,21 @@ mod tests {
     fn every_request_is_counted_once_and_all_but_in_time_are_misses() {
         let mut recorder = Recorder::default();
         for _ in 0..10 {
-            recorder.scheduled();
+            recorder.scheduled(SECOND);
         }
         let end = |recorder: &mut Recorder, outcome, millis| {
-            recorder.ended(outcome, Nanos::from_micros(50), Nanos::from_millis(millis));
+            let late = Nanos::from_micros(50);
+            recorder.ended(outcome, SECOND, late, Nanos::from_millis(millis));
         };
         let answered = |batch| Outcome::Answered { batch: Some(batch) };
         end(&mut recorder, answered(1), 10);
         end(&mut recorder, answered(4), 25);
         end(&mut recorder, answered(4), 26);
         let why = "busy".to_owned();
-        end(&mut recorder, Outcome::Rejected { why: why.clone() }, 1);
-        end(&mut recorder, Outcome::Rejected { why }, 1);
+        for millis in [1, 3] {
+            let (label, why) = ("queue_full".to_owned(), why.clone());
+            end(&mut recorder, Outcome::Rejected { label, why }, millis);
+        }
         let why = "reset".to_owned();
         end(&mut recorder, Outcome::Failed { why }, 1);
         let what = "off".to_owned();
@@ -288,6 +372,16 @@ mod tests {
         assert!((figures.goodput_rps - 1.0).abs() < 1e-12);
         assert_eq!(figures.mean_batch, Some(3.0));
         assert_eq!(figures.errors["busy"], 2);
+        assert_eq!(figures.rejected_by["queue_full"], 2);
+        let rejected = figures.rejected_ms.zip(figures.rejected_sent_ms);
+        let (due, sent) = rejected.expect("two were rejected");
+        assert_eq!((due.p50, due.max, sent.max), (1.0, 3.0, 2.95));
+        let second = SecondFigures {
+            requests: 10,
+            in_time: 2,
+            rejected: 2,
+        };
+        assert_eq!(figures.seconds, [SecondFigures::default(), second]);
         let total = Figures::total([&figures, &figures], SECOND);
         assert_eq!((total.requests, total.in_time), (20, 4));
         assert_eq!(total.attainment, Some(0.2));

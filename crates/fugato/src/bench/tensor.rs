@@ -114,6 +114,12 @@ pub enum TensorError {
 }
 
 impl Tensor {
+    /// The bytes that follow from type and shape; `None` for strings, and past the range.
+    pub fn byte_size(&self) -> Option<u64> {
+        let size = self.element.size()? as u64;
+        self.shape.iter().try_fold(size, |n, d| n.checked_mul(*d))
+    }
+
     /// Checks that the bytes follow from type and shape.
     ///
     /// # Errors

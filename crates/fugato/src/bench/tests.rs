@@ -21,6 +21,7 @@ fn bench(urls: Vec<ServerUrl>) -> Bench {
         seed: 1,
         expect: None,
         send_slo: true,
+        shared_memory: SharedMemory::None,
         max_outstanding: 100,
         drain: DRAIN,
         server_pid: Some(std::process::id()),

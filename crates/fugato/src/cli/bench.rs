@@ -2,6 +2,7 @@
 
 use super::Outcome;
 use crate::bench::client::ServerUrl;
+use crate::bench::regions::SharedMemory;
 use crate::bench::report::{Loop, Report};
 use crate::bench::{Bench, read_workload, run as run_bench};
 use anyhow::{Context, bail};
@@ -13,6 +14,7 @@ use std::fs;
 use std::hash::BuildHasher as _;
 use std::io::Write;
 use std::path::PathBuf;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 const EXAMPLES: &str = "\
@@ -80,6 +82,10 @@ pub struct Args {
     /// Tell the server each request's objective (parameter `slo_us`)
     #[arg(long)]
     pub send_slo: bool,
+    /// Put inputs and outputs into shared memory (the server is on this machine): files
+    /// under /dev/shm, registered at the server and removed at the end
+    #[arg(long, value_name = "KIND", default_value = "none")]
+    pub shared_memory: SharedMemory,
     /// Requests of one model that may be unanswered at once; more are not sent and count
     /// as missed. Over HTTP each has its own connection
     #[arg(long, value_name = "COUNT", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
@@ -143,12 +149,17 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let report = runtime.block_on(async {
         let stop = CancellationToken::new();
         let interrupt = stop.clone();
+        let mut terminate = signal(SignalKind::terminate()).context("cannot hear SIGTERM")?;
         tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
+            let interrupted = tokio::select! {
+                interrupted = tokio::signal::ctrl_c() => interrupted.is_ok(),
+                _ = terminate.recv() => true,
+            };
+            if interrupted {
                 interrupt.cancel();
             }
         });
-        run_bench(&bench, stop).await
+        Ok::<_, anyhow::Error>(run_bench(&bench, stop).await?)
     })?;
     // Requests that were never answered must not hold the process.
     runtime.shutdown_background();
@@ -228,6 +239,7 @@ fn resolve(args: &Args) -> anyhow::Result<Bench> {
         },
         expect: args.expect.clone(),
         send_slo: args.send_slo,
+        shared_memory: args.shared_memory,
         max_outstanding: args.max_outstanding,
         drain: args.drain.into(),
         server_pid: args.server_pid,

@@ -1,9 +1,13 @@
 //! The protocol over gRPC, tensors as raw contents.
 
-use super::{Call, CallError, Outputs, Reply, ReplyFault, Tensor, TensorSpec, output, spec, wire};
-use bytes::{BufMut as _, Bytes};
+use super::{
+    Call, CallError, ERROR_LABEL, InputFrom, OutputTo, Outputs, Reply, ReplyFault, Tensor,
+    TensorSpec, described, output, spec, wire,
+};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use fugato_core::Nanos;
 use prost::Message;
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -13,6 +17,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
+use wire::infer_parameter::ParameterChoice;
 
 /// HTTP/2 receive windows: replies of a megabyte must not wait for window updates.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -28,31 +33,87 @@ pub(super) struct GrpcClient {
 #[derive(Clone, Debug)]
 pub(super) struct PreparedGrpc(Bytes);
 
+/// A request's outputs, encoded: a message may be sent in pieces, which its reader joins.
+pub(super) fn outputs(outputs: &[OutputTo<'_>]) -> Bytes {
+    let outputs = outputs.iter();
+    let outputs = outputs.map(
+        |output| wire::model_infer_request::InferRequestedOutputTensor {
+            name: output.name.to_owned(),
+            parameters: region_parameters(output.region, output.offset, output.size),
+        },
+    );
+    let request = wire::ModelInferRequest {
+        outputs: outputs.collect(),
+        ..Default::default()
+    };
+    request.encode_to_vec().into()
+}
+
+fn region_parameters(
+    region: &str,
+    offset: u64,
+    size: u64,
+) -> BTreeMap<String, wire::InferParameter> {
+    let region = wire::InferParameter {
+        parameter_choice: Some(ParameterChoice::StringParam(region.to_owned())),
+    };
+    [
+        ("shared_memory_region", region),
+        ("shared_memory_offset", number(offset)),
+        ("shared_memory_byte_size", number(size)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+fn number(value: u64) -> wire::InferParameter {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    wire::InferParameter {
+        parameter_choice: Some(ParameterChoice::Int64Param(value)),
+    }
+}
+
 impl PreparedGrpc {
-    pub(super) fn new(model: &str, inputs: &[Tensor], slo: Option<Nanos>) -> Self {
-        let slo_us = slo.map(|slo| i64::try_from(slo.as_nanos() / 1_000).unwrap_or(i64::MAX));
-        let parameter = |value| wire::InferParameter {
-            parameter_choice: Some(wire::infer_parameter::ParameterChoice::Int64Param(value)),
-        };
-        let tensors = inputs.iter();
+    pub(super) fn new(
+        model: &str,
+        inputs: &[Tensor],
+        from: &[InputFrom<'_>],
+        slo: Option<Nanos>,
+    ) -> Self {
+        let tensors = inputs.iter().zip(from);
         let request = wire::ModelInferRequest {
             model_name: model.to_owned(),
-            parameters: slo_us
-                .map(|slo| ("slo_us".to_owned(), parameter(slo)))
+            parameters: slo
+                .map(|slo| ("slo_us".to_owned(), number(slo.as_nanos() / 1_000)))
                 .into_iter()
                 .collect(),
             inputs: tensors
-                .map(|input| wire::model_infer_request::InferInputTensor {
-                    name: input.name.clone(),
-                    datatype: input.element.oip_name().to_owned(),
-                    shape: input
-                        .shape
-                        .iter()
-                        .map(|size| i64::try_from(*size).unwrap_or(i64::MAX))
-                        .collect(),
-                })
+                .clone()
+                .map(
+                    |(input, from)| wire::model_infer_request::InferInputTensor {
+                        name: input.name.clone(),
+                        datatype: input.element.oip_name().to_owned(),
+                        shape: input
+                            .shape
+                            .iter()
+                            .map(|size| i64::try_from(*size).unwrap_or(i64::MAX))
+                            .collect(),
+                        parameters: match *from {
+                            InputFrom::Request => BTreeMap::new(),
+                            InputFrom::Region {
+                                region,
+                                offset,
+                                size,
+                            } => region_parameters(region, offset, size),
+                        },
+                    },
+                )
                 .collect(),
-            raw_input_contents: inputs.iter().map(|input| input.data.clone()).collect(),
+            outputs: Vec::new(),
+            raw_input_contents: tensors
+                .filter(|(_, from)| matches!(from, InputFrom::Request))
+                .map(|(input, _)| input.data.clone())
+                .collect(),
         };
         Self(request.encode_to_vec().into())
     }
@@ -90,11 +151,46 @@ impl GrpcClient {
     pub(super) async fn infer(
         &self,
         request: &PreparedGrpc,
+        to: Option<&Bytes>,
         outputs: Outputs,
     ) -> Result<Reply, Call> {
         let path = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelInfer");
-        let reply = self.call(path, request.0.clone()).await?;
+        let message = match to {
+            None => request.0.clone(),
+            Some(to) => {
+                let mut message = BytesMut::with_capacity(request.0.len() + to.len());
+                message.put_slice(&request.0);
+                message.put_slice(to);
+                message.freeze()
+            }
+        };
+        let reply = self.call(path, message).await?;
         Ok(read_reply(reply, outputs)?)
+    }
+
+    pub(super) async fn register(&self, region: &str, key: &str, size: u64) -> Result<(), Call> {
+        let request = wire::SystemSharedMemoryRegisterRequest {
+            name: region.to_owned(),
+            key: key.to_owned(),
+            offset: 0,
+            byte_size: size,
+        };
+        let path = "/inference.GRPCInferenceService/SystemSharedMemoryRegister";
+        let path = PathAndQuery::from_static(path);
+        let reply: wire::Empty = self.call(path, request.encode_to_vec().into()).await?;
+        let wire::Empty {} = reply;
+        Ok(())
+    }
+
+    pub(super) async fn unregister(&self, region: &str) -> Result<(), Call> {
+        let request = wire::SystemSharedMemoryUnregisterRequest {
+            name: region.to_owned(),
+        };
+        let path = "/inference.GRPCInferenceService/SystemSharedMemoryUnregister";
+        let path = PathAndQuery::from_static(path);
+        let reply: wire::Empty = self.call(path, request.encode_to_vec().into()).await?;
+        let wire::Empty {} = reply;
+        Ok(())
     }
 
     async fn call<Response>(&self, path: PathAndQuery, request: Bytes) -> Result<Response, Call>
@@ -124,8 +220,10 @@ fn failed(status: Status) -> Call {
         Code::DeadlineExceeded,
     ];
     Call::Other(if rejected.contains(&status.code()) {
+        let label = status.metadata().get(ERROR_LABEL);
         CallError::Rejected {
             status: name,
+            label: label.and_then(|label| Some(label.to_str().ok()?.to_owned())),
             message,
         }
     } else {
@@ -137,7 +235,6 @@ fn failed(status: Status) -> Call {
 }
 
 fn read_reply(reply: wire::ModelInferResponse, outputs: Outputs) -> Result<Reply, ReplyFault> {
-    use wire::infer_parameter::ParameterChoice;
     let batch = reply.parameters.get("batch_size");
     let batch = batch.and_then(|value| match value.parameter_choice {
         Some(ParameterChoice::Int64Param(size)) => u32::try_from(size).ok(),
@@ -158,6 +255,11 @@ fn read_reply(reply: wire::ModelInferResponse, outputs: Outputs) -> Result<Reply
     }
     let mut contents = reply.raw_output_contents.into_iter();
     for tensor in reply.outputs {
+        if tensor.parameters.contains_key("shared_memory_region") {
+            let tensor = described(tensor.name, &tensor.datatype, &tensor.shape, Bytes::new())?;
+            read.outputs.push(tensor);
+            continue;
+        }
         let Some(data) = contents.next() else {
             return Err(ReplyFault::NoRawData { name: tensor.name });
         };

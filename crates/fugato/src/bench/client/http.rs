@@ -1,7 +1,10 @@
 //! The protocol over HTTP/1.1, tensors in the binary extension.
 
-use super::{Call, CallError, Outputs, Reply, ReplyFault, Tensor, TensorSpec, output, spec};
-use axum::http::{Method, Request, StatusCode};
+use super::{
+    Call, CallError, ERROR_LABEL, InputFrom, OutputTo, Outputs, Reply, ReplyFault, Tensor,
+    TensorSpec, described, output, spec,
+};
+use axum::http::{HeaderValue, Method, Request, StatusCode};
 use bytes::{Bytes, BytesMut};
 use fugato_core::Nanos;
 use http_body_util::{BodyExt as _, Full};
@@ -23,23 +26,61 @@ pub(super) struct HttpClient {
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
+/// A request whose JSON is open: its last brace, and what outputs go where, come when it
+/// is sent.
 #[derive(Clone, Debug)]
 pub(super) struct PreparedHttp {
     path: String,
-    json_length: usize,
+    json: Bytes,
+    /// The tensors that come with the request; with the JSON in one piece where nothing
+    /// is said of outputs.
     body: Bytes,
 }
 
+/// What closes the JSON of a request whose outputs go to these places.
+pub(super) fn outputs(outputs: &[OutputTo<'_>]) -> Bytes {
+    let outputs = outputs.iter().map(|output| {
+        json!({
+            "name": output.name,
+            "parameters": region_parameters(output.region, output.offset, output.size),
+        })
+    });
+    let outputs: Vec<_> = outputs.collect();
+    format!(",\"outputs\":{}}}", serde_json::Value::from(outputs)).into()
+}
+
+fn region_parameters(region: &str, offset: u64, size: u64) -> serde_json::Value {
+    json!({
+        "shared_memory_region": region,
+        "shared_memory_offset": offset,
+        "shared_memory_byte_size": size,
+    })
+}
+
 impl PreparedHttp {
-    pub(super) fn new(model: &str, inputs: &[Tensor], slo: Option<Nanos>) -> Self {
+    pub(super) fn new(
+        model: &str,
+        inputs: &[Tensor],
+        from: &[InputFrom<'_>],
+        slo: Option<Nanos>,
+    ) -> Self {
         let tensors: Vec<_> = inputs
             .iter()
-            .map(|input| {
+            .zip(from)
+            .map(|(input, from)| {
+                let parameters = match *from {
+                    InputFrom::Request => json!({ "binary_data_size": input.data.len() }),
+                    InputFrom::Region {
+                        region,
+                        offset,
+                        size,
+                    } => region_parameters(region, offset, size),
+                };
                 json!({
                     "name": input.name,
                     "datatype": input.element.oip_name(),
                     "shape": input.shape,
-                    "parameters": { "binary_data_size": input.data.len() },
+                    "parameters": parameters,
                 })
             })
             .collect();
@@ -47,18 +88,40 @@ impl PreparedHttp {
         if let Some(slo) = slo {
             parameters["slo_us"] = json!(slo.as_nanos() / 1_000);
         }
-        let header = json!({ "inputs": tensors, "parameters": parameters }).to_string();
-        let payload: usize = inputs.iter().map(|input| input.data.len()).sum();
-        let mut body = BytesMut::with_capacity(header.len() + payload);
+        let mut header = json!({ "inputs": tensors, "parameters": parameters }).to_string();
+        let closed = header.len();
+        let sent: Vec<&Bytes> = inputs
+            .iter()
+            .zip(from)
+            .filter(|(_, from)| matches!(from, InputFrom::Request))
+            .map(|(input, _)| &input.data)
+            .collect();
+        let payload: usize = sent.iter().map(|data| data.len()).sum();
+        let mut body = BytesMut::with_capacity(closed + payload);
         body.extend_from_slice(header.as_bytes());
-        for input in inputs {
-            body.extend_from_slice(&input.data);
+        for data in sent {
+            body.extend_from_slice(data);
         }
+        header.truncate(closed - 1);
         Self {
             path: format!("/v2/models/{}/infer", escaped(model)),
-            json_length: header.len(),
+            json: header.into(),
             body: body.freeze(),
         }
+    }
+
+    /// The JSON's length and the body, with `to` as the outputs.
+    fn body(&self, to: Option<&Bytes>) -> (usize, Bytes) {
+        let closed = self.json.len() + 1;
+        let Some(to) = to else {
+            return (closed, self.body.clone());
+        };
+        let mut body = BytesMut::with_capacity(self.body.len() + to.len());
+        body.extend_from_slice(&self.json);
+        body.extend_from_slice(to);
+        let length = body.len();
+        body.extend_from_slice(&self.body[closed..]);
+        (length, body.freeze())
     }
 }
 
@@ -99,6 +162,7 @@ struct OutputJson {
 #[derive(Default, Deserialize)]
 struct OutputParameters {
     binary_data_size: Option<usize>,
+    shared_memory_region: Option<String>,
 }
 
 /// `{"error": ..}`, the body of the protocol's errors.
@@ -131,15 +195,37 @@ impl HttpClient {
     pub(super) async fn infer(
         &self,
         prepared: &PreparedHttp,
+        to: Option<&Bytes>,
         outputs: Outputs,
     ) -> Result<Reply, Call> {
         let uri = format!("{}{}", self.base, prepared.path);
+        let (json_length, body) = prepared.body(to);
         let request = request(Method::POST, uri)
             .header("content-type", "application/octet-stream")
-            .header(JSON_LENGTH, prepared.json_length)
-            .body(Full::new(prepared.body.clone()));
+            .header(JSON_LENGTH, json_length)
+            .body(Full::new(body));
         let (json_length, body) = self.call(request).await?;
         Ok(read_reply(json_length, body, outputs)?)
+    }
+
+    pub(super) async fn register(&self, region: &str, key: &str, size: u64) -> Result<(), Call> {
+        let uri = self.region_uri(region, "register");
+        let body = json!({ "key": key, "offset": 0, "byte_size": size }).to_string();
+        let request = request(Method::POST, uri)
+            .header("content-type", "application/json")
+            .body(Full::from(body));
+        self.call(request).await.map(|_| ())
+    }
+
+    pub(super) async fn unregister(&self, region: &str) -> Result<(), Call> {
+        let uri = self.region_uri(region, "unregister");
+        let request = request(Method::POST, uri).body(Full::default());
+        self.call(request).await.map(|_| ())
+    }
+
+    fn region_uri(&self, region: &str, what: &str) -> String {
+        let region = escaped(region);
+        format!("{}/v2/systemsharedmemory/region/{region}/{what}", self.base)
     }
 
     /// The JSON length the reply's header says, and the body of a reply of status 200.
@@ -151,7 +237,9 @@ impl HttpClient {
         let response = self.client.request(request).await?;
         let status = response.status();
         let json_length = response.headers().get(JSON_LENGTH);
-        let json_length = json_length.map(|value| String::from_utf8_lossy(value.as_bytes()).into());
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let json_length = json_length.map(text);
+        let label = response.headers().get(ERROR_LABEL).map(text);
         let body = response.into_body().collect().await?.to_bytes();
         if status == StatusCode::OK {
             return Ok((json_length, body));
@@ -169,6 +257,7 @@ impl HttpClient {
         let error = if rejected.contains(&status) {
             CallError::Rejected {
                 status: status.to_string(),
+                label,
                 message,
             }
         } else {
@@ -206,6 +295,11 @@ fn read_reply(
         return Ok(reply);
     }
     for tensor in json.outputs {
+        if tensor.parameters.shared_memory_region.is_some() {
+            let tensor = described(tensor.name, &tensor.datatype, &tensor.shape, Bytes::new())?;
+            reply.outputs.push(tensor);
+            continue;
+        }
         let Some(size) = tensor.parameters.binary_data_size else {
             return Err(ReplyFault::NoRawData { name: tensor.name });
         };

@@ -63,6 +63,8 @@ pub(super) struct ModelInferRequest {
     pub(super) parameters: BTreeMap<String, InferParameter>,
     #[prost(message, repeated, tag = "5")]
     pub(super) inputs: Vec<model_infer_request::InferInputTensor>,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) outputs: Vec<model_infer_request::InferRequestedOutputTensor>,
     #[prost(bytes = "bytes", repeated, tag = "7")]
     pub(super) raw_input_contents: Vec<Bytes>,
 }
@@ -76,8 +78,40 @@ pub(super) mod model_infer_request {
         pub(in super::super) datatype: String,
         #[prost(int64, repeated, tag = "3")]
         pub(in super::super) shape: Vec<i64>,
+        #[prost(btree_map = "string, message", tag = "4")]
+        pub(in super::super) parameters: super::BTreeMap<String, super::InferParameter>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(in super::super) struct InferRequestedOutputTensor {
+        #[prost(string, tag = "1")]
+        pub(in super::super) name: String,
+        #[prost(btree_map = "string, message", tag = "2")]
+        pub(in super::super) parameters: super::BTreeMap<String, super::InferParameter>,
     }
 }
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct SystemSharedMemoryRegisterRequest {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "2")]
+    pub(super) key: String,
+    #[prost(uint64, tag = "3")]
+    pub(super) offset: u64,
+    #[prost(uint64, tag = "4")]
+    pub(super) byte_size: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct SystemSharedMemoryUnregisterRequest {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+}
+
+/// A reply whose contents say nothing.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Empty {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ModelInferResponse {
@@ -98,5 +132,7 @@ pub(super) mod model_infer_response {
         pub(in super::super) datatype: String,
         #[prost(int64, repeated, tag = "3")]
         pub(in super::super) shape: Vec<i64>,
+        #[prost(btree_map = "string, message", tag = "4")]
+        pub(in super::super) parameters: super::BTreeMap<String, super::InferParameter>,
     }
 }

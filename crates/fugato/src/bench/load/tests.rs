@@ -33,7 +33,11 @@ fn load(urls: &[ServerUrl], max_outstanding: u32, stop: &CancellationToken) -> A
         .map(|client| vec![client.prepare("m", std::slice::from_ref(&input), None)])
         .collect();
     let expected = vec![vec![tensor("y", &[1], &[1.0])]];
-    let target = Target { requests, expected };
+    let target = Target {
+        requests,
+        expected,
+        regions: None,
+    };
     Load::new(
         clients,
         vec![target],
