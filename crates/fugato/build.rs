@@ -1,5 +1,6 @@
 //! Generates the gRPC code from `proto/`, without a protobuf compiler on the machine.
 
+use prost::Message;
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -9,6 +10,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo::rerun-if-changed={}", root.join(file).display());
     }
     let descriptors = protox::compile(files, [&root])?;
+    // Read at run time: text format and JSON of the model configuration, gRPC reflection.
+    let out = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
+    std::fs::write(
+        Path::new(&out).join("descriptors.bin"),
+        descriptors.encode_to_vec(),
+    )?;
     tonic_prost_build::configure()
         // Tensors stay slices of the message they came in.
         .bytes(".")

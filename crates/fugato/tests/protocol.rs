@@ -8,7 +8,9 @@ mod protocol {
     mod errors;
     mod grpc;
     mod grpc_admin;
+    mod grpc_health;
     mod grpc_stream;
+    mod grpc_wire;
     mod http;
     mod memory;
     mod table;

@@ -1,37 +1,42 @@
 //! The gRPC side: every call of Triton's `GRPCInferenceService`, and the health check.
 
 use super::budget::{Budget, Hold};
-use super::stall::Stall;
 use super::{ServerOptions, proto};
 use crate::api::InferenceService;
 use crate::error::{Fault, InferError};
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use calls::{Call, Calls, trace_context};
+use compression::Encoding;
 use fugato_device::MonotonicClock;
-use http_body_util::BodyExt as _;
-use hyper::body::{Frame, Incoming, SizeHint};
+use http_body_util::{BodyExt as _, Full};
+use hyper::HeaderMap;
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use messages::{Bounds, Messages, stalled};
+use inbound::{ACCEPT_ENCODING, ENCODING, ENCODINGS, Metered};
+use messages::{Bounds, Message, Messages, PREFIX_BYTES};
 use proto::grpc_inference_service_server::GrpcInferenceServiceServer;
 use proto::health::health_server::HealthServer;
+use reflection::Reflection;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
 use stream::{Replies, StreamOptions};
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::codec::CompressionEncoding;
 use tonic::codegen::Service as _;
-use tonic::{Code, Status};
 
 mod admin;
 mod calls;
 pub(crate) mod codec;
+mod compression;
 mod contents;
 mod convert;
 mod health;
+mod inbound;
 mod messages;
+mod reflection;
 mod stream;
 mod timeout;
 
@@ -77,15 +82,27 @@ const INFERENCE_RPCS: [Rpc; 20] = rpcs![
 /// The one call that is a stream both ways.
 const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 
-const HEALTH_RPCS: [Rpc; 2] = rpcs!["grpc.health.v1.Health": "Check" true, "Watch" false];
+const HEALTH_RPCS: [Rpc; 2] = rpcs!["grpc.health.v1.Health": "Check" true, "Watch" true];
 
-/// Every call of the protocol: of `GRPCInferenceService`, then of the health check.
-pub const RPCS: [&[Rpc]; 2] = [&INFERENCE_RPCS, &HEALTH_RPCS];
+const REFLECTION_RPCS: [Rpc; 2] = [
+    Rpc {
+        path: "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        done: true,
+    },
+    Rpc {
+        path: "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        done: true,
+    },
+];
+
+/// Every call: of `GRPCInferenceService`, of the health check, of reflection.
+pub const RPCS: [&[Rpc]; 3] = [&INFERENCE_RPCS, &HEALTH_RPCS, &REFLECTION_RPCS];
 
 /// The service of one gRPC port.
 pub(super) struct GrpcService<S> {
     inference: GrpcInferenceServiceServer<Calls<S>>,
     health: HealthServer<Calls<S>>,
+    reflection: Reflection,
     service: Arc<S>,
     clock: MonotonicClock,
     bounds: Bounds,
@@ -97,6 +114,7 @@ impl<S> Clone for GrpcService<S> {
         Self {
             inference: self.inference.clone(),
             health: self.health.clone(),
+            reflection: self.reflection.clone(),
             service: Arc::clone(&self.service),
             clock: self.clock,
             bounds: self.bounds.clone(),
@@ -114,13 +132,17 @@ impl<S: InferenceService> GrpcService<S> {
         stop: CancellationToken,
     ) -> Self {
         let clock = service.clock();
-        let calls = Arc::new(Calls::new(Arc::clone(&service)));
+        let calls = Arc::new(Calls::new(Arc::clone(&service), stop.clone()));
         Self {
             inference: GrpcInferenceServiceServer::from_arc(Arc::clone(&calls))
                 .max_decoding_message_size(options.max_body_bytes)
                 // A reply is as large as the model makes it.
-                .max_encoding_message_size(usize::MAX),
+                .max_encoding_message_size(usize::MAX)
+                // Where the client asks for it: see `reply_as_asked`.
+                .send_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Deflate),
             health: HealthServer::from_arc(calls),
+            reflection: Reflection::new(),
             service,
             clock,
             bounds: Bounds {
@@ -133,54 +155,6 @@ impl<S: InferenceService> GrpcService<S> {
     }
 }
 
-/// A request's body, whose bytes count against the server's budget.
-struct Metered<S> {
-    body: Incoming,
-    stall: Stall,
-    stall_timeout: Duration,
-    hold: Arc<Hold>,
-    service: Arc<S>,
-}
-
-impl<S: InferenceService> hyper::body::Body for Metered<S> {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        let Some(frame) = ready!(self.stall.poll(frame, context)) else {
-            return Poll::Ready(Some(Err(self.stalled())));
-        };
-        Poll::Ready(frame.map(|frame| {
-            let frame = frame.map_err(|error| Status::from_error(error.into()))?;
-            if let Some(data) = frame.data_ref() {
-                let taken = self.hold.take(data.len());
-                taken.inspect_err(|error| self.service.refused(error.kind()))?;
-            }
-            Ok(frame)
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl<S: InferenceService> Metered<S> {
-    fn stalled(&self) -> Status {
-        let error = stalled(self.stall_timeout);
-        self.service.refused(error.kind());
-        error.into()
-    }
-}
-
 type Reply = hyper::Response<tonic::body::Body>;
 
 impl<S: InferenceService> hyper::service::Service<hyper::Request<Incoming>> for GrpcService<S> {
@@ -188,7 +162,7 @@ impl<S: InferenceService> hyper::service::Service<hyper::Request<Incoming>> for 
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
 
-    fn call(&self, mut request: hyper::Request<Incoming>) -> Self::Future {
+    fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
         let path = request.uri().path();
         let known = RPCS.into_iter().flatten();
         if !known.into_iter().any(|rpc| rpc.path == path && rpc.done) {
@@ -196,42 +170,32 @@ impl<S: InferenceService> hyper::service::Service<hyper::Request<Incoming>> for 
             let status = Status::from(InferError::from(Fault::Unimplemented { what }));
             return Box::pin(std::future::ready(Ok(status.into_http())));
         }
+        let encoding = match inbound::check(&request) {
+            Ok(encoding) => encoding,
+            Err((status, error)) => {
+                let mut reply: Reply = self.refuse(error).into_http();
+                *reply.status_mut() = status;
+                reply.headers_mut().insert(ACCEPT_ENCODING, ENCODINGS);
+                return Box::pin(std::future::ready(Ok(reply)));
+            }
+        };
+        if path == STREAM {
+            return Box::pin(std::future::ready(Ok(self.stream(request, encoding))));
+        }
+        if path.starts_with("/grpc.reflection.") {
+            return self.reflection.call(request);
+        }
         if path.starts_with("/grpc.health.v1.Health/") {
             return self.health.clone().call(request);
         }
-        if path == STREAM {
-            return Box::pin(std::future::ready(Ok(self.stream(request))));
-        }
-        let hold = self.bounds.budget.hold();
-        request.extensions_mut().insert(Call {
-            arrived: self.clock.now(),
-            hold: Arc::clone(&hold),
-        });
-        let metered = request.map(|body| Metered {
-            body,
-            stall: Stall::new(self.bounds.stall),
-            stall_timeout: self.bounds.stall,
-            hold: Arc::clone(&hold),
-            service: Arc::clone(&self.service),
-        });
-        let reply = self.inference.clone().call(metered);
-        let (service, limit) = (Arc::clone(&self.service), self.bounds.message_bytes);
-        Box::pin(async move {
-            let reply = reply.await?;
-            if !refused_for_size(&reply) {
-                return Ok(reply.map(|body| until_sent(body, hold)));
-            }
-            let error = too_large(limit);
-            service.refused(error.kind());
-            Ok(Status::from(error).into_http())
-        })
+        Box::pin(self.clone().one_message(request, encoding))
     }
 }
 
 impl<S: InferenceService> GrpcService<S> {
     /// Begins a stream, whose messages do not go through tonic: each has its own share of
     /// the budget, until its own reply is sent.
-    fn stream(&self, request: hyper::Request<Incoming>) -> Reply {
+    fn stream(&self, request: hyper::Request<Incoming>, encoding: Option<Encoding>) -> Reply {
         let headers = request.headers();
         let options = StreamOptions {
             trace: trace_context(headers),
@@ -239,13 +203,102 @@ impl<S: InferenceService> GrpcService<S> {
                 .get("triton_grpc_error")
                 .is_some_and(|value| value == "true"),
         };
-        let messages = Messages::new(request.into_body(), self.bounds.clone(), self.clock);
+        let messages = self.messages(request.into_body(), encoding);
         let service = Arc::clone(&self.service);
         let replies = Replies::new(service, messages, self.stop.clone(), options);
         let mut reply = Reply::new(tonic::body::Body::new(replies));
         let content = HeaderValue::from_static("application/grpc");
         reply.headers_mut().insert(CONTENT_TYPE, content);
+        reply.headers_mut().insert(ACCEPT_ENCODING, ENCODINGS);
         reply
+    }
+
+    fn messages(&self, body: Incoming, encoding: Option<Encoding>) -> Messages {
+        Messages::new(body, encoding, self.bounds.clone(), self.clock)
+    }
+
+    /// Answers a call with one message each way. One that is compressed is inflated here,
+    /// where its size counts; tonic would not know the budget.
+    async fn one_message(
+        self,
+        mut request: hyper::Request<Incoming>,
+        encoding: Option<Encoding>,
+    ) -> Result<Reply, Infallible> {
+        let arrived = self.clock.now();
+        reply_as_asked(request.headers_mut(), encoding);
+        let mut inference = self.inference.clone();
+        let (reply, hold) = if encoding.is_some() {
+            let (mut head, body) = request.into_parts();
+            let mut messages = self.messages(body, encoding);
+            let (body, hold) = match one(&mut messages).await {
+                Ok(message) => message,
+                Err(error) => return Ok(self.refuse(error).into_http()),
+            };
+            let hold_of_call = Arc::clone(&hold);
+            head.extensions.insert(Call {
+                arrived,
+                hold: hold_of_call,
+            });
+            head.headers.remove(ENCODING);
+            let request = hyper::Request::from_parts(head, Full::new(body));
+            (inference.call(request).await?, hold)
+        } else {
+            let hold = self.bounds.budget.hold();
+            request.extensions_mut().insert(Call {
+                arrived,
+                hold: Arc::clone(&hold),
+            });
+            let Bounds {
+                message_bytes,
+                stall,
+                ..
+            } = self.bounds;
+            let metered = |body| {
+                let (hold, service) = (Arc::clone(&hold), Arc::clone(&self.service));
+                Metered::new(body, stall, message_bytes, hold, service)
+            };
+            (inference.call(request.map(metered)).await?, hold)
+        };
+        Ok(reply.map(|body| until_sent(body, hold)))
+    }
+
+    /// Counts a call that did not get to be one.
+    fn refuse(&self, error: InferError) -> Status {
+        self.service.refused(error.kind());
+        error.into()
+    }
+}
+
+/// The one message of a call, with the prefix of one that is not compressed.
+async fn one(messages: &mut Messages) -> Result<(Bytes, Arc<Hold>), InferError> {
+    let missing = || {
+        let detail = "no message came".to_owned();
+        InferError::from(Fault::Body { detail })
+    };
+    let Message { bytes, hold, .. } = messages.next().await?.ok_or_else(missing)??;
+    if messages.next().await?.is_some() {
+        return Err(inbound::second());
+    }
+    // Another copy, since the prefix goes before it.
+    hold.take(bytes.len())?;
+    let mut framed = BytesMut::with_capacity(PREFIX_BYTES + bytes.len());
+    framed.put_u8(0);
+    // Within the limit of messages, whose length came in as many bits.
+    framed.put_u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    framed.put(bytes);
+    Ok((framed.freeze(), hold))
+}
+
+/// Leaves tonic one way to compress the reply: the request's own, where the client reads it.
+/// Clients name what they can read in every call; only one that compresses has asked.
+fn reply_as_asked(headers: &mut HeaderMap, encoding: Option<Encoding>) {
+    let accepted = headers.remove(ACCEPT_ENCODING);
+    let accepted = accepted.as_ref().and_then(|value| value.to_str().ok());
+    let Some(name) = encoding.map(Encoding::name) else {
+        return;
+    };
+    if accepted.is_some_and(|list| list.split(',').any(|one| one.trim() == name)) {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(name));
     }
 }
 
@@ -254,20 +307,6 @@ fn until_sent(body: tonic::body::Body, hold: Arc<Hold>) -> tonic::body::Body {
     tonic::body::Body::new(
         body.map_frame(move |frame| frame.map_data(|part| hold.until_sent(part))),
     )
-}
-
-/// Whether tonic refused the message for its size, which it alone answers OUT_OF_RANGE.
-fn refused_for_size(reply: &Reply) -> bool {
-    let code = reply.headers().get("grpc-status");
-    code.is_some_and(|code| Code::from_bytes(code.as_bytes()) == Code::OutOfRange)
-}
-
-fn too_large(limit: usize) -> InferError {
-    Fault::TooLarge {
-        found: "more".to_owned(),
-        limit: limit as u64,
-    }
-    .into()
 }
 
 impl From<InferError> for Status {

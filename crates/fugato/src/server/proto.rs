@@ -15,3 +15,6 @@ tonic::include_proto!("inference");
 pub mod health {
     tonic::include_proto!("grpc.health.v1");
 }
+
+/// Every message and service of `proto/`, as an encoded `FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -12,6 +12,7 @@ use fugato_core::{Nanos, Timestamp};
 use fugato_device::{ElementType, MonotonicClock, TensorSpec};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
@@ -57,6 +58,8 @@ pub(crate) struct Double {
     /// Trace settings, of the server under the empty name.
     traces: Mutex<BTreeMap<String, TraceSettings>>,
     logs: Mutex<LogSettings>,
+    /// Whether it says that it is ready.
+    pub(crate) serving: AtomicBool,
     /// What the protocols refused on their own.
     pub(crate) refused: Mutex<Vec<ErrorKind>>,
     began: mpsc::UnboundedSender<()>,
@@ -128,6 +131,7 @@ impl Double {
                     LogSetting::Text("default".to_owned()),
                 ),
             ])),
+            serving: AtomicBool::new(true),
             refused: Mutex::default(),
             began,
             ended,
@@ -169,7 +173,7 @@ impl InferenceService for Double {
     }
 
     fn ready(&self) -> bool {
-        true
+        self.serving.load(Ordering::Relaxed)
     }
 
     fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelInfo>, InferError> {

@@ -21,7 +21,7 @@ use tonic::{Code, Status};
 pub(crate) type Client = GrpcInferenceServiceClient<Channel>;
 pub(crate) type Reply = ModelInferResponse;
 
-async fn channel(served: &Served) -> Channel {
+pub(crate) async fn channel(served: &Served) -> Channel {
     let at = served.at.grpc.expect("gRPC is served");
     Channel::from_shared(format!("http://{at}"))
         .expect("an address")

@@ -2,6 +2,7 @@
 
 use super::admin;
 use super::convert;
+use super::health::WATCHERS_MAX;
 use super::timeout::grpc_timeout;
 use crate::api::{InferenceService, PLATFORM, TraceContext, string_handle_bytes};
 use crate::error::{ErrorKind, InferError};
@@ -13,17 +14,31 @@ use fugato_device::TensorSpec;
 use hyper::HeaderMap;
 use prost::Message as _;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
+
+/// The largest reply that is compressed, where the client asked for that: it takes a
+/// thread that serves for some 30 ms per MiB.
+const COMPRESSED_MAX: usize = 1 << 20;
 
 /// The calls themselves.
 pub(super) struct Calls<S> {
     pub(super) service: Arc<S>,
+    /// Ends what would last: the watchers of the health check.
+    pub(super) stop: CancellationToken,
+    /// Places for those.
+    pub(super) watchers: Arc<Semaphore>,
 }
 
 impl<S: InferenceService> Calls<S> {
-    /// Answers from `service`.
-    pub(super) fn new(service: Arc<S>) -> Self {
-        Self { service }
+    /// Answers from `service` until `stop`.
+    pub(super) fn new(service: Arc<S>, stop: CancellationToken) -> Self {
+        Self {
+            service,
+            stop,
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+        }
     }
 
     /// Counts a call that did not reach the service, or whose reply cannot be sent.
@@ -203,8 +218,13 @@ impl<S: InferenceService> GrpcInferenceService for Calls<S> {
             trace: trace_context(request.metadata().as_ref()),
         };
         let reply = infer(&*self.service, request.into_inner(), &call.hold, origin).await?;
-        call.hold.answer(reply.encoded_len());
-        Ok(Response::new(reply))
+        let length = reply.encoded_len();
+        call.hold.answer(length);
+        let mut reply = Response::new(reply);
+        if length > COMPRESSED_MAX {
+            reply.disable_compression();
+        }
+        Ok(reply)
     }
 }
 

@@ -4,7 +4,9 @@
 //! in flight hold, however long it lasts. What is not asked for stays in the window of
 //! HTTP/2, which is how a client is slowed down.
 
-use crate::error::{Fault, InferError};
+use super::compression::{Encoding, inflate};
+use super::inbound::check_flag;
+use crate::error::{ErrorKind, Fault, InferError};
 use crate::server::budget::{Budget, Hold};
 use bytes::{Bytes, BytesMut};
 use fugato_core::Timestamp;
@@ -47,16 +49,23 @@ pub(super) struct Messages {
     body: Incoming,
     /// What came and was not read yet.
     frame: Bytes,
+    encoding: Option<Encoding>,
     bounds: Bounds,
     clock: MonotonicClock,
 }
 
 impl Messages {
-    /// Nothing was read yet.
-    pub(super) fn new(body: Incoming, bounds: Bounds, clock: MonotonicClock) -> Self {
+    /// Nothing was read yet; messages may be compressed in the one way.
+    pub(super) fn new(
+        body: Incoming,
+        encoding: Option<Encoding>,
+        bounds: Bounds,
+        clock: MonotonicClock,
+    ) -> Self {
         Self {
             body,
             frame: Bytes::new(),
+            encoding,
             bounds,
             clock,
         }
@@ -74,26 +83,32 @@ impl Messages {
             return Ok(None);
         }
         let arrived = self.clock.now();
-        let (compressed, length) = self.prefix().await?;
-        if compressed != 0 {
-            return Err(Fault::Message {
-                detail: format!("its compression flag is {compressed}, expected 0"),
-            }
-            .into());
-        }
+        let (flag, length) = self.prefix().await?;
+        let encoding = self.encoding.filter(|_| flag != 0);
+        check_flag(flag, self.encoding)?;
         if length > self.bounds.message_bytes {
             return Err(too_large(length, self.bounds.message_bytes));
         }
         let mut share = Share::Given(self.bounds.budget.hold());
         let bytes = self.take(length, &mut share).await?.freeze();
-        Ok(Some(match share {
-            Share::Given(hold) => Ok(Message {
-                bytes,
-                hold,
-                arrived,
-            }),
-            Share::Refused(error) => Err(error),
-        }))
+        let hold = match share {
+            Share::Given(hold) => hold,
+            Share::Refused(error) => return Ok(Some(Err(error))),
+        };
+        let limit = self.bounds.message_bytes;
+        let bytes = match encoding {
+            None => bytes,
+            Some(encoding) => match inflate(encoding, &bytes, limit, &hold).await {
+                Ok(inflated) => inflated,
+                Err(error) if error.kind() == ErrorKind::QueueFull => return Ok(Some(Err(error))),
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(Some(Ok(Message {
+            bytes,
+            hold,
+            arrived,
+        })))
     }
 
     /// Reads what comes before a message: its compression flag, and its length.
