@@ -266,7 +266,10 @@ impl CpuDevice {
             .unwrap_or_else(PoisonError::into_inner);
         let unloaded = models.remove(&id);
         drop(models);
-        unloaded.is_some()
+        let was_loaded = unloaded.is_some();
+        drop(unloaded);
+        os::trim_heap();
+        was_loaded
     }
 
     /// What the device has counted since it was made.

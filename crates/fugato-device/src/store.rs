@@ -26,11 +26,11 @@ use crate::runtime::Runtime;
 use entry::{Draft, Initializer, Opened};
 use memmap2::{Mmap, UncheckedAdvice};
 use ort::sys::GraphOptimizationLevel;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Initializers of at least this many bytes go to the weight file. Smaller ones stay in
 /// the graph, where the runtime's shape inference can read them; 1 KiB is the runtime's
@@ -53,6 +53,9 @@ const PROVIDER: &str = "cpu";
 pub struct ModelStore {
     runtime: Arc<Runtime>,
     folder: PathBuf,
+    /// The weights in memory by key, so that equal content is there once, however often
+    /// and under whatever name it is loaded.
+    in_use: Arc<Mutex<HashMap<String, Weak<Weights>>>>,
 }
 
 /// A model that is ready to be loaded on a device. Clones share its weights.
@@ -93,6 +96,7 @@ impl ModelStore {
         Ok(Self {
             runtime: Arc::clone(runtime),
             folder,
+            in_use: Arc::default(),
         })
     }
 
@@ -110,17 +114,45 @@ impl ModelStore {
     fn prepare_model(&self, path: &Path) -> Result<StoredModel, LoadCause> {
         let source = Source::read(path)?;
         let key = self.key(&source.hash);
+        if let Some(weights) = self.in_use(&key) {
+            return Ok(StoredModel {
+                weights,
+                origin: path.to_owned(),
+                was_cached: true,
+            });
+        }
         let stored = entry::open(&self.folder.join(&key));
         let was_cached = stored.is_some();
         let opened = match stored {
             Some(opened) => opened,
             None => self.optimise(path, source, &key)?,
         };
+        let made = Arc::new(self.share(opened)?);
         Ok(StoredModel {
-            weights: Arc::new(self.share(opened)?),
+            weights: self.put_in_use(key, made),
             origin: path.to_owned(),
             was_cached,
         })
+    }
+
+    /// The weights of an entry that somebody uses.
+    fn in_use(&self, key: &str) -> Option<Arc<Weights>> {
+        let in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        in_use.get(key)?.upgrade()
+    }
+
+    /// Notes the weights of an entry for others to use; where somebody was faster, gives
+    /// theirs.
+    fn put_in_use(&self, key: String, made: Arc<Weights>) -> Arc<Weights> {
+        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        in_use.retain(|_, weights| weights.strong_count() > 0);
+        match in_use.get(&key).and_then(Weak::upgrade) {
+            Some(theirs) => theirs,
+            None => {
+                in_use.insert(key, Arc::downgrade(&made));
+                made
+            }
+        }
     }
 
     fn key(&self, hash: &str) -> String {

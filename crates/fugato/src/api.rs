@@ -152,6 +152,8 @@ pub enum ModelState {
     Ready,
     /// It cannot run; [`ModelStatus::reason`] says why.
     Unavailable,
+    /// It takes no new requests, and accepted ones run to their end.
+    Unloading,
 }
 
 /// One model version of the repository.

@@ -19,9 +19,10 @@ pub use origin::{Origin, Origins, Shown};
 pub use read::{FileConfig, from_environment, read_file};
 pub use reference::reference;
 pub use schema::{
-    DeviceConfig, DeviceKind, LogConfig, LogFormat, ModelConfig, ModelStoreConfig, Policy,
-    RawConfig, RawDevice, RawLog, RawModel, RawModelStore, RawRuntime, RawScheduler, RawServer,
-    RawTelemetry, RuntimeConfig, SETTINGS, SchedulerConfig, ServerConfig, Setting, TelemetryConfig,
+    DeviceConfig, DeviceKind, LogConfig, LogFormat, ModelConfig, ModelControlMode,
+    ModelStoreConfig, Policy, RawConfig, RawDevice, RawLog, RawModel, RawModelStore, RawRuntime,
+    RawScheduler, RawServer, RawTelemetry, RuntimeConfig, SETTINGS, SchedulerConfig, ServerConfig,
+    Setting, TelemetryConfig,
 };
 pub use units::{ByteSize, Cores, Span, UnitError};
 
@@ -196,6 +197,14 @@ impl Config {
             ByteSize(1 << 10),
             ByteSize(1 << 50),
         )?;
+        let poll = server.repository_poll_secs;
+        self.within("server.repository_poll_secs", poll, 1, 86_400)?;
+        if !server.load_model.is_empty() && server.model_control_mode != ModelControlMode::Explicit
+        {
+            let found = format!("{:?}", server.load_model);
+            let expected = "empty unless server.model_control_mode is `explicit`";
+            return Err(self.bad("server.load_model", &found, expected));
+        }
         let device = &self.device;
         self.within("device.lanes", device.lanes, 1, 64)?;
         self.within("device.niceness", device.niceness, 0, 19)?;

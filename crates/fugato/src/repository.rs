@@ -7,21 +7,34 @@
 //! **Invariant:** every path that [`scan`] returns lies, symbolic links followed, inside
 //! the repository.
 
+mod fingerprint;
 mod name;
+mod policy;
 mod relative;
 
+pub use fingerprint::Fingerprint;
 pub use name::{MODEL_NAME_MAX_BYTES, ModelNameError, check_model_name};
+pub use policy::VersionPolicy;
 pub use relative::{
     RELATIVE_MAX_BYTES, RelativeNameError, ResolveError, check_relative, resolve_below,
 };
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use tracing::{debug, warn};
+use std::sync::Arc;
+use tracing::debug;
 
-/// The file of a model version.
+/// The file of a model version, where its configuration names no other.
 pub const MODEL_FILE: &str = "model.onnx";
+
+/// The file of a model's configuration, in its folder.
+pub const CONFIG_FILE: &str = "config.pbtxt";
+
+/// The longest `config.pbtxt` that is read, in bytes. Real ones have a few thousand; those
+/// that list labels or many instances stay far below.
+const CONFIG_MAX_BYTES: u64 = 1 << 20;
 
 /// The models of a repository.
 #[derive(Debug)]
@@ -47,24 +60,62 @@ impl Repository {
 pub struct ModelEntry {
     /// The model's name: the folder's.
     pub name: String,
-    /// Its versions, rising; at least one. Or why it cannot be served.
-    pub versions: Result<Vec<VersionEntry>, ModelFault>,
+    /// What it holds, or why it cannot be served.
+    pub folder: Result<ModelFolder, Arc<ModelFault>>,
 }
 
 impl ModelEntry {
-    /// The version that is served where a request names none: the highest.
-    pub fn latest(&self) -> Option<&VersionEntry> {
-        self.versions.as_ref().ok()?.last()
+    /// The model file of the highest version, under its usual name.
+    ///
+    /// # Errors
+    /// Why the model cannot be served.
+    pub fn latest(&self) -> Result<PathBuf, Arc<ModelFault>> {
+        let folder = self.folder.as_ref().map_err(Arc::clone)?;
+        let latest = folder.versions.last().copied().unwrap_or_default();
+        Ok(folder.model_file(latest, MODEL_FILE)?)
     }
 }
 
-/// One version of a model.
+/// The folder of one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VersionEntry {
-    /// Its number, at least 1.
-    pub version: u64,
-    /// Its model file, canonical.
+pub struct ModelFolder {
+    /// The model's name.
+    pub name: String,
+    /// Its path, canonical.
     pub path: PathBuf,
+    /// The text of its `config.pbtxt`, where it has one.
+    pub config: Option<String>,
+    /// Its versions, rising; at least one.
+    pub versions: Vec<u64>,
+    /// Folders of the versions, parallel, canonical.
+    version_folders: Vec<PathBuf>,
+    /// The repository's folder, which links must not leave.
+    root: PathBuf,
+}
+
+impl ModelFolder {
+    /// The model file `name` of a version, canonical.
+    ///
+    /// # Errors
+    /// [`ModelFault::NoFile`], or a link that leaves the repository.
+    pub fn model_file(&self, version: u64, name: &str) -> Result<PathBuf, ModelFault> {
+        let missing = || ModelFault::NoFile {
+            model: self.name.clone(),
+            version,
+            file: name.to_owned(),
+        };
+        let place = self.versions.iter().position(|known| *known == version);
+        let folder = place.map(|place| &self.version_folders[place]);
+        let path = folder.ok_or_else(missing)?.join(name);
+        if !path.exists() {
+            return Err(missing());
+        }
+        let inside = Inside {
+            root: &self.root,
+            model: &self.name,
+        };
+        inside.resolve(&path)
+    }
 }
 
 /// Why the repository as a whole cannot be read.
@@ -90,13 +141,25 @@ pub enum ModelFault {
         /// The model.
         model: String,
     },
-    /// A version folder without a model file.
-    #[error("version {version} of model `{model}` has no file `{MODEL_FILE}`")]
+    /// A version folder without its model file.
+    #[error("version {version} of model `{model}` has no file `{file}`")]
     NoFile {
         /// The model.
         model: String,
         /// The version.
         version: u64,
+        /// The file.
+        file: String,
+    },
+    /// A configuration that is larger than any real one.
+    #[error(
+        "`{CONFIG_FILE}` of model `{model}` has {bytes} bytes, expected at most {CONFIG_MAX_BYTES}"
+    )]
+    ConfigTooLarge {
+        /// The model.
+        model: String,
+        /// Its size.
+        bytes: u64,
     },
     /// Two folders that denote one version, such as `1` and `01`.
     #[error("model `{model}` has two folders for version {version}")]
@@ -129,8 +192,7 @@ pub enum ModelFault {
 /// Lists the models of the repository at `root`.
 ///
 /// Hidden entries and plain files beside the model folders are skipped; so are entries of
-/// a model folder whose names are no version numbers. A `config.pbtxt` is named in a
-/// warning, since its settings are not read.
+/// a model folder whose names are no version numbers.
 ///
 /// # Errors
 /// [`ScanError`]: `root` is no folder that can be listed.
@@ -140,8 +202,35 @@ pub fn scan(root: &Path) -> Result<Repository, ScanError> {
         source,
     };
     let canonical = root.canonicalize().map_err(fail)?;
-    let mut models = Vec::new();
-    for entry in fs::read_dir(&canonical).map_err(fail)? {
+    let models = names(&canonical)?.into_iter().map(|(name, path)| {
+        let folder = scan_folder(&canonical, &name, &path).map_err(Arc::new);
+        ModelEntry { name, folder }
+    });
+    Ok(Repository {
+        models: models.collect(),
+        root: canonical.clone(),
+    })
+}
+
+/// Looks at whether the files of each model of the repository at `root` changed; `None` for
+/// a model whose files cannot be looked at.
+///
+/// # Errors
+/// [`ScanError`]: `root` is no folder that can be listed.
+pub fn fingerprints(root: &Path) -> Result<BTreeMap<String, Option<Fingerprint>>, ScanError> {
+    let names = names(root)?;
+    let print = |(name, folder): (String, PathBuf)| (name, Fingerprint::of(&folder).ok());
+    Ok(names.into_iter().map(print).collect())
+}
+
+/// The names and folders of models, rising.
+fn names(root: &Path) -> Result<Vec<(String, PathBuf)>, ScanError> {
+    let fail = |source| ScanError {
+        path: root.to_owned(),
+        source,
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(root).map_err(fail)? {
         let entry = entry.map_err(fail)?;
         // A name that is not UTF-8 is listed with its odd bytes replaced, and refused
         // because of the replacements.
@@ -150,33 +239,43 @@ pub fn scan(root: &Path) -> Result<Repository, ScanError> {
             debug!(entry = name, "skipped: not a model folder");
             continue;
         }
-        let versions = scan_model(&canonical, &name, &entry.path());
-        models.push(ModelEntry { name, versions });
+        names.push((name, entry.path()));
     }
-    models.sort_by(|left, right| left.name.cmp(&right.name));
-    Ok(Repository {
-        root: canonical,
-        models,
-    })
+    names.sort();
+    Ok(names)
 }
 
-/// Lists the versions of the model in `folder`.
-fn scan_model(root: &Path, model: &str, folder: &Path) -> Result<Vec<VersionEntry>, ModelFault> {
+/// Looks at the model `name` of the repository at `root` alone; `None` where it has none.
+///
+/// # Errors
+/// [`ModelFault`]: it cannot be served.
+pub fn scan_model(root: &Path, name: &str) -> Result<Option<ModelFolder>, ModelFault> {
+    check_model_name(name)?;
+    let inside = Inside { root, model: name };
+    let root = inside.canonical(root)?;
+    let path = root.join(name);
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(inside.unreadable(&path, error)),
+        Ok(_) if path.is_file() => Ok(None),
+        Ok(_) => scan_folder(&root, name, &path).map(Some),
+    }
+}
+
+/// Lists what the folder of the model `model` holds.
+fn scan_folder(root: &Path, model: &str, folder: &Path) -> Result<ModelFolder, ModelFault> {
     check_model_name(model)?;
     let inside = Inside { root, model };
     let folder = inside.resolve(folder)?;
     let entries = fs::read_dir(&folder).map_err(|source| inside.unreadable(&folder, source))?;
-    let mut versions: Vec<VersionEntry> = Vec::new();
+    let mut versions: Vec<(u64, PathBuf)> = Vec::new();
+    let mut config = None;
     for entry in entries {
         let entry = entry.map_err(|source| inside.unreadable(&folder, source))?;
         let name = entry.file_name();
         let Some(version) = name.to_str().and_then(version_number) else {
-            if name == "config.pbtxt" {
-                warn!(
-                    model,
-                    file = "config.pbtxt",
-                    "not read: set the model's options in [model.NAME] of fugato.toml"
-                );
+            if name == CONFIG_FILE {
+                config = Some(inside.read_config(&entry.path())?);
             } else {
                 debug!(model, entry = ?name, "skipped: not a version folder");
             }
@@ -187,31 +286,29 @@ fn scan_model(root: &Path, model: &str, folder: &Path) -> Result<Vec<VersionEntr
             debug!(model, version, "skipped: a file named like a version");
             continue;
         }
-        if versions.iter().any(|known| known.version == version) {
+        if versions.iter().any(|(known, _)| *known == version) {
             return Err(ModelFault::TwoFolders {
                 model: model.to_owned(),
                 version,
             });
         }
-        let file = version_folder.join(MODEL_FILE);
-        if !file.exists() {
-            return Err(ModelFault::NoFile {
-                model: model.to_owned(),
-                version,
-            });
-        }
-        versions.push(VersionEntry {
-            version,
-            path: inside.resolve(&file)?,
-        });
+        versions.push((version, version_folder));
     }
-    versions.sort_by_key(|entry| entry.version);
+    versions.sort_by_key(|(version, _)| *version);
     if versions.is_empty() {
         return Err(ModelFault::NoVersion {
             model: model.to_owned(),
         });
     }
-    Ok(versions)
+    let (versions, version_folders) = versions.into_iter().unzip();
+    Ok(ModelFolder {
+        name: model.to_owned(),
+        path: folder,
+        config,
+        versions,
+        version_folders,
+        root: root.to_owned(),
+    })
 }
 
 /// The version that a folder's name denotes: a positive whole number, as Triton reads it.
@@ -227,11 +324,34 @@ struct Inside<'a> {
 }
 
 impl Inside<'_> {
-    /// The canonical form of `path`.
+    fn canonical(&self, path: &Path) -> Result<PathBuf, ModelFault> {
+        path.canonicalize()
+            .map_err(|source| self.unreadable(path, source))
+    }
+
+    /// The text of the configuration file at `path`.
+    fn read_config(&self, path: &Path) -> Result<String, ModelFault> {
+        let path = self.resolve(path)?;
+        let unreadable = |source| self.unreadable(&path, source);
+        let file = fs::File::open(&path).map_err(unreadable)?;
+        let bytes = file.metadata().map_err(unreadable)?.len();
+        if bytes > CONFIG_MAX_BYTES {
+            return Err(ModelFault::ConfigTooLarge {
+                model: self.model.to_owned(),
+                bytes,
+            });
+        }
+        let mut text = String::new();
+        // The file may grow while it is read.
+        file.take(CONFIG_MAX_BYTES)
+            .read_to_string(&mut text)
+            .map_err(unreadable)?;
+        Ok(text)
+    }
+
+    /// The canonical form of `path`, which must lie in the repository.
     fn resolve(&self, path: &Path) -> Result<PathBuf, ModelFault> {
-        let canonical = path
-            .canonicalize()
-            .map_err(|source| self.unreadable(path, source))?;
+        let canonical = self.canonical(path)?;
         if canonical.starts_with(self.root) {
             return Ok(canonical);
         }
@@ -288,7 +408,7 @@ mod tests {
         }
 
         fn fault(&self, name: &str) -> String {
-            self.entry(name).versions.expect_err("at fault").to_string()
+            self.entry(name).latest().expect_err("at fault").to_string()
         }
     }
 
@@ -307,12 +427,16 @@ mod tests {
             "a/config.pbtxt",
         ]);
         let entry = scratch.entry("a");
-        let versions = entry.versions.as_ref().expect("fine");
-        let numbers: Vec<u64> = versions.iter().map(|entry| entry.version).collect();
-        assert_eq!(numbers, [2, 9, 10]);
+        let folder = entry.folder.as_ref().expect("fine");
+        assert_eq!(folder.versions, [2, 9, 10]);
+        assert_eq!(folder.config.as_deref(), Some("model"));
         let latest = entry.latest().expect("there is one");
-        assert_eq!(latest.version, 10);
-        assert!(latest.path.ends_with("models/a/10/model.onnx"));
+        assert!(latest.ends_with("models/a/10/model.onnx"));
+        let ninth = folder.model_file(9, MODEL_FILE).expect("it is there");
+        assert!(ninth.ends_with("models/a/9/model.onnx"));
+        let alone = scan_model(&scratch.root(), "a").expect("fine");
+        assert_eq!(alone.as_ref(), Some(folder));
+        assert_eq!(scan_model(&scratch.root(), "b").expect("fine"), None);
     }
 
     #[test]
@@ -330,7 +454,7 @@ mod tests {
         let repository = scan(&scratch.root()).expect("it can be listed");
         let names: Vec<&str> = repository.models.iter().map(|m| m.name.as_str()).collect();
         assert_eq!(names, ["bad name!", "empty", "good", "hollow", "twice"]);
-        assert!(scratch.entry("good").versions.is_ok());
+        assert!(scratch.entry("good").latest().is_ok());
         let cases = [
             ("empty", "`empty/1/model.onnx`"),
             (
@@ -375,7 +499,6 @@ mod tests {
             alias
                 .latest()
                 .expect("followed")
-                .path
                 .ends_with("a/1/model.onnx")
         );
     }

@@ -256,7 +256,7 @@ fn model_repository(path: &Path, config: &Config) -> Check {
     let faults: Vec<String> = repository
         .models
         .iter()
-        .filter_map(|model| model.versions.as_ref().err())
+        .filter_map(|model| model.latest().err())
         .map(|fault| fault.to_string().lines().next().unwrap_or("").to_owned())
         .collect();
     let found = format!("{}: {} models", path.display(), repository.models.len());

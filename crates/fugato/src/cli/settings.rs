@@ -1,7 +1,8 @@
 //! The flags that set configuration values, and the sources joined with them.
 
 use crate::config::{
-    Config, DeviceKind, LogFormat, Policy, RawConfig, Sources, from_environment, read_file,
+    Config, DeviceKind, LogFormat, ModelControlMode, Policy, RawConfig, Sources, from_environment,
+    read_file,
 };
 use clap::ValueHint;
 use std::net::IpAddr;
@@ -20,6 +21,19 @@ pub struct SettingArgs {
     /// Folder of models, each at NAME/VERSION/model.onnx
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub model_repository: Option<PathBuf>,
+
+    /// Who loads and unloads models: nobody after the start, the server when it sees
+    /// changes in the repository, or clients [default: none]
+    #[arg(long, value_name = "MODE")]
+    pub model_control_mode: Option<ModelControlMode>,
+
+    /// Mode `poll`: seconds between two looks at the repository [default: 15]
+    #[arg(long, value_name = "SECONDS")]
+    pub repository_poll_secs: Option<u32>,
+
+    /// Mode `explicit`: load this model at the start (may be repeated); `*` loads all
+    #[arg(long, value_name = "NAME")]
+    pub load_model: Vec<String>,
 
     /// Address to listen on [default: 127.0.0.1]
     #[arg(long, value_name = "ADDRESS", value_hint = ValueHint::Hostname)]
@@ -97,6 +111,9 @@ impl SettingArgs {
         raw.server.grpc_port = flags.grpc_port;
         raw.server.metrics_port = flags.metrics_port;
         raw.server.model_repository = flags.model_repository;
+        raw.server.model_control_mode = flags.model_control_mode;
+        raw.server.repository_poll_secs = flags.repository_poll_secs;
+        raw.server.load_model = (!flags.load_model.is_empty()).then_some(flags.load_model);
         raw.server.record = flags.record;
         raw.server.ready_file = flags.ready_file;
         raw.scheduler.policy = flags.policy;

@@ -25,6 +25,19 @@ pub enum Policy {
     Uncontrolled,
 }
 
+/// Who decides when models are loaded and unloaded (Triton's modes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelControlMode {
+    /// All models of the repository are loaded at the start, and that is all.
+    None,
+    /// The repository is looked at now and then: what was added, changed or removed is
+    /// loaded, loaded anew or unloaded.
+    Poll,
+    /// The models named at the start are loaded; clients load and unload.
+    Explicit,
+}
+
 /// Which device runs the models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -103,11 +116,13 @@ kinds! {
     u32: "whole number",
     u64: "whole number",
     Vec<u32>: "list of whole numbers",
+    Vec<String>: "list of texts",
     Span: "length of time",
     ByteSize: "bytes",
     Cores: "`auto` or a list of cores",
     Policy: "`fifo`, `edf` or `uncontrolled`",
     DeviceKind: "`auto` or `cpu`",
+    ModelControlMode: "`none`, `poll` or `explicit`",
     LogFormat: "`text` or `json`",
 }
 
@@ -212,6 +227,14 @@ section! {
         /// How long accepted requests may still run after SIGTERM before the process ends
         /// anyway. Below the 30 s after which Kubernetes kills a container.
         drain_timeout: Span = Span::from_millis(25_000);
+        /// Who decides when models are loaded and unloaded. `none`, as in Triton: clients
+        /// that could change what is served would be a surprise.
+        model_control_mode: ModelControlMode = ModelControlMode::None;
+        /// Mode `poll`: seconds between two looks at the repository. Triton's.
+        repository_poll_secs: u32 = 15;
+        /// Mode `explicit`: the models to load at the start; `*` is all of them. None, as in
+        /// Triton.
+        load_model: Vec<String> = Vec::new();
     }
     unset {
         /// Folder of models, laid out as `<name>/<version>/model.onnx`. No default:

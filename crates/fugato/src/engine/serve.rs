@@ -1,8 +1,12 @@
 //! A whole server: device, driver, engine, protocols, signals.
 
 use super::Engine;
-use super::load::{DEVICE, LoadCounts, MetricsById, ModelLoader};
-use crate::config::{Config, ConfigError, Policy};
+use super::journal::Journal;
+use super::lifecycle::{Lifecycle, LoadCounts, Seen};
+use super::load::{DEVICE, ModelsById};
+use super::runner::Runner;
+use super::table::Table;
+use crate::config::{Config, ConfigError, ModelControlMode, Policy};
 use crate::driver::{
     self, DriverParts, FileRecorder, Hooks, Mailbox, RealClock, RecorderThread, RecordingError,
     TaskTiming,
@@ -25,10 +29,12 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 /// Requests that may wait for the driver's next look: a few milliseconds' worth at a
@@ -130,8 +136,9 @@ struct Running {
     driver: JoinHandle<Scheduler>,
     recording: Option<RecorderThread>,
     server: Server,
-    loader: ModelLoader,
-    models: Vec<repository::ModelEntry>,
+    lifecycle: Lifecycle,
+    models: Seen,
+    drained: UnboundedReceiver<ModelId>,
     ended: CancellationToken,
     terminate: Signal,
     interrupt: Signal,
@@ -146,8 +153,13 @@ impl Running {
             .model_repository
             .as_deref()
             .ok_or(ServeError::NoRepository)?;
-        let repository = repository::scan(folder)?;
-        config.check_models(&repository.names())?;
+        // Before anything is read, so that what changes from here on is seen as a change.
+        let models = repository::fingerprints(folder)?;
+        let root = folder.canonicalize().map_err(|source| ScanError {
+            path: folder.to_owned(),
+            source,
+        })?;
+        check_sections(&config, &models)?;
         let server = Server::bind(server_options(&config)).await?;
         let library = runtime::find(
             config.runtime.onnxruntime.as_deref(),
@@ -164,7 +176,8 @@ impl Running {
         mailbox.control(Input::DeviceAdded(device.spec().clone()));
         let telemetry = Arc::new(Telemetry::new());
         let traces = Traces::new(clock, &trace_options(&config))?;
-        let metrics = MetricsById::default();
+        let by_id = ModelsById::default();
+        let (drained_sender, drained) = unbounded_channel();
         let scheduler_config = scheduler_config(&config);
         let (recorder, recording) = match &config.server.record {
             None => (None, None),
@@ -182,24 +195,33 @@ impl Running {
             devices,
             mailbox: Arc::clone(&mailbox),
             metrics: telemetry.driver(),
-            hooks: hooks(Arc::clone(&device), Arc::clone(&metrics)),
+            hooks: hooks(drained_sender, Arc::clone(&by_id)),
             recorder,
             real_time: config.scheduler.real_time,
             ended: ended.clone(),
         })
         .map_err(os("starting the driver's thread"))?;
-        let engine = Arc::new(Engine::new(
+        let runner = Arc::new(Runner {
             clock,
-            Arc::clone(&mailbox),
+            mailbox: Arc::clone(&mailbox),
             telemetry,
             device,
-            ended.clone(),
-            usize::try_from(config.telemetry.explanations).unwrap_or(usize::MAX),
+            table: Table::default(),
+            loaded: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            journal: Journal::new(
+                usize::try_from(config.telemetry.explanations).unwrap_or(usize::MAX),
+            ),
             traces,
-        ));
+            ended: ended.clone(),
+        });
         let config = Arc::new(config);
-        let loader = ModelLoader::new(Arc::clone(&engine), Arc::clone(&config), store, metrics);
-        let models = repository.models;
+        let lifecycle =
+            Lifecycle::new(Arc::clone(&runner), Arc::clone(&config), store, by_id, root);
+        let engine = Arc::new(Engine {
+            runner,
+            lifecycle: lifecycle.clone(),
+        });
         Ok(Self {
             config,
             engine,
@@ -207,8 +229,9 @@ impl Running {
             driver,
             recording,
             server,
-            loader,
+            lifecycle,
             models,
+            drained,
             ended,
             terminate,
             interrupt,
@@ -222,10 +245,15 @@ impl Running {
             self.server
                 .serve(Arc::clone(&self.engine), shutdown.clone()),
         );
+        tokio::spawn(self.lifecycle.clone().free_drained(self.drained));
         let loading = async || -> Result<Infallible, ServeError> {
-            let counts = self.loader.load_all(self.models).await;
+            let names = self.models.keys().cloned().collect();
+            let counts = self.lifecycle.load_first(names).await;
             announce(&addresses, counts, self.config.server.ready_file.as_deref())?;
-            std::future::pending().await
+            match self.config.server.model_control_mode {
+                ModelControlMode::Poll => self.lifecycle.poll(self.models).await,
+                ModelControlMode::None | ModelControlMode::Explicit => std::future::pending().await,
+            }
         };
         let (stopped, result) = tokio::select! {
             Err(error) = loading() => ("a failure", Err(error)),
@@ -282,6 +310,24 @@ impl Running {
                 source: io::Error::other(error),
             }),
         }
+    }
+}
+
+/// Checks that each section `[model.NAME]` is for a model of the repository. Where models
+/// may still come, one that is for none is only named.
+fn check_sections(config: &Config, models: &Seen) -> Result<(), ConfigError> {
+    let names: Vec<&str> = models.keys().map(String::as_str).collect();
+    match (
+        config.check_models(&names),
+        config.server.model_control_mode,
+    ) {
+        (Err(error), ModelControlMode::Poll | ModelControlMode::Explicit) => {
+            let reason = error.to_string();
+            let reason = reason.lines().next();
+            tracing::warn!(reason, "a section is for a model that is not there yet");
+            Ok(())
+        }
+        (checked, _) => checked,
     }
 }
 
@@ -408,23 +454,18 @@ fn open_device(
     )
 }
 
-/// What the driver's thread tells: executions to the metrics, drained models to the
-/// device. Unloading frees gigabytes, so it has a thread of its own.
-fn hooks(device: Arc<CpuDevice>, metrics: MetricsById) -> Hooks {
-    let counted = Arc::clone(&metrics);
+/// What the driver's thread tells: executions to the metrics, drained models to whoever
+/// frees them.
+fn hooks(drained: UnboundedSender<ModelId>, models: ModelsById) -> Hooks {
     Hooks {
         drained: Box::new(move |model: ModelId| {
-            metrics
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&model);
-            let device = Arc::clone(&device);
-            std::thread::spawn(move || device.unload(model));
+            // Nobody listens any more where the process is about to end.
+            let _ = drained.send(model);
         }),
         task_done: Box::new(move |model: ModelId, batch: u32, timing: &TaskTiming| {
-            let known = counted.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(metrics) = known.get(&model) {
-                metrics.executed(batch, &timing.split);
+            let known = models.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = known.get(&model) {
+                known.metrics.executed(batch, &timing.split);
             }
         }),
     }

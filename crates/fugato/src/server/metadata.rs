@@ -83,6 +83,7 @@ pub(super) const fn state_name(state: ModelState) -> &'static str {
         ModelState::Loading => "LOADING",
         ModelState::Ready => "READY",
         ModelState::Unavailable => "UNAVAILABLE",
+        ModelState::Unloading => "UNLOADING",
     }
 }
 

@@ -111,12 +111,9 @@ fn chosen<'a>(names: &[String], models: &'a [ModelEntry]) -> anyhow::Result<Vec<
 }
 
 fn write(args: &Args, runtime: &Arc<Runtime>, entry: &ModelEntry) -> anyhow::Result<PathBuf> {
-    let version = match &entry.versions {
-        Ok(versions) => versions.last().context("it has no version")?,
-        Err(fault) => bail!("{fault}"),
-    };
+    let path = entry.latest()?;
     // One thread: more would change nothing but the order of sums.
-    let mut session = PlainSession::load(runtime, &version.path, 1)?;
+    let mut session = PlainSession::load(runtime, &path, 1)?;
     let has = |input: &str| session.inputs().iter().any(|spec| spec.name == input);
     let settings = InputSettings {
         batch: 1,

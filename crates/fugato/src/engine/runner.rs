@@ -1,0 +1,274 @@
+//! The way of a request: found its model, checked, handed to the driver, answered.
+
+use super::journal::{self, Found, Journal, Record};
+use super::reply;
+use super::served::ServedModel;
+use super::table::Table;
+use crate::api::{Explanation, InferReply, InferRequest, TraceContext, ValidRequest, validate};
+use crate::driver::{Answer, Mailbox, NotTaken, Payload};
+use crate::error::{InferError, QueueLimit};
+use crate::telemetry::{ModelGauges, RequestTimes, Telemetry, Traces};
+use fugato_core::sched::{self, Arrival, Input};
+use fugato_core::{BatchSize, ModelId, Nanos, RequestId, Timestamp};
+use fugato_device::{CpuDevice, MonotonicClock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+/// Runs requests on the models that are loaded.
+pub(super) struct Runner {
+    pub(super) clock: MonotonicClock,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) device: Arc<CpuDevice>,
+    pub(super) table: Table,
+    /// Whether the first loading has ended.
+    pub(super) loaded: AtomicBool,
+    pub(super) draining: AtomicBool,
+    pub(super) journal: Journal,
+    pub(super) traces: Traces,
+    /// Cancelled when the driver has ended.
+    pub(super) ended: CancellationToken,
+}
+
+/// A request that the driver has, and what its answer needs.
+pub(super) struct Accepted<'a> {
+    request: RequestId,
+    guard: CancelOnDrop<'a>,
+    answered: oneshot::Receiver<Answer>,
+    /// What it is followed as: by the journal where it is `remembered`, by `trace` and a
+    /// span for each leg where it is `traced`.
+    followed: Option<journal::Open>,
+    remembered: bool,
+    traced: bool,
+    trace: Option<TraceContext>,
+    id: String,
+    outputs: Box<[usize]>,
+    received: Timestamp,
+    timeout: Option<Nanos>,
+}
+
+/// Takes a request back unless it was answered: the client went away.
+struct CancelOnDrop<'a> {
+    mailbox: &'a Mailbox,
+    journal: &'a Journal,
+    request: Option<RequestId>,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(request) = self.request {
+            self.mailbox.control(Input::Cancelled { request });
+            self.journal.dropped(request);
+        }
+    }
+}
+
+impl Runner {
+    pub(super) fn is_live(&self) -> bool {
+        !self.ended.is_cancelled()
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Finds the request's model and hands the request to the driver. Where the model is
+    /// taken out in between, it is found again: nothing is refused for that.
+    ///
+    /// # Errors
+    /// Where there is no model for it. The inner result: where the model does not take it.
+    pub(super) fn accept(
+        &self,
+        request: InferRequest,
+    ) -> Result<(Arc<ServedModel>, Result<Accepted<'_>, InferError>), InferError> {
+        loop {
+            let model = self
+                .table
+                .served(&request.model, request.version.as_deref())?;
+            let inside = model.gate.enter();
+            if inside.is_some() {
+                let accepted = self.hand_in(&model, request);
+                drop(inside);
+                return Ok((model, accepted));
+            }
+        }
+    }
+
+    /// Checks the request and hands it to the driver.
+    pub(super) fn hand_in(
+        &self,
+        model: &ServedModel,
+        request: InferRequest,
+    ) -> Result<Accepted<'_>, InferError> {
+        if self.is_draining() {
+            return Err(InferError::draining());
+        }
+        let (received, deadline, timeout) =
+            (request.arrived, request.deadline, request.queue_timeout);
+        let (id, priority, trace) = (request.id.clone(), request.priority, request.trace);
+        let ValidRequest {
+            inputs,
+            items,
+            bytes,
+            shape,
+            outputs,
+        } = validate(&model.info, request)?;
+        let class = model.shapes.class(&shape);
+        let traced = self.traces.wants(&model.info.name, trace.as_ref());
+        let remembered = self.journal.wants(&id);
+        let followed = (traced || remembered).then(|| journal::Open {
+            name: journal::Name {
+                model: model.info.name.clone(),
+                version: model.info.version.clone(),
+                id: id.clone(),
+            },
+            arrived: received,
+            deadline,
+        });
+        let (reply, answered) = oneshot::channel();
+        let arrived = self.mailbox.arrive(
+            Payload {
+                items,
+                inputs,
+                reply,
+            },
+            |request| Arrival {
+                request,
+                model: model.id,
+                items: BatchSize(items),
+                bytes,
+                class,
+                received,
+                deadline,
+                queue_timeout: timeout.map(|timeout| received + timeout),
+                // Triton's levels are far below 32 bits; what is above is as low as can be.
+                priority: u32::try_from(priority).unwrap_or(u32::MAX),
+            },
+        );
+        let request = arrived.map_err(|not_taken| match not_taken {
+            NotTaken::Closed => InferError::shutting_down(),
+            NotTaken::Full { limit } => {
+                let limit = limit as u64;
+                InferError::queue_full(&model.info.name, QueueLimit::Requests, limit, 1, limit)
+            }
+        })?;
+        if let Some(open) = &followed
+            && remembered
+        {
+            self.journal.began(request, open.clone());
+        }
+        Ok(Accepted {
+            request,
+            guard: CancelOnDrop {
+                mailbox: &self.mailbox,
+                journal: &self.journal,
+                request: Some(request),
+            },
+            answered,
+            followed,
+            remembered,
+            traced,
+            trace,
+            id,
+            outputs,
+            received,
+            timeout,
+        })
+    }
+
+    /// Waits for the answer to a request to `model`.
+    pub(super) async fn answer(
+        &self,
+        model: &ServedModel,
+        accepted: Accepted<'_>,
+    ) -> Result<(InferReply, RequestTimes), InferError> {
+        let Accepted {
+            request,
+            mut guard,
+            answered,
+            followed,
+            remembered,
+            traced,
+            trace,
+            id,
+            outputs,
+            received,
+            timeout,
+        } = accepted;
+        let Ok(Answer { result, course }) = answered.await else {
+            return Err(InferError::shutting_down());
+        };
+        guard.request = None;
+        let now = self.clock.now();
+        let record = followed.map(|open| Record::new(open, now, &result, course));
+        let result = result
+            .map_err(|failure| reply::error(&model.info.name, now, received, timeout, failure));
+        if let Some(record) = record {
+            let record = record.with_error(result.as_ref().err());
+            if traced {
+                self.traces.tell(&record.traced(trace));
+            }
+            if remembered {
+                self.journal.ended(request, record);
+            }
+        }
+        let served = result?;
+        let times = reply::times(now, received, &served);
+        let info = Arc::clone(&model.info);
+        Ok((reply::reply(info, id, &outputs, served), times))
+    }
+
+    /// What is known of the latest request of that model and id.
+    pub(super) async fn explain(&self, name: &str, id: &str) -> Result<Explanation, InferError> {
+        match self.journal.find(name, id) {
+            Some(Found::Ended(explanation)) => Ok(*explanation),
+            Some(Found::Open(request, open)) => {
+                let asked = self
+                    .mailbox
+                    .ask(move |scheduler| scheduler.explain(request));
+                let state = match asked.await {
+                    Ok(Some(sched::Explanation::InTask { .. })) => "in_task",
+                    // Its answer is on the way here.
+                    Ok(Some(sched::Explanation::Ended { .. })) => "ended",
+                    Ok(Some(sched::Explanation::Waiting { .. })) | Ok(None) => "waiting",
+                    Err(_) => return Err(InferError::shutting_down()),
+                };
+                Ok(open.explain(state))
+            }
+            None => Err(InferError::unknown_request(name, id, self.journal.limit())),
+        }
+    }
+
+    /// Takes the model out of the scheduler; what was accepted runs to its end, and then
+    /// its memory is given back. The table must not have it any more.
+    pub(super) fn retire(&self, model: &ServedModel) {
+        model.gate.close();
+        self.mailbox
+            .control(Input::ModelRemoved { model: model.id });
+    }
+
+    /// Shows in the metrics what the scheduler says of each model now.
+    pub(super) async fn sample(&self) {
+        let served = self.table.all();
+        let ids: Vec<ModelId> = served.iter().map(|model| model.id).collect();
+        let asked = self.mailbox.ask(move |scheduler| {
+            ids.iter()
+                .map(|&id| scheduler.model_status(id))
+                .collect::<Vec<_>>()
+        });
+        // The driver has ended: the process is about to.
+        let Ok(statuses) = asked.await else { return };
+        for (model, status) in served.iter().zip(statuses) {
+            let Some(status) = status else { continue };
+            let gauges = ModelGauges {
+                waiting: status.waiting,
+                in_flight: status.in_flight,
+                held_bytes: status.bytes,
+                prediction_error: status.prediction_error,
+            };
+            self.telemetry.show(&model.metrics, &gauges);
+        }
+    }
+}

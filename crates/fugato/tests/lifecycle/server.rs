@@ -1,0 +1,231 @@
+//! A server process, and clients of it.
+
+use super::model::Repository;
+use fugato::server::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
+use fugato::server::proto::model_infer_request::InferInputTensor;
+use fugato::server::proto::model_repository_parameter::ParameterChoice;
+use fugato::server::proto::{
+    ModelInferRequest, ModelRepositoryParameter, RepositoryIndexRequest,
+    RepositoryModelLoadRequest, RepositoryModelUnloadRequest,
+};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tonic::Status;
+use tonic::transport::Channel;
+
+/// What tests wait for takes milliseconds; this long only where something is wrong.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) struct Server {
+    child: Child,
+    grpc: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Server {
+    pub(crate) async fn start(repository: &Repository, arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let ready = folder.path().join("ready.json");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fugato"));
+        command.arg("serve");
+        command.arg("--model-repository").arg(repository.path());
+        command
+            .arg("--model-store")
+            .arg(folder.path().join("store"));
+        command.arg("--ready-file").arg(&ready).stdin(Stdio::null());
+        for port in ["--http-port", "--grpc-port", "--metrics-port"] {
+            command.args([port, "0"]);
+        }
+        let child = command.args(arguments).spawn().expect("the binary runs");
+        let mut server = Self {
+            child,
+            grpc: String::new(),
+            _folder: folder,
+        };
+        server.grpc = server.wait_until_ready(&ready).await;
+        server
+    }
+
+    async fn wait_until_ready(&mut self, ready: &Path) -> String {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(text) = std::fs::read_to_string(ready) {
+                let json: serde_json::Value =
+                    serde_json::from_str(&text).expect("the ready file is JSON");
+                return json["grpc"].as_str().expect("gRPC is served").to_owned();
+            }
+            if let Some(status) = self.child.try_wait().expect("the child can be asked") {
+                panic!("the server ended before it was ready: {status}");
+            }
+            assert!(Instant::now() < patience, "the server is not ready");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        let channel = Channel::from_shared(format!("http://{}", self.grpc))
+            .expect("an address")
+            .connect()
+            .await
+            .expect("it listens");
+        Client(GrpcInferenceServiceClient::new(channel))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn terminate(&self) {
+        let sent = Command::new("kill")
+            .args(["-s", "TERM", &self.pid().to_string()])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success());
+    }
+
+    /// Stops the server; gives the exit code.
+    pub(crate) async fn stop(self) -> Option<i32> {
+        self.terminate();
+        self.wait().await
+    }
+
+    /// Waits for the end; gives the exit code. Does not block, so that clients can let go
+    /// of their connections.
+    pub(crate) async fn wait(mut self) -> Option<i32> {
+        loop {
+            if let Some(ended) = self.child.try_wait().expect("the child can be asked") {
+                return ended.code();
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Where a test failed; otherwise it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One connection.
+#[derive(Clone)]
+pub(crate) struct Client(GrpcInferenceServiceClient<Channel>);
+
+impl Client {
+    /// What the model adds to its input, by the answer to one request; and the version
+    /// that answered.
+    pub(crate) async fn ask(
+        &mut self,
+        model: &str,
+        version: &str,
+    ) -> Result<(f32, String), Status> {
+        let input = InferInputTensor {
+            name: "input".to_owned(),
+            datatype: "FP32".to_owned(),
+            shape: vec![1, 1],
+            ..Default::default()
+        };
+        let request = ModelInferRequest {
+            model_name: model.to_owned(),
+            model_version: version.to_owned(),
+            inputs: vec![input],
+            raw_input_contents: vec![0.0f32.to_le_bytes().to_vec().into()],
+            ..Default::default()
+        };
+        let reply = self.0.model_infer(request).await?.into_inner();
+        let raw = reply.raw_output_contents.first().expect("one output");
+        let raw = raw.as_ref().try_into().expect("one float");
+        Ok((f32::from_le_bytes(raw), reply.model_version))
+    }
+
+    pub(crate) async fn load(&mut self, model: &str) -> Result<(), Status> {
+        self.load_with(model, &[]).await
+    }
+
+    /// Loads with `config` (text) and `file:` parameters (bytes).
+    pub(crate) async fn load_with(
+        &mut self,
+        model: &str,
+        parameters: &[(&str, &[u8])],
+    ) -> Result<(), Status> {
+        let choice = |name: &str, value: &[u8]| match name.starts_with("file:") {
+            true => ParameterChoice::BytesParam(value.to_vec().into()),
+            false => ParameterChoice::StringParam(
+                String::from_utf8(value.to_vec()).expect("a configuration is text"),
+            ),
+        };
+        let parameters = parameters.iter().map(|(name, value)| {
+            let parameter = ModelRepositoryParameter {
+                parameter_choice: Some(choice(name, value)),
+            };
+            ((*name).to_owned(), parameter)
+        });
+        let request = RepositoryModelLoadRequest {
+            model_name: model.to_owned(),
+            parameters: parameters.collect(),
+            ..Default::default()
+        };
+        self.0.repository_model_load(request).await.map(drop)
+    }
+
+    pub(crate) async fn unload(&mut self, model: &str) -> Result<(), Status> {
+        let request = RepositoryModelUnloadRequest {
+            model_name: model.to_owned(),
+            ..Default::default()
+        };
+        self.0.repository_model_unload(request).await.map(drop)
+    }
+
+    /// Model, version, state and reason of each line.
+    pub(crate) async fn index(&mut self) -> Vec<[String; 4]> {
+        let request = RepositoryIndexRequest::default();
+        let reply = self.0.repository_index(request).await;
+        let models = reply.expect("the index is there").into_inner().models;
+        let line = |model: fugato::server::proto::repository_index_response::ModelIndex| {
+            [model.name, model.version, model.state, model.reason]
+        };
+        models.into_iter().map(line).collect()
+    }
+
+    /// The states of the model's versions, as `1 READY`.
+    pub(crate) async fn states(&mut self, model: &str) -> Vec<String> {
+        let index = self.index().await.into_iter();
+        let own = index.filter(|[name, ..]| name == model);
+        own.map(|[_, version, state, _]| format!("{version} {state}"))
+            .collect()
+    }
+
+    /// Waits until the model's versions are in these states.
+    pub(crate) async fn wait_for(&mut self, model: &str, states: &[&str]) {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            let found = self.states(model).await;
+            if found == states {
+                return;
+            }
+            let index = self.index().await;
+            assert!(
+                Instant::now() < patience,
+                "waited for {states:?} of {model}, found {index:?}"
+            );
+        }
+    }
+
+    /// Waits until the model adds `k`.
+    pub(crate) async fn wait_for_answer(&mut self, model: &str, k: f32) {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            let found = self.ask(model, "").await.map(|(found, _)| found);
+            if matches!(found, Ok(found) if found == k) {
+                return;
+            }
+            assert!(
+                Instant::now() < patience,
+                "waited for {k} of {model}, got {found:?}"
+            );
+        }
+    }
+}
