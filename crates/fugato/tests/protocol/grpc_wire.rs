@@ -227,7 +227,8 @@ async fn every_bad_call_is_typed() {
 #[tokio::test]
 async fn what_is_not_grpc_is_told_so() {
     let served = serve().await;
-    let cases: [(&str, &[(&str, &str)], u16, &str); 4] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+    let cases: [Case<'_>; 4] = [
         (
             "POST",
             &[("content-type", "application/json")],
@@ -258,7 +259,8 @@ async fn what_is_not_grpc_is_told_so() {
 #[tokio::test]
 async fn compressed_messages_are_read_and_answered_alike() {
     let served = serve().await;
-    let compress: [(&str, fn(&[u8]) -> Vec<u8>); 2] = [("gzip", gzip), ("deflate", zlib)];
+    type Compress = fn(&[u8]) -> Vec<u8>;
+    let compress: [(&str, Compress); 2] = [("gzip", gzip), ("deflate", zlib)];
     for (name, compress) in compress {
         let body = framed(1, &compress(&good()));
         let headers = [GRPC, ("grpc-encoding", name)];
