@@ -205,6 +205,7 @@ impl Config {
             let expected = "empty unless server.model_control_mode is `explicit`";
             return Err(self.bad("server.load_model", &found, expected));
         }
+        self.check_safety()?;
         let device = &self.device;
         self.within("device.lanes", device.lanes, 1, 64)?;
         self.within("device.niceness", device.niceness, 0, 19)?;
@@ -245,6 +246,41 @@ impl Config {
             self.check_model(&format!("model.{name}"), model)?;
         }
         Ok(())
+    }
+
+    /// Checks the limits on clients, and that a server that can be reached from outside is
+    /// closed to strangers.
+    fn check_safety(&self) -> Result<(), ConfigError> {
+        let server = &self.server;
+        let (headers, least, most) = (server.max_header_bytes, ByteSize::kib(1), ByteSize::mib(1));
+        self.within("server.max_header_bytes", headers, least, most)?;
+        for (path, limit) in [
+            ("server.header_timeout", server.header_timeout),
+            ("server.stall_timeout", server.stall_timeout),
+            ("server.idle_timeout", server.idle_timeout),
+            ("server.ping_interval", server.ping_interval),
+        ] {
+            let (least, most) = (Span::from_millis(1), Span::from_millis(86_400_000));
+            self.within(path, limit, least, most)?;
+        }
+        let files = [
+            ("server.tls_cert", &server.tls_cert),
+            ("server.tls_key", &server.tls_key),
+        ];
+        if let [(missing, None), (given, Some(_))] | [(given, Some(_)), (missing, None)] = files {
+            return Err(ConfigError::HalfSet { given, missing });
+        }
+        let lacks_tls = server.tls_cert.is_none();
+        let lacks_token = server.auth_token_file.is_none();
+        if server.host.is_loopback() || server.insecure || !(lacks_tls || lacks_token) {
+            return Ok(());
+        }
+        Err(ConfigError::Open {
+            host: server.host,
+            origin: self.origins.origin("server.host"),
+            lacks_tls,
+            lacks_token,
+        })
     }
 
     fn check_model(&self, section: &str, model: &ModelConfig) -> Result<(), ConfigError> {

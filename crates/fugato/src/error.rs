@@ -65,6 +65,8 @@ error_kinds! {
     UnknownOutput => 400 InvalidArgument false "unknown_output",
     /// A request larger than the configured limit.
     TooLarge => 413 ResourceExhausted false "too_large",
+    /// The request carries no token that is let in.
+    Unauthenticated => 401 Unauthenticated false "unauthenticated",
     /// A part of the protocol that Fugato does not have.
     Unimplemented => 501 Unimplemented false "unimplemented",
     /// No such URL.

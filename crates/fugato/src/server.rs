@@ -20,22 +20,29 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+mod activity;
+mod auth;
 mod budget;
 pub(crate) mod grpc;
+mod guard;
 mod http;
 mod listen;
 pub(crate) mod metadata;
 pub mod proto;
 mod stall;
+mod tls;
 
 use budget::Budget;
+use guard::{Door, open_grpc, open_http, open_none};
 use listen::Listening;
 
+pub use auth::{TOKEN_MAX_BYTES, TOKEN_MIN_BYTES, TOKENS_MAX, TokenFileError, Tokens};
 pub use grpc::{RPCS, Rpc};
 pub use http::{HTTP_ROUTES, HttpRoute};
+pub use tls::{Tls, TlsError};
 
 /// Where and within which limits to serve.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ServerOptions {
     /// The address of HTTP; `None` does not serve it. Port 0 takes any free port.
     pub http: Option<SocketAddr>,
@@ -52,6 +59,20 @@ pub struct ServerOptions {
     /// How long a client may send nothing of a body that it began, or take nothing of what
     /// is sent to it, before it is cut.
     pub stall_timeout: Duration,
+    /// How long the TLS handshake may take, and the head of an HTTP/1 request from its first
+    /// byte. Connections that are idle for as long are closed where no place is free.
+    pub header_timeout: Duration,
+    /// How long a connection may have no request in flight before it is closed.
+    pub idle_timeout: Duration,
+    /// How long an HTTP/2 client may be silent before it is asked for a sign of life, and how
+    /// long it then may take.
+    pub ping_interval: Duration,
+    /// The largest head of a request, in bytes.
+    pub max_header_bytes: usize,
+    /// The certificate to speak TLS with on every port; `None` speaks plain TCP.
+    pub tls: Option<Tls>,
+    /// The tokens that clients must have; `None` lets everybody in.
+    pub tokens: Option<Tokens>,
     /// The most connections per port; further clients wait in the listen queue.
     pub max_connections: usize,
     /// How long requests that were accepted may still run after a stop is asked for.
@@ -72,9 +93,19 @@ impl Default for ServerOptions {
             // A lost packet is sent again within seconds; a client that is silent for this
             // long is gone or means harm.
             stall_timeout: Duration::from_secs(30),
+            // A head is one packet or two.
+            header_timeout: Duration::from_secs(10),
+            // Load balancers keep connections for up to 600 s and must be the ones to close.
+            idle_timeout: Duration::from_secs(620),
+            // A router that forgets idle connections does so after minutes.
+            ping_interval: Duration::from_secs(30),
+            // A few times what tokens, cookies and traces take; the default of HTTP/2.
+            max_header_bytes: 16 << 10,
             // Well under the usual limit of open files, far over what one server feeds.
             max_connections: 4096,
             drain_timeout: Duration::from_secs(30),
+            tls: None,
+            tokens: None,
         }
     }
 }
@@ -158,18 +189,33 @@ impl Server {
         let requests = Listening::new(&self.options, shutdown.clone());
         let metrics = Listening::new(&self.options, CancellationToken::new());
         let budget = Budget::new(self.options.max_held_bytes);
+        let tokens = &self.options.tokens;
+        let turn_away = |service: &Arc<S>| {
+            let service = Arc::clone(service);
+            move |error: InferError, request| {
+                service.refused(error.kind());
+                http::turn_away(error, request)
+            }
+        };
         if let Some(listener) = self.http {
             let budget = Arc::clone(&budget);
             let router = http::router(Arc::clone(&service), &self.options, budget);
-            requests.http1(listener, router);
+            let door = Door::new(tokens.clone(), open_http, turn_away(&service));
+            requests.http1(listener, router, door);
         }
         if let Some(listener) = self.grpc {
             let stop = shutdown.clone();
             let rpc = grpc::GrpcService::new(Arc::clone(&service), &self.options, budget, stop);
-            requests.http2(listener, rpc);
+            let counting = Arc::clone(&service);
+            let door = Door::new(tokens.clone(), open_grpc, move |error: InferError| {
+                counting.refused(error.kind());
+                tonic::Status::from(error).into_http()
+            });
+            requests.http2(listener, rpc, door);
         }
         if let Some(listener) = self.metrics {
-            metrics.http1(listener, http::metrics_router(service));
+            let door = Door::new(tokens.clone(), open_none, turn_away(&service));
+            metrics.http1(listener, http::metrics_router(service), door);
         }
         shutdown.cancelled().await;
         let connections_cut = requests.drain(self.options.drain_timeout).await;

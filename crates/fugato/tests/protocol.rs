@@ -12,6 +12,8 @@ mod protocol {
     mod grpc_stream;
     mod grpc_wire;
     mod http;
+    mod limits;
     mod memory;
+    mod safety;
     mod table;
 }

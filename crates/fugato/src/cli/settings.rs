@@ -51,6 +51,22 @@ pub struct SettingArgs {
     #[arg(long, value_name = "PORT")]
     pub metrics_port: Option<u16>,
 
+    /// Certificate to speak TLS with on every port, PEM
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, PEM
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub tls_key: Option<PathBuf>,
+
+    /// File of the tokens that clients must have, one a line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub auth_token_file: Option<PathBuf>,
+
+    /// Serve other machines without TLS and tokens
+    #[arg(long)]
+    pub insecure: bool,
+
     /// Scheduling policy [default: edf]
     #[arg(long, value_name = "NAME")]
     pub policy: Option<Policy>,
@@ -110,6 +126,10 @@ impl SettingArgs {
         raw.server.http_port = flags.http_port;
         raw.server.grpc_port = flags.grpc_port;
         raw.server.metrics_port = flags.metrics_port;
+        raw.server.tls_cert = flags.tls_cert;
+        raw.server.tls_key = flags.tls_key;
+        raw.server.auth_token_file = flags.auth_token_file;
+        raw.server.insecure = flags.insecure.then_some(true);
         raw.server.model_repository = flags.model_repository;
         raw.server.model_control_mode = flags.model_control_mode;
         raw.server.repository_poll_secs = flags.repository_poll_secs;

@@ -2,6 +2,7 @@
 
 use super::origin::Origin;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// Why there is no configuration.
@@ -68,6 +69,41 @@ pub enum ConfigError {
         /// What is allowed.
         expected: String,
     },
+    /// One of two settings that only mean something together.
+    #[error("`{given}` is set and `{missing}` is not, expected both or neither")]
+    HalfSet {
+        /// The setting that is there.
+        given: &'static str,
+        /// The one that is not.
+        missing: &'static str,
+    },
+    /// The server would be reached from outside and let everyone in.
+    #[error(
+        "`server.host` is {host}, which others can reach (set by: {origin}), and the server has no \
+         {}\n\nhint: add {}; or `--insecure` where the network is closed by other means",
+        open_words(*lacks_tls, *lacks_token, ["TLS", "tokens"], " and no "),
+        open_words(*lacks_tls, *lacks_token, ["`--tls-cert FILE --tls-key FILE`", "`--auth-token-file FILE`"], " and ")
+    )]
+    Open {
+        /// The address.
+        host: IpAddr,
+        /// Where it came from.
+        origin: Origin,
+        /// Whether there is no certificate.
+        lacks_tls: bool,
+        /// Whether there is no token.
+        lacks_token: bool,
+    },
+}
+
+fn open_words(tls: bool, token: bool, [of_tls, of_token]: [&str; 2], and: &str) -> String {
+    let words = [(tls, of_tls), (token, of_token)];
+    let said: Vec<&str> = words
+        .iter()
+        .filter(|(lacks, _)| *lacks)
+        .map(|(_, word)| *word)
+        .collect();
+    said.join(and)
 }
 
 impl ConfigError {
@@ -78,7 +114,10 @@ impl ConfigError {
             | Self::Malformed { path, .. }
             | Self::UnknownKey { path, .. }
             | Self::UnknownModel { path, .. } => Some(path),
-            Self::BadVariable { .. } | Self::BadValue { .. } => None,
+            Self::BadVariable { .. }
+            | Self::BadValue { .. }
+            | Self::HalfSet { .. }
+            | Self::Open { .. } => None,
         }
     }
 }

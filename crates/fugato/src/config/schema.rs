@@ -206,8 +206,8 @@ macro_rules! section {
 section! {
     /// The listening server.
     "server" RawServer => ServerConfig in SERVER {
-        /// Address to listen on. Loopback, because the protocol has no authentication: to
-        /// be reached from outside is a decision.
+        /// Address to listen on. Loopback, because to be reached from outside is a decision:
+        /// any other address needs `tls_cert`, `tls_key` and `auth_token_file`, or `insecure`.
         host: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
         /// Port of HTTP/REST; 0 takes any free one. Triton's, so that clients need no change.
         http_port: u16 = 8000;
@@ -224,6 +224,30 @@ section! {
         /// Most bytes of requests and replies in the server at once, from being read to being
         /// sent. Sixteen of the largest messages; one that is alone always fits.
         max_held_bytes: ByteSize = ByteSize::mib(1024);
+        /// Largest head of a request of either protocol: its URL and headers. A few times
+        /// what tokens and traces take, and what HTTP/2 allows by default.
+        max_header_bytes: ByteSize = ByteSize::kib(16);
+        /// Longest time from the first byte of an HTTP/1 request to the end of its headers,
+        /// and of the TLS handshake. A head is a packet or two; on a bad link each may be
+        /// sent again a few times. Where all connections are taken, those that are idle for
+        /// as long are closed.
+        header_timeout: Span = Span::from_millis(10_000);
+        /// Longest time that a client may send nothing of a body that it began, or take
+        /// nothing of a reply. A lost packet is sent again within seconds; a client that is
+        /// silent for this long is gone or means harm.
+        stall_timeout: Span = Span::from_millis(30_000);
+        /// Longest time that a connection may have no request in flight. Load balancers
+        /// keep connections for up to 600 s and must be the ones that close them, or a
+        /// request meets a closed connection.
+        idle_timeout: Span = Span::from_millis(620_000);
+        /// How long a gRPC client may be silent before it is asked for a sign of life, and
+        /// how long it may then take to answer. A machine that is switched off says nothing;
+        /// half a minute is well under the time that routers remember connections for.
+        ping_interval: Span = Span::from_millis(30_000);
+        /// Whether to serve on other than loopback addresses without TLS and tokens. Off,
+        /// because anyone who reaches the port could then use the models and read all
+        /// traffic; for networks that are closed by other means.
+        insecure: bool = false;
         /// How long accepted requests may still run after SIGTERM before the process ends
         /// anyway. Below the 30 s after which Kubernetes kills a container.
         drain_timeout: Span = Span::from_millis(25_000);
@@ -240,6 +264,16 @@ section! {
         /// Folder of models, laid out as `<name>/<version>/model.onnx`. No default:
         /// guessing a folder would serve the wrong models.
         model_repository: PathBuf = "none; `serve` needs it";
+        /// File of the server's certificate and those between it and its authority, PEM. TLS
+        /// is spoken on every port where it is given. Off, because a certificate names the
+        /// machine it is for.
+        tls_cert: PathBuf = "plain TCP";
+        /// File of the private key of `tls_cert`, PEM.
+        tls_key: PathBuf = "plain TCP";
+        /// File of the tokens that clients must have, one a line, as `authorization: Bearer
+        /// TOKEN`. A file, since a command line and an environment are seen by others. Off,
+        /// because only its owner can choose a secret.
+        auth_token_file: PathBuf = "everyone is let in";
         /// File to record the scheduler's inputs into, for `fugato replay`. Off, because a
         /// recording grows with every request.
         record: PathBuf = "not recorded";

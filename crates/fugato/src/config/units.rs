@@ -100,6 +100,11 @@ impl ByteSize {
         ("B", 1),
     ];
 
+    /// `count` kibibytes.
+    pub const fn kib(count: u64) -> Self {
+        Self(count << 10)
+    }
+
     /// `count` mebibytes.
     pub const fn mib(count: u64) -> Self {
         Self(count << 20)

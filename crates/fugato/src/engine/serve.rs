@@ -6,14 +6,16 @@ use super::lifecycle::{Lifecycle, LoadCounts, Seen};
 use super::load::{DEVICE, ModelsById};
 use super::runner::Runner;
 use super::table::Table;
-use crate::config::{Config, ConfigError, ModelControlMode, Policy};
+use crate::config::{ByteSize, Config, ConfigError, ModelControlMode, Policy};
 use crate::driver::{
     self, DriverParts, FileRecorder, Hooks, Mailbox, RealClock, RecorderThread, RecordingError,
     TaskTiming,
 };
 use crate::repository::{self, ScanError};
 use crate::runtime::{self, FindError, Surroundings};
-use crate::server::{Addresses, BindError, Server, ServerOptions};
+use crate::server::{
+    Addresses, BindError, Server, ServerOptions, Tls, TlsError, TokenFileError, Tokens,
+};
 use crate::telemetry::{Telemetry, TraceExportError, TraceOptions, Traces};
 use fugato_core::ModelId;
 use fugato_core::driver::{Recorder, RecordingFooter};
@@ -77,6 +79,12 @@ pub enum ServeError {
     /// The CPU cannot be a device.
     #[error("the CPU cannot be used as configured")]
     Cpu(#[from] CpuError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The tokens cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] TokenFileError),
     /// A port cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -160,7 +168,7 @@ impl Running {
             source,
         })?;
         check_sections(&config, &models)?;
-        let server = Server::bind(server_options(&config)).await?;
+        let server = Server::bind(server_options(&config)?).await?;
         let library = runtime::find(
             config.runtime.onnxruntime.as_deref(),
             &Surroundings::of_process(),
@@ -380,18 +388,44 @@ fn announce(
     std::fs::rename(&partial, path).map_err(fail)
 }
 
-fn server_options(config: &Config) -> ServerOptions {
-    let at = |port| Some(SocketAddr::new(config.server.host, port));
-    ServerOptions {
-        http: at(config.server.http_port),
-        grpc: at(config.server.grpc_port),
-        metrics: at(config.server.metrics_port),
-        max_body_bytes: usize::try_from(config.server.max_body_bytes.0).unwrap_or(usize::MAX),
-        max_held_bytes: usize::try_from(config.server.max_held_bytes.0).unwrap_or(usize::MAX),
-        max_connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
-        drain_timeout: config.server.drain_timeout.duration(),
-        ..ServerOptions::default()
+/// What the server is told of the configuration.
+///
+/// # Errors
+/// Where the certificate, its key or the tokens cannot be used.
+fn server_options(config: &Config) -> Result<ServerOptions, ServeError> {
+    let server = &config.server;
+    let at = |port| Some(SocketAddr::new(server.host, port));
+    let bytes = |size: ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
+    let tls = match (&server.tls_cert, &server.tls_key) {
+        (Some(certificate), Some(key)) => Some(Tls::read(certificate, key)?),
+        // One without the other was refused with the configuration.
+        _ => None,
+    };
+    let tokens = server.auth_token_file.as_deref().map(Tokens::read);
+    if !server.host.is_loopback() && server.insecure {
+        tracing::warn!(
+            host = %server.host,
+            tls = tls.is_some(),
+            tokens = tokens.is_some(),
+            "serving other machines with `--insecure`: whoever reaches a port is served"
+        );
     }
+    Ok(ServerOptions {
+        http: at(server.http_port),
+        grpc: at(server.grpc_port),
+        metrics: at(server.metrics_port),
+        max_body_bytes: bytes(server.max_body_bytes),
+        max_held_bytes: bytes(server.max_held_bytes),
+        max_header_bytes: bytes(server.max_header_bytes),
+        max_connections: usize::try_from(server.max_connections).unwrap_or(usize::MAX),
+        header_timeout: server.header_timeout.duration(),
+        stall_timeout: server.stall_timeout.duration(),
+        idle_timeout: server.idle_timeout.duration(),
+        ping_interval: server.ping_interval.duration(),
+        drain_timeout: server.drain_timeout.duration(),
+        tls,
+        tokens: tokens.transpose()?,
+    })
 }
 
 fn trace_options(config: &Config) -> TraceOptions {

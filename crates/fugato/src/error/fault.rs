@@ -219,6 +219,10 @@ pub(crate) enum Fault {
     },
     #[error("the request body has {found} bytes, expected at most {limit} (the server's limit)")]
     TooLarge { found: String, limit: u64 },
+    #[error(
+        "the request {problem}, expected `authorization: Bearer TOKEN` with a token of this server"
+    )]
+    Unauthenticated { problem: &'static str },
     #[error("{what} is not implemented by this server")]
     Unimplemented { what: String },
     #[error("no URL `{path}`")]
@@ -362,6 +366,7 @@ impl Fault {
             | Self::LogSetting { .. } => ErrorKind::InvalidValue,
             Self::UnknownOutput { .. } => ErrorKind::UnknownOutput,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::Unauthenticated { .. } => ErrorKind::Unauthenticated,
             Self::Unimplemented { .. } => ErrorKind::Unimplemented,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::MethodNotAllowed { .. } => ErrorKind::MethodNotAllowed,

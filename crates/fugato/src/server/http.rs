@@ -101,6 +101,16 @@ pub(super) fn metrics_router<S: InferenceService>(service: Arc<S>) -> Router {
         .with_state(service)
 }
 
+/// The reply to a request that is not let in, whose body is read on for a moment so that
+/// its client sees it.
+pub(super) fn turn_away(error: InferError, request: Request) -> Response {
+    body::linger(request.into_body(), TURNED_AWAY_BYTES);
+    Refusal::from(error).into_response()
+}
+
+/// What is read of the body of a request that is not let in.
+const TURNED_AWAY_BYTES: usize = 1 << 20;
+
 async fn not_found(request: Request) -> Refusal {
     let path = request.uri().path().to_owned();
     InferError::from(Fault::NotFound { path }).into()

@@ -5,21 +5,30 @@
 //! that outlast the limit.
 
 use super::ServerOptions;
+use super::activity::Activity;
+use super::guard::{Door, GrpcGuard, HttpGuard};
 use super::stall::Patient;
+use crate::error::InferError;
 use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::service::TowerToHyperService;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
+use stream::Stream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+mod stream;
 
 /// Bytes of one stream that a gRPC client may send ahead: a batch of images flows without
 /// waiting for window updates.
@@ -47,20 +56,32 @@ const READ_BUFFER: usize = 1 << 20;
 /// give back as they end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Streams that a client opened and reset before the server looked at them, and that are
+/// remembered. A client that resets faster than it is served is cut: each reset stream
+/// costs the server work that the limit on open ones does not count.
+const RESET_STREAMS: usize = 256;
+
+/// Streams that the server had to reset for a client's faults, before it cuts the client.
+const FAULTY_STREAMS: usize = 1024;
+
 /// The connections of some ports that start and stop together.
 pub(super) struct Listening {
     tracker: TaskTracker,
     stop: CancellationToken,
     cut: CancellationToken,
-    max_connections: usize,
-    stall_timeout: Duration,
+    options: ServerOptions,
 }
 
-/// What one connection needs to know.
-struct Ending {
+/// What bounds the life of one connection.
+struct Life {
     stop: CancellationToken,
     cut: CancellationToken,
+    places: Arc<Semaphore>,
     _place: OwnedSemaphorePermit,
+    activity: Activity,
+    header_timeout: Duration,
+    idle_timeout: Duration,
+    stall_timeout: Duration,
 }
 
 impl Listening {
@@ -70,40 +91,40 @@ impl Listening {
             tracker: TaskTracker::new(),
             stop,
             cut: CancellationToken::new(),
-            max_connections: options.max_connections,
-            stall_timeout: options.stall_timeout,
+            options: options.clone(),
         }
     }
 
-    /// Serves HTTP/1.1.
-    pub(super) fn http1(&self, listener: TcpListener, router: Router) {
+    /// Serves HTTP/1.1 to those whom `door` lets in.
+    pub(super) fn http1<R>(&self, listener: TcpListener, router: Router, door: Arc<Door<R>>)
+    where
+        R: Fn(InferError, Request) -> hyper::Response<Body> + Send + Sync + 'static,
+    {
         let mut builder = http1::Builder::new();
-        // Clients keep connections open between requests for as long as they like; what
-        // bounds idle ones is `max_connections`.
-        builder.header_read_timeout(None).max_buf_size(READ_BUFFER);
-        let service = TowerToHyperService::new(router);
-        self.accept(listener, move |stream, ending| {
-            let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
-            async move {
-                let mut connection = pin!(connection);
-                let ended = tokio::select! {
-                    ended = connection.as_mut() => ended,
-                    () = ending.cut.cancelled() => return,
-                    () = ending.stop.cancelled() => {
-                        connection.as_mut().graceful_shutdown();
-                        tokio::select! {
-                            ended = connection => ended,
-                            () = ending.cut.cancelled() => return,
-                        }
-                    }
-                };
-                log_end("HTTP", ended);
-            }
+        builder
+            // `Patient` limits the time of heads, and `Life` that of idle connections; this
+            // would be one limit for both.
+            .header_read_timeout(None)
+            .max_header_size(self.options.max_header_bytes)
+            .max_buf_size(READ_BUFFER.max(self.options.max_header_bytes));
+        let header_timeout = self.options.header_timeout;
+        self.accept(listener, "http/1.1", move |mut stream, life| {
+            let activity = life.activity.clone();
+            stream.limit_heads(header_timeout, activity.clone());
+            let guard = HttpGuard {
+                router: router.clone(),
+                door: Arc::clone(&door),
+                activity,
+            };
+            life.spend(
+                "HTTP",
+                builder.serve_connection(TokioIo::new(stream), guard),
+            )
         });
     }
 
-    /// Serves HTTP/2, for gRPC.
-    pub(super) fn http2<S>(&self, listener: TcpListener, service: S)
+    /// Serves HTTP/2, for gRPC, to those whom `door` lets in.
+    pub(super) fn http2<S, R>(&self, listener: TcpListener, service: S, door: Arc<Door<R>>)
     where
         S: hyper::service::Service<
                 hyper::Request<Incoming>,
@@ -113,43 +134,45 @@ impl Listening {
             > + Clone
             + Send
             + 'static,
+        R: Fn(InferError) -> hyper::Response<tonic::body::Body> + Send + Sync + 'static,
     {
         let mut builder = http2::Builder::new(TokioExecutor::new());
+        let header_bytes = u32::try_from(self.options.max_header_bytes).unwrap_or(u32::MAX);
         builder
+            .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME_BYTES)
             .max_concurrent_streams(STREAMS)
-            .max_send_buf_size(SEND_BUFFER);
-        self.accept(listener, move |stream, ending| {
-            let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
-            async move {
-                let mut connection = pin!(connection);
-                let ended = tokio::select! {
-                    ended = connection.as_mut() => ended,
-                    () = ending.cut.cancelled() => return,
-                    () = ending.stop.cancelled() => {
-                        connection.as_mut().graceful_shutdown();
-                        tokio::select! {
-                            ended = connection => ended,
-                            () = ending.cut.cancelled() => return,
-                        }
-                    }
-                };
-                log_end("gRPC", ended);
-            }
+            .max_pending_accept_reset_streams(RESET_STREAMS)
+            .max_local_error_reset_streams(FAULTY_STREAMS)
+            .max_header_list_size(header_bytes)
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(self.options.ping_interval)
+            .keep_alive_timeout(self.options.ping_interval);
+        self.accept(listener, "h2", move |stream, life| {
+            let guard = GrpcGuard {
+                service: service.clone(),
+                door: Arc::clone(&door),
+                activity: life.activity.clone(),
+            };
+            life.spend(
+                "gRPC",
+                builder.serve_connection(TokioIo::new(stream), guard),
+            )
         });
     }
 
     /// The loop of one port.
-    fn accept<F, C>(&self, listener: TcpListener, connect: F)
+    fn accept<F, C>(&self, listener: TcpListener, protocol: &str, connect: F)
     where
-        F: Fn(Patient<TcpStream>, Ending) -> C + Send + 'static,
+        F: FnOnce(Patient<Stream>, Life) -> C + Clone + Send + 'static,
         C: Future<Output = ()> + Send + 'static,
     {
-        let places = Arc::new(Semaphore::new(self.max_connections));
+        let places = Arc::new(Semaphore::new(self.options.max_connections));
         let (tracker, stop, cut) = (self.tracker.clone(), self.stop.clone(), self.cut.clone());
-        let stall_timeout = self.stall_timeout;
+        let tls = self.options.tls.as_ref().map(|tls| tls.acceptor(protocol));
+        let options = self.options.clone();
         let accepting = async move {
             loop {
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -168,13 +191,23 @@ impl Listening {
                     tracing::debug!(%error, "connection lost at once");
                     continue;
                 }
-                let ending = Ending {
+                let life = Life {
                     stop: stop.clone(),
                     cut: cut.clone(),
+                    places: Arc::clone(&places),
                     _place: place,
+                    activity: Activity::default(),
+                    header_timeout: options.header_timeout,
+                    idle_timeout: options.idle_timeout,
+                    stall_timeout: options.stall_timeout,
                 };
-                let stream = Patient::new(stream, stall_timeout);
-                tracker.spawn(connect(stream, ending));
+                let (tls, connect) = (tls.clone(), connect.clone());
+                tracker.spawn(async move {
+                    if let Some(stream) = life.greet(stream, tls).await {
+                        let stream = Patient::new(stream, life.stall_timeout);
+                        connect(stream, life).await;
+                    }
+                });
             }
         };
         let stop = self.stop.clone();
@@ -197,6 +230,83 @@ impl Listening {
         self.cut.cancel();
         self.tracker.wait().await;
         left
+    }
+}
+
+impl Life {
+    /// Shakes hands where TLS is spoken; `None` where the client does not, or takes too long.
+    async fn greet(&self, stream: TcpStream, tls: Option<TlsAcceptor>) -> Option<Stream> {
+        let Some(tls) = tls else {
+            return Some(Stream::Plain(stream));
+        };
+        let shaken = tokio::time::timeout(self.header_timeout, tls.accept(stream));
+        match self.stop.run_until_cancelled(shaken).await? {
+            Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "no TLS");
+                None
+            }
+            Err(_) => {
+                tracing::debug!("no TLS in time");
+                None
+            }
+        }
+    }
+
+    /// Drives a connection to its end.
+    async fn spend<C>(self, protocol: &'static str, connection: C)
+    where
+        C: GracefulConnection<Error = hyper::Error>,
+    {
+        let mut connection = pin!(connection);
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => return log_end(protocol, ended),
+                () = self.cut.cancelled() => return,
+                () = self.stuck() => {
+                    let limit = self.stall_timeout;
+                    tracing::debug!(protocol, ?limit, "cut a client that takes no reply");
+                    return;
+                }
+                () = self.idle(), if !stopping => {}
+                () = self.stop.cancelled(), if !stopping => {}
+                // One that never said anything does not hear a farewell either.
+                () = tokio::time::sleep(self.header_timeout), if stopping && self.never_asked() => {
+                    return;
+                }
+            }
+            stopping = true;
+            let connection: Pin<&mut C> = connection.as_mut();
+            connection.graceful_shutdown();
+        }
+    }
+
+    fn never_asked(&self) -> bool {
+        self.activity.between_requests() == Some(0)
+    }
+
+    /// Until no request has been in flight for too long. Where every place is taken, others
+    /// wait for this one, and the limit is that of a head.
+    async fn idle(&self) {
+        loop {
+            let limit = match self.places.available_permits() {
+                0 => self.header_timeout.min(self.idle_timeout),
+                _ => self.idle_timeout,
+            };
+            if self.activity.idle_for() >= limit {
+                return;
+            }
+            tokio::time::sleep(self.header_timeout.min(self.idle_timeout)).await;
+        }
+    }
+
+    /// Until a client has taken nothing of some reply for too long.
+    async fn stuck(&self) {
+        while self.activity.untaken_for() < self.stall_timeout {
+            // Late by a fourth at most.
+            tokio::time::sleep(self.stall_timeout / 4).await;
+        }
     }
 }
 

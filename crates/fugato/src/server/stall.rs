@@ -1,6 +1,7 @@
 //! Clients that stop: a limit on the time without progress, and a connection whose writes
-//! are under it.
+//! and heads of requests are under it.
 
+use super::activity::Activity;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -39,11 +40,42 @@ impl Stall {
     }
 }
 
-/// A connection that fails with `TimedOut` where its peer takes nothing for too long.
-/// Reading is under no limit: an idle connection is no fault.
+/// A connection that fails with `TimedOut` where its peer takes nothing for too long, or
+/// takes too long to send the head of a request.
 pub(super) struct Patient<C> {
     connection: C,
     writes: Stall,
+    heads: Option<Heads>,
+}
+
+/// The limit on the time from the first byte of a request to its head's end. HTTP/1 only:
+/// the streams of HTTP/2 share one connection.
+struct Heads {
+    limit: Duration,
+    activity: Activity,
+    /// The request that is awaited, by the number of those before it, and its time.
+    waiting: Option<(u64, Pin<Box<Sleep>>)>,
+}
+
+impl Heads {
+    /// Notes that bytes came, or that none did; ready where the head is late.
+    fn poll(&mut self, came: bool, context: &mut Context<'_>) -> Poll<()> {
+        let Some(number) = self.activity.between_requests() else {
+            self.waiting = None;
+            return Poll::Pending;
+        };
+        if self.waiting.as_ref().is_some_and(|(of, _)| *of != number) {
+            self.waiting = None;
+        }
+        if came && self.waiting.is_none() {
+            let limit = Box::pin(tokio::time::sleep(self.limit));
+            self.waiting = Some((number, limit));
+        }
+        match &mut self.waiting {
+            Some((_, limit)) => limit.as_mut().poll(context),
+            None => Poll::Pending,
+        }
+    }
 }
 
 impl<C> Patient<C> {
@@ -52,7 +84,17 @@ impl<C> Patient<C> {
         Self {
             connection,
             writes: Stall::new(limit),
+            heads: None,
         }
+    }
+
+    /// Waits for at most `limit` for the rest of a request's head.
+    pub(super) fn limit_heads(&mut self, limit: Duration, activity: Activity) {
+        self.heads = Some(Heads {
+            limit,
+            activity,
+            waiting: None,
+        });
     }
 
     fn within<T>(
@@ -75,7 +117,16 @@ impl<C: AsyncRead + Unpin> AsyncRead for Patient<C> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let poll = Pin::new(&mut self.connection).poll_read(context, buffer);
+        let came = buffer.filled().len() > before;
+        if let Some(heads) = &mut self.heads
+            && heads.poll(came, context).is_ready()
+        {
+            let problem = format!("the head of a request took over {:?}", heads.limit);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, problem)));
+        }
+        poll
     }
 }
 
@@ -103,7 +154,9 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Patient<C> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_flush(context)
+        // TLS takes bytes before the peer does; flushing is where they wait.
+        let poll = Pin::new(&mut self.connection).poll_flush(context);
+        self.within(poll, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

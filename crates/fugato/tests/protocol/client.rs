@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::net::SocketAddr;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// A reply as it came.
@@ -42,8 +42,8 @@ impl Reply {
 }
 
 /// One connection.
-pub(crate) struct Connection {
-    stream: TcpStream,
+pub(crate) struct Connection<C = TcpStream> {
+    stream: C,
     buffer: Vec<u8>,
 }
 
@@ -51,6 +51,13 @@ impl Connection {
     pub(crate) async fn open(at: Option<SocketAddr>) -> Self {
         let at = at.expect("the port is served");
         let stream = TcpStream::connect(at).await.expect("the server listens");
+        Self::over(stream)
+    }
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
+    /// Speaks over what is connected already.
+    pub(crate) fn over(stream: C) -> Self {
         Self {
             stream,
             buffer: Vec::new(),

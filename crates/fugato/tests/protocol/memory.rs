@@ -115,6 +115,46 @@ async fn a_grpc_reply_counts_until_it_is_sent() {
     connection.abort();
 }
 
+#[tokio::test]
+async fn a_grpc_reply_that_is_not_taken_is_given_up() {
+    let mut served = serve_with(ServerOptions {
+        max_held_bytes: 1 << 20,
+        stall_timeout: Duration::from_millis(300),
+        ..options()
+    })
+    .await;
+    let mut other = Connection::open(served.at.http).await;
+    let at = served.at.grpc.expect("gRPC is served");
+    // Less than the window, which closes on it, and more.
+    for (window, columns) in [(1, 1000), (65_535, REPLY_FLOATS)] {
+        let stream = tokio::net::TcpStream::connect(at).await.expect("listens");
+        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(window)
+            .handshake(TokioIo::new(stream))
+            .await
+            .expect("it speaks HTTP/2");
+        // The client reads its connection and answers pings all the while.
+        let connection = tokio::spawn(connection);
+        let message = framed(&floats("identity", &vec![0.5; columns]));
+        let path = "/inference.GRPCInferenceService/ModelInfer";
+        let request = hyper::Request::post(format!("http://{at}{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Full::new(message))
+            .expect("a request");
+        let reply = soon(sender.send_request(request)).await.expect("a reply");
+        assert_eq!(soon(served.events.ended.recv()).await, Some(Ended::Replied));
+        if columns == REPLY_FLOATS {
+            assert!(is_full(&mut other).await, "nobody reads the reply");
+        }
+        soon(connection).await.expect("no panic").ok();
+        soon(has_room(&mut other)).await;
+        soon(served.events.ended.recv()).await.expect("it ended");
+        let body = soon(reply.into_body().collect()).await;
+        body.expect_err("it was given up");
+    }
+}
+
 /// A server that waits for a moment only.
 async fn impatient() -> Served {
     serve_with(ServerOptions {

@@ -40,10 +40,17 @@ pub(super) async fn read(
 ) -> Result<Bytes, InferError> {
     let mut body = request.into_body();
     let whole = gather(&mut body, limits, hold).await;
-    if whole.is_err() && !body.is_end_stream() {
-        tokio::spawn(tokio::time::timeout(LINGER, discard(body, limits.bytes)));
+    if whole.is_err() {
+        linger(body, limits.bytes);
     }
     whole
+}
+
+/// Takes what still comes of a body that is refused, for a moment and up to `limit` bytes.
+pub(in crate::server) fn linger(body: Body, limit: usize) {
+    if !body.is_end_stream() {
+        tokio::spawn(tokio::time::timeout(LINGER, discard(body, limit)));
+    }
 }
 
 async fn gather(body: &mut Body, limits: Limits, hold: &Hold) -> Result<Bytes, InferError> {

@@ -1,6 +1,6 @@
 //! Errors as HTTP replies.
 
-use crate::error::InferError;
+use crate::error::{ErrorKind, InferError};
 use crate::server::grpc::ERROR_METADATA;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -33,6 +33,10 @@ impl IntoResponse for Refusal {
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/json");
         headers.insert(header::CONTENT_TYPE, json);
+        if self.0.kind() == ErrorKind::Unauthenticated {
+            let scheme = HeaderValue::from_static("Bearer");
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
+        }
         headers.insert(ERROR_METADATA, HeaderValue::from_static(facts.label));
         response
     }
