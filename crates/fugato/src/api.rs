@@ -16,6 +16,7 @@ use std::sync::Arc;
 mod admin;
 mod classify;
 mod explain;
+mod limits;
 mod parameter;
 mod trace_context;
 mod validate;
@@ -28,6 +29,8 @@ pub use explain::{Constraint, Explanation, LegExplanation};
 pub use trace_context::TraceContext;
 
 pub(crate) use classify::classify;
+pub(crate) use limits::check_limits;
+pub use limits::{NAME_MAX_BYTES, RANK_MAX, TENSORS_MAX};
 pub(crate) use parameter::{
     ParameterValue, RequestParameters, boolean, classes, refuse_tensor_parameter,
 };

@@ -7,8 +7,10 @@ use fugato_core::Nanos;
 use fugato_device::{ElementType, RunError, RunErrorKind};
 use std::fmt;
 
+mod disclose;
 mod fault;
 
+pub(crate) use disclose::for_clients;
 pub(crate) use fault::Fault;
 
 /// Declares [`ErrorKind`] together with its table, so that no kind can lack a row.
@@ -130,10 +132,26 @@ impl fmt::Display for ErrorKind {
 
 /// Why a request got no reply.
 ///
-/// Its text names the object, what was found and what was expected.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
+/// Its text names the object, what was found and what was expected. It is for clients: it is
+/// not longer than a few KiB, and what the runtime said is without paths of the machine.
+#[derive(Debug)]
 pub struct InferError(Box<Fault>);
+
+impl fmt::Display for InferError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = self.0.to_string();
+        if self.0.quotes_the_machine() {
+            text = disclose::for_clients(&text);
+        }
+        f.write_str(&disclose::cut(text))
+    }
+}
+
+impl std::error::Error for InferError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
 
 impl From<Fault> for InferError {
     fn from(fault: Fault) -> Self {

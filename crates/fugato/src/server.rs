@@ -7,7 +7,7 @@
 //!
 //! **Invariant:** a client that goes away drops the future of its request.
 
-use crate::api::{InferReply, InferRequest, InferenceService, classify};
+use crate::api::{InferReply, InferRequest, InferenceService, check_limits, classify};
 use crate::error::InferError;
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -232,6 +232,7 @@ async fn run<S: InferenceService>(
     service: &S,
     request: InferRequest,
 ) -> Result<InferReply, InferError> {
+    check_limits(&request).inspect_err(|error| service.refused(error.kind()))?;
     let any_classes = request.outputs.iter().any(|output| output.classes > 0);
     let requested = any_classes.then(|| request.outputs.clone());
     let mut reply = infer(service, request).await?;

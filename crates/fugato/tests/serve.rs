@@ -275,6 +275,8 @@ fn broken_models_are_not_ready_and_the_others_serve() {
         let (status, body) = server.post(&format!("/v2/models/{name}/infer"), ONE_FLOAT);
         assert_eq!(status, 503, "{body}");
         assert!(body.contains(name) && body.contains("not ready"), "{body}");
+        let root = fixtures().to_str().expect("the path is text");
+        assert!(!body.contains(root) && !body.contains(".cc:"), "{body}");
     }
     let (status, body) = server.post("/v2/models/nothing/infer", ONE_FLOAT);
     assert_eq!((status, body.contains("nothing")), (404, true), "{body}");
@@ -284,6 +286,11 @@ fn broken_models_are_not_ready_and_the_others_serve() {
     assert_eq!(status, 200);
     assert!(
         body.contains("UNAVAILABLE") && body.contains("READY"),
+        "{body}"
+    );
+    let root = fixtures().to_str().expect("the path is text");
+    assert!(
+        body.contains("`model.onnx`") && !body.contains(root),
         "{body}"
     );
     server.signal("TERM");

@@ -119,3 +119,39 @@ fn the_defaults_are_valid_and_every_setting_is_noted() {
         );
     }
 }
+
+#[test]
+fn a_server_for_others_needs_tls_and_tokens_or_says_insecure() {
+    let resolve = |text: &str| Config::resolve(&file(&format!("[server]\n{text}")));
+    let (tls, token) = (
+        "tls_cert = \"c\"\ntls_key = \"k\"\n",
+        "auth_token_file = \"t\"\n",
+    );
+    for host in ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1"] {
+        let host = format!("host = \"{host}\"\n");
+        for (given, hint) in [
+            (
+                "",
+                "add `--tls-cert FILE --tls-key FILE` and `--auth-token-file FILE`; or `--insecure`",
+            ),
+            (tls, "add `--auth-token-file FILE`; or `--insecure`"),
+            (
+                token,
+                "add `--tls-cert FILE --tls-key FILE`; or `--insecure`",
+            ),
+        ] {
+            let error = resolve(&format!("{host}{given}")).expect_err("it is open");
+            assert!(error.to_string().contains(hint), "{error}");
+        }
+        resolve(&format!("{host}{tls}{token}")).expect("it is closed");
+        resolve(&format!("{host}insecure = true")).expect("it is wanted");
+    }
+    for host in ["127.0.0.1", "127.1.2.3", "::1"] {
+        resolve(&format!("host = \"{host}\"")).expect("nobody else reaches it");
+    }
+    let error = resolve("tls_key = \"k\"").expect_err("no certificate");
+    assert_eq!(
+        error.to_string(),
+        "`server.tls_key` is set and `server.tls_cert` is not, expected both or neither"
+    );
+}

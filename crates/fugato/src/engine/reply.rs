@@ -6,6 +6,7 @@ use crate::error::{InferError, QueueLimit};
 use crate::telemetry::RequestTimes;
 use fugato_core::sched::{DropReason, Rejection, Scope};
 use fugato_core::{Nanos, Timestamp};
+use fugato_device::RunErrorKind;
 use std::sync::Arc;
 
 /// The reply to a request that asked for `outputs`, in their order.
@@ -67,7 +68,16 @@ pub(super) fn error(
             InferError::queue_timeout(model, now - received, timeout.unwrap_or_default())
         }
         ServeFailure::Cancelled => InferError::cancelled(model),
-        ServeFailure::Run(cause) => InferError::run_failed(model, cause),
+        ServeFailure::Run(cause) => {
+            // The client is told less. Its own fault may come at the rate of requests.
+            match cause.kind {
+                RunErrorKind::InvalidInput => {
+                    tracing::debug!(model, detail = cause.detail, "a run was refused");
+                }
+                _ => tracing::error!(model, detail = cause.detail, "a run failed"),
+            }
+            InferError::run_failed(model, cause)
+        }
         ServeFailure::DeviceLost(device) => InferError::internal(
             "device",
             format!("{device} went away while model `{model}` ran on it"),

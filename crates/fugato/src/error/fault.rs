@@ -219,6 +219,13 @@ pub(crate) enum Fault {
     },
     #[error("the request body has {found} bytes, expected at most {limit} (the server's limit)")]
     TooLarge { found: String, limit: u64 },
+    #[error("{what} has {found} {unit}, expected at most {limit}")]
+    TooMany {
+        what: &'static str,
+        unit: &'static str,
+        found: usize,
+        limit: usize,
+    },
     #[error(
         "the request {problem}, expected `authorization: Bearer TOKEN` with a token of this server"
     )]
@@ -332,6 +339,18 @@ impl Fault {
         }
     }
 
+    /// Whether the message holds what the runtime or the operating system said.
+    pub(crate) const fn quotes_the_machine(&self) -> bool {
+        matches!(
+            self,
+            Self::ModelNotReady { .. }
+                | Self::LoadFailed { .. }
+                | Self::RunRefused { .. }
+                | Self::RunFailed { .. }
+                | Self::Internal { .. }
+        )
+    }
+
     /// The row of the table this fault belongs to.
     pub(crate) const fn kind(&self) -> ErrorKind {
         match self {
@@ -365,7 +384,7 @@ impl Fault {
             | Self::Setting { .. }
             | Self::LogSetting { .. } => ErrorKind::InvalidValue,
             Self::UnknownOutput { .. } => ErrorKind::UnknownOutput,
-            Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::TooLarge { .. } | Self::TooMany { .. } => ErrorKind::TooLarge,
             Self::Unauthenticated { .. } => ErrorKind::Unauthenticated,
             Self::Unimplemented { .. } => ErrorKind::Unimplemented,
             Self::NotFound { .. } => ErrorKind::NotFound,

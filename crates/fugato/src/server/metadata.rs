@@ -2,6 +2,7 @@
 
 use super::proto;
 use crate::api::{ModelInfo, ModelState, ModelStatus, PLATFORM};
+use crate::error::for_clients;
 use fugato_device::{ElementType, TensorSpec};
 
 /// The server's name in its metadata.
@@ -89,11 +90,16 @@ pub(super) const fn state_name(state: ModelState) -> &'static str {
     }
 }
 
-/// The repository index: every model version, or only the ready ones.
+/// The repository index: every model version, or only the ready ones. Reasons are as clients
+/// may see them.
 pub(super) fn index(models: Vec<ModelStatus>, ready_only: bool) -> Vec<ModelStatus> {
     models
         .into_iter()
         .filter(|model| !ready_only || model.state == ModelState::Ready)
+        .map(|model| ModelStatus {
+            reason: for_clients(&model.reason),
+            ..model
+        })
         .collect()
 }
 

@@ -3,6 +3,7 @@
 use super::client::{Connection, bare, post};
 use super::double::{options, serve_with, soon};
 use super::grpc::{channel, client, floats};
+use fugato::api::{NAME_MAX_BYTES, RANK_MAX, TENSORS_MAX};
 use fugato::server::ServerOptions;
 use fugato::server::proto::ServerLiveRequest;
 use std::net::SocketAddr;
@@ -191,4 +192,47 @@ async fn a_client_that_resets_what_it_opens_is_cut() {
     // GOAWAY with ENHANCE_YOUR_CALM, unless the reset of the connection overtook it.
     let calm = said.windows(4).any(|code| code == [0, 0, 0, 11]);
     assert!(calm || written.is_err(), "{} bytes", said.len());
+}
+
+#[tokio::test]
+async fn long_names_and_long_lists_are_too_large() {
+    let served = serve_with(options()).await;
+    let mut grpc = client(&served).await;
+    let good = floats("identity", &[1.0]);
+    let long = "n".repeat(NAME_MAX_BYTES + 1);
+    let mut requests = vec![good.clone(); 6];
+    requests[0].model_name.clone_from(&long);
+    requests[1].id.clone_from(&long);
+    requests[2].inputs[0].name.clone_from(&long);
+    requests[3].inputs = vec![good.inputs[0].clone(); TENSORS_MAX + 1];
+    requests[3].raw_input_contents = vec![good.raw_input_contents[0].clone(); TENSORS_MAX + 1];
+    requests[4].inputs[0].shape = vec![1; RANK_MAX + 1];
+    requests[5].model_version.clone_from(&long);
+    for (case, request) in requests.into_iter().enumerate() {
+        let status = grpc.model_infer(request).await.expect_err("too large");
+        let label = status.metadata().get("fugato-error");
+        assert_eq!(label.expect("a label"), "too_large", "{case}: {status}");
+        assert!(status.message().len() < 256, "{case}: {status}");
+    }
+    let mut request = good;
+    request.id = "n".repeat(NAME_MAX_BYTES);
+    let reply = grpc.model_infer(request).await.expect("it fits");
+    assert_eq!(reply.into_inner().id.len(), NAME_MAX_BYTES);
+
+    let outputs = vec![r#"{"name":"y"}"#; TENSORS_MAX + 1].join(",");
+    let json = format!(
+        r#"{{"inputs":[{{"name":"x","datatype":"FP32","shape":[1,1],"data":[1]}}],"outputs":[{outputs}]}}"#
+    );
+    let mut connection = Connection::open(served.at.http).await;
+    let request = post("/v2/models/identity/infer", &json, None);
+    let reply = soon(connection.exchange(&request)).await;
+    assert_eq!(
+        (reply.status, reply.header("fugato-error")),
+        (413, "too_large")
+    );
+    // What is echoed is cut.
+    let path = format!("/v2/models/{}", "n".repeat(10_000));
+    let reply = soon(connection.exchange(&bare("GET", &path))).await;
+    assert_eq!(reply.status, 404);
+    assert!(reply.body.len() < 5000, "{} bytes", reply.body.len());
 }
