@@ -141,7 +141,7 @@ impl fmt::Display for InferError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = self.0.to_string();
         if self.0.quotes_the_machine() {
-            text = disclose::for_clients(&text);
+            text = for_clients(&text);
         }
         f.write_str(&disclose::cut(text))
     }
