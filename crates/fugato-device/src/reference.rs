@@ -5,7 +5,7 @@
 use crate::capi::{Binding, Options, OrtError, Session, Value, onnx_of};
 use crate::runtime::Runtime;
 use crate::store::{LoadCause, LoadError, model_tensors};
-use crate::tensor::{InputData, InputTensor, OutputTensor, TensorData, TensorSpec};
+use crate::tensor::{InputTensor, OutputTensor, TensorData, TensorSpec};
 use bytes::Bytes;
 use ort::sys::GraphOptimizationLevel;
 use std::ffi::CString;
@@ -127,14 +127,10 @@ fn input_value(
     let dims: Vec<i64> = tensor.shape.iter().map(|dim| dim.cast_signed()).collect();
     let elements = tensor.shape.iter().product::<u64>();
     let (bytes, size) = match (&tensor.data, spec.element.size()) {
-        (InputData::Here(TensorData::Strings(strings)), None)
-            if strings.len() as u64 == elements =>
-        {
+        (TensorData::Strings(strings), None) if strings.len() as u64 == elements => {
             return Ok(Value::strings(&dims, strings.iter())?);
         }
-        (InputData::Here(TensorData::Raw(bytes)), Some(size))
-            if bytes.len() as u64 == elements * size as u64 =>
-        {
+        (TensorData::Raw(bytes), Some(size)) if bytes.len() as u64 == elements * size as u64 => {
             (bytes, size)
         }
         _ => {

@@ -28,7 +28,6 @@ mod guard;
 mod http;
 mod listen;
 pub(crate) mod metadata;
-mod outputs;
 pub mod proto;
 mod stall;
 mod tls;
@@ -36,7 +35,6 @@ mod tls;
 use budget::Budget;
 use guard::{Door, open_grpc, open_http, open_none};
 use listen::Listening;
-use outputs::{Destinations, Reply};
 
 pub use auth::{TOKEN_MAX_BYTES, TOKEN_MIN_BYTES, TOKENS_MAX, TokenFileError, Tokens};
 pub use grpc::{RPCS, Rpc};
@@ -229,21 +227,19 @@ impl Server {
 /// A scrape is one short reply; one that takes longer than this is stuck.
 const METRICS_DRAIN: Duration = Duration::from_secs(1);
 
-/// Runs a request and brings its outputs into the form, and to the place, asked for.
+/// Runs a request and brings its outputs into the form asked for.
 async fn run<S: InferenceService>(
     service: &S,
-    mut request: InferRequest,
-) -> Result<Reply, InferError> {
-    let refused = |error: &InferError| service.refused(error.kind());
-    check_limits(&request).inspect_err(refused)?;
-    let destinations = Destinations::take(&mut request).inspect_err(refused)?;
+    request: InferRequest,
+) -> Result<InferReply, InferError> {
+    check_limits(&request).inspect_err(|error| service.refused(error.kind()))?;
     let any_classes = request.outputs.iter().any(|output| output.classes > 0);
     let requested = any_classes.then(|| request.outputs.clone());
     let mut reply = infer(service, request).await?;
     if let Some(requested) = requested {
-        classify(&mut reply, &requested).inspect_err(refused)?;
+        classify(&mut reply, &requested).inspect_err(|error| service.refused(error.kind()))?;
     }
-    destinations.deliver(reply).await.inspect_err(refused)
+    Ok(reply)
 }
 
 /// Runs a request. A panic of the service fails that request, is counted, and touches no

@@ -15,6 +15,5 @@ mod protocol {
     mod limits;
     mod memory;
     mod safety;
-    mod shm;
     mod table;
 }

@@ -3,20 +3,18 @@
 use super::{InferRequest, ModelInfo, NamedInput, RequestedOutput, ShapeSignature, ValidRequest};
 use crate::error::{Fault, InferError, ShapeText};
 use bytes::{Buf as _, Bytes};
-use fugato_device::{ElementType, InputData, InputTensor, TensorData, TensorSpec};
+use fugato_device::{ElementType, InputTensor, TensorData, TensorSpec};
 
 /// Checks a request against its model and brings it into the model's order.
 ///
 /// # Errors
 /// The first fault found, naming the object, what was found and what was expected. Kinds:
 /// `UnknownInput`, `MissingInput`, `DuplicateName`, `InvalidShape`, `InvalidType`,
-/// `InvalidByteCount`, `InvalidValue`, `UnknownOutput`; for strings in shared memory also
-/// `RegionShort` and `InvalidRegion`.
+/// `InvalidByteCount`, `InvalidValue`, `UnknownOutput`.
 ///
 /// # Cost
 /// O(inputs of the model) plus, for `BOOL` and `BYTES`, one pass over the data; payloads
-/// are shared, never copied, but for strings in shared memory: a client may write to it
-/// while they are taken apart.
+/// are shared, never copied.
 pub fn validate(info: &ModelInfo, request: InferRequest) -> Result<ValidRequest, InferError> {
     let outputs = select_outputs(info, &request.outputs)?;
     let mut slots: Vec<Option<InputTensor>> = info.inputs.iter().map(|_| None).collect();
@@ -147,17 +145,13 @@ fn signature(info: &ModelInfo, inputs: &[InputTensor]) -> ShapeSignature {
     ShapeSignature(dims.collect())
 }
 
-/// Memory that an input holds: its payload, and for strings their handles. What is in a
-/// client's memory takes none of the server's until it runs.
-fn held_bytes(data: &InputData) -> u64 {
-    let held = match data {
-        InputData::Here(TensorData::Raw(raw)) => raw.len(),
-        InputData::Here(TensorData::Strings(strings)) => {
-            data.byte_size() + strings.len() * size_of::<Bytes>()
-        }
-        InputData::Shared(_) => 0,
+/// Memory that an input holds: its payload, and for strings their handles.
+fn held_bytes(data: &TensorData) -> u64 {
+    let handles = match data {
+        TensorData::Raw(_) => 0,
+        TensorData::Strings(strings) => strings.len() * size_of::<Bytes>(),
     };
-    held as u64
+    (data.byte_size() + handles) as u64
 }
 
 /// The check of one input.
@@ -180,28 +174,18 @@ impl Check<'_> {
         self.shape(&input.shape)?;
         let elements = self.element_count(&input.shape)?;
         let data = match (input.data, input.element.size()) {
-            (InputData::Here(TensorData::Raw(raw)), Some(size)) => {
-                self.byte_count(raw.len(), elements, size as u64, &input.shape)?;
-                self.booleans(&raw)?;
-                TensorData::Raw(raw).into()
+            (TensorData::Raw(raw), Some(size)) => {
+                self.byte_count(&raw, elements, size as u64, &input.shape)?;
+                TensorData::Raw(raw)
             }
-            (InputData::Shared(slice), Some(size)) => {
-                self.byte_count(slice.length, elements, size as u64, &input.shape)?;
-                InputData::Shared(slice)
+            (TensorData::Raw(raw), None) => {
+                TensorData::Strings(self.strings(raw, elements, &input.shape)?)
             }
-            (InputData::Here(TensorData::Raw(raw)), None) => {
-                TensorData::Strings(self.strings(raw, elements, &input.shape)?).into()
-            }
-            (InputData::Shared(slice), None) => {
-                let copy = slice.read();
-                let raw = copy.map_err(|fault| InferError::input_fault(self.model(), fault))?;
-                TensorData::Strings(self.strings(raw, elements, &input.shape)?).into()
-            }
-            (InputData::Here(TensorData::Strings(strings)), None) => {
+            (TensorData::Strings(strings), None) => {
                 self.string_count(strings.len() as u64, elements, &input.shape)?;
-                TensorData::Strings(strings).into()
+                TensorData::Strings(strings)
             }
-            (InputData::Here(TensorData::Strings(_)), Some(_)) => {
+            (TensorData::Strings(_), Some(_)) => {
                 return Err(Fault::Payload {
                     model: self.model(),
                     input: self.input(),
@@ -282,27 +266,23 @@ impl Check<'_> {
 
     fn byte_count(
         &self,
-        found: usize,
+        raw: &Bytes,
         elements: u64,
         size: u64,
         shape: &[u64],
     ) -> Result<(), InferError> {
         let expected = elements * size;
-        if found as u64 != expected {
+        if raw.len() as u64 != expected {
             return Err(Fault::ByteCount {
                 model: self.model(),
                 input: self.input(),
-                found: found as u64,
+                found: raw.len() as u64,
                 expected,
                 element: self.spec.element,
                 shape: ShapeText::found(shape),
             }
             .into());
         }
-        Ok(())
-    }
-
-    fn booleans(&self, raw: &[u8]) -> Result<(), InferError> {
         if self.spec.element == ElementType::Bool
             && let Some(index) = raw.iter().position(|&byte| byte > 1)
         {

@@ -2,7 +2,6 @@
 
 use super::stats::Figures;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// The schema of [`Report`] as JSON. A change that could break a reader makes a new one.
@@ -170,7 +169,7 @@ impl Report {
     /// One line per model, under a line of names. Milliseconds and requests per second.
     pub fn csv(&self) -> String {
         let mut text = String::from(
-            "model,loop,slo_ms,offered_rps,batch,requests,in_time,late,rejected,failed,wrong,unsent,unanswered,goodput_rps,attainment,p50_ms,p90_ms,p99_ms,p999_ms,max_ms,mean_batch,lateness_p99_ms,rejected_p99_ms\n",
+            "model,loop,slo_ms,offered_rps,batch,requests,in_time,late,rejected,failed,wrong,unsent,unanswered,goodput_rps,attainment,p50_ms,p90_ms,p99_ms,p999_ms,max_ms,mean_batch,lateness_p99_ms\n",
         );
         let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
         for model in &self.models {
@@ -202,7 +201,6 @@ impl Report {
                 number(latency.map(|latency| latency.max)),
                 number(figures.mean_batch),
                 number(figures.lateness_ms.map(|late| late.p99)),
-                number(figures.rejected_ms.map(|rejected| rejected.p99)),
             ];
             text.push_str(&cells.join(","));
             text.push('\n');
@@ -237,15 +235,12 @@ impl Report {
         }
         text.push_str(&aligned(&rows));
         for model in &self.models {
-            if let Some(rejected) = model.figures.rejected_ms {
-                let _ = writeln!(
-                    text,
-                    "{}: rejected after p50 {:.2} ms, p99 {:.2} ms ({})",
-                    model.name,
-                    rejected.p50,
-                    rejected.p99,
-                    counts(&model.figures.rejected_by)
-                );
+            for (label, rejected) in &model.figures.rejected_by {
+                let _ = write!(text, "{}: {} x {label}", model.name, rejected.count);
+                let _ = match rejected.due_ms {
+                    Some(ms) => writeln!(text, ", p50 {:.2} ms, p99 {:.2} ms", ms.p50, ms.p99),
+                    None => writeln!(text),
+                };
             }
             for (error, count) in &model.figures.errors {
                 let _ = writeln!(text, "{}: {count} x {error}", model.name);
@@ -302,12 +297,6 @@ impl Report {
             self.urls.join(" and ")
         )
     }
-}
-
-/// `3 x one, 2 x another`.
-fn counts(by: &BTreeMap<String, u64>) -> String {
-    let each = by.iter().map(|(label, count)| format!("{count} x {label}"));
-    each.collect::<Vec<_>>().join(", ")
 }
 
 /// `failed` is everything that was neither answered, rejected nor wrong.

@@ -47,11 +47,7 @@ pub struct Recorder {
     wrong: u64,
     /// From the scheduled send time to the whole reply, of answered requests.
     latencies: Vec<Nanos>,
-    /// From the scheduled send time to the whole refusal.
-    rejections: Vec<Nanos>,
-    /// From the actual send time to the whole refusal.
-    rejections_sent: Vec<Nanos>,
-    rejected_by: BTreeMap<String, u64>,
+    rejections: BTreeMap<String, Rejections>,
     /// By second of the measured time in which requests came due.
     seconds: Vec<Second>,
     /// From the scheduled to the actual send time, of sent requests.
@@ -59,6 +55,15 @@ pub struct Recorder {
     batch_sum: u64,
     batch_count: u64,
     errors: BTreeMap<String, u64>,
+}
+
+/// How long refusals for one reason took.
+#[derive(Clone, Debug, Default)]
+struct Rejections {
+    /// From the scheduled send time to the whole refusal.
+    due: Vec<Nanos>,
+    /// From the actual send time to it.
+    sent: Vec<Nanos>,
 }
 
 /// What came of the requests that came due in one second.
@@ -111,9 +116,9 @@ impl Recorder {
             Outcome::Rejected { label, why } => {
                 self.rejected += 1;
                 self.second(after).rejected += 1;
-                self.rejections.push(latency);
-                self.rejections_sent.push(latency.saturating_sub(lateness));
-                *self.rejected_by.entry(label).or_default() += 1;
+                let rejections = self.rejections.entry(label).or_default();
+                rejections.due.push(latency);
+                rejections.sent.push(latency.saturating_sub(lateness));
                 why
             }
             Outcome::Failed { why } => {
@@ -131,14 +136,22 @@ impl Recorder {
     pub fn figures(mut self, slo: Option<Nanos>, measured: Nanos) -> Figures {
         self.latencies.sort_unstable();
         self.lateness.sort_unstable();
-        self.rejections.sort_unstable();
-        self.rejections_sent.sort_unstable();
         let in_slo = |latencies: &[Nanos]| {
             let in_time = latencies
                 .iter()
                 .filter(|latency| slo.is_none_or(|slo| **latency <= slo));
             in_time.count() as u64
         };
+        let rejected_by = self.rejections.into_iter().map(|(label, mut took)| {
+            took.due.sort_unstable();
+            took.sent.sort_unstable();
+            let figures = RejectedFigures {
+                count: took.due.len() as u64,
+                due_ms: Percentiles::of(&took.due),
+                sent_ms: Percentiles::of(&took.sent),
+            };
+            (label, figures)
+        });
         let seconds = self.seconds.iter();
         let seconds = seconds.map(|second| SecondFigures {
             requests: second.scheduled,
@@ -164,10 +177,8 @@ impl Recorder {
             latency_ms: Percentiles::of(&self.latencies),
             lateness_ms: Percentiles::of(&self.lateness),
             mean_batch: ratio(self.batch_sum, self.batch_count),
-            rejected_ms: Percentiles::of(&self.rejections),
-            rejected_sent_ms: Percentiles::of(&self.rejections_sent),
             seconds: seconds.collect(),
-            rejected_by: self.rejected_by,
+            rejected_by: rejected_by.collect(),
             errors: self.errors,
         }
     }
@@ -208,18 +219,24 @@ pub struct Figures {
     /// Mean over right answers of the batch each ran in; absent where the server does
     /// not say.
     pub mean_batch: Option<f64>,
-    /// Milliseconds from the scheduled send time to the whole refusal, over rejected
-    /// requests.
-    pub rejected_ms: Option<Percentiles>,
-    /// As `rejected_ms`, from the actual send time: without the client's own lateness.
-    pub rejected_sent_ms: Option<Percentiles>,
     /// Rejected requests by the server's word for the reason (HTTP header and gRPC metadata
     /// `fugato-error`), or by the protocol's status where it has none.
-    pub rejected_by: BTreeMap<String, u64>,
+    pub rejected_by: BTreeMap<String, RejectedFigures>,
     /// By second of the measured time, by when requests came due.
     pub seconds: Vec<SecondFigures>,
     /// The first few error texts and their counts.
     pub errors: BTreeMap<String, u64>,
+}
+
+/// The requests that were refused for one reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct RejectedFigures {
+    /// How many.
+    pub count: u64,
+    /// Milliseconds from the scheduled send time to the whole refusal; absent in a total.
+    pub due_ms: Option<Percentiles>,
+    /// As `due_ms`, from the actual send time: without the client's own lateness.
+    pub sent_ms: Option<Percentiles>,
 }
 
 /// The requests that came due in one second of the measured time.
@@ -246,8 +263,9 @@ impl Figures {
             total.wrong += model.wrong;
             total.unsent += model.unsent;
             total.unanswered += model.unanswered;
-            for (label, count) in &model.rejected_by {
-                *total.rejected_by.entry(label.clone()).or_default() += count;
+            for (label, figures) in &model.rejected_by {
+                let sum = total.rejected_by.entry(label.clone()).or_default();
+                sum.count += figures.count;
             }
             let seconds = total.seconds.len().max(model.seconds.len());
             total.seconds.resize(seconds, SecondFigures::default());
@@ -372,10 +390,12 @@ mod tests {
         assert!((figures.goodput_rps - 1.0).abs() < 1e-12);
         assert_eq!(figures.mean_batch, Some(3.0));
         assert_eq!(figures.errors["busy"], 2);
-        assert_eq!(figures.rejected_by["queue_full"], 2);
-        let rejected = figures.rejected_ms.zip(figures.rejected_sent_ms);
-        let (due, sent) = rejected.expect("two were rejected");
-        assert_eq!((due.p50, due.max, sent.max), (1.0, 3.0, 2.95));
+        let full = figures.rejected_by["queue_full"];
+        let (due, sent) = full.due_ms.zip(full.sent_ms).expect("two were rejected");
+        assert_eq!(
+            (full.count, due.p50, due.max, sent.max),
+            (2, 1.0, 3.0, 2.95)
+        );
         let second = SecondFigures {
             requests: 10,
             in_time: 2,

@@ -259,16 +259,6 @@ section! {
         /// Mode `explicit`: the models to load at the start; `*` is all of them. None, as in
         /// Triton.
         load_model: Vec<String> = Vec::new();
-        /// Whether clients may register system shared memory and name it in requests. On, as in
-        /// Triton; whoever reaches the server can then use any file of `shared_memory_dir` that
-        /// its user can read and write.
-        shared_memory: bool = true;
-        /// Folder of shared memory: a key is the name of a file directly in it. Where Linux's
-        /// `shm_open` puts its files.
-        shared_memory_dir: PathBuf = "/dev/shm".into();
-        /// Most regions registered at once. Each is an open file; the usual limit of those is
-        /// 1,024, and connections need some too.
-        shared_memory_regions_max: u32 = 512;
     }
     unset {
         /// Folder of models, laid out as `<name>/<version>/model.onnx`. No default:
@@ -353,8 +343,8 @@ section! {
 section! {
     /// What holds for every model whose own section `[model.NAME]` does not say otherwise.
     "defaults" RawModel => ModelConfig in MODEL_DEFAULTS {
-        /// Worth of a reply in time relative to other models, above 0. Equal. No policy
-        /// reads it yet.
+        /// Worth of a reply in time relative to other models, above 0. Equal.
+        /// Admission leaves every model its share of the device by it under overload.
         weight: f64 = 1.0;
         /// Most items in one batch. 32 is past the point where the models of the zoo gain
         /// by batching on a CPU; the bound keeps buffers small.

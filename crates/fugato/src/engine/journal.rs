@@ -292,7 +292,6 @@ fn constraint(failure: &ServeFailure, arrived: Timestamp, now: Timestamp) -> Opt
         )
         | ServeFailure::Cancelled
         | ServeFailure::Run(_)
-        | ServeFailure::Input(_)
         | ServeFailure::DeviceLost(_) => None,
     }
 }

@@ -37,7 +37,6 @@ mod health;
 mod inbound;
 mod messages;
 mod reflection;
-mod shm;
 mod stream;
 mod timeout;
 
@@ -70,12 +69,12 @@ const INFERENCE_RPCS: [Rpc; 20] = rpcs![
     "RepositoryIndex" true,
     "RepositoryModelLoad" true,
     "RepositoryModelUnload" true,
-    "SystemSharedMemoryStatus" true,
-    "SystemSharedMemoryRegister" true,
-    "SystemSharedMemoryUnregister" true,
-    "CudaSharedMemoryStatus" true,
+    "SystemSharedMemoryStatus" false,
+    "SystemSharedMemoryRegister" false,
+    "SystemSharedMemoryUnregister" false,
+    "CudaSharedMemoryStatus" false,
     "CudaSharedMemoryRegister" false,
-    "CudaSharedMemoryUnregister" true,
+    "CudaSharedMemoryUnregister" false,
     "TraceSetting" true,
     "LogSettings" true,
 ];

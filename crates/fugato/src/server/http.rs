@@ -5,7 +5,7 @@
 
 use super::budget::{Budget, Hold};
 use super::{ServerOptions, metadata, proto, run};
-use crate::api::{InferRequest, InferenceService, ModelInfo, PLATFORM, string_bytes};
+use crate::api::{InferRequest, InferenceService, ModelInfo, PLATFORM, string_handle_bytes};
 use crate::error::{Fault, InferError};
 use axum::Router;
 use axum::body::Body;
@@ -29,7 +29,6 @@ mod large;
 mod reply;
 mod request;
 mod routes;
-mod shm;
 mod statistics;
 
 pub use routes::{HTTP_ROUTES, HttpRoute};
@@ -83,7 +82,7 @@ pub(super) fn router<S: InferenceService>(
             .route(&format!("{model}/stats"), get(statistics::of_model::<S>))
             .route(&format!("{model}/infer"), post(infer::<S>));
     }
-    routes::add_unimplemented(shm::add(router))
+    routes::add_unimplemented(router)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
@@ -374,10 +373,9 @@ async fn read_infer<S: InferenceService>(
     app.service.model(&path.name, path.version.as_deref())?;
     let json_bytes = header_length.unwrap_or(body.len());
     let (model, own) = (path.name.clone(), Arc::clone(hold));
-    let regions = app.service.regions().clone();
-    let read = move || request::read(&model, body, header_length, &own, &regions);
+    let read = move || request::read(&model, body, header_length, &own);
     let read = app.large.run(json_bytes, read).await??;
-    hold.take(string_bytes(&read.inputs))?;
+    hold.take(string_handle_bytes(&read.inputs))?;
     let request = InferRequest {
         model: path.name,
         version: path.version,

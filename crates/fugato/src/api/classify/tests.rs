@@ -40,7 +40,6 @@ fn classes(
     let requested = [RequestedOutput {
         name: "y".to_owned(),
         classes,
-        region: None,
     }];
     classify(&mut reply, &requested)?;
     let output = reply.outputs.remove(0);

@@ -4,10 +4,9 @@
 use super::body::Parts;
 use super::elements::{self, push_json_string};
 use super::request::BinaryOutputs;
-use crate::api::output_bytes;
+use crate::api::{InferReply, output_bytes};
 use crate::error::InferError;
 use crate::server::budget::Hold;
-use crate::server::outputs::{OutputData, Reply, Written};
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
@@ -19,7 +18,7 @@ use std::sync::Arc;
 const JSON_BYTES: usize = 384;
 
 /// Bytes of the tensors that [`write()`] will write as JSON.
-pub(super) fn json_bytes(reply: &Reply, binary: &BinaryOutputs) -> usize {
+pub(super) fn json_bytes(reply: &InferReply, binary: &BinaryOutputs) -> usize {
     let outputs = reply.outputs.iter().enumerate();
     let json = outputs.filter(|&(position, _)| !binary.at(position));
     json.map(|(_, output)| output.data.byte_size()).sum()
@@ -30,7 +29,7 @@ pub(super) fn json_bytes(reply: &Reply, binary: &BinaryOutputs) -> usize {
 /// # Errors
 /// An output that its format cannot carry.
 pub(super) fn write(
-    reply: Reply,
+    reply: InferReply,
     binary: &BinaryOutputs,
     hold: &Arc<Hold>,
 ) -> Result<Response, InferError> {
@@ -62,15 +61,8 @@ pub(super) fn write(
         text.push_str("\",\"shape\":");
         elements::push_shape(&mut text, &output.shape);
         text.push(',');
-        let data = match output.data {
-            OutputData::Here(data) => data,
-            OutputData::Region(written) => {
-                push_region(&mut text, &written);
-                continue;
-            }
-        };
         if binary.at(position) {
-            let raw = output_bytes(&info, spec, data)?;
+            let raw = output_bytes(&info, spec, output.data)?;
             let _ = write!(
                 text,
                 "\"parameters\":{{\"binary_data_size\":{}}}}}",
@@ -80,7 +72,7 @@ pub(super) fn write(
             any_binary = true;
         } else {
             text.push_str("\"data\":");
-            elements::write(&mut text, &info, spec, output.element, &data)?;
+            elements::write(&mut text, &info, spec, &output)?;
             text.push('}');
         }
     }
@@ -90,18 +82,6 @@ pub(super) fn write(
     hold.answer(parts.iter().map(Bytes::len).sum());
     let parts = parts.into_iter().map(|part| hold.until_sent(part));
     Ok(response(parts.collect(), any_binary.then_some(json_length)))
-}
-
-/// The end of an output that is in shared memory.
-fn push_region(text: &mut String, written: &Written) {
-    text.push_str("\"parameters\":{");
-    member(text, "shared_memory_region", written.target.region());
-    let _ = write!(text, ",\"shared_memory_byte_size\":{}", written.byte_size);
-    if written.target.offset() > 0 {
-        let offset = written.target.offset();
-        let _ = write!(text, ",\"shared_memory_offset\":{offset}");
-    }
-    text.push_str("}}");
 }
 
 fn member(text: &mut String, name: &str, value: &str) {
