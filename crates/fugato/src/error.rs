@@ -69,6 +69,8 @@ error_kinds! {
     TooLarge => 413 ResourceExhausted false "too_large",
     /// The request carries no token that is let in.
     Unauthenticated => 401 Unauthenticated false "unauthenticated",
+    /// A body of a type or a compression that is not read here.
+    UnsupportedMediaType => 415 InvalidArgument false "unsupported_media_type",
     /// A part of the protocol that Fugato does not have.
     Unimplemented => 501 Unimplemented false "unimplemented",
     /// No such URL.

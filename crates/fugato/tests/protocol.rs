@@ -12,6 +12,7 @@ mod protocol {
     mod grpc_stream;
     mod grpc_wire;
     mod http;
+    mod http_admin;
     mod limits;
     mod memory;
     mod safety;

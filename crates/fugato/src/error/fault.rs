@@ -230,6 +230,12 @@ pub(crate) enum Fault {
         "the request {problem}, expected `authorization: Bearer TOKEN` with a token of this server"
     )]
     Unauthenticated { problem: &'static str },
+    #[error("header `{header}` is `{found}`, expected {expected}")]
+    MediaType {
+        header: &'static str,
+        found: String,
+        expected: &'static str,
+    },
     #[error("{what} is not implemented by this server")]
     Unimplemented { what: String },
     #[error("no URL `{path}`")]
@@ -386,6 +392,7 @@ impl Fault {
             Self::UnknownOutput { .. } => ErrorKind::UnknownOutput,
             Self::TooLarge { .. } | Self::TooMany { .. } => ErrorKind::TooLarge,
             Self::Unauthenticated { .. } => ErrorKind::Unauthenticated,
+            Self::MediaType { .. } => ErrorKind::UnsupportedMediaType,
             Self::Unimplemented { .. } => ErrorKind::Unimplemented,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::MethodNotAllowed { .. } => ErrorKind::MethodNotAllowed,

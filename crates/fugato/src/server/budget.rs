@@ -65,6 +65,11 @@ impl Hold {
         .into())
     }
 
+    /// Bytes that this request holds.
+    pub(super) fn held(&self) -> u64 {
+        self.own.load(Ordering::Relaxed)
+    }
+
     /// Counts `count` bytes of the reply in place of the request's, which the run used up.
     pub(super) fn answer(&self, count: usize) {
         let count = count as u64;

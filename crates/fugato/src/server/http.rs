@@ -5,7 +5,9 @@
 
 use super::budget::{Budget, Hold};
 use super::{ServerOptions, metadata, proto, run};
-use crate::api::{InferRequest, InferenceService, ModelInfo, PLATFORM, string_handle_bytes};
+use crate::api::{
+    InferRequest, InferenceService, ModelInfo, PLATFORM, TraceContext, string_handle_bytes,
+};
 use crate::error::{Fault, InferError};
 use axum::Router;
 use axum::body::Body;
@@ -14,6 +16,7 @@ use axum::extract::{MatchedPath, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use bytes::Bytes;
 use fugato_device::TensorSpec;
 use http_error::Refusal;
 use large::Large;
@@ -22,10 +25,13 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 mod body;
+mod control;
 mod elements;
+mod encoding;
 #[path = "http/error.rs"]
 mod http_error;
 mod large;
+mod raw;
 mod reply;
 mod request;
 mod routes;
@@ -73,14 +79,34 @@ pub(super) fn router<S: InferenceService>(
         .route("/v2/health/ready", get(ready::<S>))
         .route("/v2/repository/index", post(index::<S>))
         .route("/v2/models/stats", get(statistics::all::<S>))
-        .route("/v2/models/{name}/explain/{id}", get(explain::<S>));
+        .route("/v2/models/{name}/explain/{id}", get(explain::<S>))
+        .route(
+            "/v2/repository/models/{name}/load",
+            post(control::load::<S>),
+        )
+        .route(
+            "/v2/repository/models/{name}/unload",
+            post(control::unload::<S>),
+        )
+        .route(
+            "/v2/trace/setting",
+            get(control::traces::<S>).post(control::set_traces::<S>),
+        )
+        .route(
+            "/v2/logging",
+            get(control::logs::<S>).post(control::set_logs::<S>),
+        );
     for model in ["/v2/models/{name}", "/v2/models/{name}/versions/{version}"] {
         router = router
             .route(model, get(model_metadata::<S>))
             .route(&format!("{model}/ready"), get(model_ready::<S>))
             .route(&format!("{model}/config"), get(model_config::<S>))
             .route(&format!("{model}/stats"), get(statistics::of_model::<S>))
-            .route(&format!("{model}/infer"), post(infer::<S>));
+            .route(&format!("{model}/infer"), post(infer::<S>))
+            .route(
+                &format!("{model}/trace/setting"),
+                get(control::model_traces::<S>).post(control::set_model_traces::<S>),
+            );
     }
     routes::add_unimplemented(router)
         .fallback(not_found)
@@ -313,16 +339,11 @@ async fn index<S: InferenceService>(
     request: Request,
 ) -> Result<Response, Refusal> {
     let hold = app.budget.hold();
-    let body = body::read(request, app.limits, &hold).await?;
+    let body = json_body(&app, request, &hold).await?;
     let wanted: IndexRequest = if body.is_empty() {
         IndexRequest::default()
     } else {
-        serde_json::from_slice(&body).map_err(|error| {
-            InferError::from(Fault::Json {
-                what: "a repository index request",
-                detail: error.to_string(),
-            })
-        })?
+        parse(&body, "a repository index request")?
     };
     let models = metadata::index(app.service.models(), wanted.ready);
     let index: Vec<ModelIndex<'_>> = models
@@ -343,14 +364,15 @@ async fn infer<S: InferenceService>(
     request: Request,
 ) -> Result<Response, Refusal> {
     let hold = app.budget.hold();
+    let coding = encoding::accepted(request.headers());
     let (request, binary) = match read_infer(&app, params, request, &hold).await {
         Ok(read) => read,
         Err(error) => return Err(refuse(&app, error)),
     };
     let reply = run(&*app.service, request).await?;
-    let json_bytes = reply::json_bytes(&reply, &binary);
-    let write = move || reply::write(reply, &binary, &hold);
-    let written = app.large.run(json_bytes, write).await.flatten();
+    let bytes = reply::worked_bytes(&reply, &binary, coding);
+    let write = move || reply::write(reply, &binary, coding, &hold);
+    let written = app.large.run(bytes, write).await.flatten();
     written.map_err(|error| refuse(&app, error))
 }
 
@@ -368,13 +390,23 @@ async fn read_infer<S: InferenceService>(
     let arrived = app.service.clock().now();
     let path = model_path(params)?;
     let header_length = header_length(request.headers())?;
-    let body = body::read(request, app.limits, hold).await?;
+    let trace = trace_context(request.headers());
+    let raw = header_length == Some(0);
+    let body = if raw {
+        body(app, request, hold).await?
+    } else {
+        json_body(app, request, hold).await?
+    };
     // Before anything is built of what may not fit it.
-    app.service.model(&path.name, path.version.as_deref())?;
-    let json_bytes = header_length.unwrap_or(body.len());
-    let (model, own) = (path.name.clone(), Arc::clone(hold));
-    let read = move || request::read(&model, body, header_length, &own);
-    let read = app.large.run(json_bytes, read).await??;
+    let info = app.service.model(&path.name, path.version.as_deref())?;
+    let read = if raw {
+        raw::read(&info, body)?
+    } else {
+        let json_bytes = header_length.unwrap_or(body.len());
+        let (model, own) = (path.name.clone(), Arc::clone(hold));
+        let read = move || request::read(&model, body, header_length, &own);
+        app.large.run(json_bytes, read).await??
+    };
     hold.take(string_handle_bytes(&read.inputs))?;
     let request = InferRequest {
         model: path.name,
@@ -386,42 +418,68 @@ async fn read_infer<S: InferenceService>(
         deadline: read.parameters.deadline(arrived, None),
         queue_timeout: read.parameters.queue_timeout,
         priority: read.parameters.priority,
-        trace: None,
+        trace,
     };
     Ok((request, read.binary))
+}
+
+/// The body of a request that must be JSON at its start.
+async fn json_body<S: InferenceService>(
+    app: &App<S>,
+    request: Request,
+    hold: &Arc<Hold>,
+) -> Result<Bytes, InferError> {
+    encoding::check_json_type(request.headers())?;
+    body(app, request, hold).await
+}
+
+/// The body of a request, decompressed.
+async fn body<S: InferenceService>(
+    app: &App<S>,
+    request: Request,
+    hold: &Arc<Hold>,
+) -> Result<Bytes, InferError> {
+    let coding = encoding::content_coding(request.headers())?;
+    let body = body::read(request, app.limits, hold).await?;
+    let Some(coding) = coding else {
+        return Ok(body);
+    };
+    let (limit, own) = (app.limits.bytes, Arc::clone(hold));
+    let most = body.len().saturating_mul(encoding::RATIO_MAX);
+    let open = move || encoding::decompress(coding, &body, limit, &own);
+    app.large.run(most, open).await?
+}
+
+/// Reads a small body of JSON; `what` it should have been is for the message.
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], what: &'static str) -> Result<T, InferError> {
+    serde_json::from_slice(body).map_err(|error| {
+        let detail = error.to_string();
+        Fault::Json { what, detail }.into()
+    })
+}
+
+/// The client's trace.
+fn trace_context(headers: &HeaderMap) -> Option<TraceContext> {
+    TraceContext::parse(headers.get("traceparent")?.to_str().ok()?)
 }
 
 /// The header that says where the JSON of a request or reply ends and binary begins.
 const HEADER_LENGTH: &str = "inference-header-content-length";
 
-/// Where the JSON of a request ends; `None` where all of it is JSON.
+/// Where the JSON of a (decompressed) request ends; `None` where all of it is JSON.
 fn header_length(headers: &HeaderMap) -> Result<Option<usize>, InferError> {
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
-        && encoding != "identity"
-    {
-        return Err(Fault::Unimplemented {
-            what: format!("header `content-encoding: {}`", lossy(encoding.as_bytes())),
-        }
-        .into());
-    }
     let Some(value) = headers.get(HEADER_LENGTH) else {
         return Ok(None);
     };
     let length = value.to_str().ok().and_then(|text| text.parse().ok());
-    match length {
-        // Triton then takes the whole body as the one input of the model.
-        Some(0) => Err(Fault::Unimplemented {
-            what: "a request without JSON (`inference-header-content-length: 0`)".to_owned(),
-        }
-        .into()),
-        Some(length) => Ok(Some(length)),
-        None => Err(Fault::Header {
+    length.map(Some).ok_or_else(|| {
+        Fault::Header {
             header: HEADER_LENGTH,
             found: lossy(value.as_bytes()),
             expected: "the number of bytes of JSON in the body".to_owned(),
         }
-        .into()),
-    }
+        .into()
+    })
 }
 
 fn lossy(bytes: &[u8]) -> String {

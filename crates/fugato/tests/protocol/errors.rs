@@ -463,14 +463,23 @@ async fn models_urls_methods_and_headers() {
         ),
         (
             "inference-header-content-length: 0",
-            501,
-            "a request without JSON",
+            400,
+            "has shape [1, 0], expected every dimension",
         ),
+        ("content-encoding: gzip", 400, "it is not gzip"),
+        ("content-encoding: deflate", 400, "it is not deflate"),
         (
-            "content-encoding: gzip",
-            501,
-            "header `content-encoding: gzip` is not implemented",
+            "content-encoding: br",
+            415,
+            "header `content-encoding` is `br`, expected one of gzip, deflate, identity",
         ),
+        ("content-encoding: gzip, gzip", 415, "is `gzip, gzip`"),
+        (
+            "content-type: multipart/form-data; boundary=x",
+            415,
+            "header `content-type` is `multipart/form-data; boundary=x`, expected",
+        ),
+        ("content-type: text/html", 415, "is `text/html`"),
     ];
     for (header, status, message) in headers {
         let request = format!(

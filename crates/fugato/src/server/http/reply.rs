@@ -3,6 +3,7 @@
 
 use super::body::Parts;
 use super::elements::{self, push_json_string};
+use super::encoding::{Coding, compress};
 use super::request::BinaryOutputs;
 use crate::api::{InferReply, output_bytes};
 use crate::error::InferError;
@@ -17,10 +18,14 @@ use std::sync::Arc;
 /// Bytes of JSON to start with: the reply of a model with two or three outputs.
 const JSON_BYTES: usize = 384;
 
-/// Bytes of the tensors that [`write()`] will write as JSON.
-pub(super) fn json_bytes(reply: &InferReply, binary: &BinaryOutputs) -> usize {
+/// Bytes of the tensors that [`write()`] will write as JSON or compress.
+pub(super) fn worked_bytes(
+    reply: &InferReply,
+    binary: &BinaryOutputs,
+    coding: Option<Coding>,
+) -> usize {
     let outputs = reply.outputs.iter().enumerate();
-    let json = outputs.filter(|&(position, _)| !binary.at(position));
+    let json = outputs.filter(|&(position, _)| coding.is_some() || !binary.at(position));
     json.map(|(_, output)| output.data.byte_size()).sum()
 }
 
@@ -31,6 +36,7 @@ pub(super) fn json_bytes(reply: &InferReply, binary: &BinaryOutputs) -> usize {
 pub(super) fn write(
     reply: InferReply,
     binary: &BinaryOutputs,
+    coding: Option<Coding>,
     hold: &Arc<Hold>,
 ) -> Result<Response, InferError> {
     let info = reply.model;
@@ -79,9 +85,19 @@ pub(super) fn write(
     text.push_str("]}");
     let json_length = text.len();
     parts[0] = text.into();
+    if let Some(coding) = coding {
+        parts = vec![compress(coding, &parts)?];
+    }
     hold.answer(parts.iter().map(Bytes::len).sum());
     let parts = parts.into_iter().map(|part| hold.until_sent(part));
-    Ok(response(parts.collect(), any_binary.then_some(json_length)))
+    let mut response = response(parts.collect(), any_binary.then_some(json_length));
+    if let Some(coding) = coding {
+        let name = HeaderValue::from_static(coding.name());
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, name);
+    }
+    Ok(response)
 }
 
 fn member(text: &mut String, name: &str, value: &str) {

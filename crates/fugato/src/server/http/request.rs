@@ -83,9 +83,10 @@ struct OutputJson<'a> {
 
 /// A JSON object of parameters, in its own order.
 #[derive(Default)]
-struct Parameters<'a>(Vec<(Cow<'a, str>, Parameter<'a>)>);
+pub(super) struct Parameters<'a>(pub(super) Vec<(Cow<'a, str>, Parameter<'a>)>);
 
-enum Parameter<'a> {
+/// The value of one.
+pub(super) enum Parameter<'a> {
     Bool(bool),
     Integer(i128),
     Double(f64),
