@@ -1,5 +1,9 @@
 //! The server as its users run it: the binary, real models, real sockets, signals.
 
+#[path = "serve/collector.rs"]
+mod collector;
+
+use collector::Collector;
 use fugato_onnx::proto::tensor_shape_proto::Dimension;
 use fugato_onnx::proto::{AttributeProto, OperatorSetIdProto, ValueInfoProto};
 use fugato_onnx::{DataType, ExternalPolicy, GraphProto, ModelProto, NodeProto, save_model};
@@ -670,4 +674,58 @@ fn a_request_is_explained_by_its_id() {
     let (status, unknown) = explain("identity", "bad");
     assert_eq!(status, 404, "it was a request to another model: {unknown}");
     assert_eq!(explain("nothing", "good").0, 404);
+}
+
+#[test]
+fn a_clients_trace_goes_on_through_the_legs() {
+    let collector = Collector::start();
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let settings = folder.path().join("fugato.toml");
+    let text = format!(
+        "[telemetry]\ntrace = true\ntrace_rate = 1000000\notlp_endpoint = \"{}\"\n",
+        collector.url
+    );
+    std::fs::write(&settings, text).expect("a file can be written");
+    let server = Server::start(&["--config", settings.to_str().expect("UTF-8")]);
+    let mut connection = server.connect();
+    let traced = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let body = ONE_FLOAT.replacen('{', r#"{"id":"seen","#, 1);
+    connection.send(IDENTITY, &[("traceparent", traced)], body.as_bytes());
+    assert_eq!(connection.receive().0, 200);
+    // The last spans are sent when the server stops.
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
+
+    let mut spans: Vec<_> = collector.spans.try_iter().collect();
+    let trace_id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes();
+    // A run to warm a model up may be traced, too; it has a trace of its own.
+    spans.retain(|span| span.trace_id == trace_id);
+    let find = |name: &str| {
+        let found = spans.iter().find(|span| span.name == name);
+        found.unwrap_or_else(|| panic!("no span `{name}`: {spans:#?}"))
+    };
+    let (request, queue, leg) = (find("infer"), find("queue"), find("leg 0"));
+    assert_eq!(spans.len(), 3, "{spans:#?}");
+    let client = 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes();
+    assert_eq!(request.parent_span_id, client);
+    for child in [queue, leg] {
+        assert_eq!(child.parent_span_id, request.span_id, "{child:#?}");
+    }
+    let times = [
+        request.start_time_unix_nano,
+        queue.start_time_unix_nano,
+        queue.end_time_unix_nano,
+        leg.start_time_unix_nano,
+        leg.end_time_unix_nano,
+        request.end_time_unix_nano,
+    ];
+    assert!(times.is_sorted(), "{times:?}");
+    let names: Vec<&str> = leg
+        .attributes
+        .iter()
+        .map(|value| value.key.as_str())
+        .collect();
+    for name in ["fugato.lane", "fugato.partition", "fugato.batch_size"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
 }

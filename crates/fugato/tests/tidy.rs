@@ -207,12 +207,21 @@ fn every_document_is_reached_from_the_readme() {
     report("no link leads to", &unreached);
 }
 
-/// The names of all metrics that a server with one model shows, by `# TYPE`.
-fn metric_names() -> Vec<String> {
+/// What a server with one model shows of metrics.
+fn metrics_text() -> String {
     let telemetry = Telemetry::new();
     let model = telemetry.model("m", "1");
-    telemetry.show(&model, &ModelGauges::default());
-    let text = telemetry.encode(&fugato_device::CpuMetrics::default());
+    let gauges = ModelGauges {
+        prediction_error: Some(0.1),
+        ..ModelGauges::default()
+    };
+    telemetry.show(&model, &gauges);
+    telemetry.encode(&fugato_device::CpuMetrics::default())
+}
+
+/// The names of all metrics, by `# TYPE`.
+fn metric_names() -> Vec<String> {
+    let text = metrics_text();
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let names: Vec<String> = types
         .filter_map(|line| line.split(' ').next())
@@ -231,6 +240,59 @@ fn every_metric_is_documented() {
         !forms.iter().any(|form| page.contains(form))
     });
     report("not in docs/reference/metrics.md", &missing);
+}
+
+/// Every expression of the dashboard, and the queries of its variables.
+fn dashboard_queries(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(members) => {
+            for (name, value) in members {
+                match value.as_str() {
+                    Some(text) if ["expr", "definition"].contains(&name.as_str()) => {
+                        found.push(text.to_owned());
+                    }
+                    _ => dashboard_queries(value, found),
+                }
+            }
+        }
+        serde_json::Value::Array(values) => {
+            for value in values {
+                dashboard_queries(value, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn the_dashboard_asks_for_metrics_that_there_are() {
+    let text = fs::read_to_string(root().join("deploy/grafana/fugato.json")).expect("the file");
+    let dashboard = serde_json::from_str(&text).expect("the dashboard is JSON");
+    let mut queries = Vec::new();
+    dashboard_queries(&dashboard, &mut queries);
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = queries
+        .iter()
+        .flat_map(|query| query.split(|c| !is_word(c)));
+    let asked: BTreeSet<&str> = words
+        .filter(|word| word.starts_with("fugato_") || word.starts_with("nv_"))
+        .collect();
+    assert!(asked.len() > 10, "too few to be all: {asked:?}");
+    let text = metrics_text();
+    let known: BTreeSet<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .collect();
+    let unknown: Vec<String> = asked
+        .into_iter()
+        .filter(|name| !known.contains(name))
+        .map(str::to_owned)
+        .collect();
+    report(
+        "asked for by deploy/grafana/fugato.json and not there",
+        &unknown,
+    );
 }
 
 #[test]
