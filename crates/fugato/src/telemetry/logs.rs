@@ -240,7 +240,7 @@ mod tests {
         for (name, value) in [
             ("log_info", LogSetting::Level(1)),
             ("log_verbose_level", LogSetting::Switch(true)),
-            ("log_file", LogSetting::Text("/tmp/x".to_owned())),
+            ("log_file", LogSetting::Text("fugato.log".to_owned())),
             ("log_format", LogSetting::Text("default".to_owned())),
             ("log_colour", LogSetting::Switch(true)),
         ] {
