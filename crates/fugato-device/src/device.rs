@@ -1,5 +1,6 @@
 //! The seam between the driver and a device.
 
+use crate::shared::InputFault;
 use crate::tensor::{InputTensor, OutputTensor};
 use fugato_core::device::DeviceSpec;
 use fugato_core::sched::Start;
@@ -123,8 +124,9 @@ pub struct RunSplit {
 /// Empty for every leg but the last.
 #[derive(Debug, Default)]
 pub struct TaskOutputs {
-    /// One entry per request of the task.
-    pub requests: Vec<Vec<OutputTensor>>,
+    /// One entry per request of the task; an error where its inputs could not be had,
+    /// which its neighbours in the batch do not feel.
+    pub requests: Vec<Result<Vec<OutputTensor>, InputFault>>,
 }
 
 /// Why a leg could not run.

@@ -14,6 +14,7 @@ mod device;
 mod os;
 pub mod reference;
 mod runtime;
+mod shared;
 mod store;
 mod tensor;
 
@@ -25,5 +26,6 @@ pub use device::{
 };
 pub use os::{Promptness, hasten_this_thread};
 pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
+pub use shared::{InputFault, SharedSlice};
 pub use store::{Batching, LoadError, LoadErrorKind, ModelInfo, ModelStore, StoredModel};
-pub use tensor::{ElementType, InputTensor, OutputTensor, TensorData, TensorSpec};
+pub use tensor::{ElementType, InputData, InputTensor, OutputTensor, TensorData, TensorSpec};

@@ -5,7 +5,7 @@
 use crate::capi::{Binding, Options, OrtError, Session, Value, onnx_of};
 use crate::runtime::Runtime;
 use crate::store::{LoadCause, LoadError, model_tensors};
-use crate::tensor::{InputTensor, OutputTensor, TensorData, TensorSpec};
+use crate::tensor::{InputData, InputTensor, OutputTensor, TensorData, TensorSpec};
 use bytes::Bytes;
 use ort::sys::GraphOptimizationLevel;
 use std::ffi::CString;
@@ -127,10 +127,14 @@ fn input_value(
     let dims: Vec<i64> = tensor.shape.iter().map(|dim| dim.cast_signed()).collect();
     let elements = tensor.shape.iter().product::<u64>();
     let (bytes, size) = match (&tensor.data, spec.element.size()) {
-        (TensorData::Strings(strings), None) if strings.len() as u64 == elements => {
+        (InputData::Here(TensorData::Strings(strings)), None)
+            if strings.len() as u64 == elements =>
+        {
             return Ok(Value::strings(&dims, strings.iter())?);
         }
-        (TensorData::Raw(bytes), Some(size)) if bytes.len() as u64 == elements * size as u64 => {
+        (InputData::Here(TensorData::Raw(bytes)), Some(size))
+            if bytes.len() as u64 == elements * size as u64 =>
+        {
             (bytes, size)
         }
         _ => {

@@ -1,5 +1,6 @@
 //! Tensors as they cross the seam between server and device.
 
+use crate::shared::SharedSlice;
 use bytes::Bytes;
 use std::fmt;
 
@@ -132,6 +133,31 @@ impl TensorData {
     }
 }
 
+/// Where the elements of an input are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputData {
+    /// In this process's memory.
+    Here(TensorData),
+    /// In a client's shared memory, row-major and little-endian; never strings.
+    Shared(SharedSlice),
+}
+
+impl InputData {
+    /// Bytes of payload (for strings, their contents without length prefixes).
+    pub fn byte_size(&self) -> usize {
+        match self {
+            Self::Here(data) => data.byte_size(),
+            Self::Shared(slice) => slice.length,
+        }
+    }
+}
+
+impl From<TensorData> for InputData {
+    fn from(data: TensorData) -> Self {
+        Self::Here(data)
+    }
+}
+
 /// A request's value for one input of its model, checked by the server against the
 /// model's [`TensorSpec`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,7 +165,7 @@ pub struct InputTensor {
     /// The full shape, batch dimension included.
     pub shape: Vec<u64>,
     /// The elements.
-    pub data: TensorData,
+    pub data: InputData,
 }
 
 /// One request's part of one output.

@@ -9,7 +9,8 @@ use common::{Bench, Rig, as_f32, dense, identity, random_rows, request};
 use fugato_core::device::LaneClass;
 use fugato_core::{LaneId, ModelId, Nanos, PartitionId, SlotIndex, TaskId};
 use fugato_device::{
-    CpuOptions, Device, DeviceEvent, LegWork, LoadOptions, OutputTensor, RevokeLeg, TensorData,
+    CpuOptions, Device, DeviceEvent, InputData, LegWork, LoadOptions, OutputTensor, RevokeLeg,
+    TensorData,
 };
 use fugato_onnx::DataType;
 
@@ -230,7 +231,7 @@ fn outputs_stay_as_they_are_while_later_batches_run() {
     // More than the pool keeps.
     let held: Vec<_> = (0..20).map(run).collect();
     for (output, expected) in &held {
-        assert_eq!(output.data, *expected);
+        assert_eq!(InputData::from(output.data.clone()), *expected);
     }
     let mut places: Vec<_> = held
         .iter()
@@ -278,7 +279,7 @@ fn lanes_of_one_partition_run_a_model_at_once() {
                 .iter()
                 .position(|&task| task == finished.task)
                 .unwrap();
-            let found = as_f32(&finished.result.unwrap().requests[0][0]);
+            let found = as_f32(&finished.result.unwrap().requests[0].as_ref().unwrap()[0]);
             common::assert_close(&found, &alone[index], 1e-6);
         }
     }

@@ -70,7 +70,7 @@ fn compare(name: &str) {
             let found = rig.finished().result.unwrap().requests;
             assert_eq!(found.len(), batch);
             for (found, expected) in found.iter().zip(&expected) {
-                for (found, expected) in found.iter().zip(expected) {
+                for (found, expected) in found.as_ref().unwrap().iter().zip(expected) {
                     assert_eq!(found.shape, expected.shape);
                     assert_close(&as_f32(found), &as_f32(expected), 1e-4);
                 }

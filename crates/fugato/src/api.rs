@@ -6,9 +6,10 @@
 
 use crate::error::{ErrorKind, Fault, InferError};
 use crate::server::proto::ModelConfig;
+use crate::shm::{RegionTarget, SharedMemory};
 use bytes::Bytes;
 use fugato_core::{Nanos, Timestamp};
-use fugato_device::{ElementType, InputTensor, MonotonicClock, TensorData, TensorSpec};
+use fugato_device::{ElementType, InputData, InputTensor, MonotonicClock, TensorData, TensorSpec};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -31,9 +32,7 @@ pub use trace_context::TraceContext;
 pub(crate) use classify::classify;
 pub(crate) use limits::check_limits;
 pub use limits::{NAME_MAX_BYTES, RANK_MAX, TENSORS_MAX};
-pub(crate) use parameter::{
-    ParameterValue, RequestParameters, boolean, classes, refuse_tensor_parameter,
-};
+pub(crate) use parameter::{ParameterValue, RegionParameters, RequestParameters, boolean, classes};
 pub use validate::validate;
 
 /// The platform that model metadata names, as Triton spells it for ONNX models.
@@ -73,6 +72,8 @@ pub struct RequestedOutput {
     /// Answer with this many best classes of each row in place of the tensor (Triton's
     /// classification extension); 0 answers with the tensor.
     pub classes: u32,
+    /// Where in a client's shared memory it goes; `None` sends it with the reply.
+    pub region: Option<RegionTarget>,
 }
 
 impl From<&str> for RequestedOutput {
@@ -81,6 +82,7 @@ impl From<&str> for RequestedOutput {
         Self {
             name: name.to_owned(),
             classes: 0,
+            region: None,
         }
     }
 }
@@ -94,10 +96,10 @@ pub struct NamedInput {
     pub element: ElementType,
     /// The shape the client says, batch dimension included.
     pub shape: Vec<u64>,
-    /// The elements. `BYTES` may come [`TensorData::Raw`] in the protocol's serialised
-    /// form (each string after its length as 4 little-endian bytes); [`validate()`] takes
-    /// them apart.
-    pub data: TensorData,
+    /// The elements. `BYTES` may come [`TensorData::Raw`] or in shared memory in the
+    /// protocol's serialised form (each string after its length as 4 little-endian bytes);
+    /// [`validate()`] copies them out of shared memory and takes them apart.
+    pub data: InputData,
 }
 
 /// The answer to one request.
@@ -298,21 +300,28 @@ pub trait InferenceService: Send + Sync + 'static {
         id: &str,
     ) -> impl Future<Output = Result<Explanation, InferError>> + Send;
 
+    /// The shared memory that clients registered.
+    fn regions(&self) -> &SharedMemory;
+
     /// The metrics, as OpenMetrics text.
     fn metrics(&self) -> impl Future<Output = String> + Send;
 }
 
-/// Bytes of the handles that [`validate()`] will make of inputs that are serialised strings;
-/// elements of other types stay where they are.
-pub(crate) fn string_handle_bytes(inputs: &[NamedInput]) -> usize {
-    let handles = inputs.iter().map(|input| match &input.data {
-        TensorData::Raw(raw) if input.element == ElementType::Bytes => {
-            // Every string has its length, of 4 bytes, before it.
-            element_bound(&input.shape, raw.len() / 4)
-        }
-        TensorData::Raw(_) | TensorData::Strings(_) => 0,
+/// Bytes of what [`validate()`] will make of inputs that are serialised strings: handles,
+/// and a copy of what is in shared memory. Elements of other types stay where they are.
+pub(crate) fn string_bytes(inputs: &[NamedInput]) -> usize {
+    // Every string has its length, of 4 bytes, before it.
+    let handles =
+        |shape: &[u64], bytes: usize| element_bound(shape, bytes / 4) * size_of::<Bytes>();
+    let strings = inputs
+        .iter()
+        .filter(|input| input.element == ElementType::Bytes);
+    let bytes = strings.map(|input| match &input.data {
+        InputData::Here(TensorData::Raw(raw)) => handles(&input.shape, raw.len()),
+        InputData::Shared(slice) => slice.length + handles(&input.shape, slice.length),
+        InputData::Here(TensorData::Strings(_)) => 0,
     });
-    handles.sum::<usize>() * size_of::<Bytes>()
+    bytes.sum()
 }
 
 /// The elements of a shape, but at most `most`, which what was sent can hold.

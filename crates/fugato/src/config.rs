@@ -190,6 +190,12 @@ impl Config {
             ByteSize(u64::from(u32::MAX)),
         )?;
         self.within("server.max_connections", server.max_connections, 1, 65_536)?;
+        self.within(
+            "server.shared_memory_regions_max",
+            server.shared_memory_regions_max,
+            1,
+            65_536,
+        )?;
         let held = server.max_held_bytes;
         self.within(
             "server.max_held_bytes",

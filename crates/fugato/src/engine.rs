@@ -25,6 +25,7 @@ use crate::api::{
 use crate::error::{ErrorKind, InferError};
 use crate::server::metadata::model_config;
 use crate::server::proto::ModelConfig;
+use crate::shm::SharedMemory;
 use crate::telemetry;
 use fugato_core::sched::Input;
 use fugato_device::MonotonicClock;
@@ -38,6 +39,7 @@ use std::sync::atomic::Ordering;
 pub struct Engine {
     runner: Arc<Runner>,
     lifecycle: Lifecycle,
+    regions: SharedMemory,
 }
 
 impl Engine {
@@ -173,6 +175,10 @@ impl InferenceService for Engine {
     async fn explain(&self, name: &str, id: &str) -> Result<Explanation, InferError> {
         self.check_known(Some(name))?;
         self.runner.explain(name, id).await
+    }
+
+    fn regions(&self) -> &SharedMemory {
+        &self.regions
     }
 
     async fn metrics(&self) -> String {

@@ -4,7 +4,7 @@
 //! sense, and metric label. Both protocols read it and neither has an exception to it.
 
 use fugato_core::Nanos;
-use fugato_device::{ElementType, RunError, RunErrorKind};
+use fugato_device::{ElementType, InputFault, RunError, RunErrorKind};
 use std::fmt;
 
 mod disclose;
@@ -315,6 +315,40 @@ impl InferError {
             Fault::RunRefused { model, cause }
         } else {
             Fault::RunFailed { model, cause }
+        }
+        .into()
+    }
+
+    /// The inputs of a request to `model` could not be copied from where they are.
+    pub fn input_fault(model: impl Into<String>, cause: InputFault) -> Self {
+        match cause {
+            InputFault::Short {
+                region,
+                offset,
+                found,
+                expected,
+            } => Fault::RegionShort {
+                region: region.to_string(),
+                offset,
+                found,
+                expected,
+            },
+            InputFault::Unreadable { region, reason } => Fault::InvalidRegion {
+                region: region.to_string(),
+                found: format!("cannot be read ({reason})"),
+                expected: "memory that can".to_owned(),
+            },
+            InputFault::Bool {
+                input,
+                index,
+                found,
+            } => Fault::Element {
+                model: model.into(),
+                input,
+                index,
+                found: found.to_string(),
+                expected: "a BOOL of 0 or 1".to_owned(),
+            },
         }
         .into()
     }

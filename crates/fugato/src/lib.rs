@@ -11,4 +11,5 @@ pub mod error;
 pub mod repository;
 pub mod runtime;
 pub mod server;
+pub mod shm;
 pub mod telemetry;

@@ -28,6 +28,7 @@ mod guard;
 mod http;
 mod listen;
 pub(crate) mod metadata;
+mod outputs;
 pub mod proto;
 mod stall;
 mod tls;
@@ -35,6 +36,7 @@ mod tls;
 use budget::Budget;
 use guard::{Door, open_grpc, open_http, open_none};
 use listen::Listening;
+use outputs::{Destinations, Reply};
 
 pub use auth::{TOKEN_MAX_BYTES, TOKEN_MIN_BYTES, TOKENS_MAX, TokenFileError, Tokens};
 pub use grpc::{RPCS, Rpc};
@@ -227,19 +229,21 @@ impl Server {
 /// A scrape is one short reply; one that takes longer than this is stuck.
 const METRICS_DRAIN: Duration = Duration::from_secs(1);
 
-/// Runs a request and brings its outputs into the form asked for.
+/// Runs a request and brings its outputs into the form, and to the place, asked for.
 async fn run<S: InferenceService>(
     service: &S,
-    request: InferRequest,
-) -> Result<InferReply, InferError> {
-    check_limits(&request).inspect_err(|error| service.refused(error.kind()))?;
+    mut request: InferRequest,
+) -> Result<Reply, InferError> {
+    let refused = |error: &InferError| service.refused(error.kind());
+    check_limits(&request).inspect_err(refused)?;
+    let destinations = Destinations::take(&mut request).inspect_err(refused)?;
     let any_classes = request.outputs.iter().any(|output| output.classes > 0);
     let requested = any_classes.then(|| request.outputs.clone());
     let mut reply = infer(service, request).await?;
     if let Some(requested) = requested {
-        classify(&mut reply, &requested).inspect_err(|error| service.refused(error.kind()))?;
+        classify(&mut reply, &requested).inspect_err(refused)?;
     }
-    Ok(reply)
+    destinations.deliver(reply).await.inspect_err(refused)
 }
 
 /// Runs a request. A panic of the service fails that request, is counted, and touches no

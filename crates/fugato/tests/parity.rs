@@ -122,7 +122,7 @@ impl SeamDevice {
                         shape: vec![1],
                         data: TensorData::Raw(bytes::Bytes::new()),
                     };
-                    let requests = vec![vec![output]; members[&task]];
+                    let requests = vec![Ok(vec![output]); members[&task]];
                     let result = Ok(TaskOutputs { requests });
                     DeviceEvent::Finished {
                         device,

@@ -16,5 +16,6 @@ mod protocol {
     mod limits;
     mod memory;
     mod safety;
+    mod shm;
     mod table;
 }

@@ -58,7 +58,7 @@ pub fn one_item(specs: &[TensorSpec], vary: u64) -> Vec<InputTensor> {
         };
         InputTensor {
             shape,
-            data: TensorData::Raw(bytes.into()),
+            data: TensorData::Raw(bytes.into()).into(),
         }
     };
     specs.iter().map(tensor).collect()

@@ -7,6 +7,7 @@ use super::{LoadOptions, Place};
 use crate::capi::{Binding, Options, OrtError, Session, Value};
 use crate::clock::MonotonicClock;
 use crate::device::{LegWork, RequestInputs, RunErrorKind, RunSplit, TaskOutputs};
+use crate::shared::InputFault;
 use crate::store::{LoadCause, StoredModel, fixed_first_dimension};
 use crate::tensor::{InputTensor, OutputTensor, TensorData, TensorSpec};
 use bytes::Bytes;
@@ -149,6 +150,7 @@ impl LoadedModel {
         let Slot { inputs, bindings } = slot;
         let binding = binding_for(bindings, place.session_key(), &session)?;
         let mut bytes_copied_in = 0;
+        let mut faults = Vec::new();
         for (index, (input, buffer)) in self.inputs.iter().zip(inputs.iter_mut()).enumerate() {
             let column = Column {
                 spec: &input.spec,
@@ -158,9 +160,22 @@ impl LoadedModel {
                 reserve: input.full_bytes,
             };
             let bind = |value: &Value| binding.input(&input.name, value);
-            bytes_copied_in += buffer.gather(&column, bind).map_err(gather_failure)?;
+            let gathered = buffer.gather(&column, bind).map_err(gather_failure)?;
+            bytes_copied_in += gathered.bytes_copied;
+            faults.extend(gathered.faults);
         }
         let gathered = clock.now();
+        if let Some(all) = all_faulty(&faults, work.requests.len()) {
+            return Ok(Ran {
+                outputs: TaskOutputs { requests: all },
+                split: RunSplit {
+                    input: gathered - begun,
+                    ..RunSplit::default()
+                },
+                bytes_copied_in,
+                bytes_copied_out: 0,
+            });
+        }
         let rows = work.start.batch.0;
         let mut outputs = self.run_bound(binding, rows)?;
         let ran = clock.now();
@@ -175,7 +190,11 @@ impl LoadedModel {
             TensorData::Strings(_) => output.data.byte_size() as u64,
         });
         let bytes_copied_out = bytes_copied_out.sum();
-        let outputs = self.divide(work, outputs)?;
+        let mut outputs = self.divide(work, outputs)?;
+        // The first fault of a request is what its client sees.
+        for (request, fault) in faults.into_iter().rev() {
+            outputs.requests[request] = Err(fault);
+        }
         Ok(Ran {
             outputs,
             split: RunSplit {
@@ -215,7 +234,10 @@ impl LoadedModel {
             let elements = shape.iter().product::<u64>();
             let bytes = usize::try_from(elements).ok()? * input.spec.element.size()?;
             let data = TensorData::Raw(vec![0; bytes].into());
-            Some(InputTensor { shape, data })
+            Some(InputTensor {
+                shape,
+                data: data.into(),
+            })
         });
         let Some(inputs) = zeros.collect::<Option<Arc<[_]>>>() else {
             return;
@@ -341,7 +363,7 @@ impl LoadedModel {
     fn divide(&self, work: &LegWork, outputs: Vec<OutputTensor>) -> Result<TaskOutputs, Failed> {
         if !self.batched {
             return Ok(TaskOutputs {
-                requests: vec![outputs],
+                requests: vec![Ok(outputs)],
             });
         }
         let batch = work.start.batch.0;
@@ -363,12 +385,27 @@ impl LoadedModel {
                 .map(|output| rows_of(output, first, rows, batch));
             let part = part.collect();
             first += rows;
-            part
+            Ok(part)
         });
         Ok(TaskOutputs {
             requests: requests.collect(),
         })
     }
+}
+
+/// The first fault of each request, where every request has one: there is nothing to run.
+fn all_faulty(
+    faults: &[(usize, InputFault)],
+    requests: usize,
+) -> Option<Vec<Result<Vec<OutputTensor>, InputFault>>> {
+    if faults.is_empty() {
+        return None;
+    }
+    let first = |request| {
+        let mut of = faults.iter().filter(|(number, _)| *number == request);
+        of.next().map(|(_, fault)| Err(fault.clone()))
+    };
+    (0..requests).map(first).collect()
 }
 
 /// Rows `first .. first + rows` of an output of `batch` rows.

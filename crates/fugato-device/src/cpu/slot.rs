@@ -2,8 +2,8 @@
 
 use crate::capi::{Binding, OrtError, Value, onnx_of};
 use crate::device::RequestInputs;
-use crate::tensor::{ElementType, InputTensor, TensorData, TensorSpec};
-use bytes::Bytes;
+use crate::shared::{InputFault, SharedSlice};
+use crate::tensor::{ElementType, InputData, InputTensor, TensorData, TensorSpec};
 use memmap2::MmapMut;
 use std::collections::HashMap;
 
@@ -116,13 +116,17 @@ impl Column<'_> {
         let elements = tensor.shape.iter().try_fold(1_usize, |product, &dim| {
             product.checked_mul(usize::try_from(dim).ok()?)
         });
+        let byte_count = |size| elements.and_then(|elements| elements.checked_mul(size));
         let (found, expected, unit) = match (&tensor.data, self.spec.element.size()) {
-            (TensorData::Raw(bytes), Some(size)) => {
-                let expected = elements.and_then(|elements| elements.checked_mul(size));
-                (bytes.len(), expected, "bytes")
+            (InputData::Here(TensorData::Raw(bytes)), Some(size)) => {
+                (bytes.len(), byte_count(size), "bytes")
             }
-            (TensorData::Strings(strings), None) => (strings.len(), elements, "strings"),
-            (TensorData::Raw(_), None) | (TensorData::Strings(_), Some(_)) => {
+            (InputData::Shared(slice), Some(size)) => (slice.length, byte_count(size), "bytes"),
+            (InputData::Here(TensorData::Strings(strings)), None) => {
+                (strings.len(), elements, "strings")
+            }
+            (InputData::Here(TensorData::Raw(_)) | InputData::Shared(_), None)
+            | (InputData::Here(TensorData::Strings(_)), Some(_)) => {
                 let found = "has elements of another type".to_owned();
                 return Err(self.mismatch(number, found, self.spec.element.to_string()));
             }
@@ -133,7 +137,8 @@ impl Column<'_> {
             });
             return Err(self.mismatch(number, format!("has {found} {unit}"), expected));
         }
-        if let (ElementType::Bool, TensorData::Raw(bytes)) = (self.spec.element, &tensor.data)
+        if let (ElementType::Bool, InputData::Here(TensorData::Raw(bytes))) =
+            (self.spec.element, &tensor.data)
             && let Some(other) = bytes.iter().find(|&&byte| byte > 1)
         {
             let expected = "0 or 1 for BOOL".to_owned();
@@ -141,21 +146,41 @@ impl Column<'_> {
         }
         Ok(())
     }
+
+    /// Reads a client's memory into the batch. What its type cannot have is looked for in
+    /// the copy, since the client may write to its memory at any time.
+    fn read_shared(&self, slice: &SharedSlice, place: &mut [u8]) -> Result<(), InputFault> {
+        slice.read_into(place)?;
+        if self.spec.element == ElementType::Bool
+            && let Some(index) = place.iter().position(|&byte| byte > 1)
+        {
+            return Err(InputFault::Bool {
+                input: self.spec.name.clone(),
+                index,
+                found: place[index],
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What a gathering of one input came to.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    /// Bytes copied, those of failed requests included.
+    pub(super) bytes_copied: u64,
+    /// Requests without their elements, by place in the batch; their rows are zeros.
+    pub(super) faults: Vec<(usize, InputFault)>,
 }
 
 impl InputBuffer {
-    /// Writes the requests' tensors side by side and gives `bind` the value over them;
-    /// the answer is the number of bytes copied.
+    /// Writes the requests' tensors side by side and gives `bind` the value over them.
     pub(super) fn gather(
         &mut self,
         column: &Column<'_>,
         bind: impl FnOnce(&Value) -> Result<(), OrtError>,
-    ) -> Result<u64, GatherError> {
+    ) -> Result<Gathered, GatherError> {
         let dims = column.shape()?;
-        let raw = |data: &TensorData| match data {
-            TensorData::Raw(bytes) => bytes.clone(),
-            TensorData::Strings(_) => Bytes::new(),
-        };
         let Some(_) = column.spec.element.size() else {
             return gather_strings(column, &dims, bind);
         };
@@ -164,16 +189,29 @@ impl InputBuffer {
             .map(|(.., tensor)| tensor.data.byte_size())
             .sum();
         self.reserve(column, total)?;
-        let mut at = 0;
-        for (.., tensor) in column.tensors() {
-            let bytes = raw(&tensor.data);
-            if let Some(memory) = &mut self.memory {
-                memory[at..at + bytes.len()].copy_from_slice(&bytes);
+        let mut faults = Vec::new();
+        let mut rest = self.memory.as_deref_mut().unwrap_or_default();
+        for (number, _, tensor) in column.tensors() {
+            let (place, after) = rest.split_at_mut(tensor.data.byte_size());
+            rest = after;
+            match &tensor.data {
+                InputData::Here(TensorData::Raw(bytes)) => place.copy_from_slice(bytes),
+                InputData::Shared(slice) => {
+                    if let Err(fault) = column.read_shared(slice, place) {
+                        place.fill(0);
+                        faults.push((number, fault));
+                    }
+                }
+                InputData::Here(TensorData::Strings(_)) => {
+                    unreachable!("the column's shape was checked against its type")
+                }
             }
-            at += bytes.len();
         }
         bind(self.value(column.spec.element, dims, total)?)?;
-        Ok(total as u64)
+        Ok(Gathered {
+            bytes_copied: total as u64,
+            faults,
+        })
     }
 
     /// Makes room for `total` bytes.
@@ -226,14 +264,17 @@ fn gather_strings(
     column: &Column<'_>,
     dims: &[i64],
     bind: impl FnOnce(&Value) -> Result<(), OrtError>,
-) -> Result<u64, GatherError> {
+) -> Result<Gathered, GatherError> {
     let strings = column
         .tensors()
         .flat_map(|(.., tensor)| match &tensor.data {
-            TensorData::Strings(strings) => strings.iter(),
-            TensorData::Raw(_) => [].iter(),
+            InputData::Here(TensorData::Strings(strings)) => strings.iter(),
+            InputData::Here(TensorData::Raw(_)) | InputData::Shared(_) => [].iter(),
         });
     bind(&Value::strings(dims, strings)?)?;
     let bytes = column.tensors().map(|(.., tensor)| tensor.data.byte_size());
-    Ok(bytes.sum::<usize>() as u64)
+    Ok(Gathered {
+        bytes_copied: bytes.sum::<usize>() as u64,
+        faults: Vec::new(),
+    })
 }

@@ -4,7 +4,7 @@
 //! reshape to one row inside, makes answers depend on who shares the run.
 
 use crate::reference::PlainSession;
-use crate::tensor::{ElementType, InputTensor, OutputTensor, TensorData, TensorSpec};
+use crate::tensor::{ElementType, InputData, InputTensor, OutputTensor, TensorData, TensorSpec};
 use bytes::Bytes;
 use half::{bf16, f16};
 
@@ -90,15 +90,21 @@ fn made_up_row(spec: &TensorSpec, number: u8) -> Option<InputTensor> {
         }
     }
     let data = TensorData::Raw(data.into());
-    Some(InputTensor { shape, data })
+    Some(InputTensor {
+        shape,
+        data: data.into(),
+    })
 }
 
 fn side_by_side((first, second): (&InputTensor, &InputTensor)) -> InputTensor {
     let mut shape = first.shape.clone();
     shape[0] += second.shape[0];
+    let (InputData::Here(first), InputData::Here(second)) = (&first.data, &second.data) else {
+        unreachable!("both were made here")
+    };
     InputTensor {
         shape,
-        data: joined(&first.data, &second.data),
+        data: joined(first, second).into(),
     }
 }
 

@@ -192,7 +192,7 @@ pub fn as_f32(tensor: &OutputTensor) -> Vec<f32> {
 pub fn raw(shape: &[u64], data: impl Into<Bytes>) -> InputTensor {
     InputTensor {
         shape: shape.to_vec(),
-        data: TensorData::Raw(data.into()),
+        data: TensorData::Raw(data.into()).into(),
     }
 }
 
@@ -200,7 +200,7 @@ pub fn strings(shape: &[u64], data: &[&[u8]]) -> InputTensor {
     let data = data.iter().map(|string| Bytes::copy_from_slice(string));
     InputTensor {
         shape: shape.to_vec(),
-        data: TensorData::Strings(data.collect()),
+        data: TensorData::Strings(data.collect()).into(),
     }
 }
 
@@ -338,7 +338,11 @@ impl Rig {
         requests: Vec<RequestInputs>,
     ) -> Result<Vec<Vec<OutputTensor>>, RunError> {
         self.device.start(self.leg(model, requests));
-        self.finished().result.map(|outputs| outputs.requests)
+        let outputs = self.finished().result?;
+        let requests = outputs.requests.into_iter();
+        Ok(requests
+            .map(|request| request.expect("its inputs are here"))
+            .collect())
     }
 }
 

@@ -3,6 +3,7 @@
 //! have no use for.
 
 use crate::error::{Fault, InferError};
+use crate::shm::RegionRange;
 use fugato_core::{Nanos, Timestamp};
 use std::fmt;
 
@@ -93,26 +94,89 @@ impl RequestParameters {
     }
 }
 
-/// Refuses the parameters of one tensor (`what` is "input" or "output") that ask for an extension this server
-/// does not have and that would change what is read or answered.
-///
-/// # Errors
-/// [`ErrorKind::Unimplemented`](crate::error::ErrorKind::Unimplemented), by name.
-pub(crate) fn refuse_tensor_parameter(
+/// The parameters of one tensor that say which range of shared memory it is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RegionParameters<'a> {
+    region: Option<&'a str>,
+    byte_size: Option<u64>,
+    offset: Option<u64>,
+}
+
+impl<'a> RegionParameters<'a> {
+    /// Takes one parameter of tensor `tensor` (`what` is "input" or "output"); others than
+    /// those of shared memory pass.
+    ///
+    /// # Errors
+    /// A parameter of shared memory of a wrong type or sign.
+    pub(crate) fn set(
+        &mut self,
+        what: &str,
+        tensor: &str,
+        name: &str,
+        value: ParameterValue<'a>,
+    ) -> Result<(), InferError> {
+        let (name, place) = match name {
+            "shared_memory_region" => {
+                let ParameterValue::Text(region) = value else {
+                    let name = "shared_memory_region";
+                    return Err(wrong_of(what, tensor, name, value, "a region's name"));
+                };
+                self.region = Some(region);
+                return Ok(());
+            }
+            "shared_memory_byte_size" => ("shared_memory_byte_size", &mut self.byte_size),
+            "shared_memory_offset" => ("shared_memory_offset", &mut self.offset),
+            _ => return Ok(()),
+        };
+        let number = whole(value);
+        let number =
+            number.ok_or_else(|| wrong_of(what, tensor, name, value, "a whole number of bytes"));
+        *place = Some(number?);
+        Ok(())
+    }
+
+    /// The range that the parameters name, where they name one.
+    ///
+    /// # Errors
+    /// A region without a size, or a size or offset without a region.
+    pub(crate) fn range(
+        self,
+        what: &str,
+        tensor: &str,
+    ) -> Result<Option<RegionRange<'a>>, InferError> {
+        let lacks = |name| Fault::Parameter {
+            object: format!("{what} `{tensor}`"),
+            name,
+            found: "missing".to_owned(),
+            expected: "it beside the other parameters of shared memory",
+        };
+        match (self.region, self.byte_size, self.offset) {
+            (None, None, None) => Ok(None),
+            (Some(region), Some(byte_size), offset) => Ok(Some(RegionRange {
+                region,
+                offset: offset.unwrap_or(0),
+                byte_size,
+            })),
+            (Some(_), None, _) => Err(lacks("shared_memory_byte_size").into()),
+            (None, ..) => Err(lacks("shared_memory_region").into()),
+        }
+    }
+}
+
+fn wrong_of(
     what: &str,
     tensor: &str,
-    name: &str,
-) -> Result<(), InferError> {
-    let extension = match name {
-        "shared_memory_region" | "shared_memory_byte_size" | "shared_memory_offset" => {
-            "shared memory"
-        }
-        _ => return Ok(()),
-    };
-    Err(Fault::Unimplemented {
-        what: format!("parameter `{name}` of {what} `{tensor}` (the {extension} extension)"),
+    name: &'static str,
+    value: ParameterValue<'_>,
+    expected: &'static str,
+) -> InferError {
+    Fault::Parameter {
+        object: format!("{what} `{tensor}`"),
+        name,
+        found: value.to_string(),
+        expected,
     }
-    .into())
+    .into()
 }
 
 /// How many classes parameter `classification` of an output asks for; 0 asks for the tensor.
@@ -160,11 +224,14 @@ fn positive(
     value: ParameterValue<'_>,
     expected: &'static str,
 ) -> Result<u64, InferError> {
-    let number = match value {
+    whole(value).ok_or_else(|| wrong(name, value, expected))
+}
+
+fn whole(value: ParameterValue<'_>) -> Option<u64> {
+    match value {
         ParameterValue::Integer(number) => u64::try_from(number).ok(),
         ParameterValue::Bool(_) | ParameterValue::Double(_) | ParameterValue::Text(_) => None,
-    };
-    number.ok_or_else(|| wrong(name, value, expected))
+    }
 }
 
 fn wrong(name: &'static str, value: ParameterValue<'_>, expected: &'static str) -> InferError {

@@ -3,18 +3,20 @@
 use super::{InferRequest, ModelInfo, NamedInput, RequestedOutput, ShapeSignature, ValidRequest};
 use crate::error::{Fault, InferError, ShapeText};
 use bytes::{Buf as _, Bytes};
-use fugato_device::{ElementType, InputTensor, TensorData, TensorSpec};
+use fugato_device::{ElementType, InputData, InputTensor, TensorData, TensorSpec};
 
 /// Checks a request against its model and brings it into the model's order.
 ///
 /// # Errors
 /// The first fault found, naming the object, what was found and what was expected. Kinds:
 /// `UnknownInput`, `MissingInput`, `DuplicateName`, `InvalidShape`, `InvalidType`,
-/// `InvalidByteCount`, `InvalidValue`, `UnknownOutput`.
+/// `InvalidByteCount`, `InvalidValue`, `UnknownOutput`; for strings in shared memory also
+/// `RegionShort` and `InvalidRegion`.
 ///
 /// # Cost
 /// O(inputs of the model) plus, for `BOOL` and `BYTES`, one pass over the data; payloads
-/// are shared, never copied.
+/// are shared, never copied, but for strings in shared memory: a client may write to it
+/// while they are taken apart.
 pub fn validate(info: &ModelInfo, request: InferRequest) -> Result<ValidRequest, InferError> {
     let outputs = select_outputs(info, &request.outputs)?;
     let mut slots: Vec<Option<InputTensor>> = info.inputs.iter().map(|_| None).collect();
@@ -145,13 +147,17 @@ fn signature(info: &ModelInfo, inputs: &[InputTensor]) -> ShapeSignature {
     ShapeSignature(dims.collect())
 }
 
-/// Memory that an input holds: its payload, and for strings their handles.
-fn held_bytes(data: &TensorData) -> u64 {
-    let handles = match data {
-        TensorData::Raw(_) => 0,
-        TensorData::Strings(strings) => strings.len() * size_of::<Bytes>(),
+/// Memory that an input holds: its payload, and for strings their handles. What is in a
+/// client's memory takes none of the server's until it runs.
+fn held_bytes(data: &InputData) -> u64 {
+    let held = match data {
+        InputData::Here(TensorData::Raw(raw)) => raw.len(),
+        InputData::Here(TensorData::Strings(strings)) => {
+            data.byte_size() + strings.len() * size_of::<Bytes>()
+        }
+        InputData::Shared(_) => 0,
     };
-    (data.byte_size() + handles) as u64
+    held as u64
 }
 
 /// The check of one input.
@@ -174,18 +180,28 @@ impl Check<'_> {
         self.shape(&input.shape)?;
         let elements = self.element_count(&input.shape)?;
         let data = match (input.data, input.element.size()) {
-            (TensorData::Raw(raw), Some(size)) => {
-                self.byte_count(&raw, elements, size as u64, &input.shape)?;
-                TensorData::Raw(raw)
+            (InputData::Here(TensorData::Raw(raw)), Some(size)) => {
+                self.byte_count(raw.len(), elements, size as u64, &input.shape)?;
+                self.booleans(&raw)?;
+                TensorData::Raw(raw).into()
             }
-            (TensorData::Raw(raw), None) => {
-                TensorData::Strings(self.strings(raw, elements, &input.shape)?)
+            (InputData::Shared(slice), Some(size)) => {
+                self.byte_count(slice.length, elements, size as u64, &input.shape)?;
+                InputData::Shared(slice)
             }
-            (TensorData::Strings(strings), None) => {
+            (InputData::Here(TensorData::Raw(raw)), None) => {
+                TensorData::Strings(self.strings(raw, elements, &input.shape)?).into()
+            }
+            (InputData::Shared(slice), None) => {
+                let copy = slice.read();
+                let raw = copy.map_err(|fault| InferError::input_fault(self.model(), fault))?;
+                TensorData::Strings(self.strings(raw, elements, &input.shape)?).into()
+            }
+            (InputData::Here(TensorData::Strings(strings)), None) => {
                 self.string_count(strings.len() as u64, elements, &input.shape)?;
-                TensorData::Strings(strings)
+                TensorData::Strings(strings).into()
             }
-            (TensorData::Strings(_), Some(_)) => {
+            (InputData::Here(TensorData::Strings(_)), Some(_)) => {
                 return Err(Fault::Payload {
                     model: self.model(),
                     input: self.input(),
@@ -266,23 +282,27 @@ impl Check<'_> {
 
     fn byte_count(
         &self,
-        raw: &Bytes,
+        found: usize,
         elements: u64,
         size: u64,
         shape: &[u64],
     ) -> Result<(), InferError> {
         let expected = elements * size;
-        if raw.len() as u64 != expected {
+        if found as u64 != expected {
             return Err(Fault::ByteCount {
                 model: self.model(),
                 input: self.input(),
-                found: raw.len() as u64,
+                found: found as u64,
                 expected,
                 element: self.spec.element,
                 shape: ShapeText::found(shape),
             }
             .into());
         }
+        Ok(())
+    }
+
+    fn booleans(&self, raw: &[u8]) -> Result<(), InferError> {
         if self.spec.element == ElementType::Bool
             && let Some(index) = raw.iter().position(|&byte| byte > 1)
         {

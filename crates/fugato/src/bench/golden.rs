@@ -36,7 +36,7 @@ pub fn make_cases(
         let values = tensors.iter().map(|tensor| {
             Ok(InputTensor {
                 shape: tensor.shape.clone(),
-                data: tensor.to_data()?,
+                data: tensor.to_data()?.into(),
             })
         });
         let values = values.collect::<Result<Vec<_>, TensorError>>();

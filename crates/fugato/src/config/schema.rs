@@ -259,6 +259,16 @@ section! {
         /// Mode `explicit`: the models to load at the start; `*` is all of them. None, as in
         /// Triton.
         load_model: Vec<String> = Vec::new();
+        /// Whether clients may register system shared memory and name it in requests. On, as in
+        /// Triton; whoever reaches the server can then use any file of `shared_memory_dir` that
+        /// its user can read and write.
+        shared_memory: bool = true;
+        /// Folder of shared memory: a key is the name of a file directly in it. Where Linux's
+        /// `shm_open` puts its files.
+        shared_memory_dir: PathBuf = "/dev/shm".into();
+        /// Most regions registered at once. Each is an open file; the usual limit of those is
+        /// 1,024, and connections need some too.
+        shared_memory_regions_max: u32 = 512;
     }
     unset {
         /// Folder of models, laid out as `<name>/<version>/model.onnx`. No default:

@@ -5,8 +5,8 @@ use fugato_core::driver::Effects;
 use fugato_core::sched::{Action, Decision, DropReason, FailReason, Outcome, Rejection, Start};
 use fugato_core::{DeviceId, LegIndex, ModelId, RequestId, TaskId, Timestamp};
 use fugato_device::{
-    Device, InputTensor, LegWork, OutputTensor, RequestInputs, RevokeLeg, RunError, RunSplit,
-    TaskOutputs,
+    Device, InputFault, InputTensor, LegWork, OutputTensor, RequestInputs, RevokeLeg, RunError,
+    RunSplit, TaskOutputs,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -70,6 +70,8 @@ pub enum ServeFailure {
     Cancelled,
     /// Its task failed.
     Run(RunError),
+    /// Its task ran, without its inputs: they could not be copied.
+    Input(InputFault),
     /// Its device went away.
     DeviceLost(DeviceId),
 }
@@ -90,7 +92,7 @@ struct RunningTask {
     requests: Vec<RequestId>,
     batch: u32,
     timing: Option<TaskTiming>,
-    outputs: BTreeMap<RequestId, Vec<OutputTensor>>,
+    outputs: BTreeMap<RequestId, Result<Vec<OutputTensor>, InputFault>>,
     error: Option<RunError>,
     open: usize,
 }
@@ -270,7 +272,7 @@ fn answer(request: RequestId, outcome: Outcome, task: Option<&mut RunningTask>) 
             };
             let requests = u32::try_from(task.requests.len()).unwrap_or(u32::MAX);
             Ok(Served {
-                outputs,
+                outputs: outputs.map_err(ServeFailure::Input)?,
                 batch: task.batch,
                 requests,
                 timing,

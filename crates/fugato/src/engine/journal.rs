@@ -292,6 +292,7 @@ fn constraint(failure: &ServeFailure, arrived: Timestamp, now: Timestamp) -> Opt
         )
         | ServeFailure::Cancelled
         | ServeFailure::Run(_)
+        | ServeFailure::Input(_)
         | ServeFailure::DeviceLost(_) => None,
     }
 }

@@ -70,14 +70,14 @@ pub(super) fn error(
         ServeFailure::Cancelled => InferError::cancelled(model),
         ServeFailure::Run(cause) => {
             // The client is told less. Its own fault may come at the rate of requests.
-            match cause.kind {
-                RunErrorKind::InvalidInput => {
-                    tracing::debug!(model, detail = cause.detail, "a run was refused");
-                }
-                _ => tracing::error!(model, detail = cause.detail, "a run failed"),
+            if cause.kind == RunErrorKind::InvalidInput {
+                tracing::debug!(model, detail = cause.detail, "a run was refused");
+            } else {
+                tracing::error!(model, detail = cause.detail, "a run failed");
             }
             InferError::run_failed(model, cause)
         }
+        ServeFailure::Input(cause) => InferError::input_fault(model, cause),
         ServeFailure::DeviceLost(device) => InferError::internal(
             "device",
             format!("{device} went away while model `{model}` ran on it"),

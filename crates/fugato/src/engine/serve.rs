@@ -16,6 +16,7 @@ use crate::runtime::{self, FindError, Surroundings};
 use crate::server::{
     Addresses, BindError, Server, ServerOptions, Tls, TlsError, TokenFileError, Tokens,
 };
+use crate::shm::{SharedMemory, SharedMemoryOptions};
 use crate::telemetry::{Telemetry, TraceExportError, TraceOptions, Traces};
 use fugato_core::ModelId;
 use fugato_core::driver::{Recorder, RecordingFooter};
@@ -229,6 +230,7 @@ impl Running {
         let engine = Arc::new(Engine {
             runner,
             lifecycle: lifecycle.clone(),
+            regions: shared_memory(&config),
         });
         Ok(Self {
             config,
@@ -434,6 +436,18 @@ fn trace_options(config: &Config) -> TraceOptions {
         on: config.telemetry.trace,
         rate: config.telemetry.trace_rate,
     }
+}
+
+fn shared_memory(config: &Config) -> SharedMemory {
+    let server = &config.server;
+    if !server.shared_memory {
+        return SharedMemory::off();
+    }
+    SharedMemory::new(SharedMemoryOptions {
+        folder: server.shared_memory_dir.clone(),
+        regions_max: usize::try_from(server.shared_memory_regions_max).unwrap_or(usize::MAX),
+        input_bytes_max: server.max_body_bytes.0,
+    })
 }
 
 fn scheduler_config(config: &Config) -> SchedulerConfig {

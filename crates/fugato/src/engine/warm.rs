@@ -57,7 +57,7 @@ fn zeros(info: &ModelInfo) -> Option<Vec<NamedInput>> {
             name: input.name.clone(),
             element: input.element,
             shape,
-            data,
+            data: data.into(),
         })
     };
     info.inputs.iter().map(zero).collect()

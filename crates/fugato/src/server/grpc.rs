@@ -37,6 +37,7 @@ mod health;
 mod inbound;
 mod messages;
 mod reflection;
+mod shm;
 mod stream;
 mod timeout;
 
@@ -69,12 +70,12 @@ const INFERENCE_RPCS: [Rpc; 20] = rpcs![
     "RepositoryIndex" true,
     "RepositoryModelLoad" true,
     "RepositoryModelUnload" true,
-    "SystemSharedMemoryStatus" false,
-    "SystemSharedMemoryRegister" false,
-    "SystemSharedMemoryUnregister" false,
-    "CudaSharedMemoryStatus" false,
+    "SystemSharedMemoryStatus" true,
+    "SystemSharedMemoryRegister" true,
+    "SystemSharedMemoryUnregister" true,
+    "CudaSharedMemoryStatus" true,
     "CudaSharedMemoryRegister" false,
-    "CudaSharedMemoryUnregister" false,
+    "CudaSharedMemoryUnregister" true,
     "TraceSetting" true,
     "LogSettings" true,
 ];

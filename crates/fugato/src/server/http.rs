@@ -5,9 +5,7 @@
 
 use super::budget::{Budget, Hold};
 use super::{ServerOptions, metadata, proto, run};
-use crate::api::{
-    InferRequest, InferenceService, ModelInfo, PLATFORM, TraceContext, string_handle_bytes,
-};
+use crate::api::{InferRequest, InferenceService, ModelInfo, PLATFORM, TraceContext, string_bytes};
 use crate::error::{Fault, InferError};
 use axum::Router;
 use axum::body::Body;
@@ -35,6 +33,7 @@ mod raw;
 mod reply;
 mod request;
 mod routes;
+mod shm;
 mod statistics;
 
 pub use routes::{HTTP_ROUTES, HttpRoute};
@@ -108,7 +107,7 @@ pub(super) fn router<S: InferenceService>(
                 get(control::model_traces::<S>).post(control::set_model_traces::<S>),
             );
     }
-    routes::add_unimplemented(router)
+    routes::add_unimplemented(shm::add(router))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
@@ -404,10 +403,11 @@ async fn read_infer<S: InferenceService>(
     } else {
         let json_bytes = header_length.unwrap_or(body.len());
         let (model, own) = (path.name.clone(), Arc::clone(hold));
-        let read = move || request::read(&model, body, header_length, &own);
+        let regions = app.service.regions().clone();
+        let read = move || request::read(&model, body, header_length, &own, &regions);
         app.large.run(json_bytes, read).await??
     };
-    hold.take(string_handle_bytes(&read.inputs))?;
+    hold.take(string_bytes(&read.inputs))?;
     let request = InferRequest {
         model: path.name,
         version: path.version,

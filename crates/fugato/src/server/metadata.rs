@@ -12,13 +12,14 @@ pub(super) const SERVER_NAME: &str = "fugato";
 pub(super) const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The extensions of the protocol that work in full.
-pub(super) const EXTENSIONS: [&str; 6] = [
+pub(super) const EXTENSIONS: [&str; 7] = [
     "binary_tensor_data",
     "classification",
     "model_configuration",
     "parameters",
     "schedule_policy",
     "statistics",
+    "system_shared_memory",
 ];
 
 /// A model's shape as the protocol writes it: -1 is a dimension that varies.

@@ -8,8 +8,9 @@ use fugato::api::{
 use fugato::error::{ErrorKind, InferError};
 use fugato::server::proto::{DataType, ModelConfig, ModelInput};
 use fugato::server::{Addresses, Drained, Server, ServerOptions};
+use fugato::shm::{SharedMemory, SharedMemoryOptions};
 use fugato_core::{Nanos, Timestamp};
-use fugato_device::{ElementType, MonotonicClock, TensorSpec};
+use fugato_device::{ElementType, InputData, MonotonicClock, TensorData, TensorSpec};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +49,9 @@ pub(crate) enum Ended {
 pub(crate) struct Double {
     clock: MonotonicClock,
     models: Vec<Arc<ModelInfo>>,
+    /// Where clients of the tests make their shared memory.
+    pub(crate) folder: tempfile::TempDir,
+    regions: SharedMemory,
     /// One permit lets one request of `held` go on.
     pub(crate) gate: Semaphore,
     seen: Mutex<Vec<Seen>>,
@@ -115,7 +119,14 @@ impl Double {
         ];
         let (began, began_events) = mpsc::unbounded_channel();
         let (ended, ended_events) = mpsc::unbounded_channel();
+        let folder = tempfile::tempdir().expect("a folder can be made");
         let double = Self {
+            regions: SharedMemory::new(SharedMemoryOptions {
+                folder: folder.path().to_owned(),
+                regions_max: 4,
+                input_bytes_max: 1 << 20,
+            }),
+            folder,
             clock: MonotonicClock::start(),
             models: models.into_iter().map(Arc::new).collect(),
             gate: Semaphore::new(0),
@@ -239,26 +250,36 @@ impl InferenceService for Double {
         }
         let outputs = valid.outputs.iter().map(|&index| {
             let input = &valid.inputs[index];
-            let mut data = input.data.clone();
+            let mut data = match input.data.clone() {
+                InputData::Here(data) => data,
+                InputData::Shared(slice) => {
+                    let copy = slice.read();
+                    let copy = copy.map_err(|fault| InferError::input_fault(&model.name, fault));
+                    TensorData::Raw(copy?)
+                }
+            };
             if model.name == "odd" {
-                data = fugato_device::TensorData::Raw(
-                    f32::NAN.to_le_bytes().repeat(data.byte_size() / 4).into(),
-                );
+                data = TensorData::Raw(f32::NAN.to_le_bytes().repeat(data.byte_size() / 4).into());
             }
-            ReplyOutput {
+            Ok(ReplyOutput {
                 index,
                 element: model.outputs[index].element,
                 shape: input.shape.clone(),
                 data,
-            }
+            })
         });
+        let outputs = outputs.collect::<Result<_, InferError>>()?;
         tell.how = Ended::Replied;
         Ok(InferReply {
-            outputs: outputs.collect(),
+            outputs,
             id,
             batch: valid.items,
             model,
         })
+    }
+
+    fn regions(&self) -> &SharedMemory {
+        &self.regions
     }
 
     fn refused(&self, kind: ErrorKind) {

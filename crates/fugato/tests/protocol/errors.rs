@@ -192,7 +192,7 @@ const CASES: &[Case] = &[
         None,
         400,
         "invalid_request",
-        "has its data nowhere, expected `data`, or parameter `binary_data_size`",
+        "has its data nowhere, expected `data`, parameter `binary_data_size`, or shared memory",
     ),
     (
         r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[1]},{"name":"x","datatype":"FP32","shape":[1,1],"data":[1]}]}"#,
@@ -232,9 +232,9 @@ const CASES: &[Case] = &[
     (
         r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"parameters":{"shared_memory_region":"r"}}]}"#,
         None,
-        501,
-        "unimplemented",
-        "parameter `shared_memory_region` of input `x` (the shared memory extension)",
+        400,
+        "invalid_value",
+        "parameter `shared_memory_byte_size` of input `x` is missing",
     ),
     (
         r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"classification":-3}}]}"#,

@@ -375,8 +375,8 @@ async fn every_bad_message_is_named() {
                 let name = "shared_memory_region".to_owned();
                 r.inputs[0].parameters.insert(name, int(1));
             }),
-            Code::Unimplemented,
-            "unimplemented",
+            Code::InvalidArgument,
+            "invalid_value",
             "parameter `shared_memory_region` of input `x`",
         ),
     ];

@@ -40,6 +40,7 @@ fn classes(
     let requested = [RequestedOutput {
         name: "y".to_owned(),
         classes,
+        region: None,
     }];
     classify(&mut reply, &requested)?;
     let output = reply.outputs.remove(0);

@@ -34,7 +34,7 @@ fn input(name: &str, element: ElementType, shape: &[u64], data: TensorData) -> N
         name: name.to_owned(),
         element,
         shape: shape.to_vec(),
-        data,
+        data: data.into(),
     }
 }
 
@@ -72,7 +72,7 @@ fn a_good_request_comes_out_in_the_models_order() {
     assert_eq!(valid.items, 2);
     assert_eq!(valid.inputs[0].shape, [2, 2, 3]);
     let strings = TensorData::Strings(vec![Bytes::from_static(b"x"), Bytes::new()]);
-    assert_eq!(valid.inputs[1].data, strings);
+    assert_eq!(valid.inputs[1].data, InputData::Here(strings));
     assert_eq!(*valid.shape.0, [2, 3, 1]);
     assert_eq!(*valid.outputs, [1]);
     assert_eq!(valid.bytes, 48 + 1 + 2 * size_of::<Bytes>() as u64);

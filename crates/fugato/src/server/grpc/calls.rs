@@ -3,8 +3,9 @@
 use super::admin;
 use super::convert;
 use super::health::WATCHERS_MAX;
+use super::shm;
 use super::timeout::grpc_timeout;
-use crate::api::{InferenceService, PLATFORM, TraceContext, string_handle_bytes};
+use crate::api::{InferenceService, PLATFORM, TraceContext, string_bytes};
 use crate::error::{ErrorKind, InferError};
 use crate::server::budget::Hold;
 use crate::server::proto::grpc_inference_service_server::GrpcInferenceService;
@@ -200,6 +201,48 @@ impl<S: InferenceService> GrpcInferenceService for Calls<S> {
         Ok(Response::new(admin::log_reply(settings)))
     }
 
+    async fn system_shared_memory_status(
+        &self,
+        request: Request<proto::SystemSharedMemoryStatusRequest>,
+    ) -> Result<Response<proto::SystemSharedMemoryStatusResponse>, Status> {
+        let status = shm::status(self.service.regions(), request.get_ref());
+        Ok(Response::new(status?))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        request: Request<proto::SystemSharedMemoryRegisterRequest>,
+    ) -> Result<Response<proto::SystemSharedMemoryRegisterResponse>, Status> {
+        let done = shm::register(self.service.regions(), request.into_inner());
+        Ok(Response::new(done?))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        request: Request<proto::SystemSharedMemoryUnregisterRequest>,
+    ) -> Result<Response<proto::SystemSharedMemoryUnregisterResponse>, Status> {
+        let done = shm::unregister(self.service.regions(), request.get_ref());
+        Ok(Response::new(done?))
+    }
+
+    // Nothing can be registered on the CPU, and clients that use system shared memory begin
+    // by unregistering all of both.
+    async fn cuda_shared_memory_status(
+        &self,
+        _: Request<proto::CudaSharedMemoryStatusRequest>,
+    ) -> Result<Response<proto::CudaSharedMemoryStatusResponse>, Status> {
+        Ok(Response::new(
+            proto::CudaSharedMemoryStatusResponse::default(),
+        ))
+    }
+
+    async fn cuda_shared_memory_unregister(
+        &self,
+        _: Request<proto::CudaSharedMemoryUnregisterRequest>,
+    ) -> Result<Response<proto::CudaSharedMemoryUnregisterResponse>, Status> {
+        Ok(Response::new(proto::CudaSharedMemoryUnregisterResponse {}))
+    }
+
     async fn model_infer(
         &self,
         request: Request<proto::ModelInferRequest>,
@@ -272,8 +315,8 @@ pub(super) async fn infer<S: InferenceService>(
     let refused = |error: &InferError| service.refused(error.kind());
     let read = || {
         hold.take(convert::decoded_bytes(&request))?;
-        let request = convert::request(request, origin)?;
-        hold.take(string_handle_bytes(&request.inputs))?;
+        let request = convert::request(request, origin, service.regions())?;
+        hold.take(string_bytes(&request.inputs))?;
         Ok(request)
     };
     let request = read().inspect_err(refused)?;

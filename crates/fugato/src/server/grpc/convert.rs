@@ -3,13 +3,15 @@
 use super::calls::Origin;
 use super::contents;
 use crate::api::{
-    InferReply, InferRequest, NamedInput, ParameterValue, RequestParameters, RequestedOutput,
-    classes, output_bytes, refuse_tensor_parameter,
+    InferRequest, NamedInput, ParameterValue, RegionParameters, RequestParameters, RequestedOutput,
+    classes, output_bytes,
 };
 use crate::error::{Fault, InferError, ShapeText};
+use crate::server::outputs::{OutputData, Reply, Written};
 use crate::server::proto;
+use crate::shm::{RegionRange, SharedMemory};
 use bytes::Bytes;
-use fugato_device::{ElementType, TensorData};
+use fugato_device::{ElementType, InputData, SharedSlice, TensorData};
 use proto::infer_parameter::ParameterChoice;
 use proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use proto::model_infer_response::InferOutputTensor;
@@ -32,6 +34,7 @@ pub(super) fn decoded_bytes(wire: &proto::ModelInferRequest) -> usize {
 pub(super) fn request(
     wire: proto::ModelInferRequest,
     origin: Origin,
+    regions: &SharedMemory,
 ) -> Result<InferRequest, InferError> {
     let mut parameters = RequestParameters::default();
     for (name, value) in &wire.parameters {
@@ -40,14 +43,19 @@ pub(super) fn request(
         }
     }
     Ok(InferRequest {
-        inputs: inputs(&wire.model_name, wire.inputs, wire.raw_input_contents)?,
+        inputs: inputs(
+            &wire.model_name,
+            wire.inputs,
+            wire.raw_input_contents,
+            regions,
+        )?,
         model: wire.model_name,
         version: Some(wire.model_version).filter(|version| !version.is_empty()),
         id: wire.id,
         outputs: wire
             .outputs
             .into_iter()
-            .map(requested_output)
+            .map(|output| requested_output(output, regions))
             .collect::<Result<_, _>>()?,
         arrived: origin.arrived,
         deadline: parameters.deadline(origin.arrived, origin.timeout),
@@ -57,11 +65,15 @@ pub(super) fn request(
     })
 }
 
-fn requested_output(output: InferRequestedOutputTensor) -> Result<RequestedOutput, InferError> {
-    refuse("output", &output.name, &output.parameters)?;
+fn requested_output(
+    output: InferRequestedOutputTensor,
+    regions: &SharedMemory,
+) -> Result<RequestedOutput, InferError> {
     let wanted = output.parameters.get("classification").and_then(parameter);
+    let range = region("output", &output.name, &output.parameters)?;
     Ok(RequestedOutput {
         classes: wanted.map_or(Ok(0), |value| classes(&output.name, value))?,
+        region: range.map(|range| regions.target(range)).transpose()?,
         name: output.name,
     })
 }
@@ -70,29 +82,66 @@ fn inputs(
     model: &str,
     inputs: Vec<InferInputTensor>,
     raw: Vec<Bytes>,
+    regions: &SharedMemory,
 ) -> Result<Vec<NamedInput>, InferError> {
-    for input in &inputs {
-        refuse("input", &input.name, &input.parameters)?;
+    let (is_raw, found) = (!raw.is_empty(), raw.len());
+    let (mut raw, mut sent) = (raw.into_iter(), 0);
+    let mut named = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        if let Some(slice) = shared_input(&input, regions)? {
+            named.push(region_input(model, input, slice)?);
+            continue;
+        }
+        sent += 1;
+        named.push(match raw.next() {
+            Some(raw) => raw_input(model, input, raw)?,
+            // Counted below; typed contents beside raw ones have no place.
+            None if is_raw => continue,
+            None => typed_input(model, input)?,
+        });
     }
-    if raw.is_empty() {
-        return inputs
-            .into_iter()
-            .map(|input| typed_input(model, input))
-            .collect();
-    }
-    if raw.len() != inputs.len() {
+    if is_raw && found != sent {
         return Err(Fault::RawCount {
             model: model.to_owned(),
-            found: raw.len(),
-            inputs: inputs.len(),
+            found,
+            inputs: sent,
         }
         .into());
     }
-    inputs
-        .into_iter()
-        .zip(raw)
-        .map(|(input, raw)| raw_input(model, input, raw))
-        .collect()
+    Ok(named)
+}
+
+/// The range of shared memory that an input names, where it names one.
+fn shared_input(
+    input: &InferInputTensor,
+    regions: &SharedMemory,
+) -> Result<Option<SharedSlice>, InferError> {
+    match region("input", &input.name, &input.parameters)? {
+        Some(range) => regions.input(range).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn region_input(
+    model: &str,
+    input: InferInputTensor,
+    slice: SharedSlice,
+) -> Result<NamedInput, InferError> {
+    if input.contents.is_some() {
+        return Err(Fault::Payload {
+            model: model.to_owned(),
+            input: input.name,
+            found: "in `contents` and in shared memory".to_owned(),
+            expected: "one of them".to_owned(),
+        }
+        .into());
+    }
+    Ok(NamedInput {
+        element: element(model, &input)?,
+        shape: shape(model, &input)?,
+        name: input.name,
+        data: InputData::Shared(slice),
+    })
 }
 
 fn raw_input(model: &str, input: InferInputTensor, raw: Bytes) -> Result<NamedInput, InferError> {
@@ -109,7 +158,7 @@ fn raw_input(model: &str, input: InferInputTensor, raw: Bytes) -> Result<NamedIn
         element: element(model, &input)?,
         shape: shape(model, &input)?,
         name: input.name,
-        data: TensorData::Raw(raw),
+        data: TensorData::Raw(raw).into(),
     })
 }
 
@@ -126,7 +175,7 @@ fn typed_input(model: &str, mut input: InferInputTensor) -> Result<NamedInput, I
         .into());
     };
     Ok(NamedInput {
-        data: contents::tensor_data(model, &input.name, element, contents)?,
+        data: contents::tensor_data(model, &input.name, element, contents)?.into(),
         name: input.name,
         element,
         shape,
@@ -160,13 +209,19 @@ fn shape(model: &str, input: &InferInputTensor) -> Result<Vec<u64>, InferError> 
         })
 }
 
-fn refuse(
+/// The range of shared memory that a tensor's parameters name.
+fn region<'p>(
     what: &str,
     name: &str,
-    parameters: &BTreeMap<String, proto::InferParameter>,
-) -> Result<(), InferError> {
-    let mut names = parameters.keys();
-    names.try_for_each(|parameter| refuse_tensor_parameter(what, name, parameter))
+    parameters: &'p BTreeMap<String, proto::InferParameter>,
+) -> Result<Option<RegionRange<'p>>, InferError> {
+    let mut region = RegionParameters::default();
+    for (parameter_name, value) in parameters {
+        if let Some(value) = parameter(value) {
+            region.set(what, name, parameter_name, value)?;
+        }
+    }
+    region.range(what, name)
 }
 
 fn parameter(wire: &proto::InferParameter) -> Option<ParameterValue<'_>> {
@@ -183,11 +238,16 @@ fn parameter(wire: &proto::InferParameter) -> Option<ParameterValue<'_>> {
 ///
 /// # Errors
 /// A string output that the wire format cannot carry.
-pub(super) fn reply(reply: InferReply) -> Result<proto::ModelInferResponse, InferError> {
+pub(super) fn reply(reply: Reply) -> Result<proto::ModelInferResponse, InferError> {
     let mut outputs = Vec::with_capacity(reply.outputs.len());
     let mut raw_output_contents = Vec::with_capacity(reply.outputs.len());
     for output in reply.outputs {
         let spec = &reply.model.outputs[output.index];
+        // One entry for each output, and an empty one for what is not sent, as in Triton.
+        let (raw, parameters) = match output.data {
+            OutputData::Here(data) => (output_bytes(&reply.model, spec, data)?, BTreeMap::new()),
+            OutputData::Region(written) => (Bytes::new(), written_parameters(&written)),
+        };
         outputs.push(InferOutputTensor {
             name: spec.name.clone(),
             datatype: output.element.oip_name().to_owned(),
@@ -196,10 +256,10 @@ pub(super) fn reply(reply: InferReply) -> Result<proto::ModelInferResponse, Infe
                 .iter()
                 .map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX))
                 .collect(),
-            parameters: BTreeMap::new(),
+            parameters,
             contents: None,
         });
-        raw_output_contents.push(output_bytes(&reply.model, spec, output.data)?);
+        raw_output_contents.push(raw);
     }
     // How many items the request's task had, its own included.
     let batch_size = proto::InferParameter {
@@ -213,4 +273,24 @@ pub(super) fn reply(reply: InferReply) -> Result<proto::ModelInferResponse, Infe
         outputs,
         raw_output_contents,
     })
+}
+
+/// What a reply says of an output in shared memory.
+fn written_parameters(written: &Written) -> BTreeMap<String, proto::InferParameter> {
+    let text = |value: &str| ParameterChoice::StringParam(value.to_owned());
+    let number = |value| ParameterChoice::Int64Param(i64::try_from(value).unwrap_or(i64::MAX));
+    let mut parameters = vec![
+        ("shared_memory_region", text(written.target.region())),
+        ("shared_memory_byte_size", number(written.byte_size)),
+    ];
+    if written.target.offset() > 0 {
+        parameters.push(("shared_memory_offset", number(written.target.offset())));
+    }
+    let parameters = parameters.into_iter().map(|(name, choice)| {
+        let parameter = proto::InferParameter {
+            parameter_choice: Some(choice),
+        };
+        (name.to_owned(), parameter)
+    });
+    parameters.collect()
 }

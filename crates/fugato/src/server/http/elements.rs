@@ -4,7 +4,7 @@
 //! so reading it is a walk over its tokens. Numbers are parsed from their own text, not
 //! through a double: 64-bit integers stay exact and floats are rounded once.
 
-use crate::api::{ModelInfo, ReplyOutput};
+use crate::api::ModelInfo;
 use crate::error::{Fault, InferError};
 use bytes::Bytes;
 use fugato_device::{ElementType, TensorData, TensorSpec};
@@ -283,7 +283,8 @@ pub(super) fn write(
     text: &mut String,
     info: &ModelInfo,
     spec: &TensorSpec,
-    output: &ReplyOutput,
+    element: ElementType,
+    data: &TensorData,
 ) -> Result<(), InferError> {
     let refuse = |index: usize, found: String| -> InferError {
         Fault::OutputElement {
@@ -297,8 +298,8 @@ pub(super) fn write(
         .into()
     };
     text.push('[');
-    let written = match &output.data {
-        TensorData::Raw(raw) => write_raw(text, output.element, raw),
+    let written = match data {
+        TensorData::Raw(raw) => write_raw(text, element, raw),
         TensorData::Strings(strings) => write_strings(text, strings),
     };
     written.map_err(|(index, found)| refuse(index, found))?;

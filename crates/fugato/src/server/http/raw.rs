@@ -54,7 +54,7 @@ pub(super) fn read(info: &ModelInfo, body: Bytes) -> Result<ReadRequest, InferEr
             name: spec.name.clone(),
             element: spec.element,
             shape,
-            data,
+            data: data.into(),
         }],
         outputs: Vec::new(),
         binary: BinaryOutputs::All(true),

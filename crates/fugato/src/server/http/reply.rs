@@ -5,9 +5,10 @@ use super::body::Parts;
 use super::elements::{self, push_json_string};
 use super::encoding::{Coding, compress};
 use super::request::BinaryOutputs;
-use crate::api::{InferReply, output_bytes};
+use crate::api::output_bytes;
 use crate::error::InferError;
 use crate::server::budget::Hold;
+use crate::server::outputs::{OutputData, Reply, Written};
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
@@ -19,11 +20,7 @@ use std::sync::Arc;
 const JSON_BYTES: usize = 384;
 
 /// Bytes of the tensors that [`write()`] will write as JSON or compress.
-pub(super) fn worked_bytes(
-    reply: &InferReply,
-    binary: &BinaryOutputs,
-    coding: Option<Coding>,
-) -> usize {
+pub(super) fn worked_bytes(reply: &Reply, binary: &BinaryOutputs, coding: Option<Coding>) -> usize {
     let outputs = reply.outputs.iter().enumerate();
     let json = outputs.filter(|&(position, _)| coding.is_some() || !binary.at(position));
     json.map(|(_, output)| output.data.byte_size()).sum()
@@ -34,7 +31,7 @@ pub(super) fn worked_bytes(
 /// # Errors
 /// An output that its format cannot carry.
 pub(super) fn write(
-    reply: InferReply,
+    reply: Reply,
     binary: &BinaryOutputs,
     coding: Option<Coding>,
     hold: &Arc<Hold>,
@@ -67,8 +64,15 @@ pub(super) fn write(
         text.push_str("\",\"shape\":");
         elements::push_shape(&mut text, &output.shape);
         text.push(',');
+        let data = match output.data {
+            OutputData::Here(data) => data,
+            OutputData::Region(written) => {
+                push_region(&mut text, &written);
+                continue;
+            }
+        };
         if binary.at(position) {
-            let raw = output_bytes(&info, spec, output.data)?;
+            let raw = output_bytes(&info, spec, data)?;
             let _ = write!(
                 text,
                 "\"parameters\":{{\"binary_data_size\":{}}}}}",
@@ -78,7 +82,7 @@ pub(super) fn write(
             any_binary = true;
         } else {
             text.push_str("\"data\":");
-            elements::write(&mut text, &info, spec, &output)?;
+            elements::write(&mut text, &info, spec, output.element, &data)?;
             text.push('}');
         }
     }
@@ -98,6 +102,18 @@ pub(super) fn write(
             .insert(header::CONTENT_ENCODING, name);
     }
     Ok(response)
+}
+
+/// The end of an output that is in shared memory.
+fn push_region(text: &mut String, written: &Written) {
+    text.push_str("\"parameters\":{");
+    member(text, "shared_memory_region", written.target.region());
+    let _ = write!(text, ",\"shared_memory_byte_size\":{}", written.byte_size);
+    if written.target.offset() > 0 {
+        let offset = written.target.offset();
+        let _ = write!(text, ",\"shared_memory_offset\":{offset}");
+    }
+    text.push_str("}}");
 }
 
 fn member(text: &mut String, name: &str, value: &str) {

@@ -3,13 +3,14 @@
 
 use super::elements;
 use crate::api::{
-    NamedInput, ParameterValue, RequestParameters, RequestedOutput, boolean, classes,
-    refuse_tensor_parameter,
+    NamedInput, ParameterValue, RegionParameters, RequestParameters, RequestedOutput, boolean,
+    classes,
 };
 use crate::error::{Fault, InferError, ShapeText};
 use crate::server::budget::Hold;
+use crate::shm::{RegionRange, SharedMemory};
 use bytes::Bytes;
-use fugato_device::{ElementType, TensorData};
+use fugato_device::{ElementType, InputData, TensorData};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -179,6 +180,7 @@ pub(super) fn read(
     body: Bytes,
     header_length: Option<usize>,
     hold: &Hold,
+    regions: &SharedMemory,
 ) -> Result<ReadRequest, InferError> {
     let json_length = header_length.unwrap_or(body.len());
     if json_length > body.len() {
@@ -205,10 +207,10 @@ pub(super) fn read(
     };
     let mut inputs = Vec::with_capacity(json.inputs.len());
     for input in &json.inputs {
-        inputs.push(binary.input(model, input, hold)?);
+        inputs.push(binary.input(model, input, hold, regions)?);
     }
     binary.is_used_up()?;
-    let (outputs, binary) = requested_outputs(json.outputs, parameters.binary_outputs)?;
+    let (outputs, binary) = requested_outputs(json.outputs, parameters.binary_outputs, regions)?;
     Ok(ReadRequest {
         outputs,
         binary,
@@ -218,9 +220,12 @@ pub(super) fn read(
     })
 }
 
+/// The outputs asked for, and which of them as binary data; `default` is what the request
+/// says of them all.
 fn requested_outputs(
     outputs: Vec<OutputJson<'_>>,
     default: bool,
+    regions: &SharedMemory,
 ) -> Result<(Vec<RequestedOutput>, BinaryOutputs), InferError> {
     if outputs.is_empty() {
         return Ok((Vec::new(), BinaryOutputs::All(default)));
@@ -230,8 +235,9 @@ fn requested_outputs(
     for output in outputs {
         let mut binary = default;
         let mut wanted = 0;
+        let mut region = RegionParameters::default();
         for (name, value) in &output.parameters.0 {
-            refuse_tensor_parameter("output", &output.name, name)?;
+            region.set("output", &output.name, name, value.value())?;
             match &**name {
                 "binary_data" => {
                     let object = || format!("output `{}`", output.name);
@@ -242,9 +248,11 @@ fn requested_outputs(
             }
         }
         each.push(binary);
+        let range = region.range("output", &output.name)?;
         requested.push(RequestedOutput {
-            name: output.name.into_owned(),
             classes: wanted,
+            region: range.map(|range| regions.target(range)).transpose()?,
+            name: output.name.into_owned(),
         });
     }
     Ok((requested, BinaryOutputs::Each(each)))
@@ -262,6 +270,7 @@ impl Binary {
         model: &str,
         input: &InputJson<'_>,
         hold: &Hold,
+        regions: &SharedMemory,
     ) -> Result<NamedInput, InferError> {
         let element = ElementType::from_oip_name(&input.datatype).ok_or_else(|| {
             InferError::from(Fault::TypeName {
@@ -282,27 +291,21 @@ impl Binary {
                     found: ShapeText::signed(&input.shape),
                 })
             })?;
-        let data = match (binary_size(input)?, input.data) {
-            (Some(size), None) => TensorData::Raw(self.take(size)?),
-            (None, Some(data)) => {
+        let data = match (place(input)?, input.data) {
+            (Place::Binary(size), None) => TensorData::Raw(self.take(size)?).into(),
+            (Place::Region(range), None) => InputData::Shared(regions.input(range)?),
+            (Place::Json, Some(data)) => {
                 let data = data.get();
                 hold.take(elements::memory_bound(element, data))?;
-                elements::read(model, &input.name, element, &shape, data)?
+                elements::read(model, &input.name, element, &shape, data)?.into()
             }
-            (size, _) => {
-                let twice = size.is_some();
-                return Err(Fault::Payload {
-                    model: model.to_owned(),
-                    input: input.name.clone().into_owned(),
-                    found: if twice {
-                        "in `data` and in the binary part"
-                    } else {
-                        "nowhere"
-                    }
-                    .to_owned(),
-                    expected: "`data`, or parameter `binary_data_size`".to_owned(),
-                }
-                .into());
+            (place, _) => {
+                let found = match place {
+                    Place::Binary(_) => "in `data` and in the binary part",
+                    Place::Region(_) => "in `data` and in shared memory",
+                    Place::Json => "nowhere",
+                };
+                return Err(misplaced(model, input, found));
             }
         };
         Ok(NamedInput {
@@ -339,11 +342,22 @@ impl Binary {
     }
 }
 
-fn binary_size(input: &InputJson<'_>) -> Result<Option<u64>, InferError> {
+/// Where an input's parameters say that its data are.
+enum Place<'a> {
+    /// In `data`.
+    Json,
+    /// In the binary part: so many bytes of it.
+    Binary(u64),
+    /// In shared memory.
+    Region(RegionRange<'a>),
+}
+
+fn place<'a>(input: &'a InputJson<'_>) -> Result<Place<'a>, InferError> {
     let mut size = None;
+    let mut region = RegionParameters::default();
     for (name, parameter) in &input.parameters.0 {
         let value = parameter.value();
-        refuse_tensor_parameter("input", &input.name, name)?;
+        region.set("input", &input.name, name, value)?;
         if name != "binary_data_size" {
             continue;
         }
@@ -358,5 +372,26 @@ fn binary_size(input: &InputJson<'_>) -> Result<Option<u64>, InferError> {
             expected: "a whole number of bytes",
         })?);
     }
-    Ok(size)
+    match (size, region.range("input", &input.name)?) {
+        (None, None) => Ok(Place::Json),
+        (Some(size), None) => Ok(Place::Binary(size)),
+        (None, Some(range)) => Ok(Place::Region(range)),
+        (Some(_), Some(_)) => Err(Fault::Parameter {
+            object: format!("input `{}`", input.name),
+            name: "binary_data_size",
+            found: "beside `shared_memory_region`".to_owned(),
+            expected: "one of them",
+        }
+        .into()),
+    }
+}
+
+fn misplaced(model: &str, input: &InputJson<'_>, found: &str) -> InferError {
+    Fault::Payload {
+        model: model.to_owned(),
+        input: input.name.clone().into_owned(),
+        found: found.to_owned(),
+        expected: "`data`, parameter `binary_data_size`, or shared memory".to_owned(),
+    }
+    .into()
 }
