@@ -5,7 +5,7 @@ use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
-    let files = ["inference.proto", "health.proto"];
+    let files = ["inference.proto", "model_config.proto", "health.proto"];
     for file in files {
         println!("cargo::rerun-if-changed={}", root.join(file).display());
     }

@@ -23,7 +23,7 @@ use crate::api::{
     ModelStatistics, ModelStatus, TraceSettings,
 };
 use crate::error::{ErrorKind, InferError};
-use crate::server::metadata::model_config;
+use crate::modelconfig;
 use crate::server::proto::ModelConfig;
 use crate::shm::SharedMemory;
 use crate::telemetry;
@@ -119,7 +119,7 @@ impl InferenceService for Engine {
 
     fn config(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelConfig>, InferError> {
         let info = self.model(name, version)?;
-        Ok(Arc::new(model_config(&info)))
+        Ok(Arc::new(modelconfig::complete(None, &info)))
     }
 
     fn statistics(

@@ -4,9 +4,10 @@
 //! any other is 404, and every error is `{"error": ".."}`.
 
 use super::budget::{Budget, Hold};
-use super::{ServerOptions, metadata, proto, run};
+use super::{ServerOptions, metadata, run};
 use crate::api::{InferRequest, InferenceService, ModelInfo, PLATFORM, TraceContext, string_bytes};
 use crate::error::{Fault, InferError};
+use crate::modelconfig::to_json;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -270,52 +271,13 @@ async fn model_metadata<S: InferenceService>(
     }))
 }
 
-#[derive(Serialize)]
-struct ModelConfig<'a> {
-    name: &'a str,
-    platform: &'a str,
-    backend: &'a str,
-    max_batch_size: i32,
-    input: Vec<ConfigTensor<'a>>,
-    output: Vec<ConfigTensor<'a>>,
-    default_model_filename: &'a str,
-}
-
-#[derive(Serialize)]
-struct ConfigTensor<'a> {
-    name: &'a str,
-    data_type: &'static str,
-    dims: &'a [i64],
-}
-
 async fn model_config<S: InferenceService>(
     State(app): State<App<S>>,
     params: ModelParams,
 ) -> Result<Response, Refusal> {
     let path = model_path(params)?;
     let config = app.service.config(&path.name, path.version.as_deref())?;
-    let tensor = |name, data_type: proto::DataType, dims| ConfigTensor {
-        name,
-        data_type: data_type.as_str_name(),
-        dims,
-    };
-    Ok(json(&ModelConfig {
-        name: &config.name,
-        platform: &config.platform,
-        backend: &config.backend,
-        max_batch_size: config.max_batch_size,
-        input: config
-            .input
-            .iter()
-            .map(|input| tensor(&input.name, input.data_type(), &input.dims))
-            .collect(),
-        output: config
-            .output
-            .iter()
-            .map(|output| tensor(&output.name, output.data_type(), &output.dims))
-            .collect(),
-        default_model_filename: &config.default_model_filename,
-    }))
+    Ok(json_text(to_json(&config)))
 }
 
 /// The body of an index request; an empty body asks for every model.
@@ -489,13 +451,14 @@ fn lossy(bytes: &[u8]) -> String {
 /// A JSON reply of our own types, which always serialise.
 fn json(value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
-        Ok(text) => (
-            [(header::CONTENT_TYPE, "application/json")],
-            Body::from(text),
-        )
-            .into_response(),
+        Ok(text) => json_text(text),
         Err(error) => {
             Refusal::from(InferError::internal("HTTP server", error.to_string())).into_response()
         }
     }
+}
+
+/// A reply whose body is JSON already.
+fn json_text(text: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text.into()).into_response()
 }

@@ -51,8 +51,14 @@ async fn health_and_metadata() {
 
     let config = get(&served, "/v2/models/identity/config").await;
     assert_eq!(config["max_batch_size"], 8);
-    let input = json!([{"name": "x", "data_type": "TYPE_FP32", "dims": [-1]}]);
+    // As Triton prints it: what has its default is there too.
+    let input = json!([{
+        "name": "x", "data_type": "TYPE_FP32", "format": "FORMAT_NONE", "dims": [-1],
+        "is_shape_tensor": false, "allow_ragged_batch": false, "optional": false,
+        "is_non_linear_format_io": false,
+    }]);
     assert_eq!(config["input"], input);
+    assert_eq!(config["instance_group"], json!([]));
 }
 
 #[tokio::test]
