@@ -69,6 +69,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
             .write_all(bytes)
             .await
             .expect("the server reads");
+        // TLS keeps what the socket did not take at once until it is told to flush.
+        self.stream.flush().await.expect("the server reads");
     }
 
     /// The next reply; `None` where the server closed the connection.
