@@ -9,7 +9,7 @@ PYTHON := scripts/python3
 DENY_WARNINGS := -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test runtime tools fmt typos deny clippy unit doc acceptance \
+.PHONY: help demo build test runtime tools fmt typos deny clippy unit doc acceptance cycles \
 	reference clean clean-runtime
 
 help: ## Show this list
@@ -50,6 +50,10 @@ doc: ## Build the API documentation, private items too
 
 acceptance: runtime build ## Run the acceptance suite against the release binary
 	@scripts/acceptance.sh $(TESTS)
+
+cycles: runtime build ## Load, ask and unload a model a thousand times; memory must stay
+	FUGATO_TEST_BINARY=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release/fugato \
+		$(CARGO) test --package fugato --test lifecycle -- --ignored --nocapture cycles
 
 reference: ## Write the generated pages of docs/reference anew
 	FUGATO_BLESS=1 $(CARGO) test --package fugato --test cli_reference

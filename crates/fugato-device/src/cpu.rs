@@ -62,6 +62,19 @@ impl Default for CpuOptions {
     }
 }
 
+/// Whether requests to a model may share runs, side by side along the first dimension.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Batches {
+    /// As the model store found.
+    #[default]
+    AsFound,
+    /// The owner vouches that every first dimension is the batch, where the model's own
+    /// names of them leave that open. All must still vary.
+    Vouched,
+    /// No first dimension is a batch, whatever the model looks like.
+    Never,
+}
+
 /// How a model is loaded on the CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
@@ -72,9 +85,8 @@ pub struct LoadOptions {
     /// Partitions whose sessions are made at once; others are made by the first leg that
     /// needs them.
     pub warm: Vec<PartitionId>,
-    /// Whether the owner vouches that every first dimension is the batch, where the
-    /// model's own names of them leave that open. All must still vary.
-    pub assume_batchable: bool,
+    /// Whether requests may share runs.
+    pub batches: Batches,
 }
 
 impl Default for LoadOptions {
@@ -84,7 +96,7 @@ impl Default for LoadOptions {
             // One task runs while the next is gathered.
             slots: 2,
             warm: vec![PartitionId(0)],
-            assume_batchable: false,
+            batches: Batches::AsFound,
         }
     }
 }

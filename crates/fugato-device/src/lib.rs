@@ -19,7 +19,7 @@ mod store;
 mod tensor;
 
 pub use clock::MonotonicClock;
-pub use cpu::{CpuDevice, CpuError, CpuMetrics, CpuOptions, EventSink, LoadOptions};
+pub use cpu::{Batches, CpuDevice, CpuError, CpuMetrics, CpuOptions, EventSink, LoadOptions};
 pub use device::{
     Device, DeviceEvent, LegWork, RequestInputs, RevokeLeg, RunError, RunErrorKind, RunSplit,
     TaskOutputs,

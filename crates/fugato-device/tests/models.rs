@@ -13,7 +13,8 @@ use common::{
 use fugato_core::ModelId;
 use fugato_device::reference::PlainSession;
 use fugato_device::{
-    Batching, InputTensor, LoadErrorKind, LoadOptions, OutputTensor, RunErrorKind, TensorData,
+    Batches, Batching, InputTensor, LoadErrorKind, LoadOptions, OutputTensor, RunErrorKind,
+    TensorData,
 };
 use fugato_onnx::proto::tensor_shape_proto::Dimension;
 use fugato_onnx::proto::{AttributeProto, AttributeType, GraphProto, ValueInfoProto};
@@ -130,7 +131,7 @@ fn an_owner_may_vouch_for_the_batch() {
     let rig = Rig::new();
     let options = LoadOptions {
         max_batch: 4,
-        assume_batchable: true,
+        batches: Batches::Vouched,
         ..LoadOptions::default()
     };
     rig.device.load(ModelId(1), &stored, &options).unwrap();
@@ -505,7 +506,7 @@ fn a_model_that_mixes_rows_runs_one_request_at_a_time() {
     // Its owner may know better.
     let options = LoadOptions {
         max_batch: 2,
-        assume_batchable: true,
+        batches: Batches::Vouched,
         ..LoadOptions::default()
     };
     rig.device.load(ModelId(2), &stored, &options).unwrap();

@@ -46,6 +46,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// The models with a section of their own, resolved; see [`Config::model`].
     pub models: BTreeMap<String, ModelConfig>,
+    /// What those sections say; see [`Config::model_with`].
+    sections: BTreeMap<String, RawModel>,
     /// The store of optimised models.
     pub model_store: ModelStoreConfig,
     /// ONNX Runtime.
@@ -116,6 +118,7 @@ impl Config {
             telemetry: section!(telemetry: TelemetryConfig),
             file: sources.file.as_ref().map(|file| file.path.clone()),
             models: BTreeMap::new(),
+            sections: file.model.clone(),
             defaults: defaults.clone(),
             origins: Origins::default(),
         };
@@ -142,6 +145,26 @@ impl Config {
     /// The settings of the model `name`.
     pub fn model(&self, name: &str) -> &ModelConfig {
         self.models.get(name).unwrap_or(&self.defaults)
+    }
+
+    /// The settings of the model `name`, whose own configuration asks for `asked`: weaker
+    /// than its section here, stronger than `[defaults]`.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadValue`] for a value out of its range, with where it came from.
+    pub fn model_with(&self, name: &str, asked: &RawModel) -> Result<ModelConfig, ConfigError> {
+        let file_kind = LayerKind::File(self.file.clone().unwrap_or_default());
+        let nothing = RawModel::default();
+        let section = self.sections.get(name).unwrap_or(&nothing);
+        let layers = [(&file_kind, section), (&LayerKind::Model, asked)];
+        let layers = layers.map(|(kind, raw)| Layer { kind, raw });
+        let prefix = format!("model.{name}");
+        let mut origins = Origins::default();
+        let model = ModelConfig::resolve(&prefix, &layers, &self.defaults, &mut origins);
+        let mut whole = self.clone();
+        whole.origins.extend(origins);
+        whole.check_model(&prefix, &model)?;
+        Ok(model)
     }
 
     /// Checks that each section for a model is for one of `known`, the names in the

@@ -23,7 +23,7 @@ use crate::api::{
     ModelStatistics, ModelStatus, TraceSettings,
 };
 use crate::error::{ErrorKind, InferError};
-use crate::modelconfig;
+use crate::modelconfig::complete;
 use crate::server::proto::ModelConfig;
 use crate::shm::SharedMemory;
 use crate::telemetry;
@@ -118,8 +118,10 @@ impl InferenceService for Engine {
     }
 
     fn config(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelConfig>, InferError> {
-        let info = self.model(name, version)?;
-        Ok(Arc::new(modelconfig::complete(None, &info)))
+        let served = self.runner.table.served(name, version)?;
+        let asked = served.settings.asked.as_ref();
+        let full = complete(asked.map(|asked| &asked.config), &served.info);
+        Ok(Arc::new(full))
     }
 
     fn statistics(

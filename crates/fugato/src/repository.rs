@@ -14,7 +14,7 @@ mod relative;
 
 pub use fingerprint::Fingerprint;
 pub use name::{MODEL_NAME_MAX_BYTES, ModelNameError, check_model_name};
-pub use policy::VersionPolicy;
+pub use policy::{ChosenVersions, VersionPolicy};
 pub use relative::{
     RELATIVE_MAX_BYTES, RelativeNameError, ResolveError, check_relative, resolve_below,
 };

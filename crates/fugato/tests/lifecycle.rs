@@ -137,6 +137,158 @@ async fn a_hot_switch_loses_no_request() {
 }
 
 #[tokio::test]
+async fn versions_follow_the_policy_of_the_configuration() {
+    let repository = Repository::new();
+    for version in 1..=3u8 {
+        repository.put_adder("a", u64::from(version), f32::from(version));
+    }
+    let server = Server::start(&repository, EXPLICIT).await;
+    let mut client = server.client().await;
+    let ready = |versions: &[u64]| -> Vec<String> {
+        let lines = versions.iter().map(|version| format!("{version} READY"));
+        lines.collect()
+    };
+    let cases: [(&str, &[u64]); 6] = [
+        ("", &[3]),
+        ("version_policy { all {} }", &[1, 2, 3]),
+        ("version_policy { latest { num_versions: 2 } }", &[2, 3]),
+        ("version_policy { specific { versions: [1, 2] } }", &[1, 2]),
+        ("version_policy { specific { versions: [2, 9] } }", &[2]),
+        ("version_policy { latest {} }", &[3]),
+    ];
+    for (config, expected) in cases {
+        repository.put("a/config.pbtxt", config.as_bytes());
+        client.load("a").await.expect(config);
+        let states = client.states("a").await;
+        let up: Vec<String> = states
+            .into_iter()
+            .filter(|s| s.ends_with("READY"))
+            .collect();
+        assert_eq!(up, ready(expected), "{config}");
+        let highest = expected.last().copied().expect("one at least");
+        let (_, version) = client.ask("a", "").await.expect("it answers");
+        assert_eq!(version, highest.to_string(), "{config}");
+        for version in 1..=3u8 {
+            let asked = client.ask("a", &version.to_string()).await;
+            match expected.contains(&u64::from(version)) {
+                true => assert_eq!(asked.expect("it is up").0, f32::from(version), "{config}"),
+                false => assert!(asked.is_err(), "{config}: {version} answers"),
+            }
+        }
+    }
+    repository.put(
+        "a/config.pbtxt",
+        b"version_policy { specific { versions: [9] } }",
+    );
+    let refused = client
+        .load("a")
+        .await
+        .expect_err("there is no such version");
+    assert!(refused.message().contains('9'), "{refused}");
+    assert_eq!(
+        k_of(&mut client, "a").await,
+        3.0,
+        "what was loaded still serves"
+    );
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_client_may_bring_its_own_configuration_and_files() {
+    let repository = Repository::new();
+    repository.put_adder("a", 1, 1.0);
+    repository.put_adder("a", 2, 2.0);
+    let server = Server::start(&repository, EXPLICIT).await;
+    let mut client = server.client().await;
+    let one: &[u8] = br#"{"version_policy":{"specific":{"versions":[1]}}}"#;
+    client
+        .load_with("a", &[("config", one)])
+        .await
+        .expect("it can be loaded");
+    assert_eq!(k_of(&mut client, "a").await, 1.0);
+    client.load("a").await.expect("it can be loaded");
+    assert_eq!(k_of(&mut client, "a").await, 2.0);
+    let other = adder_bytes(7.0);
+    let files: [(&str, &[u8]); 2] = [("config", b"{}"), ("file:5/model.onnx", &other)];
+    for model in ["a", "of-a-client"] {
+        client
+            .load_with(model, &files)
+            .await
+            .expect("it can be loaded");
+        let answered = client.ask(model, "").await.expect("it answers");
+        assert_eq!(answered, (7.0, "5".to_owned()));
+    }
+    assert!(
+        !repository.file("of-a-client").exists(),
+        "the repository was written"
+    );
+    assert!(
+        !repository.file("a/5").exists(),
+        "the repository was written"
+    );
+    client
+        .unload("of-a-client")
+        .await
+        .expect("it can be unloaded");
+    client.wait_for("of-a-client", &[]).await;
+    client.load("a").await.expect("it can be loaded");
+    assert_eq!(
+        k_of(&mut client, "a").await,
+        2.0,
+        "the repository counts again"
+    );
+    let escapes = [
+        "../1/model.onnx",
+        "/etc/model.onnx",
+        "1/../../model.onnx",
+        "1//m",
+    ];
+    for path in escapes {
+        let file = format!("file:{path}");
+        let files: [(&str, &[u8]); 2] = [("config", b"{}"), (&file, &other)];
+        let refused = client.load_with("b", &files).await.expect_err(path);
+        let code = refused.code();
+        assert!(
+            matches!(code, Code::InvalidArgument | Code::FailedPrecondition),
+            "{path}: {refused}"
+        );
+    }
+    let refused = client
+        .load_with("a", &[("file:1/model.onnx", &other)])
+        .await;
+    let refused = refused.expect_err("files need a configuration");
+    assert!(refused.message().contains("config"), "{refused}");
+    for config in [&b"{"[..], b"{\"max_batch_size\":-1}", b"{\"name\":\"b\"}"] {
+        let refused = client.load_with("a", &[("config", config)]).await;
+        refused.expect_err("the configuration is wrong");
+    }
+    assert_eq!(k_of(&mut client, "a").await, 2.0);
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_model_that_fails_its_warm_up_is_refused() {
+    let repository = Repository::new();
+    repository.put_adder("a", 1, 1.0);
+    let warm_up = |dims: &str| {
+        format!(
+            "max_batch_size: 4 model_warmup {{ name: \"mine\" batch_size: 2 inputs {{ \
+             key: \"input\" value {{ data_type: TYPE_FP32 dims: {dims} random_data: true }} }} }}"
+        )
+    };
+    let server = Server::start(&repository, EXPLICIT).await;
+    let mut client = server.client().await;
+    repository.put("a/config.pbtxt", warm_up("3").as_bytes());
+    let refused = client.load("a").await.expect_err("the sample does not fit");
+    assert!(refused.message().contains("`mine`"), "{refused}");
+    assert_eq!(client.states("a").await, ["1 UNAVAILABLE"]);
+    repository.put("a/config.pbtxt", warm_up("1").as_bytes());
+    client.load("a").await.expect("the sample fits");
+    assert_eq!(k_of(&mut client, "a").await, 1.0);
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
 async fn what_did_not_change_is_kept() {
     let repository = Repository::new();
     repository.put_adder("a", 1, 1.0);
@@ -244,6 +396,60 @@ async fn loading_and_unloading_loses_nothing_and_keeps_nothing() {
     // The runtime's own pool of threads comes and goes; a leak would be of 40 threads.
     let late = threads(server.pid());
     assert!(late < early + 20, "{early} threads became {late}");
+    assert_eq!(server.stop().await, Some(0));
+}
+
+/// Cycles of the long run, and how far memory may be from that after the hundredth.
+const CYCLES: u32 = 1_000;
+const MEMORY_TOLERANCE: f64 = 0.02;
+
+/// Loads, asks and unloads a model with weights a thousand times while another is asked
+/// without a pause. See `bench/runs` for its figures.
+#[tokio::test]
+#[ignore = "takes minutes: make cycles"]
+async fn a_thousand_cycles_leak_nothing() {
+    let repository = Repository::new();
+    repository.put_adder("a", 1, 1.0);
+    fugato_zoo::write_repository(repository.path(), &["squeezenet1_1"], 1, &mut |_| {})
+        .expect("the zoo can be written");
+    let arguments = [EXPLICIT, &["--load-model", "a", "--log-level", "warn"]].concat();
+    let server = Server::start(&repository, &arguments).await;
+    let traffic = Traffic::start(&server, "a", 2).await;
+    let mut client = server.client().await;
+    let report = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("cycles.csv");
+    let mut at_hundred = 0.0;
+    let begun = Instant::now();
+    let mut table = "cycle,seconds,pss_bytes,threads,replies_of_a\n".to_owned();
+    for cycle in 1..=CYCLES {
+        let model = "squeezenet1_1";
+        client.load(model).await.expect("it can be loaded");
+        let answer = client.ask_zeros(model, &[3, 224, 224]).await;
+        assert_eq!(answer.expect("it answers"), 4_000);
+        client.unload(model).await.expect("it can be unloaded");
+        client.wait_for(model, &["1 UNAVAILABLE"]).await;
+        if cycle == 10 || cycle % 100 == 0 {
+            let (memory, threads) = (server.memory(), threads(server.pid()));
+            let seconds = begun.elapsed().as_secs_f64();
+            let replies = traffic.replies();
+            table += &format!(
+                "{cycle},{seconds:.1},{memory},{threads},{replies}
+"
+            );
+            std::fs::write(&report, &table).expect("the report can be written");
+            if cycle == 100 {
+                at_hundred = memory as f64;
+            }
+            if cycle == CYCLES {
+                let change = memory as f64 / at_hundred - 1.0;
+                assert!(
+                    change < MEMORY_TOLERANCE,
+                    "memory grew by {:.1} %",
+                    change * 100.0
+                );
+            }
+        }
+    }
+    traffic.end().await;
     assert_eq!(server.stop().await, Some(0));
 }
 

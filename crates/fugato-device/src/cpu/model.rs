@@ -3,7 +3,7 @@
 
 use super::output::{OutputPool, OutputShape, value_bytes};
 use super::slot::{Column, GatherError, Slot};
-use super::{LoadOptions, Place};
+use super::{Batches, LoadOptions, Place};
 use crate::capi::{Binding, Options, OrtError, Session, Value};
 use crate::clock::MonotonicClock;
 use crate::device::{LegWork, RequestInputs, RunErrorKind, RunSplit, TaskOutputs};
@@ -75,7 +75,7 @@ impl LoadedModel {
         let info = stored.info();
         let batched = match options.max_batch {
             0 => return Err(LoadCause::Zero { what: "max_batch" }),
-            max_batch => batched(stored, max_batch, options.assume_batchable)?,
+            max_batch => batched(stored, max_batch, options.batches)?,
         };
         if options.slots == 0 {
             return Err(LoadCause::Zero { what: "slots" });
@@ -427,10 +427,18 @@ fn rows_of(output: &OutputTensor, first: u32, rows: u32, batch: u32) -> OutputTe
 }
 
 /// Whether requests of the model share runs under these options.
-fn batched(stored: &StoredModel, max_batch: u32, assume: bool) -> Result<bool, LoadCause> {
+fn batched(stored: &StoredModel, max_batch: u32, batches: Batches) -> Result<bool, LoadCause> {
     use crate::store::Batching;
     let info = stored.info();
+    let assume = batches == Batches::Vouched;
     match &info.batching {
+        _ if batches == Batches::Never => match max_batch {
+            1 => Ok(false),
+            _ => Err(LoadCause::NotBatchable {
+                max_batch,
+                reason: "no first dimension is to be taken for a batch".to_owned(),
+            }),
+        },
         Batching::Batchable => Ok(true),
         Batching::Single { reason } if max_batch > 1 || assume => {
             let fixed = fixed_first_dimension(&info.inputs, &info.outputs);

@@ -15,6 +15,8 @@ pub enum Origin {
     Variable(String),
     /// The configuration file.
     File(PathBuf),
+    /// The model's own configuration: its `config.pbtxt`, or what a client sent.
+    Model,
     /// No source said anything.
     Default,
 }
@@ -25,6 +27,7 @@ impl fmt::Display for Origin {
             Self::Flag => f.write_str("flag"),
             Self::Variable(name) => write!(f, "environment variable {name}"),
             Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Model => f.write_str("the model's own configuration"),
             Self::Default => f.write_str("default"),
         }
     }
@@ -42,6 +45,7 @@ pub(super) enum LayerKind {
     Flags,
     Environment,
     File(PathBuf),
+    Model,
 }
 
 impl LayerKind {
@@ -50,6 +54,7 @@ impl LayerKind {
             Self::Flags => Origin::Flag,
             Self::Environment => Origin::Variable(variable(path)),
             Self::File(file) => Origin::File(file.clone()),
+            Self::Model => Origin::Model,
         }
     }
 }
@@ -111,6 +116,11 @@ impl Origins {
             origin: Origin::Default,
         };
         self.0.insert(path.to_owned(), entry);
+    }
+
+    /// Adds what `other` knows, over what is known.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
     }
 
     /// Where the value of the setting `path` came from.

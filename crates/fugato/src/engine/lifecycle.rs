@@ -12,7 +12,8 @@ use super::settings::Settings;
 use crate::api::LoadRequest;
 use crate::config::{Config, ModelControlMode};
 use crate::error::InferError;
-use crate::repository::{self, Fingerprint, ModelFolder, check_model_name};
+use crate::modelconfig::{parse_json, parse_text};
+use crate::repository::{self, ChosenVersions, Fingerprint, ModelFolder, check_model_name};
 use fugato_core::ModelId;
 use fugato_device::ModelStore;
 use std::collections::BTreeMap;
@@ -257,6 +258,7 @@ impl Lifecycle {
                 name: name.to_owned(),
                 number,
                 path,
+                folder: found.folder.clone(),
                 settings: Arc::clone(&found.settings),
                 served: served.iter().find(|known| known.number == number).cloned(),
             };
@@ -408,32 +410,55 @@ enum Refusal {
 /// What to load of a model.
 struct Found {
     settings: Arc<Settings>,
+    /// The model's folder.
+    folder: PathBuf,
     versions: Vec<(u64, PathBuf)>,
     /// Keeps a client's files until they are loaded.
     _staged: Option<Staged>,
 }
 
 impl Found {
+    /// Reads the configuration (`own` in place of that in the folder) and chooses.
     fn choose(
         name: &str,
         config: &Config,
         folder: &ModelFolder,
-        _own: Option<&str>,
+        own: Option<&str>,
         staged: Option<Staged>,
     ) -> Result<Self, String> {
-        let settings = Settings::of(name, config);
-        let chosen = settings.versions.choose(&folder.versions);
-        let chosen = chosen.map_err(|missing| {
+        let asked = match (own, &folder.config) {
+            (Some(json), _) => Some(parse_json(json)),
+            (None, Some(text)) => Some(parse_text(text)),
+            (None, None) => None,
+        };
+        let asked = asked.transpose().map_err(|error| with_cause(&error))?;
+        let settings = Settings::of(name, config, asked, &folder.path);
+        let settings = settings.map_err(|error| with_cause(&error))?;
+        let ChosenVersions { serve, missing } = settings.versions().choose(&folder.versions);
+        if !missing.is_empty() {
+            let missing = numbers(&missing);
+            tracing::warn!(
+                model = name,
+                missing,
+                "its version policy names versions it lacks"
+            );
+        }
+        if serve.is_empty() {
             let (missing, present) = (numbers(&missing), numbers(&folder.versions));
-            format!("its version policy names {missing}, and the versions there are {present}")
-        })?;
-        let mut versions = Vec::with_capacity(chosen.len());
-        for number in chosen {
-            let path = folder.model_file(number, repository::MODEL_FILE);
+            return Err(format!(
+                "its version policy names {missing}, and the versions there are {present}"
+            ));
+        }
+        let file = settings.wanted().map(|wanted| wanted.model_file.as_str());
+        let file = file.unwrap_or(repository::MODEL_FILE);
+        let mut versions = Vec::with_capacity(serve.len());
+        for number in serve {
+            let path = folder.model_file(number, file);
             versions.push((number, path.map_err(|fault| with_cause(&fault))?));
         }
         Ok(Self {
             settings: Arc::new(settings),
+            folder: folder.path.clone(),
             versions,
             _staged: staged,
         })

@@ -4,14 +4,17 @@
 use super::runner::Runner;
 use super::served::{Gate, ServedModel, ShapeClasses};
 use super::settings::Settings;
-use super::warm;
+use super::warm::{self, WarmUpError};
 use crate::api::ModelInfo;
+use crate::modelconfig::{self, ModelConfigError};
 use crate::telemetry::ModelMetrics;
 use fugato_core::sched::{DynamicBatching, Input, ModelSpec, QueueLimits};
 use fugato_core::{BatchSize, DeviceId, ModelId};
-use fugato_device::{Batching, LoadError, LoadOptions, ModelStore, StoredModel};
+use fugato_device::{
+    Batches, Batching, LoadError, LoadOptions, ModelStore, StoredModel, TensorSpec,
+};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::Semaphore;
@@ -48,6 +51,8 @@ pub(super) struct VersionOrder {
     pub(super) name: String,
     pub(super) number: u64,
     pub(super) path: PathBuf,
+    /// The model's folder, which files of its configuration are relative to.
+    pub(super) folder: PathBuf,
     pub(super) settings: Arc<Settings>,
     /// The same version as it is served, which is kept where nothing differs.
     pub(super) served: Option<Arc<ServedModel>>,
@@ -66,6 +71,10 @@ pub(super) enum LoadedVersion {
 pub(super) enum VersionError {
     #[error("{}", .0.report())]
     Load(#[from] LoadError),
+    #[error(transparent)]
+    Config(#[from] ModelConfigError),
+    #[error(transparent)]
+    WarmUp(#[from] WarmUpError),
     #[error("loading it panicked: {0}")]
     Panicked(String),
     #[error("the server is stopping")]
@@ -97,7 +106,10 @@ impl Loader {
             (_, LoadedVersion::Kept(served)) => return Ok(LoadedVersion::Kept(served)),
             (stored, LoadedVersion::New(served)) => (stored, served),
         };
-        warm::up(&self.runner, &served).await;
+        if let Err(error) = warm::up(&self.runner, &served, &order.folder).await {
+            self.runner.retire(&served);
+            return Err(error.into());
+        }
         if !self.runner.is_live() {
             return Err(VersionError::Stopping);
         }
@@ -110,8 +122,8 @@ impl Loader {
         Ok(LoadedVersion::New(served))
     }
 
-    fn bring_up(&self, order: &VersionOrder) -> Result<(StoredModel, LoadedVersion), LoadError> {
-        let stored = self.prepare(&order.path)?;
+    fn bring_up(&self, order: &VersionOrder) -> Result<(StoredModel, LoadedVersion), VersionError> {
+        let stored = self.store.prepare(&order.path)?;
         let as_ordered = |served: &&Arc<ServedModel>| {
             served.content == stored.info().hash && served.settings == order.settings
         };
@@ -122,25 +134,34 @@ impl Loader {
         Ok((stored, LoadedVersion::New(served)))
     }
 
-    fn prepare(&self, path: &Path) -> Result<StoredModel, LoadError> {
-        self.store.prepare(path)
-    }
-
     /// Makes the model's sessions and tells the scheduler.
     fn put_on_device(
         &self,
         order: &VersionOrder,
         stored: &StoredModel,
-    ) -> Result<Arc<ServedModel>, LoadError> {
+    ) -> Result<Arc<ServedModel>, VersionError> {
         let VersionOrder { name, settings, .. } = order;
-        let config = &settings.model;
-        let vouched = settings.vouches_for(stored.info());
-        let batchable = is_batchable(name, stored, vouched);
+        let (found, config) = (stored.info(), &settings.model);
+        let mut inputs = found.inputs.clone();
+        if let Some(wanted) = settings.wanted() {
+            for notice in modelconfig::check(wanted, &inputs, &found.outputs)? {
+                let (field, reason) = (&notice.path, &notice.reason);
+                tracing::warn!(
+                    model = name,
+                    field,
+                    reason,
+                    "config.pbtxt is not followed here"
+                );
+            }
+            inputs = wanted.narrowed_inputs(&inputs);
+        }
+        let batches = settings.batches(found);
+        let batchable = is_batchable(name, &found.batching, batches);
         let max_batch = if batchable { config.max_batch_size } else { 1 };
         let options = LoadOptions {
             max_batch,
             slots: config.slots.max(config.instances),
-            assume_batchable: vouched,
+            batches,
             ..LoadOptions::default()
         };
         let id = ModelId(self.next.fetch_add(1, Ordering::Relaxed));
@@ -149,11 +170,11 @@ impl Loader {
         let info = Arc::new(ModelInfo {
             name: name.clone(),
             version: version.clone(),
-            inputs: stored.info().inputs.clone(),
-            outputs: stored.info().outputs.clone(),
+            inputs,
+            labels: labels(settings, &found.outputs),
+            outputs: found.outputs.clone(),
             max_batch_size: if batchable { max_batch } else { 0 },
             versions: vec![version.clone()],
-            labels: Vec::new(),
         });
         let metrics = self.runner.telemetry.model(name, &version);
         let counted = CountedModel {
@@ -188,11 +209,12 @@ impl Loader {
     }
 }
 
-/// Whether requests to the model may share runs.
-fn is_batchable(name: &str, stored: &StoredModel, vouched: bool) -> bool {
-    match &stored.info().batching {
-        Batching::Batchable => true,
-        Batching::Single { reason } if vouched => {
+/// Whether requests to the model share runs.
+fn is_batchable(name: &str, found: &Batching, batches: Batches) -> bool {
+    match (found, batches) {
+        (_, Batches::Never) => false,
+        (Batching::Batchable, Batches::AsFound | Batches::Vouched) => true,
+        (Batching::Single { reason }, Batches::Vouched) => {
             tracing::warn!(
                 model = name,
                 reason,
@@ -200,7 +222,7 @@ fn is_batchable(name: &str, stored: &StoredModel, vouched: bool) -> bool {
             );
             true
         }
-        Batching::Single { reason } => {
+        (Batching::Single { reason }, Batches::AsFound) => {
             tracing::info!(
                 model = name,
                 reason,
@@ -209,6 +231,18 @@ fn is_batchable(name: &str, stored: &StoredModel, vouched: bool) -> bool {
             false
         }
     }
+}
+
+/// The class names of each output; empty where no output has any.
+fn labels(settings: &Settings, outputs: &[TensorSpec]) -> Vec<Option<Arc<[String]>>> {
+    if settings.labels.is_empty() {
+        return Vec::new();
+    }
+    let of = |spec: &TensorSpec| {
+        let known = settings.labels.iter().find(|(name, _)| *name == spec.name);
+        known.map(|(_, labels)| Arc::clone(labels))
+    };
+    outputs.iter().map(of).collect()
 }
 
 /// The model as the scheduler sees it.
@@ -230,7 +264,7 @@ fn model_spec(
         legs: 1,
         devices: vec![DEVICE],
         limits: QueueLimits {
-            requests: u64::from(config.queue_count_max),
+            requests: settings.queue_count_max(),
             bytes: config.queue_bytes_max.0,
         },
         batching: DynamicBatching {

@@ -105,9 +105,11 @@ impl Runner {
         if self.is_draining() {
             return Err(InferError::draining());
         }
-        let (received, deadline, timeout) =
-            (request.arrived, request.deadline, request.queue_timeout);
-        let (id, priority, trace) = (request.id.clone(), request.priority, request.trace);
+        let (received, deadline) = (request.arrived, request.deadline);
+        let (priority, timeout) = model
+            .settings
+            .queueing(request.priority, request.queue_timeout);
+        let (id, trace) = (request.id.clone(), request.trace);
         let ValidRequest {
             inputs,
             items,

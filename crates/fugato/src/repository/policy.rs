@@ -18,29 +18,34 @@ impl Default for VersionPolicy {
     }
 }
 
+/// The versions that a [`VersionPolicy`] chooses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChosenVersions {
+    /// Those to serve, rising.
+    pub serve: Vec<u64>,
+    /// Those that are named and not there, rising.
+    pub missing: Vec<u64>,
+}
+
 impl VersionPolicy {
-    /// The versions to serve of those `present`, which rise.
-    ///
-    /// # Errors
-    /// The specific versions that are not there, rising.
-    pub fn choose(&self, present: &[u64]) -> Result<Vec<u64>, Vec<u64>> {
+    /// Chooses among the versions that are `present`, which rise.
+    pub fn choose(&self, present: &[u64]) -> ChosenVersions {
+        let all_served = |serve: &[u64]| ChosenVersions {
+            serve: serve.to_vec(),
+            missing: Vec::new(),
+        };
         match self {
-            Self::All => Ok(present.to_vec()),
+            Self::All => all_served(present),
             Self::Latest(count) => {
                 let count = usize::try_from(*count).unwrap_or(usize::MAX);
-                Ok(present[present.len().saturating_sub(count)..].to_vec())
+                all_served(&present[present.len().saturating_sub(count)..])
             }
             Self::Specific(wanted) => {
                 let mut wanted = wanted.clone();
                 wanted.sort_unstable();
                 wanted.dedup();
-                let is_there = |version: &u64| present.contains(version);
-                let missing: Vec<u64> = wanted.iter().copied().filter(|v| !is_there(v)).collect();
-                if missing.is_empty() {
-                    Ok(wanted)
-                } else {
-                    Err(missing)
-                }
+                let (serve, missing) = wanted.iter().partition(|known| present.contains(known));
+                ChosenVersions { serve, missing }
             }
         }
     }
@@ -54,18 +59,20 @@ mod tests {
     fn policies_choose_as_tritons_do() {
         use VersionPolicy::{All, Latest, Specific};
         let present = [1, 2, 10];
-        let cases: [(VersionPolicy, Result<&[u64], &[u64]>); 7] = [
-            (VersionPolicy::default(), Ok(&[10])),
-            (Latest(2), Ok(&[2, 10])),
-            (Latest(9), Ok(&[1, 2, 10])),
-            (All, Ok(&[1, 2, 10])),
-            (Specific(vec![2, 1, 2]), Ok(&[1, 2])),
-            (Specific(vec![10, 3, 1]), Err(&[3])),
-            (Latest(u32::MAX), Ok(&[1, 2, 10])),
+        let cases: [(VersionPolicy, &[u64], &[u64]); 8] = [
+            (VersionPolicy::default(), &[10], &[]),
+            (Latest(2), &[2, 10], &[]),
+            (Latest(9), &[1, 2, 10], &[]),
+            (All, &[1, 2, 10], &[]),
+            (Specific(vec![2, 1, 2]), &[1, 2], &[]),
+            (Specific(vec![10, 3, 1]), &[1, 10], &[3]),
+            (Specific(vec![7]), &[], &[7]),
+            (Latest(u32::MAX), &[1, 2, 10], &[]),
         ];
-        for (policy, expected) in cases {
-            let expected = expected.map(<[u64]>::to_vec).map_err(<[u64]>::to_vec);
-            assert_eq!(policy.choose(&present), expected, "{policy:?}");
+        for (policy, serve, missing) in cases {
+            let chosen = policy.choose(&present);
+            assert_eq!(chosen.serve, serve, "{policy:?}");
+            assert_eq!(chosen.missing, missing, "{policy:?}");
         }
     }
 }

@@ -27,7 +27,10 @@ impl Server {
     pub(crate) async fn start(repository: &Repository, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let ready = folder.path().join("ready.json");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fugato"));
+        // A release binary where one is given, for measurements.
+        let binary = std::env::var_os("FUGATO_TEST_BINARY");
+        let mut command =
+            Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_fugato").into()));
         command.arg("serve");
         command.arg("--model-repository").arg(repository.path());
         command
@@ -76,6 +79,18 @@ impl Server {
         self.child.id()
     }
 
+    /// Bytes of memory that are the server's share (Pss).
+    pub(crate) fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", self.pid());
+        let text = std::fs::read_to_string(path).expect("the server runs");
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kib: u64 = kib
+            .and_then(|kib| kib.trim().parse().ok())
+            .expect("a number");
+        kib * 1024
+    }
+
     pub(crate) fn terminate(&self) {
         let sent = Command::new("kill")
             .args(["-s", "TERM", &self.pid().to_string()])
@@ -115,6 +130,30 @@ impl Drop for Server {
 pub(crate) struct Client(GrpcInferenceServiceClient<Channel>);
 
 impl Client {
+    /// Asks a model with one row of zeros of `row`; gives the bytes of its answer.
+    pub(crate) async fn ask_zeros(&mut self, model: &str, row: &[i64]) -> Result<usize, Status> {
+        let elements: i64 = row.iter().product();
+        let bytes = 4 * usize::try_from(elements).expect("it is positive");
+        let input = InferInputTensor {
+            name: "input".to_owned(),
+            datatype: "FP32".to_owned(),
+            shape: [&[1], row].concat(),
+            ..Default::default()
+        };
+        let request = ModelInferRequest {
+            model_name: model.to_owned(),
+            inputs: vec![input],
+            raw_input_contents: vec![vec![0; bytes].into()],
+            ..Default::default()
+        };
+        let reply = self.0.model_infer(request).await?.into_inner();
+        Ok(reply
+            .raw_output_contents
+            .iter()
+            .map(bytes::Bytes::len)
+            .sum())
+    }
+
     /// What the model adds to its input, by the answer to one request; and the version
     /// that answered.
     pub(crate) async fn ask(
