@@ -1,8 +1,8 @@
 """Installs a requirements file into a folder of its own and prints that folder.
 
-    python scripts/install_packages.py KIND REQUIREMENTS
+    python scripts/install_packages.py KIND REQUIREMENTS [PIP OPTIONS..]
 
-The folder is .fugato/KIND/<key>, where the key is made of the requirements and of this
+The folder is .fugato/KIND/<key>, where the key is made of these words and of this
 Python, so a change of either installs anew and nothing is ever half updated. It is
 filled elsewhere and renamed, so where it exists it is complete.
 
@@ -46,9 +46,9 @@ def pip_install(target, requirements, environment, extra=()):
     subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
 
 
-def install(kind, requirements):
+def install(kind, requirements, options=()):
     """Installs `requirements` below .fugato/`kind` unless it is there; returns the folder."""
-    text = requirements.read_bytes()
+    text = requirements.read_bytes() + "".join(options).encode()
     key = hashlib.sha256(text + sys.version.encode() + platform.machine().encode())
     home = ROOT / ".fugato" / kind
     final = home / key.hexdigest()[:16]
@@ -64,7 +64,7 @@ def install(kind, requirements):
             newer = Path(scratch) / "pip"
             pip_install(newer, pinned, environment)
             environment["PYTHONPATH"] = str(newer)
-        pip_install(staged, requirements, environment)
+        pip_install(staged, requirements, environment, options)
         try:
             os.rename(str(staged), str(final))
         except OSError:
@@ -75,12 +75,12 @@ def install(kind, requirements):
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         print(__doc__, file=sys.stderr)
         return 2
     kind, requirements = sys.argv[1], Path(sys.argv[2])
     try:
-        print(install(kind, requirements))
+        print(install(kind, requirements, sys.argv[3:]))
     except subprocess.CalledProcessError as error:
         print(
             "error: pip could not install {} (exit code {})\n\nhint: pip's own words are "

@@ -34,7 +34,7 @@ def run(*args):
 class Server:
     """A running server. `grpc()` and `http()` make clients of it."""
 
-    def __init__(self, repository, folder, config="", store=None):
+    def __init__(self, repository, folder, config="", store=None, flags=()):
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "server.log"
         ready = folder / "ready.json"
@@ -48,6 +48,7 @@ class Server:
             "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0",
             "--ready-file", str(ready),
         ]  # fmt: skip
+        command.extend(flags)
         with open(str(self.log), "wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, cwd=str(ROOT)
