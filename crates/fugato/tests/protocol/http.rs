@@ -374,7 +374,7 @@ async fn large_bodies_pass_whole_and_chunked() {
 /// An iterator as a stream.
 struct Frames<I>(I);
 
-impl<I: Iterator + Unpin> tonic::codegen::tokio_stream::Stream for Frames<I> {
+impl<I: Iterator + Unpin> tokio_stream::Stream for Frames<I> {
     type Item = I::Item;
 
     fn poll_next(

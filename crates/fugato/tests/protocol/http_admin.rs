@@ -1,16 +1,24 @@
 //! HTTP: loading, settings, compression, and bodies without JSON.
 
 use super::client::{Connection, Reply, post};
-use super::double::{Served, options, serve, serve_with};
+use super::double::{Served, options, serve, serve_with, soon};
 use super::http::counting;
 use flate2::Compression;
 use flate2::read::{GzDecoder, GzEncoder, ZlibDecoder, ZlibEncoder};
 use fugato::api::{LoadFile, LoadRequest, TraceContext};
+use fugato::error::ErrorKind;
 use fugato::server::ServerOptions;
 use serde_json::{Value, json};
 use std::io::Read as _;
+use std::sync::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const IDENTITY: &str = "/v2/models/identity/infer";
+
+/// What the double has seen so far.
+fn seen<T: Clone>(what: &Mutex<T>) -> T {
+    what.lock().expect("no test panics with the lock").clone()
+}
 
 async fn send(served: &Served, path: &str, body: &str) -> Reply {
     let mut connection = Connection::open(served.at.http).await;
@@ -37,23 +45,13 @@ async fn models_are_loaded_with_their_files_and_unloaded() {
         name: "new".to_owned(),
         ..LoadRequest::default()
     };
-    let loads = served
-        .double
-        .loads
-        .lock()
-        .expect("no test panics with the lock");
-    assert_eq!(*loads, [expected, bare]);
-    drop(loads);
+    let loads = seen(&served.double.loads);
+    assert_eq!(loads, [expected, bare]);
     let body = r#"{"parameters":{"unload_dependents":false}}"#;
     let reply = send(&served, "/v2/repository/models/identity/unload", body).await;
     assert_eq!(reply.status, 200, "{reply:?}");
-    let unloads = served
-        .double
-        .unloads
-        .lock()
-        .expect("no test panics with the lock");
-    assert_eq!(*unloads, ["identity"]);
-    drop(unloads);
+    let unloads = seen(&served.double.unloads);
+    assert_eq!(unloads, ["identity"]);
 
     let cases = [
         ("forbidden/load", "", 403, "control_disabled"),
@@ -236,4 +234,66 @@ async fn a_body_without_json_is_the_input() {
         reply.error().contains("model `types` has 14 inputs"),
         "{reply:?}"
     );
+}
+
+#[tokio::test]
+async fn bodies_that_end_early_or_are_no_text_are_refused() {
+    let served = serve().await;
+    // More declared than sent, a chunk cut short, and no end of chunks; the client then
+    // closes its half and still reads.
+    let head = format!("POST {IDENTITY} HTTP/1.1\r\nhost: test\r\n");
+    for rest in [
+        "content-length: 9\r\n\r\n{}",
+        "transfer-encoding: chunked\r\n\r\n9\r\n{}",
+        "transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n",
+    ] {
+        let at = served.at.http.expect("HTTP is served");
+        let mut stream = tokio::net::TcpStream::connect(at)
+            .await
+            .expect("it listens");
+        let request = format!("{head}{rest}");
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .expect("it reads");
+        stream
+            .shutdown()
+            .await
+            .expect("half of the connection ends");
+        let mut reply = String::new();
+        soon(stream.read_to_string(&mut reply))
+            .await
+            .expect("it closes the other half");
+        // Where the server answers at all, it is with the fault.
+        let answered = reply.starts_with("HTTP/1.1 400") && reply.contains("ended early");
+        assert!(reply.is_empty() || answered, "{rest}: {reply}");
+    }
+    let refused = seen(&served.double.refused);
+    assert_eq!(refused, [ErrorKind::InvalidRequest; 3]);
+
+    let mut connection = Connection::open(served.at.http).await;
+    let body = b"{\"id\":\"\xff\",\"inputs\":[]}";
+    let reply = connection.exchange(&with_headers("", body)).await;
+    assert_eq!(
+        (reply.status, reply.header("fugato-error")),
+        (400, "invalid_request")
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_waits_to_be_told_goes_on_is_told_so() {
+    let served = serve().await;
+    let mut connection = Connection::open(served.at.http).await;
+    let body = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[1]}]}"#;
+    let path = "/v2/models/%69dentity/versions/1/infer?a=b";
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    connection.send(head.as_bytes()).await;
+    let told = soon(connection.reply()).await.expect("it is told");
+    assert_eq!(told.status, 100);
+    let reply = connection.exchange(body.as_bytes()).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
 }
