@@ -28,6 +28,10 @@ const INSTANCES_MAX: u16 = 64;
 /// Most requests waiting: the bound of the setting `queue_count_max`.
 const QUEUE_COUNT_MAX: u32 = 1 << 20;
 
+/// Most priority levels. Far over what is told apart by anyone; whoever goes through the
+/// levels of a configuration must come to an end.
+const PRIORITY_LEVELS_MAX: u64 = 1 << 16;
+
 /// The start of the keys of `parameters` that are Fugato's.
 const OWN_PREFIX: &str = "fugato.";
 
@@ -243,6 +247,13 @@ impl Reader<'_> {
         let levels = asked.priority_levels;
         let default_level = asked.default_priority_level;
         let path = |rest: &str| format!("dynamic_batching.{rest}");
+        if levels > PRIORITY_LEVELS_MAX {
+            return Err(self.bad(
+                path("priority_levels"),
+                levels.to_string(),
+                format!("0 to {PRIORITY_LEVELS_MAX}"),
+            ));
+        }
         if levels > 0 && !(1..=levels).contains(&default_level) {
             return Err(self.bad(
                 path("default_priority_level"),

@@ -209,6 +209,10 @@ fn what_would_change_answers_is_refused_by_name() {
             "1 to priority_levels (2)",
         ),
         (
+            "dynamic_batching { priority_levels: 18446744073709551615 default_priority_level: 1 }",
+            "0 to 65536",
+        ),
+        (
             "dynamic_batching { priority_queue_policy { key: 1 value { } } }",
             "priority_queue_policy[1]",
         ),
