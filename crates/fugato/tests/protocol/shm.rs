@@ -131,8 +131,8 @@ async fn http_reads_inputs_from_regions_and_writes_outputs_to_them() {
     let output = json!({
         "name": "y", "datatype": "FP32", "shape": [2, 2],
         "parameters": {
-            "shared_memory_region": "out", "shared_memory_byte_size": 16,
-            "shared_memory_offset": 4,
+            "binary_data_size": 0, "shared_memory_region": "out",
+            "shared_memory_byte_size": 16, "shared_memory_offset": 4,
         },
     });
     assert_eq!(reply.json()["outputs"], json!([output]), "{reply:?}");

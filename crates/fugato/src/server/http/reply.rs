@@ -104,9 +104,10 @@ pub(super) fn write(
     Ok(response)
 }
 
-/// The end of an output that is in shared memory.
+/// The end of an output that is in shared memory. Triton's C++ client looks for a size of
+/// binary data wherever an output has parameters; none follow for this one.
 fn push_region(text: &mut String, written: &Written) {
-    text.push_str("\"parameters\":{");
+    text.push_str("\"parameters\":{\"binary_data_size\":0,");
     member(text, "shared_memory_region", written.target.region());
     let _ = write!(text, ",\"shared_memory_byte_size\":{}", written.byte_size);
     if written.target.offset() > 0 {
