@@ -22,6 +22,8 @@ run() {
     PYTHONPATH="$folder" scripts/python3 -m pytest -p no:cacheprovider -rs "$@"
 }
 
+FUGATO_PERF_ANALYZER=$(scripts/python3 scripts/perf_analyzer.py) || exit 2
+export FUGATO_PERF_ANALYZER
 if [ $# -gt 0 ]; then
     run "$newest" tests/python "$@"
     exit
