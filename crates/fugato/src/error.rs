@@ -81,6 +81,9 @@ error_kinds! {
     QueueFull => 503 Unavailable true "queue_full",
     /// Admission found that the deadline cannot be met; nothing was run.
     DeadlineUnreachable => 503 Unavailable true "deadline_unreachable",
+    /// The request was accepted, and dropped before it ran when its deadline could no
+    /// longer be met.
+    DeadlineDoomed => 503 Unavailable true "deadline_doomed",
     /// The request waited longer than its `timeout` parameter allows; nothing was run.
     QueueTimeout => 503 Unavailable true "queue_timeout",
     /// The deadline passed before the reply.
@@ -264,6 +267,16 @@ impl InferError {
     /// A reply of `model` is predicted after `needed`, and only `left` is left.
     pub fn deadline_unreachable(model: impl Into<String>, needed: Nanos, left: Nanos) -> Self {
         Fault::DeadlineUnreachable {
+            model: model.into(),
+            needed,
+            left,
+        }
+        .into()
+    }
+
+    /// A request that was accepted would take `needed` from now, and only `left` is left.
+    pub fn deadline_doomed(model: impl Into<String>, needed: Nanos, left: Nanos) -> Self {
+        Fault::DeadlineDoomed {
             model: model.into(),
             needed,
             left,

@@ -63,7 +63,7 @@ pub(super) fn error(
         ServeFailure::Dropped(DropReason::Doomed {
             deadline,
             predicted,
-        }) => InferError::deadline_unreachable(model, predicted - now, deadline - now),
+        }) => InferError::deadline_doomed(model, predicted - now, deadline - now),
         ServeFailure::Dropped(DropReason::QueueTimeout { .. }) => {
             InferError::queue_timeout(model, now - received, timeout.unwrap_or_default())
         }

@@ -265,6 +265,14 @@ pub(crate) enum Fault {
         left: Nanos,
     },
     #[error(
+        "a reply of model `{model}` would take {needed} from now and the deadline is in {left}: dropped before it ran"
+    )]
+    DeadlineDoomed {
+        model: String,
+        needed: Nanos,
+        left: Nanos,
+    },
+    #[error(
         "the request waited {waited} in the queue of model `{model}`, its timeout is {timeout}"
     )]
     QueueTimeout {
@@ -398,6 +406,7 @@ impl Fault {
             Self::MethodNotAllowed { .. } => ErrorKind::MethodNotAllowed,
             Self::ServerFull { .. } | Self::QueueFull { .. } => ErrorKind::QueueFull,
             Self::DeadlineUnreachable { .. } => ErrorKind::DeadlineUnreachable,
+            Self::DeadlineDoomed { .. } => ErrorKind::DeadlineDoomed,
             Self::QueueTimeout { .. } => ErrorKind::QueueTimeout,
             Self::DeadlineExceeded { .. } => ErrorKind::DeadlineExceeded,
             Self::Cancelled { .. } => ErrorKind::Cancelled,

@@ -39,6 +39,7 @@ impl Reason {
         match kind {
             ErrorKind::QueueFull
             | ErrorKind::DeadlineUnreachable
+            | ErrorKind::DeadlineDoomed
             | ErrorKind::QueueTimeout
             | ErrorKind::DeadlineExceeded
             | ErrorKind::Draining => Self::Rejected,
