@@ -63,6 +63,8 @@ def unpack_library(home):
                 (package,) = scratch.glob(PACKAGE + "*.deb")
                 command = ["dpkg-deb", "-x", str(package), str(scratch / "root")]
                 subprocess.run(command, check=True, stdout=sys.stderr)
+            except subprocess.TimeoutExpired:
+                raise Unavailable("apt-get did not get {} in time".format(PACKAGE))
             except FileNotFoundError as error:
                 raise Unavailable("{} is not here, nor is {}".format(LIBRARY, error.filename))
             (scratch / "root").rename(final)
