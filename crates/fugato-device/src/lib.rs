@@ -24,7 +24,7 @@ pub use device::{
     Device, DeviceEvent, LegWork, RequestInputs, RevokeLeg, RunError, RunErrorKind, RunSplit,
     TaskOutputs,
 };
-pub use os::{Promptness, hasten_this_thread};
+pub use os::{Promptness, bound_heap_arenas, hasten_this_thread};
 pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
 pub use shared::{InputFault, SharedSlice};
 pub use store::{Batching, LoadError, LoadErrorKind, ModelInfo, ModelStore, StoredModel};

@@ -25,7 +25,7 @@ use fugato_core::sched::{
 };
 use fugato_device::{
     CpuDevice, CpuError, CpuOptions, Device, LoadError, ModelStore, MonotonicClock, Runtime,
-    RuntimeError, hasten_this_thread,
+    RuntimeError, bound_heap_arenas, hasten_this_thread,
 };
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -123,6 +123,7 @@ fn os(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 /// # Errors
 /// [`ServeError`], before anything is served, or where the recording failed at the end.
 pub fn serve(config: Config) -> Result<(), ServeError> {
+    bound_heap_arenas();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Lanes have long slices; a thread of the server goes before them when it wakes up.

@@ -79,16 +79,17 @@ impl Server {
         self.child.id()
     }
 
-    /// Bytes of memory that are the server's share (Pss).
-    pub(crate) fn memory(&self) -> u64 {
+    /// Bytes of memory that are the server's share: of all (Pss), and of what is of no file
+    /// (its heap and stacks), which other processes that map the same library do not change.
+    pub(crate) fn memory(&self) -> (u64, u64) {
         let path = format!("/proc/{}/smaps_rollup", self.pid());
         let text = std::fs::read_to_string(path).expect("the server runs");
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        let kib: u64 = kib
-            .and_then(|kib| kib.trim().parse().ok())
-            .expect("a number");
-        kib * 1024
+        let bytes = |name: &str| -> u64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            1024 * kib.and_then(|kib| kib.parse::<u64>().ok()).expect(name)
+        };
+        (bytes("Pss:"), bytes("Pss_Anon:"))
     }
 
     pub(crate) fn terminate(&self) {
