@@ -23,7 +23,7 @@ pub use config::{
 };
 pub use decision::Decision;
 pub use hash::ActionHash;
-pub use input::{Arrival, INPUT_VERSION, Input, LegResult};
+pub use input::{Arrival, INPUT_VERSION, Input, LegResult, Overdue};
 pub use ledger::{LaneRef, Offer};
 pub use outcome::{DropReason, FailReason, Outcome, Rejection, Scope};
 pub use queue::{ModelKey, QueueKey};

@@ -8,8 +8,8 @@ mod common;
 
 use common::{MS, US, arrival, at, batches, config, device, model, outcomes, starts, world};
 use fugato_core::sched::{
-    Arrival, DeadlineMode, DropReason, DynamicBatching, Input, ModelSpec, Outcome, PolicySpec,
-    QueueLimits, Rejection, SchedulerConfig, Scope,
+    Arrival, DeadlineMode, DropReason, DynamicBatching, Input, ModelSpec, Outcome, Overdue,
+    PolicySpec, QueueLimits, Rejection, SchedulerConfig, Scope,
 };
 use fugato_core::sim::World;
 use fugato_core::{
@@ -236,6 +236,40 @@ fn a_request_is_dropped_when_its_deadline_or_queue_timeout_passes() {
         (ended[1].request, ended[1].at),
         (RequestId(2), at(700 * US))
     );
+}
+
+#[test]
+fn a_delayed_request_runs_after_all_that_are_not_overdue() {
+    let alone = ModelSpec {
+        slots: 1,
+        max_batch: BatchSize(1),
+        ..model(0)
+    };
+    let mut world = affine(config(PolicySpec::Fifo), &[alone]);
+    world.push_arrival(arrival(0, 0, 0));
+    world.push_arrival(Arrival {
+        queue_timeout: Some(at(200 * US)),
+        overdue: Overdue::Delay,
+        priority: 1,
+        ..arrival(1, 0, 1)
+    });
+    world.push_arrival(arrival(2, 0, 2));
+    // Overdue, and its deadline passes while the others run.
+    world.push_arrival(Arrival {
+        queue_timeout: Some(at(200 * US)),
+        overdue: Overdue::Delay,
+        deadline: Some(at(600 * US)),
+        ..arrival(3, 0, 3)
+    });
+    world.run();
+    let ended = world.effects_mut().ended.clone();
+    let completed: Vec<u64> = ended
+        .iter()
+        .filter(|ended| ended.outcome == Outcome::Completed)
+        .map(|ended| ended.request.0)
+        .collect();
+    assert_eq!(completed, [0, 2, 1], "{ended:?}");
+    assert_eq!(ended.len(), 4, "{ended:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use fugato_core::device::DeviceSpec;
 use fugato_core::driver::{RecordedInputs, RecordingHeader, Replay};
 use fugato_core::sched::{
     Action, Arrival, DeadlineMode, DynamicBatching, INPUT_VERSION, Input, LegResult, ModelSpec,
-    PolicySpec, QueueLimits, SchedulerConfig, Start,
+    Overdue, PolicySpec, QueueLimits, SchedulerConfig, Start,
 };
 use fugato_core::sim::World;
 use fugato_core::{BatchSize, DeviceId, ModelId, Nanos, RequestId, ShapeClass, TaskId, Timestamp};
@@ -87,6 +87,11 @@ fn events(
                     class: ShapeClass(u32::from(number % 5 == 0)),
                     deadline: (number % 7 == 0).then(|| at(now + number % (20 * MS))),
                     queue_timeout: (number % 11 == 0).then(|| at(now + number % (5 * MS))),
+                    overdue: if number % 2 == 0 {
+                        Overdue::Drop
+                    } else {
+                        Overdue::Delay
+                    },
                     priority: u32::from(number % 13 == 0),
                     ..arrival(next, spec.id.0, now)
                 };
@@ -388,7 +393,7 @@ fn nothing_begins_late(
 }
 
 /// `fifo` passes over nobody: when it starts a task, no older request waits that could
-/// have started on that device instead.
+/// have started on that device instead. What may be overdue and wait on may be passed over.
 fn fifo_passes_over_nobody(
     scenario: &Scenario,
     world: &mut World,
@@ -411,7 +416,9 @@ fn fifo_passes_over_nobody(
             for input in &recorded.inputs {
                 match input {
                     Input::Arrived(arrival) => {
-                        waiting.insert(arrival.request);
+                        if arrival.queue_timeout.is_none() || arrival.overdue == Overdue::Drop {
+                            waiting.insert(arrival.request);
+                        }
                     }
                     Input::LegFinished { task, leg, .. } => {
                         for (model, tasks) in &mut in_flight {

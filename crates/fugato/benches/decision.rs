@@ -8,8 +8,8 @@
 
 use fugato_core::device::{DeviceSpec, LaneClass};
 use fugato_core::sched::{
-    Action, Arrival, DeadlineMode, DynamicBatching, Input, LegResult, ModelSpec, PolicySpec,
-    QueueLimits, Scheduler, SchedulerConfig, Start,
+    Action, Arrival, DeadlineMode, DynamicBatching, Input, LegResult, ModelSpec, Overdue,
+    PolicySpec, QueueLimits, Scheduler, SchedulerConfig, Start,
 };
 use fugato_core::{BatchSize, DeviceId, ModelId, Nanos, RequestId, ShapeClass, Share, Timestamp};
 use std::hint::black_box;
@@ -71,6 +71,7 @@ impl World {
             received: self.now,
             deadline: None,
             queue_timeout: None,
+            overdue: Overdue::Drop,
             priority: 0,
         };
         self.next += 1;

@@ -4,7 +4,7 @@ use fugato::driver::{self, DriverParts, Hooks, Mailbox, NotTaken, Payload, RealC
 use fugato::telemetry::Telemetry;
 use fugato_core::device::{DeviceSpec, LaneClass};
 use fugato_core::sched::{
-    Arrival, DynamicBatching, Input, ModelSpec, QueueLimits, Scheduler, SchedulerConfig,
+    Arrival, DynamicBatching, Input, ModelSpec, Overdue, QueueLimits, Scheduler, SchedulerConfig,
 };
 use fugato_core::{BatchSize, DeviceId, ModelId, Nanos, RequestId, ShapeClass, Share, Timestamp};
 use fugato_device::{Device, LegWork, MonotonicClock, RevokeLeg};
@@ -55,6 +55,7 @@ fn arrival(request: RequestId) -> Arrival {
         received: Timestamp::ZERO,
         deadline: None,
         queue_timeout: None,
+        overdue: Overdue::Drop,
         priority: 0,
     }
 }

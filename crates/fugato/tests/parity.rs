@@ -15,8 +15,8 @@ use fugato::telemetry::Telemetry;
 use fugato_core::device::{DeviceSpec, LaneClass};
 use fugato_core::driver::{Clock, RecordedInputs, Recorder};
 use fugato_core::sched::{
-    Arrival, DynamicBatching, Input, LegResult, ModelSpec, PolicySpec, QueueLimits, Scheduler,
-    SchedulerConfig, Start,
+    Arrival, DynamicBatching, Input, LegResult, ModelSpec, Overdue, PolicySpec, QueueLimits,
+    Scheduler, SchedulerConfig, Start,
 };
 use fugato_core::sim::{SimDevice, World};
 use fugato_core::workload::{ArrivalProcess, ModelLoad, Workload};
@@ -254,6 +254,7 @@ fn arrivals() -> Vec<Arrival> {
         received: at.at,
         deadline: None,
         queue_timeout: None,
+        overdue: Overdue::Drop,
         priority: 0,
     };
     (0..).zip(arrivals).map(arrival).collect()

@@ -105,8 +105,23 @@ pub struct Arrival {
     pub deadline: Option<Timestamp>,
     /// When it gives up if it has not started (Triton's `timeout`).
     pub queue_timeout: Option<Timestamp>,
+    /// What happens to it then.
+    #[serde(default)]
+    pub overdue: Overdue,
     /// Triton's priority: 1 is the highest; 0 stands for the lowest.
     pub priority: u32,
+}
+
+/// What happens to a request that has waited until its queue timeout (Triton's
+/// `timeout_action`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overdue {
+    /// It is dropped.
+    #[default]
+    Drop,
+    /// It runs after all requests of its model that are not overdue.
+    Delay,
 }
 
 /// How a leg ended.

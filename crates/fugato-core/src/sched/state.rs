@@ -7,6 +7,7 @@
 //! issued.
 
 use super::config::{DeadlineMode, ModelSpec, SchedulerConfig};
+use super::input::Overdue;
 use super::ledger::{LaneRef, Ledger};
 use super::queue::{ModelKey, ModelQueue, QueueKey};
 use super::rivals::Rivals;
@@ -18,6 +19,12 @@ use crate::policy::{CapacityRule, QueueOrder};
 use crate::profile::{LatencyModel, Prediction, SurfacePoint, Window};
 use crate::time::{Nanos, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Of a request that has waited past its queue timeout and may run last.
+const OVERDUE: u32 = u32::MAX;
+
+/// The lowest priority of a request that is not overdue.
+const LOWEST: u32 = OVERDUE - 1;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -78,6 +85,7 @@ pub(super) struct Request {
     pub(super) received: Timestamp,
     pub(super) deadline: Option<Timestamp>,
     pub(super) queue_timeout: Option<Timestamp>,
+    pub(super) overdue: Overdue,
     pub(super) key: QueueKey,
     pub(super) place: Place,
     /// Its entry in `expiry`.
@@ -202,7 +210,10 @@ impl State {
             QueueOrder::Deadline => deadline.unwrap_or(received + self.config.best_effort),
         };
         // Triton: 1 is the highest priority, 0 (not given) the lowest.
-        let priority = if priority == 0 { u32::MAX } else { priority };
+        let priority = match priority {
+            0 => LOWEST,
+            given => given.min(LOWEST),
+        };
         QueueKey {
             priority,
             order,
@@ -293,6 +304,17 @@ impl State {
             self.expiry.remove(&(at, id));
         }
         self.expiry.insert((until, id));
+    }
+
+    /// Puts a waiting request behind all of its model that are not overdue, for as long
+    /// as its deadline lets it wait.
+    pub(super) fn delay(&mut self, id: RequestId) {
+        self.dequeue(id);
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.queue_timeout = None;
+            request.key.priority = OVERDUE;
+        }
+        self.enqueue(id);
     }
 
     /// Takes a request out of its queue.

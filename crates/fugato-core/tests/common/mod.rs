@@ -8,7 +8,7 @@
 use fugato_core::device::{DeviceSpec, LaneClass};
 use fugato_core::driver::{RecordedInputs, Recorder};
 use fugato_core::sched::{
-    Action, Arrival, DynamicBatching, Input, ModelSpec, Outcome, PolicySpec, QueueLimits,
+    Action, Arrival, DynamicBatching, Input, ModelSpec, Outcome, Overdue, PolicySpec, QueueLimits,
     Scheduler, SchedulerConfig, Start,
 };
 use fugato_core::sim::{SimDevice, World};
@@ -67,6 +67,7 @@ pub fn arrival(request: u64, model: u32, received: u64) -> Arrival {
         received: at(received),
         deadline: None,
         queue_timeout: None,
+        overdue: Overdue::Drop,
         priority: 0,
     }
 }

@@ -15,7 +15,7 @@ use fugato_device::{
 };
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::Semaphore;
 
@@ -31,6 +31,8 @@ pub(super) struct CountedModel {
     pub(super) name: String,
     pub(super) number: u64,
     pub(super) metrics: ModelMetrics,
+    /// Whether it has been warmed up: runs before are no client's.
+    pub(super) warm: Arc<AtomicBool>,
 }
 
 /// The versions on the device by id, for the driver's thread.
@@ -110,6 +112,7 @@ impl Loader {
             self.runner.retire(&served);
             return Err(error.into());
         }
+        self.count_from_now(served.id);
         if !self.runner.is_live() {
             return Err(VersionError::Stopping);
         }
@@ -181,6 +184,7 @@ impl Loader {
             name: name.clone(),
             number: order.number,
             metrics: metrics.clone(),
+            warm: Arc::default(),
         };
         self.by_id
             .write()
@@ -198,6 +202,13 @@ impl Loader {
             settings: Arc::clone(settings),
             gate: Gate::default(),
         }))
+    }
+
+    fn count_from_now(&self, id: ModelId) {
+        let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counted) = by_id.get(&id) {
+            counted.warm.store(true, Ordering::Release);
+        }
     }
 
     /// Gives the memory of a drained version back; gives what was counted of it. Frees

@@ -3,6 +3,7 @@
 use super::journal::{self, Found, Journal, Record};
 use super::reply;
 use super::served::ServedModel;
+use super::settings::Queueing;
 use super::table::Table;
 use crate::api::{Explanation, InferReply, InferRequest, TraceContext, ValidRequest, validate};
 use crate::driver::{Answer, Mailbox, NotTaken, Payload};
@@ -106,7 +107,11 @@ impl Runner {
             return Err(InferError::draining());
         }
         let (received, deadline) = (request.arrived, request.deadline);
-        let (priority, timeout) = model
+        let Queueing {
+            priority,
+            timeout,
+            overdue,
+        } = model
             .settings
             .queueing(request.priority, request.queue_timeout);
         let (id, trace) = (request.id.clone(), request.trace);
@@ -145,6 +150,7 @@ impl Runner {
                 received,
                 deadline,
                 queue_timeout: timeout.map(|timeout| received + timeout),
+                overdue,
                 // Triton's levels are far below 32 bits; what is above is as low as can be.
                 priority: u32::try_from(priority).unwrap_or(u32::MAX),
             },

@@ -33,6 +33,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -513,7 +514,9 @@ fn hooks(drained: UnboundedSender<ModelId>, models: ModelsById) -> Hooks {
         }),
         task_done: Box::new(move |model: ModelId, batch: u32, timing: &TaskTiming| {
             let known = models.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(known) = known.get(&model) {
+            if let Some(known) = known.get(&model)
+                && known.warm.load(Ordering::Acquire)
+            {
                 known.metrics.executed(batch, &timing.split);
             }
         }),

@@ -5,6 +5,7 @@ use crate::modelconfig::{BatchLimit, ModelConfigError, TimeoutAction, Wanted, in
 use crate::repository::{ResolveError, VersionPolicy, resolve_below};
 use crate::server::proto;
 use fugato_core::Nanos;
+use fugato_core::sched::Overdue;
 use fugato_device::Batches;
 use std::io;
 use std::path::Path;
@@ -51,8 +52,16 @@ pub(super) enum SettingsError {
     },
     #[error("the class names of output `{output}` cannot be read")]
     LabelFile { output: String, source: io::Error },
-    #[error("`{policy}` asks for timeout_action DELAY, which is not done; expected REJECT")]
-    Delay { policy: String },
+}
+
+/// How a request waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Queueing {
+    pub(super) priority: u64,
+    /// The longest wait.
+    pub(super) timeout: Option<Nanos>,
+    /// What happens after it.
+    pub(super) overdue: Overdue,
 }
 
 impl Settings {
@@ -77,7 +86,6 @@ impl Settings {
             });
         };
         let wanted = interpret(name, &asked)?;
-        refuse_delay(&wanted)?;
         for notice in &wanted.notices {
             let (field, reason) = (&notice.path, &notice.reason);
             tracing::warn!(
@@ -128,12 +136,17 @@ impl Settings {
 
     /// The priority and queue timeout that count for a request that asks for these, by the
     /// model's levels and queue policies.
-    pub(super) fn queueing(&self, priority: u64, timeout: Option<Nanos>) -> (u64, Option<Nanos>) {
+    pub(super) fn queueing(&self, priority: u64, timeout: Option<Nanos>) -> Queueing {
+        let as_asked = Queueing {
+            priority,
+            timeout,
+            overdue: Overdue::Drop,
+        };
         let batching = self
             .wanted()
             .and_then(|wanted| wanted.dynamic_batching.as_ref());
         let Some(batching) = batching else {
-            return (priority, timeout);
+            return as_asked;
         };
         let priority = match batching.priority_levels {
             0 => priority,
@@ -142,14 +155,22 @@ impl Settings {
         };
         let policy = batching.policy(priority);
         if policy == Default::default() {
-            return (priority, timeout);
+            return as_asked;
         }
         let own = timeout.filter(|_| policy.allow_timeout_override);
         let timeout = match (own, policy.default_timeout) {
             (Some(own), Some(default)) => Some(own.min(default)),
             (one, other) => one.or(other),
         };
-        (priority, timeout)
+        let overdue = match policy.timeout_action {
+            TimeoutAction::Reject => Overdue::Drop,
+            TimeoutAction::Delay => Overdue::Delay,
+        };
+        Queueing {
+            priority,
+            timeout,
+            overdue,
+        }
     }
 
     /// The most requests that may wait.
@@ -166,24 +187,6 @@ impl Settings {
             Some(sum.saturating_add(u64::from(size)))
         });
         sum.map_or(own, |sum| sum.min(own))
-    }
-}
-
-fn refuse_delay(wanted: &Wanted) -> Result<(), SettingsError> {
-    let Some(batching) = &wanted.dynamic_batching else {
-        return Ok(());
-    };
-    let delays = |action| action == TimeoutAction::Delay;
-    if delays(batching.default_policy.timeout_action) {
-        let policy = "dynamic_batching.default_queue_policy".to_owned();
-        return Err(SettingsError::Delay { policy });
-    }
-    let mut policies = batching.policies.iter();
-    match policies.find(|(_, policy)| delays(policy.timeout_action)) {
-        Some((level, _)) => Err(SettingsError::Delay {
-            policy: format!("dynamic_batching.priority_queue_policy[{level}]"),
-        }),
-        None => Ok(()),
     }
 }
 

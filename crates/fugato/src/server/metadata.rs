@@ -10,14 +10,18 @@ pub(super) const SERVER_NAME: &str = "fugato";
 pub(super) const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The extensions of the protocol that work in full.
-pub(super) const EXTENSIONS: [&str; 7] = [
+pub(super) const EXTENSIONS: [&str; 11] = [
     "binary_tensor_data",
     "classification",
+    "logging",
     "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
     "parameters",
     "schedule_policy",
     "statistics",
     "system_shared_memory",
+    "trace",
 ];
 
 /// A model's shape as the protocol writes it: -1 is a dimension that varies.

@@ -6,7 +6,7 @@ use crate::sched::action::Action;
 use crate::sched::admission::Admitted;
 use crate::sched::config::ModelSpec;
 use crate::sched::decision::Decision;
-use crate::sched::input::{Arrival, LegResult};
+use crate::sched::input::{Arrival, LegResult, Overdue};
 use crate::sched::outcome::{DropReason, FailReason, Outcome};
 use crate::sched::state::{LegStage, Model, Place, Request};
 use crate::time::{Nanos, Timestamp};
@@ -37,7 +37,13 @@ impl Scheduler {
         let now = self.state.now;
         let request = *self.state.request(id);
         if let Some(at) = request.queue_timeout.filter(|&at| at <= now) {
-            return Some(DropReason::QueueTimeout { at });
+            match request.overdue {
+                Overdue::Drop => return Some(DropReason::QueueTimeout { at }),
+                Overdue::Delay => {
+                    self.state.delay(id);
+                    return None;
+                }
+            }
         }
         let deadline = request.deadline.unwrap_or(now);
         if deadline <= now {
@@ -87,6 +93,7 @@ impl Scheduler {
             received: arrival.received,
             deadline: admitted.deadline,
             queue_timeout: arrival.queue_timeout,
+            overdue: arrival.overdue,
             key,
             place: Place::Queue,
             give_up: None,
