@@ -8,6 +8,7 @@ pub mod config;
 pub mod driver;
 pub mod engine;
 pub mod error;
+pub mod fuzz;
 pub mod modelconfig;
 pub mod repository;
 pub mod runtime;

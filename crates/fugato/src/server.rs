@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 mod activity;
 mod auth;
 mod budget;
+pub(crate) mod fuzz;
 pub(crate) mod grpc;
 mod guard;
 mod http;

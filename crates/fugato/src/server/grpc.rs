@@ -33,6 +33,7 @@ pub(crate) mod codec;
 mod compression;
 mod contents;
 mod convert;
+pub(super) mod fuzz;
 mod health;
 mod inbound;
 mod messages;

@@ -27,6 +27,7 @@ mod body;
 mod control;
 mod elements;
 mod encoding;
+pub(super) mod fuzz;
 #[path = "http/error.rs"]
 mod http_error;
 mod large;

@@ -6,6 +6,7 @@ use crate::cli::{Outcome, ReportFormat};
 use crate::repository::MODEL_FILE;
 use anyhow::{Context, bail};
 use clap::ValueHint;
+use fugato_onnx::ModelProto;
 use read::{Inspection, TensorInfo};
 use std::fs;
 use std::io::Write;
@@ -34,13 +35,28 @@ pub struct Args {
 /// Where there is no such model, or it is not ONNX.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let path = model_file(&args.model)?;
-    let inspection = Inspection::read(&path)?;
-    let text = match args.format {
-        ReportFormat::Table => to_table(&inspection),
-        ReportFormat::Json => serde_json::to_string_pretty(&inspection)? + "\n",
-    };
+    let text = print(&Inspection::read(&path)?, args.format)?;
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(Outcome::Success)
+}
+
+/// What is printed of a model that was read from `path`, in both formats.
+///
+/// # Errors
+/// Where its tensors are malformed.
+pub(crate) fn facts(model: ModelProto, path: &Path) -> anyhow::Result<[String; 2]> {
+    let inspection = Inspection::of(model, path)?;
+    Ok([
+        print(&inspection, ReportFormat::Table)?,
+        print(&inspection, ReportFormat::Json)?,
+    ])
+}
+
+fn print(inspection: &Inspection, format: ReportFormat) -> anyhow::Result<String> {
+    Ok(match format {
+        ReportFormat::Table => to_table(inspection),
+        ReportFormat::Json => serde_json::to_string_pretty(inspection)? + "\n",
+    })
 }
 
 /// The model file that `path` means: itself, the one in it, or its latest version's.

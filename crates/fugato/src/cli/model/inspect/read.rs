@@ -73,7 +73,11 @@ pub(super) struct ExternalFile {
 impl Inspection {
     /// Reads the model at `path`.
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
-        let mut model = fugato_onnx::read_model(path)?;
+        Self::of(fugato_onnx::read_model(path)?, path)
+    }
+
+    /// The facts of a model that was read from `path`.
+    pub(super) fn of(mut model: ModelProto, path: &Path) -> anyhow::Result<Self> {
         let (weight_values, weight_bytes, external) = weights(&mut model, path)
             .with_context(|| format!("the weights of `{}` are malformed", path.display()))?;
         let mut operators = BTreeMap::new();
