@@ -415,10 +415,10 @@ fn fifo_passes_over_nobody(
         while let Some(recorded) = replay.next_if(|recorded| recorded.at <= *when) {
             for input in &recorded.inputs {
                 match input {
-                    Input::Arrived(arrival) => {
-                        if arrival.queue_timeout.is_none() || arrival.overdue == Overdue::Drop {
-                            waiting.insert(arrival.request);
-                        }
+                    Input::Arrived(arrival)
+                        if arrival.queue_timeout.is_none() || arrival.overdue == Overdue::Drop =>
+                    {
+                        waiting.insert(arrival.request);
                     }
                     Input::LegFinished { task, leg, .. } => {
                         for (model, tasks) in &mut in_flight {

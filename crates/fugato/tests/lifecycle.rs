@@ -419,9 +419,6 @@ async fn a_thousand_cycles_leak_nothing() {
     let server = Server::start(&repository, &arguments).await;
     let traffic = Traffic::start(&server, "a", 2).await;
     let mut client = server.client().await;
-    let report = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("cycles.csv");
-    let mut at_hundred = 0.0;
-    let begun = Instant::now();
     let mut table = "cycle,seconds,pss_bytes,pss_anon_bytes,threads,replies_of_a\n".to_owned();
     let report = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("cycles.csv");
     let (mut recent, mut at_hundred) = (VecDeque::new(), 0);

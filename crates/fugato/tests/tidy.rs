@@ -251,7 +251,7 @@ fn dashboard_queries(value: &serde_json::Value, found: &mut Vec<String>) {
                     Some(text) if ["expr", "definition"].contains(&name.as_str()) => {
                         found.push(text.to_owned());
                     }
-                    _ => dashboard_queries(value, found),
+                    Some(_) | None => dashboard_queries(value, found),
                 }
             }
         }
@@ -260,7 +260,10 @@ fn dashboard_queries(value: &serde_json::Value, found: &mut Vec<String>) {
                 dashboard_queries(value, found);
             }
         }
-        _ => {}
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => {}
     }
 }
 
