@@ -4,6 +4,7 @@
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::fs;
+use std::panic::catch_unwind;
 use std::path::Path;
 
 /// Changed inputs for each target, beside its corpus.
@@ -43,16 +44,15 @@ fn change(bytes: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
 fn replay(target: &str, call: fn(&[u8])) {
     let inputs = corpus(target);
     for (name, input) in &inputs {
-        // The name of the one that fails is the last that is printed.
-        println!("{target}/{name}");
-        call(input);
+        let done = catch_unwind(|| call(input));
+        done.unwrap_or_else(|_| panic!("of {target}/{name}"));
     }
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     for _ in 0..CHANGED {
         let mut input = inputs[rng.random_range(0..inputs.len())].1.clone();
         change(&mut input, &mut rng);
-        println!("{target}, changed: {}", input.escape_ascii());
-        call(&input);
+        let done = catch_unwind(|| call(&input));
+        done.unwrap_or_else(|_| panic!("of {target}: {}", input.escape_ascii()));
     }
 }
 
