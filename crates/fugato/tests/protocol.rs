@@ -1,6 +1,7 @@
 //! Both protocols over real sockets, served by a double of the engine that echoes.
 
 mod protocol {
+    mod bad_input;
     mod classes;
     pub(crate) mod client;
     pub(crate) mod double;

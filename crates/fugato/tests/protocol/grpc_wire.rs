@@ -16,10 +16,10 @@ use prost::Message as _;
 use std::io::Write as _;
 use tonic::codec::CompressionEncoding;
 
-const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+pub(super) const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 
-struct Reply {
+pub(super) struct Reply {
     status: StatusCode,
     /// Headers and trailers.
     fields: HeaderMap,
@@ -27,7 +27,7 @@ struct Reply {
 }
 
 impl Reply {
-    fn field(&self, name: &str) -> &str {
+    pub(super) fn field(&self, name: &str) -> &str {
         let value = self.fields.get(name);
         value.and_then(|value| value.to_str().ok()).unwrap_or("")
     }
@@ -44,7 +44,7 @@ impl Reply {
     }
 }
 
-async fn exchange(
+pub(super) async fn exchange(
     served: &Served,
     method: &str,
     path: &str,
@@ -84,7 +84,7 @@ const GRPC: (&str, &str) = ("content-type", "application/grpc");
 
 const GZIP: &[(&str, &str)] = &[("grpc-encoding", "gzip")];
 
-fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
+pub(super) fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).expect("it is short");
     [&[flag], &length.to_be_bytes()[..], message].concat()
 }
@@ -93,7 +93,7 @@ fn good() -> Vec<u8> {
     floats("identity", &[1.5]).encode_to_vec()
 }
 
-fn gzip(message: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(message: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(message).expect("memory");
     encoder.finish().expect("memory")
