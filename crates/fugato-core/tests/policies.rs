@@ -273,6 +273,28 @@ fn a_delayed_request_runs_after_all_that_are_not_overdue() {
 }
 
 #[test]
+fn who_is_overdue_stays_so_under_another_policy() {
+    let alone = ModelSpec {
+        slots: 1,
+        max_batch: BatchSize(1),
+        ..model(0)
+    };
+    let mut world = affine(config(PolicySpec::Fifo), &[alone]);
+    world.push_arrival(arrival(0, 0, 0));
+    world.push_arrival(Arrival {
+        queue_timeout: Some(at(200 * US)),
+        overdue: Overdue::Delay,
+        ..arrival(1, 0, 1)
+    });
+    world.push_arrival(arrival(2, 0, 2));
+    world.push(at(300 * US), Input::PolicyChanged(PolicySpec::Edf));
+    world.run();
+    let ended = world.effects_mut().ended.iter();
+    let order: Vec<u64> = ended.map(|ended| ended.request.0).collect();
+    assert_eq!(order, [0, 2, 1]);
+}
+
+#[test]
 fn limits_refuse_by_count_and_by_bytes() {
     let limits = QueueLimits {
         requests: 2,

@@ -426,15 +426,10 @@ impl State {
             .requests
             .iter()
             .map(|(&id, request)| {
-                (
-                    id,
-                    self.key(
-                        id,
-                        request.key.raw_priority(),
-                        request.received,
-                        request.deadline,
-                    ),
-                )
+                let priority = request.key.priority;
+                let key = self.key(id, 0, request.received, request.deadline);
+                // Whoever is overdue stays so.
+                (id, QueueKey { priority, ..key })
             })
             .collect();
         for (id, key) in keys {
@@ -565,14 +560,5 @@ impl QueueKey {
     /// The request it belongs to.
     pub const fn request(self) -> RequestId {
         self.request
-    }
-
-    /// The priority as the client gave it.
-    const fn raw_priority(self) -> u32 {
-        if self.priority == u32::MAX {
-            0
-        } else {
-            self.priority
-        }
     }
 }
