@@ -264,7 +264,7 @@ impl InferError {
         .into()
     }
 
-    /// A reply of `model` is predicted after `needed`, and only `left` is left.
+    /// A reply of `model` is predicted `needed` after its request came, which has only `left`.
     pub fn deadline_unreachable(model: impl Into<String>, needed: Nanos, left: Nanos) -> Self {
         Fault::DeadlineUnreachable {
             model: model.into(),
@@ -486,7 +486,8 @@ mod tests {
         );
         assert_eq!(
             error.to_string(),
-            "a reply of model `bert` is predicted in 30.00 ms and its deadline is in 10.00 ms"
+            "a reply of model `bert` is predicted 30.00 ms after its request came, and the deadline is \
+             10.00 ms after that"
         );
     }
 }

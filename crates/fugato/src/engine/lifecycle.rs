@@ -427,11 +427,13 @@ impl Found {
         staged: Option<Staged>,
     ) -> Result<Self, String> {
         let asked = match (own, &folder.config) {
-            (Some(json), _) => Some(parse_json(json)),
-            (None, Some(text)) => Some(parse_text(text)),
+            (Some(json), _) => Some(("parameter `config`", parse_json(json))),
+            (None, Some(text)) => Some(("config.pbtxt", parse_text(text))),
             (None, None) => None,
         };
-        let asked = asked.transpose().map_err(|error| with_cause(&error))?;
+        let asked = asked
+            .map(|(place, read)| read.map_err(|error| format!("{place}: {}", with_cause(&error))));
+        let asked = asked.transpose()?;
         let settings = Settings::of(name, config, asked, &folder.path);
         let settings = settings.map_err(|error| with_cause(&error))?;
         let ChosenVersions { serve, missing } = settings.versions().choose(&folder.versions);

@@ -56,7 +56,7 @@ pub(super) fn error(
     failure: ServeFailure,
 ) -> InferError {
     match failure {
-        ServeFailure::Rejected(reason) => rejected(model, now, reason),
+        ServeFailure::Rejected(reason) => rejected(model, received, reason),
         ServeFailure::Dropped(DropReason::Expired { deadline }) => {
             InferError::deadline_exceeded(model, now - deadline)
         }
@@ -85,7 +85,7 @@ pub(super) fn error(
     }
 }
 
-fn rejected(model: &str, now: Timestamp, reason: Rejection) -> InferError {
+fn rejected(model: &str, received: Timestamp, reason: Rejection) -> InferError {
     match reason {
         Rejection::UnknownModel => InferError::unknown_model(model),
         Rejection::ModelStopping | Rejection::NoDevice => {
@@ -111,7 +111,7 @@ fn rejected(model: &str, now: Timestamp, reason: Rejection) -> InferError {
             deadline,
             predicted,
             ..
-        } => InferError::deadline_unreachable(model, predicted - now, deadline - now),
+        } => InferError::deadline_unreachable(model, predicted - received, deadline - received),
     }
 }
 

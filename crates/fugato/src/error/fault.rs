@@ -258,7 +258,9 @@ pub(crate) enum Fault {
         wanted: u64,
         limit: u64,
     },
-    #[error("a reply of model `{model}` is predicted in {needed} and its deadline is in {left}")]
+    #[error(
+        "a reply of model `{model}` is predicted {needed} after its request came, and the deadline is {left} after that"
+    )]
     DeadlineUnreachable {
         model: String,
         needed: Nanos,

@@ -270,6 +270,10 @@ fn text_that_is_none_is_refused_with_its_place() {
             "line 2, column 15, at field `input.dims`",
         ),
         (
+            "max_batch_size: 8\ndynamic_batchin {}",
+            "line 2, column 1, at field `dynamic_batchin`: field 'dynamic_batchin' not found",
+        ),
+        (
             "input { data_type: TYPE_F32 }",
             "at field `input.data_type`: value 'TYPE_F32'",
         ),

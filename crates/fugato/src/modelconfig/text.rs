@@ -182,12 +182,15 @@ fn too_deep(text: &str) -> Option<usize> {
 fn field_at(text: &str, offset: usize) -> String {
     let mut outer: Vec<&str> = Vec::new();
     let (mut word, mut field) = ("", "");
+    // A word there is a value after these, and else the name of the next field.
+    let before = text.get(..offset).unwrap_or(text);
+    let is_value = before.trim_end().ends_with([':', '[', ',']);
     for (at, token) in Tokens::new(text) {
         if at > offset {
             break;
         }
         match token {
-            Token::Word(found) if at == offset && field.is_empty() => field = found,
+            Token::Word(found) if at == offset && (field.is_empty() || !is_value) => field = found,
             Token::Word(found) => word = found,
             Token::Colon => field = word,
             // The colon before a list of messages may be left out.
