@@ -290,6 +290,42 @@ async fn a_model_that_fails_its_warm_up_is_refused() {
 }
 
 #[tokio::test]
+async fn a_file_of_a_sample_is_not_taken_from_elsewhere() {
+    let repository = Repository::new();
+    repository.put_adder("a", 1, 1.0);
+    repository.put("b/warmup/two", &[0; 8]);
+    let config = "max_batch_size: 4 model_warmup { name: \"mine\" batch_size: 2 inputs { key: \"input\" \
+                  value { data_type: TYPE_FP32 dims: 1 input_data_file: \"two\" } } }";
+    repository.put("a/config.pbtxt", config.as_bytes());
+    let (outside, link) = (repository.file("b/warmup"), repository.file("a/warmup"));
+    std::os::unix::fs::symlink(outside, link).expect("a link");
+    let server = Server::start(&repository, EXPLICIT).await;
+    let mut client = server.client().await;
+    let refused = client.load("a").await.expect_err("it lies elsewhere");
+    assert!(refused.message().contains("a link out of"), "{refused}");
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_long_warm_up_does_not_hold_a_drain_up() {
+    let repository = Repository::new();
+    repository.put_adder("a", 1, 1.0);
+    let config = "max_batch_size: 4 model_warmup { name: \"mine\" batch_size: 1 count: 4000000000 \
+                  inputs { key: \"input\" value { data_type: TYPE_FP32 dims: 1 zero_data: true } } }";
+    repository.put("a/config.pbtxt", config.as_bytes());
+    let server = Server::start(&repository, EXPLICIT).await;
+    let mut client = server.client().await;
+    let mut other = client.clone();
+    let load = tokio::spawn(async move { other.load("a").await });
+    client.wait_for("a", &["1 LOADING"]).await;
+    let begun = Instant::now();
+    assert_eq!(server.stop().await, Some(0));
+    let took = begun.elapsed();
+    assert!(took.as_secs() < 10, "the drain took {took:?}");
+    load.await.expect("it does not panic").unwrap_or_default();
+}
+
+#[tokio::test]
 async fn what_did_not_change_is_kept() {
     let repository = Repository::new();
     repository.put_adder("a", 1, 1.0);

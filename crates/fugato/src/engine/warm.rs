@@ -60,6 +60,8 @@ pub(super) async fn up(
                 Err(error) if is_load(error.kind()) => {
                     let (model, sample) = (&served.info.name, &sample.name);
                     tracing::warn!(model, sample, %error, "a warm-up sample was not run");
+                    // What is full or draining now is so for the next run, too.
+                    break;
                 }
                 Err(cause) => {
                     return Err(WarmUpError::Run {
@@ -140,7 +142,9 @@ fn elements(input: &WarmUpInput, count: usize, folder: &Path) -> Result<TensorDa
         WarmUpData::Zero => Ok(zero_data(input.element, count)),
         WarmUpData::Random => Ok(random_data(input.element, count)),
         WarmUpData::File(file) => {
-            let path = resolve_below(&folder.join(FOLDER), file).map_err(|e| e.to_string())?;
+            // Below the model's folder, so that `warmup` itself is no link out of it.
+            let below = format!("{FOLDER}/{file}");
+            let path = resolve_below(folder, &below).map_err(|e| e.to_string())?;
             let failed = |error: std::io::Error| format!("`{file}` cannot be read: {error}");
             let bytes = std::fs::metadata(&path).map_err(failed)?.len();
             if bytes > SAMPLE_BYTES_MAX {
