@@ -117,6 +117,17 @@ async fn settings_are_changed_and_taken_back() {
         (reply.status, reply.header("fugato-error")),
         (400, "invalid_request")
     );
+    assert!(
+        reply.error().contains("a whole number from 0"),
+        "{}",
+        reply.error()
+    );
+    let reply = send(&served, "/v2/trace/setting", r#"{"trace_rate":7}"#).await;
+    assert!(
+        reply.error().contains("neither a string"),
+        "{}",
+        reply.error()
+    );
 }
 
 fn gzip(data: &[u8]) -> Vec<u8> {

@@ -130,7 +130,10 @@ pub(super) async fn unload<S: InferenceService>(
 
 /// One value or several.
 #[derive(Deserialize, Serialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a setting is neither a string, a list of strings nor null"
+)]
 enum Values {
     One(String),
     Many(Vec<String>),
@@ -216,7 +219,10 @@ async fn trace_update<S: InferenceService>(
 
 /// A log setting in JSON.
 #[derive(Deserialize, Serialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a setting is neither a boolean, a whole number from 0, a string nor null"
+)]
 enum LogValue {
     Switch(bool),
     Level(u32),
