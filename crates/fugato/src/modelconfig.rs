@@ -2,12 +2,12 @@
 //! clients with the completed form.
 //!
 //! The path of a configuration: [`parse_text`] or [`parse_json`] make the message,
-//! [`interpret`] turns it into [`Wanted`] (what it asks, in Fugato's words) or refuses it,
-//! [`check`] compares that with the model file, and [`complete`] makes what clients are
+//! [`interpret()`] turns it into [`Wanted`] (what it asks, in Fugato's words) or refuses it,
+//! [`check()`] compares that with the model file, and [`complete()`] makes what clients are
 //! told. [`treatments`] says, field by field, what is done, warned about or refused.
 //!
 //! **Invariant:** nothing that a configuration asks is dropped in silence: each field is
-//! read by [`interpret`], named in [`Wanted::notices`], or an error.
+//! read by [`interpret()`], named in [`Wanted::notices`], or an error.
 
 mod check;
 mod complete;

@@ -40,7 +40,7 @@ impl Wanted {
     /// A model file's inputs as requests must fit them: where the file leaves a dimension
     /// open and the configuration gives its size, the configuration counts.
     ///
-    /// Call it for specs that passed [`super::check`]; others come back as they are.
+    /// Call it for specs that passed [`super::check()`]; others come back as they are.
     pub fn narrowed_inputs(&self, inputs: &[TensorSpec]) -> Vec<TensorSpec> {
         let mut narrowed = inputs.to_vec();
         for spec in &mut narrowed {
