@@ -486,8 +486,8 @@ mod tests {
         );
         assert_eq!(
             error.to_string(),
-            "a reply of model `bert` is predicted 30.00 ms after its request came, and the deadline is \
-             10.00 ms after that"
+            "a reply of model `bert` is predicted 30.00 ms after its request came, past its deadline at \
+             10.00 ms"
         );
     }
 }

@@ -259,7 +259,7 @@ pub(crate) enum Fault {
         limit: u64,
     },
     #[error(
-        "a reply of model `{model}` is predicted {needed} after its request came, and the deadline is {left} after that"
+        "a reply of model `{model}` is predicted {needed} after its request came, past its deadline at {left}"
     )]
     DeadlineUnreachable {
         model: String,
