@@ -170,6 +170,27 @@ fn doctor_fails_where_serve_would_not_start() {
 }
 
 #[test]
+fn doctor_names_a_configuration_that_refuses_its_model() {
+    let folder = scratch();
+    for (model, config) in [("fine", "max_batch_size: 2"), ("odd", "max_batch_sise: 2")] {
+        let version = folder.path().join("models").join(model).join("1");
+        fs::create_dir_all(&version).expect("folders");
+        fs::write(version.join("model.onnx"), b"").expect("a file");
+        fs::write(version.join("../config.pbtxt"), config).expect("a file");
+    }
+    let args = [
+        "doctor",
+        "--model-repository=models",
+        "--http-port=0",
+        "--grpc-port=0",
+    ];
+    let output = fugato(&args, folder.path());
+    let report = String::from_utf8_lossy(&output.stdout);
+    let said = report.contains("1 of them will not be ready") && report.contains("max_batch_sise");
+    assert!(said && report.contains("odd"), "{report}");
+}
+
+#[test]
 fn doctor_says_which_port_is_taken() {
     let folder = scratch();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

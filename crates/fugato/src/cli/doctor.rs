@@ -4,7 +4,8 @@ mod machine;
 
 use super::{Outcome, ReportFormat, SettingArgs};
 use crate::config::{Config, Cores, DeviceKind};
-use crate::repository;
+use crate::modelconfig;
+use crate::repository::{self, ModelEntry};
 use crate::runtime::{self, Surroundings};
 use fugato_device::Runtime;
 use serde::Serialize;
@@ -235,6 +236,24 @@ fn port(name: &'static str, address: SocketAddr) -> Check {
     }
 }
 
+/// Why a model cannot be served, as far as its folder and its own configuration tell.
+fn model_fault(model: &ModelEntry) -> Result<(), String> {
+    let text = |fault: &dyn std::error::Error| fault.to_string();
+    let folder = model.folder.as_ref().map_err(|fault| text(&**fault))?;
+    let Some(own) = &folder.config else {
+        return model.latest().map(drop).map_err(|fault| text(&*fault));
+    };
+    let at_fault = |error: &dyn std::error::Error| format!("{}: {error}", model.name);
+    let asked = modelconfig::parse_text(own).map_err(|error| at_fault(&error))?;
+    let wanted = modelconfig::interpret(&model.name, &asked).map_err(|error| at_fault(&error))?;
+    let chosen = wanted.versions.choose(&folder.versions);
+    for version in chosen.serve {
+        let file = folder.model_file(version, &wanted.model_file);
+        file.map_err(|fault| text(&fault))?;
+    }
+    Ok(())
+}
+
 fn model_repository(path: &Path, config: &Config) -> Check {
     const NAME: &str = "model repository";
     let repository = match repository::scan(path) {
@@ -256,8 +275,8 @@ fn model_repository(path: &Path, config: &Config) -> Check {
     let faults: Vec<String> = repository
         .models
         .iter()
-        .filter_map(|model| model.latest().err())
-        .map(|fault| fault.to_string().lines().next().unwrap_or("").to_owned())
+        .filter_map(|model| model_fault(model).err())
+        .map(|fault| fault.lines().next().unwrap_or("").to_owned())
         .collect();
     let found = format!("{}: {} models", path.display(), repository.models.len());
     match faults.is_empty() {

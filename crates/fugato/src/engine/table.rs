@@ -318,13 +318,18 @@ impl Entry {
     fn take_ready(&mut self, gone: bool) -> Vec<Arc<ServedModel>> {
         let mut taken = Vec::new();
         for slot in self.versions.values_mut() {
-            if let Slot::Ready(ready) = slot {
-                let served = Arc::clone(&ready.served);
-                *slot = Slot::Unloading {
-                    id: served.id,
-                    gone,
-                };
-                taken.push(served);
+            match slot {
+                Slot::Ready(ready) => {
+                    let served = Arc::clone(&ready.served);
+                    *slot = Slot::Unloading {
+                        id: served.id,
+                        gone,
+                    };
+                    taken.push(served);
+                }
+                // It may have been there still when it was taken out.
+                Slot::Unloading { gone: known, .. } => *known |= gone,
+                Slot::Loading | Slot::Unavailable(_) => {}
             }
         }
         taken

@@ -12,6 +12,7 @@ use half::{bf16, f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Runs of a new model before it takes requests: the first one sizes the runtime's
 /// arenas and lays weights out, and the second teaches the scheduler its latency.
@@ -50,7 +51,11 @@ pub(super) async fn up(
     run_on_zeros(runner, served).await;
     let samples = served.settings.wanted().map(|wanted| &wanted.warm_ups);
     for sample in samples.into_iter().flatten() {
-        let inputs = make(sample, &served.info, folder).map_err(|reason| WarmUpError::Sample {
+        let (own, info, folder) = (sample.clone(), Arc::clone(&served.info), folder.to_owned());
+        // It may be of hundreds of megabytes, or in a file.
+        let made = tokio::task::spawn_blocking(move || make(&own, &info, &folder)).await;
+        let made = made.unwrap_or_else(|panic| Err(panic.to_string()));
+        let inputs = made.map_err(|reason| WarmUpError::Sample {
             sample: sample.name.clone(),
             reason,
         })?;

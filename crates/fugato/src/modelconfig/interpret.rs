@@ -25,6 +25,9 @@ const BATCH_SIZE_MAX: u32 = 65_536;
 /// Most executions at once: the bound of the setting `instances`.
 const INSTANCES_MAX: u16 = 64;
 
+/// Most runs of one warm-up sample: a model is not ready before they are done.
+const WARM_UP_RUNS_MAX: u32 = 1_000;
+
 /// Most requests waiting: the bound of the setting `queue_count_max`.
 const QUEUE_COUNT_MAX: u32 = 1 << 20;
 
@@ -446,6 +449,13 @@ impl Reader<'_> {
                     format!("{path}.batch_size"),
                     sample.batch_size.to_string(),
                     format!("at most max_batch_size ({most})"),
+                ));
+            }
+            if sample.count > WARM_UP_RUNS_MAX {
+                return Err(self.bad(
+                    format!("{path}.count"),
+                    sample.count.to_string(),
+                    format!("at most {WARM_UP_RUNS_MAX}"),
                 ));
             }
             let inputs = sample.inputs.iter().map(|(name, input)| {
