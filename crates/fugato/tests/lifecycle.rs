@@ -310,8 +310,10 @@ async fn a_file_of_a_sample_is_not_taken_from_elsewhere() {
 async fn a_long_warm_up_does_not_hold_a_drain_up() {
     let repository = Repository::new();
     repository.put_adder("a", 1, 1.0);
-    let config = "max_batch_size: 4 model_warmup { name: \"mine\" batch_size: 1 count: 4000000000 \
-                  inputs { key: \"input\" value { data_type: TYPE_FP32 dims: 1 zero_data: true } } }";
+    let sample = "model_warmup { name: \"mine\" batch_size: 1 count: 1000 \
+                  inputs { key: \"input\" value { data_type: TYPE_FP32 dims: 1 zero_data: true } } }\n";
+    // Minutes of runs.
+    let config = format!("max_batch_size: 4\n{}", sample.repeat(4_000));
     repository.put("a/config.pbtxt", config.as_bytes());
     let server = Server::start(&repository, EXPLICIT).await;
     let mut client = server.client().await;

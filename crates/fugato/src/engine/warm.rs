@@ -65,6 +65,9 @@ pub(super) async fn up(
                 Err(error) if is_load(error.kind()) => {
                     let (model, sample) = (&served.info.name, &sample.name);
                     tracing::warn!(model, sample, %error, "a warm-up sample was not run");
+                    if runner.is_draining() {
+                        return Ok(());
+                    }
                     // What is full or draining now is so for the next run, too.
                     break;
                 }
