@@ -1,9 +1,18 @@
-//! What is known of latencies: the [`LatencyModel`] trait and its first implementation.
+//! What is known of latencies: the [`LatencyModel`] trait with its first implementation,
+//! and measured [`Profile`]s with what can be concluded from them.
 
+mod file;
 mod online;
+mod parallelism;
 mod window;
 
+pub use file::{
+    BatchKnee, Candidate, Constraint, DeviceKey, Fit, FitPoint, FitRange, GridPoint, HeldOut,
+    Infeasible, Knee, KneeRule, ModelKey, ModelProfile, Optima, Optimum, OptimumPoint, PointKey,
+    Profile, ProfileError, Published, SCHEMA, Times,
+};
 pub use online::OnlineQuantiles;
+pub use parallelism::{Kernel, KernelList};
 pub use window::Window;
 
 use crate::id::{BatchSize, LegIndex, ModelId, Share};

@@ -1,0 +1,317 @@
+//! The profile as it is written to `profile.json`, and what a profile must satisfy before
+//! it is used.
+//!
+//! **Invariant:** a [`Profile`] that passed [`Profile::check`] has no point that is NaN,
+//! zero, negative, duplicate or outside the device, and none missing unless its model says
+//! that it is [`ModelProfile::sparse`].
+//!
+//! Shares and neighbours are in slices, times in seconds.
+
+mod check;
+mod optimum;
+
+pub use check::{ModelKey, PointKey, ProfileError};
+pub use optimum::{Candidate, Constraint, Infeasible, Optima, Optimum, OptimumPoint};
+
+use super::parallelism::KernelList;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The schema that this build reads and writes.
+pub const SCHEMA: &str = "fugato.profile/1";
+
+/// Measured latencies of some models on one device, and what was concluded from them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Always [`SCHEMA`]; written first, so that a file of another schema is refused by
+    /// its name and not by the first field that is new in it.
+    #[serde(deserialize_with = "known_schema")]
+    pub schema: String,
+    /// The device it was measured on.
+    pub device: DeviceKey,
+    /// The runtime that ran the models, with its version: `onnxruntime 1.31.0`.
+    pub runtime: String,
+    /// Whether it was computed rather than measured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub synthetic: bool,
+    /// The models, in the order they were profiled.
+    pub models: Vec<ModelProfile>,
+}
+
+/// What must be equal for a profile to apply to a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceKey {
+    /// The kind of device: `cpu`, `cuda`, `v100`.
+    pub kind: String,
+    /// The device's own name: the CPU's model name, the accelerator's product name.
+    pub name: String,
+    /// Slices of the whole device.
+    pub slices: u16,
+}
+
+/// What was measured of one model version, and concluded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelProfile {
+    /// The model's name in its repository.
+    pub name: String,
+    /// The model's version in its repository; absent where there is no repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The content hash of the model file, as the model store keys it.
+    pub hash: String,
+    /// The latency objective that the optima were found under, in seconds; none leaves
+    /// only `max_batch` to bind.
+    pub slo_s: Option<f64>,
+    /// The rate of arrival that batches are assembled at, in items per second; none counts
+    /// assembly as no time.
+    pub arrival_rate: Option<f64>,
+    /// The largest batch that may be run, in items.
+    pub max_batch: u32,
+    /// The knee at [`ModelProfile::knee_batch`], in slices.
+    pub knee: Knee,
+    /// The batch that `knee` was taken at: the largest measured one within `max_batch`.
+    pub knee_batch: Option<u32>,
+    /// Whether some definition's knee rests on intervals that overlap.
+    pub undecided: bool,
+    /// The definitions that are undecided.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undecided_by: Vec<KneeRule>,
+    /// The knee at each measured batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub knees: Vec<BatchKnee>,
+    /// The best (batch, share) by two measures.
+    pub optima: Optima,
+    /// The parallelism model fitted to the grid; none where there are too few points.
+    pub fit: Option<Fit>,
+    /// Whether points of the grid were left out: an interrupted or bisecting survey. A
+    /// model that is not sparse must have every batch at every share.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sparse: bool,
+    /// What a publication states of the model, beside what this profile concludes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Published>,
+    /// The measured points.
+    pub grid: Vec<GridPoint>,
+}
+
+/// The smallest share that is enough, by three definitions, in slices; none where too
+/// little was measured..
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Knee {
+    /// Latency within a tolerance of the best.
+    pub tolerance: Option<u16>,
+    /// The largest efficacy.
+    pub efficacy: Option<u16>,
+    /// The largest distance from the chord of the curve.
+    pub chord: Option<u16>,
+}
+
+/// A definition of the knee.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KneeRule {
+    /// See [`Knee::tolerance`].
+    Tolerance,
+    /// See [`Knee::efficacy`].
+    Efficacy,
+    /// See [`Knee::chord`].
+    Chord,
+}
+
+/// The knee at one batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchKnee {
+    /// Items in the batch.
+    pub batch: u32,
+    /// The knee, in slices.
+    #[serde(flatten)]
+    pub knee: Knee,
+    /// The definitions whose knee rests on intervals that overlap.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undecided_by: Vec<KneeRule>,
+}
+
+/// One point of the grid: measured, or failed with the reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GridPoint {
+    /// Items in the batch.
+    pub batch: u32,
+    /// Slices it ran in.
+    pub share: u16,
+    /// Slices that were busy with other work meanwhile; 0 is alone.
+    pub neighbours: u16,
+    /// The median latency, in seconds.
+    pub median_s: Option<f64>,
+    /// The 95th percentile of the latency, in seconds.
+    pub p95_s: Option<f64>,
+    /// Lower end of the bootstrap 95 % interval of the median, in seconds.
+    pub low_s: Option<f64>,
+    /// Upper end of the bootstrap 95 % interval of the median, in seconds.
+    pub high_s: Option<f64>,
+    /// Runs timed, warm-up left out.
+    pub repeats: u32,
+    /// Why there are no times.
+    pub failed: Option<String>,
+}
+
+/// The times of a point that did not fail, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Times {
+    /// The median latency.
+    pub median_s: f64,
+    /// The 95th percentile of the latency; the median where it was not measured.
+    pub p95_s: f64,
+    /// Lower end of the median's interval; the median where it was not measured.
+    pub low_s: f64,
+    /// Upper end of the median's interval; the median where it was not measured.
+    pub high_s: f64,
+}
+
+/// The parallelism model of one model, how well it fits, and where it may be used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fit {
+    /// The fitted kernels.
+    pub model: KernelList,
+    /// How much longer a pass takes where all other slices are busy, as a fraction; none
+    /// where no such point was measured.
+    pub contention: Option<f64>,
+    /// Where the fit may be asked; nothing is predicted beyond it.
+    pub range: FitRange,
+    /// Median of the relative errors of `points`.
+    pub median_error: f64,
+    /// Largest of the relative errors of `points`.
+    pub worst_error: f64,
+    /// The errors at batches and shares that were left out of the fit; none where the
+    /// grid is too small to leave any out.
+    pub held_out: Option<HeldOut>,
+    /// The error at each point the model was fitted to.
+    pub points: Vec<FitPoint>,
+}
+
+/// The ranges of the measured points, ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FitRange {
+    /// Smallest batch, in items.
+    pub batch_min: u32,
+    /// Largest batch, in items.
+    pub batch_max: u32,
+    /// Smallest share, in slices.
+    pub share_min: u16,
+    /// Largest share, in slices.
+    pub share_max: u16,
+}
+
+/// Relative errors at points that the fit was not shown.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldOut {
+    /// Median of the relative errors.
+    pub median_error: f64,
+    /// Largest of the relative errors.
+    pub worst_error: f64,
+    /// Points predicted.
+    pub points: u32,
+}
+
+/// The fit at one measured point.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FitPoint {
+    /// Items in the batch.
+    pub batch: u32,
+    /// Slices it ran in.
+    pub share: u16,
+    /// Slices that were busy with other work.
+    pub neighbours: u16,
+    /// The measured median, in seconds.
+    pub measured_s: f64,
+    /// The model's answer, in seconds.
+    pub fitted_s: f64,
+    /// `|fitted - measured| / measured`.
+    pub error: f64,
+    /// The same where the point's batch (or share) was left out of the fit; none where it
+    /// is at the edge of the grid, where leaving it out would mean extrapolating.
+    pub held_out_error: Option<f64>,
+}
+
+/// What a publication states of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    /// Where it is stated.
+    pub source: String,
+    /// Its batch, in items.
+    pub batch: u32,
+    /// Its share, in slices.
+    pub share: u16,
+    /// Its latency at that point, in seconds.
+    pub latency_s: f64,
+}
+
+impl GridPoint {
+    /// The times; `None` where the point failed.
+    #[must_use]
+    pub fn times(&self) -> Option<Times> {
+        let median_s = self.median_s?;
+        Some(Times {
+            median_s,
+            p95_s: self.p95_s.unwrap_or(median_s),
+            low_s: self.low_s.unwrap_or(median_s),
+            high_s: self.high_s.unwrap_or(median_s),
+        })
+    }
+
+    /// What tells the point from the others of its model.
+    #[must_use]
+    pub fn key(&self) -> PointKey {
+        PointKey {
+            batch: self.batch,
+            share: self.share,
+            neighbours: self.neighbours,
+        }
+    }
+}
+
+impl ModelProfile {
+    /// A profile without points, to be filled and then
+    /// analysed.
+    #[must_use]
+    pub fn new(name: impl Into<String>, hash: impl Into<String>, max_batch: u32) -> Self {
+        Self {
+            name: name.into(),
+            version: None,
+            hash: hash.into(),
+            slo_s: None,
+            arrival_rate: None,
+            max_batch,
+            knee: Knee::default(),
+            knee_batch: None,
+            undecided: true,
+            undecided_by: Vec::new(),
+            knees: Vec::new(),
+            optima: Optima::default(),
+            fit: None,
+            sparse: false,
+            published: None,
+            grid: Vec::new(),
+        }
+    }
+
+    /// The point at exactly this place.
+    #[must_use]
+    pub fn point(&self, key: PointKey) -> Option<&GridPoint> {
+        self.grid.iter().find(|point| point.key() == key)
+    }
+}
+
+fn known_schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let found = String::deserialize(deserializer)?;
+    check::schema(&found).map_err(serde::de::Error::custom)?;
+    Ok(found)
+}

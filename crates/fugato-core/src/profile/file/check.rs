@@ -1,0 +1,374 @@
+//! What a profile must satisfy, and the errors that name what does not.
+
+use super::{DeviceKey, GridPoint, ModelProfile, Profile, SCHEMA};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// The place of a point in a model's grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PointKey {
+    /// Items in the batch.
+    pub batch: u32,
+    /// Slices it runs in.
+    pub share: u16,
+    /// Slices that are busy with other work; 0 is alone.
+    pub neighbours: u16,
+}
+
+impl fmt::Display for PointKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            batch,
+            share,
+            neighbours,
+        } = self;
+        write!(f, "(batch {batch}, share {share}, neighbours {neighbours})")
+    }
+}
+
+/// Why a profile cannot be used.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProfileError {
+    /// The file is of another schema.
+    #[error("profile has schema `{found}`, expected `{SCHEMA}`")]
+    Schema {
+        /// The schema it names.
+        found: String,
+    },
+    /// It was measured on another device.
+    #[error("profile was measured on {found}, this device is {expected}")]
+    Device {
+        /// The profile's device.
+        found: DeviceKey,
+        /// The device at hand.
+        expected: DeviceKey,
+    },
+    /// It was measured with another runtime.
+    #[error("profile was measured with runtime `{found}`, this one is `{expected}`")]
+    Runtime {
+        /// The profile's runtime.
+        found: String,
+        /// The runtime at hand.
+        expected: String,
+    },
+    /// It was measured on another model file.
+    #[error("profile of model `{model}` was measured on {found}, the model at hand is {expected}")]
+    Model {
+        /// The model's name.
+        model: String,
+        /// The profiled version and hash.
+        found: ModelKey,
+        /// The version and hash at hand.
+        expected: ModelKey,
+    },
+    /// A number outside the points makes no sense.
+    #[error("profile's {field} is {found}, expected {expected}")]
+    Field {
+        /// The field, with the model it belongs to.
+        field: String,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The same model version is there twice.
+    #[error("profile has model `{model}` version {version} twice")]
+    DuplicateModel {
+        /// The model's name.
+        model: String,
+        /// Its version.
+        version: String,
+    },
+    /// A point is not within the device, or a number of it makes no sense.
+    #[error("profile of model `{model}`: point {point} has {field} {found}, expected {expected}")]
+    Point {
+        /// The model's name.
+        model: String,
+        /// The point.
+        point: PointKey,
+        /// The field of the point.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: String,
+    },
+    /// The same point is there twice.
+    #[error("profile of model `{model}`: point {point} is there twice")]
+    DuplicatePoint {
+        /// The model's name.
+        model: String,
+        /// The point.
+        point: PointKey,
+    },
+    /// A point of the grid is not there.
+    #[error(
+        "profile of model `{model}`: point {point} is missing\n\
+         hint: profile the model again to fill it, or mark the model `sparse`"
+    )]
+    MissingPoint {
+        /// The model's name.
+        model: String,
+        /// The point.
+        point: PointKey,
+    },
+}
+
+/// A model version and its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelKey {
+    /// The version in the repository, if there is one.
+    pub version: Option<String>,
+    /// The content hash of the model file.
+    pub hash: String,
+}
+
+impl fmt::Display for ModelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(version) = &self.version {
+            write!(f, "version {version}, ")?;
+        }
+        write!(f, "hash `{}`", self.hash)
+    }
+}
+
+impl fmt::Display for DeviceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, name, slices } = self;
+        write!(f, "{kind} `{name}` of {slices} slices")
+    }
+}
+
+impl Profile {
+    /// Checks every number that later computations rest on.
+    ///
+    /// # Errors
+    /// The first thing found wrong: the schema, the device's slices, a model twice, a
+    /// model's objective, rate, batch limit or hash, then point by point a time that is
+    /// missing, NaN, zero or negative, or out of order, a place outside the device, a
+    /// point twice, and a point that the others imply and that is not there.
+    pub fn check(&self) -> Result<(), ProfileError> {
+        schema(&self.schema)?;
+        if self.device.slices == 0 {
+            return Err(ProfileError::Field {
+                field: "device.slices".to_owned(),
+                found: "0".to_owned(),
+                expected: "at least 1",
+            });
+        }
+        let mut seen = BTreeSet::new();
+        for model in &self.models {
+            if !seen.insert((&model.name, &model.version)) {
+                return Err(ProfileError::DuplicateModel {
+                    model: model.name.clone(),
+                    version: model.version.clone().unwrap_or_else(|| "none".to_owned()),
+                });
+            }
+            model.check(self.device.slices)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the profile was measured on this device with this runtime.
+    ///
+    /// # Errors
+    /// [`ProfileError::Device`] or [`ProfileError::Runtime`], with both.
+    pub fn matches(&self, device: &DeviceKey, runtime: &str) -> Result<(), ProfileError> {
+        if self.device != *device {
+            return Err(ProfileError::Device {
+                found: self.device.clone(),
+                expected: device.clone(),
+            });
+        }
+        if self.runtime != runtime {
+            return Err(ProfileError::Runtime {
+                found: self.runtime.clone(),
+                expected: runtime.to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The profile of a model file; `None` where the profile has no model of that name.
+    ///
+    /// The file decides, not the version's number: a copy of the file under another
+    /// number is the same model.
+    ///
+    /// # Errors
+    /// [`ProfileError::Model`], with both versions and hashes, where the profile knows
+    /// the name, but with other files.
+    pub fn model(
+        &self,
+        name: &str,
+        version: &str,
+        hash: &str,
+    ) -> Result<Option<&ModelProfile>, ProfileError> {
+        let mut named = self.models.iter().filter(|model| model.name == name);
+        let Some(first) = named.clone().next() else {
+            return Ok(None);
+        };
+        if let Some(found) = named.find(|model| model.hash == hash) {
+            return Ok(Some(found));
+        }
+        Err(first.differs(Some(version), hash))
+    }
+}
+
+impl ModelProfile {
+    /// Whether the profile was measured on this model file.
+    ///
+    /// # Errors
+    /// [`ProfileError::Model`], with both hashes.
+    pub fn matches(&self, hash: &str) -> Result<(), ProfileError> {
+        if self.hash == hash {
+            Ok(())
+        } else {
+            Err(self.differs(None, hash))
+        }
+    }
+
+    fn differs(&self, version: Option<&str>, hash: &str) -> ProfileError {
+        ProfileError::Model {
+            model: self.name.clone(),
+            found: ModelKey {
+                version: self.version.clone(),
+                hash: self.hash.clone(),
+            },
+            expected: ModelKey {
+                version: version.map(str::to_owned),
+                hash: hash.to_owned(),
+            },
+        }
+    }
+
+    /// As [`Profile::check`], for one model of a device of `slices` slices.
+    ///
+    /// # Errors
+    /// As [`Profile::check`].
+    pub fn check(&self, slices: u16) -> Result<(), ProfileError> {
+        let field = |name: &str, found: String, expected: &'static str| ProfileError::Field {
+            field: format!("{name} of model `{}`", self.name),
+            found,
+            expected,
+        };
+        let positive = [("slo_s", self.slo_s), ("arrival_rate", self.arrival_rate)];
+        for (name, value) in positive {
+            if let Some(found) = value.filter(|&value| !is_positive(value)) {
+                return Err(field(name, found.to_string(), "a positive number"));
+            }
+        }
+        if self.max_batch == 0 {
+            return Err(field("max_batch", "0".to_owned(), "at least 1"));
+        }
+        if self.hash.is_empty() {
+            return Err(field("hash", "empty".to_owned(), "a content hash"));
+        }
+        let mut seen = BTreeSet::new();
+        for point in &self.grid {
+            check_point(&self.name, point, slices)?;
+            if !seen.insert(point.key()) {
+                return Err(ProfileError::DuplicatePoint {
+                    model: self.name.clone(),
+                    point: point.key(),
+                });
+            }
+        }
+        match self.missing().first() {
+            Some(&point) if !self.sparse => Err(ProfileError::MissingPoint {
+                model: self.name.clone(),
+                point,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The points that the grid implies and lacks: each batch of it at each share of it,
+    /// alone, and at each (share, neighbours) of it.
+    #[must_use]
+    pub fn missing(&self) -> Vec<PointKey> {
+        let batches: BTreeSet<u32> = self.grid.iter().map(|point| point.batch).collect();
+        let places: BTreeSet<(u16, u16)> = self
+            .grid
+            .iter()
+            .flat_map(|point| [(point.share, 0), (point.share, point.neighbours)])
+            .collect();
+        let known: BTreeSet<PointKey> = self.grid.iter().map(GridPoint::key).collect();
+        let wanted = batches.iter().flat_map(|&batch| {
+            places.iter().map(move |&(share, neighbours)| PointKey {
+                batch,
+                share,
+                neighbours,
+            })
+        });
+        wanted.filter(|point| !known.contains(point)).collect()
+    }
+}
+
+pub(super) fn schema(found: &str) -> Result<(), ProfileError> {
+    if found == SCHEMA {
+        return Ok(());
+    }
+    Err(ProfileError::Schema {
+        found: found.to_owned(),
+    })
+}
+
+fn is_positive(value: f64) -> bool {
+    value.is_finite() && value > 0.0
+}
+
+fn check_point(model: &str, point: &GridPoint, slices: u16) -> Result<(), ProfileError> {
+    let wrong = |field, found: &dyn fmt::Display, expected: &str| ProfileError::Point {
+        model: model.to_owned(),
+        point: point.key(),
+        field,
+        found: found.to_string(),
+        expected: expected.to_owned(),
+    };
+    if point.batch == 0 {
+        return Err(wrong("batch", &0, "at least 1"));
+    }
+    if point.share == 0 || point.share > slices {
+        let expected = format!("1 to {slices} slices");
+        return Err(wrong("share", &point.share, &expected));
+    }
+    if point.neighbours > slices - point.share {
+        let expected = format!("at most the other {} slices", slices - point.share);
+        return Err(wrong("neighbours", &point.neighbours, &expected));
+    }
+    let times = [
+        ("median_s", point.median_s),
+        ("p95_s", point.p95_s),
+        ("low_s", point.low_s),
+        ("high_s", point.high_s),
+    ];
+    for (field, value) in times {
+        if let Some(found) = value {
+            if point.failed.is_some() {
+                return Err(wrong(field, &found, "no time, because the point failed"));
+            }
+            if !is_positive(found) {
+                return Err(wrong(field, &found, "a positive number of seconds"));
+            }
+        }
+    }
+    match (point.times(), &point.failed) {
+        (None, None) => Err(wrong("median_s", &"missing", "a time, or why it failed")),
+        (Some(_), _) if point.repeats == 0 => {
+            Err(wrong("repeats", &0, "at least 1 where there is a time"))
+        }
+        (Some(times), _) if times.low_s > times.median_s => {
+            Err(wrong("low_s", &times.low_s, "at most median_s"))
+        }
+        (Some(times), _) if times.high_s < times.median_s => {
+            Err(wrong("high_s", &times.high_s, "at least median_s"))
+        }
+        (Some(times), _) if times.p95_s < times.median_s => {
+            Err(wrong("p95_s", &times.p95_s, "at least median_s"))
+        }
+        _ => Ok(()),
+    }
+}

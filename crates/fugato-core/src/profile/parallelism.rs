@@ -1,0 +1,87 @@
+//! What a model's latency is made of: D-STACK's kernel model, and what it lacks.
+//!
+//! | paper (D-STACK) | here | unit |
+//! |---|---|---|
+//! | `S`, SMs allocated | `share` | slices |
+//! | `b` | `batch` | items |
+//! | `N_i / b`, parallel operations of kernel `i` per item | [`Kernel::width`] | operations |
+//! | `R_i` | [`Kernel::repeats`] | |
+//! | `t_p` | [`Kernel::op_s`] | seconds on one slice |
+//! | `t_np` | [`Kernel::launch_s`] | seconds |
+//! | `d_i / M`, bytes by bandwidth of one slice | [`Kernel::traffic_s`] (weights), [`Kernel::traffic_per_item_s`] (activations) | slice-seconds |
+//! | `W_se` | the two above with `launch_s` | seconds |
+//! | `E_t(S)` | [`KernelList::latency_s`] | seconds |
+//! | (none) | [`KernelList::sync_s`], fork and join of one more slice | seconds |
+//! | `b` times `t_np` in its equation 4 | [`Kernel::serial_per_item_s`] | seconds |
+//!
+//! `E(b, S) = sum_i R_i * (b n_i t_p / max(1, min(S, b n_i)) + t_np + b t_item
+//! + t_sync (S - 1) + (d_i + b a_i) / (M S))`
+//!
+//! The paper is not certain whether the batch multiplies `t_np`; here both kinds of serial
+//! time have their own term, and the fit decides. It has no `t_sync`, so its latency can
+//! only fall with the share; measured latency also rises.
+
+use serde::{Deserialize, Serialize};
+
+/// The kernels of one model: a stand-in that has the model's latency, not its operators.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelList {
+    /// The kernels, in falling order of width.
+    pub kernels: Vec<Kernel>,
+    /// Fork and join cost of each further slice, in seconds, paid once per repeat of each
+    /// kernel.
+    #[serde(default)]
+    pub sync_s: f64,
+}
+
+/// Kernels that are alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    /// Parallel operations per item of the batch; at least as many slices help. Below 1
+    /// where one item cannot fill a slice.
+    pub width: f64,
+    /// How often the kernel runs in one pass through the model. The fit keeps it at 1.
+    pub repeats: f64,
+    /// Time of one operation on one slice, in seconds.
+    pub op_s: f64,
+    /// Serial time of each run whatever the batch, in seconds.
+    #[serde(default)]
+    pub launch_s: f64,
+    /// Serial time of each run for each item, in seconds.
+    #[serde(default)]
+    pub serial_per_item_s: f64,
+    /// Bytes moved whatever the batch (weights), over the bandwidth of one slice: in
+    /// slice-seconds.
+    #[serde(default)]
+    pub traffic_s: f64,
+    /// Bytes moved for each item (activations), over the bandwidth of one slice: in
+    /// slice-seconds.
+    #[serde(default)]
+    pub traffic_per_item_s: f64,
+}
+
+impl KernelList {
+    /// The time of one pass over `batch` items on `share` slices, alone on the device, in
+    /// seconds.
+    ///
+    /// # Source
+    /// D-STACK, equations 1 to 5; see the module header for what is ours.
+    #[must_use]
+    pub fn latency_s(&self, batch: f64, share: f64) -> f64 {
+        let further = (share - 1.0).max(0.0);
+        let one = |kernel: &Kernel| {
+            let parallel = batch * kernel.width;
+            let busy = share.min(parallel).max(1.0);
+            let traffic = kernel.traffic_s + batch * kernel.traffic_per_item_s;
+            let run = parallel * kernel.op_s / busy
+                + kernel.launch_s
+                + batch * kernel.serial_per_item_s
+                + self.sync_s * further
+                + traffic / share;
+            kernel.repeats * run
+        };
+        self.kernels.iter().map(one).sum()
+    }
+}

@@ -1,0 +1,247 @@
+//! The profile's wire schema, and what a bad profile is told.
+
+use fugato_core::profile::{
+    Candidate, Constraint, DeviceKey, GridPoint, Infeasible, ModelProfile, Optimum, OptimumPoint,
+    Profile, SCHEMA,
+};
+
+fn point(batch: u32, share: u16) -> GridPoint {
+    let median = 0.004 * f64::from(batch) / f64::from(share);
+    GridPoint {
+        batch,
+        share,
+        neighbours: 0,
+        median_s: Some(median),
+        p95_s: Some(median * 1.1),
+        low_s: Some(median * 0.99),
+        high_s: Some(median * 1.01),
+        repeats: 20,
+        failed: None,
+    }
+}
+
+fn profile() -> Profile {
+    let mut model = ModelProfile::new("resnet50", "abc", 2);
+    model.version = Some("1".to_owned());
+    model.grid = vec![point(1, 1), point(1, 2), point(2, 1), point(2, 2)];
+    Profile {
+        schema: SCHEMA.to_owned(),
+        device: DeviceKey {
+            kind: "cpu".to_owned(),
+            name: "Some CPU".to_owned(),
+            slices: 2,
+        },
+        runtime: "onnxruntime 1.31.0".to_owned(),
+        synthetic: false,
+        models: vec![model],
+    }
+}
+
+type Change = fn(&mut Profile);
+
+#[test]
+fn bad_profiles_are_refused_by_name() {
+    let here = "profile of model `resnet50`: point (batch 2, share 1, neighbours 0)";
+    let cases: [(Change, String); 17] = [
+        (
+            |profile| profile.schema = "fugato.profile/9".to_owned(),
+            "profile has schema `fugato.profile/9`, expected `fugato.profile/1`".to_owned(),
+        ),
+        (
+            |profile| profile.device.slices = 0,
+            "profile's device.slices is 0, expected at least 1".to_owned(),
+        ),
+        (
+            |profile| profile.models[0].slo_s = Some(f64::NAN),
+            "profile's slo_s of model `resnet50` is NaN, expected a positive number".to_owned(),
+        ),
+        (
+            |profile| profile.models[0].arrival_rate = Some(0.0),
+            "profile's arrival_rate of model `resnet50` is 0, expected a positive number"
+                .to_owned(),
+        ),
+        (
+            |profile| profile.models[0].max_batch = 0,
+            "profile's max_batch of model `resnet50` is 0, expected at least 1".to_owned(),
+        ),
+        (
+            |profile| profile.models[0].hash.clear(),
+            "profile's hash of model `resnet50` is empty, expected a content hash".to_owned(),
+        ),
+        (
+            |profile| profile.models.push(profile.models[0].clone()),
+            "profile has model `resnet50` version 1 twice".to_owned(),
+        ),
+        (
+            |profile| profile.models[0].grid[2].median_s = Some(f64::NAN),
+            format!("{here} has median_s NaN, expected a positive number of seconds"),
+        ),
+        (
+            |profile| profile.models[0].grid[2].p95_s = Some(0.0),
+            format!("{here} has p95_s 0, expected a positive number of seconds"),
+        ),
+        (
+            |profile| profile.models[0].grid[2].low_s = Some(-1.0),
+            format!("{here} has low_s -1, expected a positive number of seconds"),
+        ),
+        (
+            |profile| profile.models[0].grid[2].high_s = Some(0.001),
+            format!("{here} has high_s 0.001, expected at least median_s"),
+        ),
+        (
+            |profile| profile.models[0].grid[2].median_s = None,
+            format!("{here} has median_s missing, expected a time, or why it failed"),
+        ),
+        (
+            |profile| profile.models[0].grid[2].failed = Some("out of memory".to_owned()),
+            format!("{here} has median_s 0.008, expected no time, because the point failed"),
+        ),
+        (
+            |profile| profile.models[0].grid[2].repeats = 0,
+            format!("{here} has repeats 0, expected at least 1 where there is a time"),
+        ),
+        (
+            |profile| profile.models[0].grid.push(point(2, 1)),
+            "profile of model `resnet50`: point (batch 2, share 1, neighbours 0) is there twice"
+                .to_owned(),
+        ),
+        (
+            |profile| drop(profile.models[0].grid.remove(2)),
+            format!(
+                "{here} is missing\nhint: profile the model again to fill it, or mark the model \
+                 `sparse`"
+            ),
+        ),
+        (
+            |profile| profile.models[0].grid.push(point(2, 3)),
+            "profile of model `resnet50`: point (batch 2, share 3, neighbours 0) has share 3, \
+             expected 1 to 2 slices"
+                .to_owned(),
+        ),
+    ];
+    assert_eq!(profile().check(), Ok(()));
+    for (change, expected) in cases {
+        let mut bad = profile();
+        change(&mut bad);
+        let error = bad.check().expect_err(&expected);
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn a_sparse_model_and_a_failed_point_are_good() {
+    let mut sparse = profile();
+    sparse.models[0].grid.remove(2);
+    sparse.models[0].sparse = true;
+    assert_eq!(sparse.check(), Ok(()));
+    let mut failed = profile();
+    failed.models[0].grid[2] = GridPoint {
+        median_s: None,
+        p95_s: None,
+        low_s: None,
+        high_s: None,
+        repeats: 0,
+        failed: Some("out of memory".to_owned()),
+        ..point(2, 1)
+    };
+    assert_eq!(failed.check(), Ok(()));
+}
+
+#[test]
+fn a_profile_of_something_else_is_refused_with_both_names() {
+    let profile = profile();
+    let other = DeviceKey {
+        kind: "cuda".to_owned(),
+        name: "H200".to_owned(),
+        slices: 132,
+    };
+    let cases = [
+        (
+            profile.matches(&other, "onnxruntime 1.31.0"),
+            "profile was measured on cpu `Some CPU` of 2 slices, this device is cuda `H200` of \
+             132 slices",
+        ),
+        (
+            profile.matches(&profile.device, "onnxruntime 1.32.0"),
+            "profile was measured with runtime `onnxruntime 1.31.0`, this one is `onnxruntime \
+             1.32.0`",
+        ),
+        (
+            profile.models[0].matches("def"),
+            "profile of model `resnet50` was measured on version 1, hash `abc`, the model at \
+             hand is hash `def`",
+        ),
+        (
+            profile.model("resnet50", "2", "def").map(drop),
+            "profile of model `resnet50` was measured on version 1, hash `abc`, the model at \
+             hand is version 2, hash `def`",
+        ),
+    ];
+    for (result, expected) in cases {
+        assert_eq!(result.expect_err(expected).to_string(), expected);
+    }
+    assert_eq!(
+        profile.matches(&profile.device, "onnxruntime 1.31.0"),
+        Ok(())
+    );
+    assert!(matches!(profile.model("resnet50", "2", "abc"), Ok(Some(_))));
+    assert_eq!(profile.model("vgg19", "1", "abc"), Ok(None));
+}
+
+#[test]
+fn the_wire_schema_is_as_documented() {
+    let mut written = profile();
+    written.models[0].optima.efficacy = Optimum::At(OptimumPoint {
+        batch: 2,
+        share: 1,
+        granted: 1,
+        latency_s: 0.008,
+        measured: true,
+        rivals: vec![],
+    });
+    written.models[0].optima.work = Optimum::Infeasible(Infeasible {
+        constraint: Constraint::HalfSlo,
+        shortfall_s: 0.001,
+        nearest: Candidate { batch: 1, share: 2 },
+    });
+    let wire = serde_json::to_value(&written).unwrap();
+    let model = &wire["models"][0];
+    assert_eq!(
+        model["optima"],
+        serde_json::json!({
+            "efficacy": {
+                "batch": 2, "share": 1, "granted": 1, "latency_s": 0.008, "measured": true
+            },
+            "work": {
+                "batch": null,
+                "share": null,
+                "infeasible": {
+                    "constraint": "half_slo",
+                    "shortfall_s": 0.001,
+                    "nearest": {"batch": 1, "share": 2},
+                },
+            },
+        })
+    );
+    assert_eq!(
+        model["knee"],
+        serde_json::json!({"tolerance": null, "efficacy": null, "chord": null})
+    );
+    assert_eq!(
+        model["grid"][0],
+        serde_json::json!({
+            "batch": 1, "share": 1, "neighbours": 0, "median_s": 0.004, "p95_s": 0.0044,
+            "low_s": 0.00396, "high_s": 0.00404, "repeats": 20, "failed": null,
+        })
+    );
+    let text = serde_json::to_string(&written).unwrap();
+    assert_eq!(serde_json::from_str::<Profile>(&text).unwrap(), written);
+    let newer = text.replace(SCHEMA, "fugato.profile/2");
+    let error = serde_json::from_str::<Profile>(&newer).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("profile has schema `fugato.profile/2`, expected `fugato.profile/1`"),
+        "{error}"
+    );
+}
