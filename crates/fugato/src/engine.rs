@@ -4,12 +4,15 @@
 //! back into replies and errors. Start reading at [`Engine`]; [`serve()`] puts a whole
 //! server together.
 
+mod found;
 mod journal;
 mod lifecycle;
 mod load;
+mod open;
 mod overrides;
 mod reply;
 mod runner;
+mod sample;
 mod serve;
 mod served;
 mod settings;

@@ -4,16 +4,15 @@
 //! Versions of a model come up together or not at all: until all of them can run, and
 //! where one cannot, what was served before still is.
 
+use super::found::{Found, with_cause};
 use super::load::{LoadedVersion, Loader, ModelsById, VersionError, VersionOrder};
 use super::overrides::{self, Staged};
 use super::runner::Runner;
 use super::served::ServedModel;
-use super::settings::Settings;
 use crate::api::LoadRequest;
 use crate::config::{Config, ModelControlMode};
 use crate::error::InferError;
-use crate::modelconfig::{parse_json, parse_text};
-use crate::repository::{self, ChosenVersions, Fingerprint, ModelFolder, check_model_name};
+use crate::repository::{self, Fingerprint, check_model_name};
 use fugato_core::ModelId;
 use fugato_device::ModelStore;
 use std::collections::BTreeMap;
@@ -405,81 +404,4 @@ enum Refusal {
     /// There is none.
     Unknown,
     Because(String),
-}
-
-/// What to load of a model.
-struct Found {
-    settings: Arc<Settings>,
-    /// The model's folder.
-    folder: PathBuf,
-    versions: Vec<(u64, PathBuf)>,
-    /// Keeps a client's files until they are loaded.
-    _staged: Option<Staged>,
-}
-
-impl Found {
-    /// Reads the configuration (`own` in place of that in the folder) and chooses.
-    fn choose(
-        name: &str,
-        config: &Config,
-        folder: &ModelFolder,
-        own: Option<&str>,
-        staged: Option<Staged>,
-    ) -> Result<Self, String> {
-        let asked = match (own, &folder.config) {
-            (Some(json), _) => Some(("parameter `config`", parse_json(json))),
-            (None, Some(text)) => Some(("config.pbtxt", parse_text(text))),
-            (None, None) => None,
-        };
-        let asked = asked
-            .map(|(place, read)| read.map_err(|error| format!("{place}: {}", with_cause(&error))));
-        let asked = asked.transpose()?;
-        let settings = Settings::of(name, config, asked, &folder.path);
-        let settings = settings.map_err(|error| with_cause(&error))?;
-        let ChosenVersions { serve, missing } = settings.versions().choose(&folder.versions);
-        if !missing.is_empty() {
-            let missing = numbers(&missing);
-            tracing::warn!(
-                model = name,
-                missing,
-                "its version policy names versions it lacks"
-            );
-        }
-        if serve.is_empty() {
-            let (missing, present) = (numbers(&missing), numbers(&folder.versions));
-            return Err(format!(
-                "its version policy names {missing}, and the versions there are {present}"
-            ));
-        }
-        let file = settings.wanted().map(|wanted| wanted.model_file.as_str());
-        let file = file.unwrap_or(repository::MODEL_FILE);
-        let mut versions = Vec::with_capacity(serve.len());
-        for number in serve {
-            let path = folder.model_file(number, file);
-            versions.push((number, path.map_err(|fault| with_cause(&fault))?));
-        }
-        Ok(Self {
-            settings: Arc::new(settings),
-            folder: folder.path.clone(),
-            versions,
-            _staged: staged,
-        })
-    }
-}
-
-fn numbers(versions: &[u64]) -> String {
-    let texts: Vec<String> = versions.iter().map(u64::to_string).collect();
-    texts.join(", ")
-}
-
-/// An error and what led to it, in one line.
-fn with_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

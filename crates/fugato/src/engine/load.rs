@@ -144,41 +144,10 @@ impl Loader {
         stored: &StoredModel,
     ) -> Result<Arc<ServedModel>, VersionError> {
         let VersionOrder { name, settings, .. } = order;
-        let (found, config) = (stored.info(), &settings.model);
-        let mut inputs = found.inputs.clone();
-        if let Some(wanted) = settings.wanted() {
-            for notice in modelconfig::check(wanted, &inputs, &found.outputs)? {
-                let (field, reason) = (&notice.path, &notice.reason);
-                tracing::warn!(
-                    model = name,
-                    field,
-                    reason,
-                    "config.pbtxt is not followed here"
-                );
-            }
-            inputs = wanted.narrowed_inputs(&inputs);
-        }
-        let batches = settings.batches(found);
-        let batchable = is_batchable(name, &found.batching, batches);
-        let max_batch = if batchable { config.max_batch_size } else { 1 };
-        let options = LoadOptions {
-            max_batch,
-            slots: config.slots.max(config.instances),
-            batches,
-            ..LoadOptions::default()
-        };
+        let LoadPlan { info, options } = LoadPlan::of(name, order.number, settings, stored)?;
         let id = ModelId(self.next.fetch_add(1, Ordering::Relaxed));
         self.runner.device.load(id, stored, &options)?;
-        let version = order.number.to_string();
-        let info = Arc::new(ModelInfo {
-            name: name.clone(),
-            version: version.clone(),
-            inputs,
-            labels: labels(settings, &found.outputs),
-            outputs: found.outputs.clone(),
-            max_batch_size: if batchable { max_batch } else { 0 },
-            versions: vec![version.clone()],
-        });
+        let version = info.version.clone();
         let metrics = self.runner.telemetry.model(name, &version);
         let counted = CountedModel {
             name: name.clone(),
@@ -217,6 +186,63 @@ impl Loader {
         self.runner.device.unload(id);
         let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
         by_id.remove(&id)
+    }
+}
+
+/// How a version is put on a device, and what is told of it.
+pub(super) struct LoadPlan {
+    pub(super) info: Arc<ModelInfo>,
+    pub(super) options: LoadOptions,
+}
+
+impl LoadPlan {
+    /// Joins what the model says of itself with how it is to be served.
+    ///
+    /// # Errors
+    /// Where its configuration is of another model.
+    pub(super) fn of(
+        name: &str,
+        number: u64,
+        settings: &Settings,
+        stored: &StoredModel,
+    ) -> Result<Self, ModelConfigError> {
+        let (found, config) = (stored.info(), &settings.model);
+        let mut inputs = found.inputs.clone();
+        if let Some(wanted) = settings.wanted() {
+            for notice in modelconfig::check(wanted, &inputs, &found.outputs)? {
+                let (field, reason) = (&notice.path, &notice.reason);
+                tracing::warn!(
+                    model = name,
+                    field,
+                    reason,
+                    "config.pbtxt is not followed here"
+                );
+            }
+            inputs = wanted.narrowed_inputs(&inputs);
+        }
+        let batches = settings.batches(found);
+        let batchable = is_batchable(name, &found.batching, batches);
+        let max_batch = if batchable { config.max_batch_size } else { 1 };
+        let version = number.to_string();
+        let info = ModelInfo {
+            name: name.to_owned(),
+            version: version.clone(),
+            inputs,
+            labels: labels(settings, &found.outputs),
+            outputs: found.outputs.clone(),
+            max_batch_size: if batchable { max_batch } else { 0 },
+            versions: vec![version],
+        };
+        let options = LoadOptions {
+            max_batch,
+            slots: config.slots.max(config.instances),
+            batches,
+            ..LoadOptions::default()
+        };
+        Ok(Self {
+            info: Arc::new(info),
+            options,
+        })
     }
 }
 

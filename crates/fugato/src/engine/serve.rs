@@ -4,6 +4,7 @@ use super::Engine;
 use super::journal::Journal;
 use super::lifecycle::{Lifecycle, LoadCounts, Seen};
 use super::load::{DEVICE, ModelsById};
+use super::open;
 use super::runner::Runner;
 use super::table::Table;
 use crate::config::{ByteSize, Config, ConfigError, ModelControlMode, Policy};
@@ -12,7 +13,7 @@ use crate::driver::{
     TaskTiming,
 };
 use crate::repository::{self, ScanError};
-use crate::runtime::{self, FindError, Surroundings};
+use crate::runtime::FindError;
 use crate::server::{
     Addresses, BindError, Server, ServerOptions, Tls, TlsError, TokenFileError, Tokens,
 };
@@ -24,8 +25,8 @@ use fugato_core::sched::{
     DeadlineMode, Input, PolicySpec, QueueLimits, Scheduler, SchedulerConfig,
 };
 use fugato_device::{
-    CpuDevice, CpuError, CpuOptions, Device, LoadError, ModelStore, MonotonicClock, Runtime,
-    RuntimeError, bound_heap_arenas, hasten_this_thread,
+    CpuError, Device, LoadError, MonotonicClock, RuntimeError, bound_heap_arenas,
+    hasten_this_thread,
 };
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -172,18 +173,13 @@ impl Running {
         })?;
         check_sections(&config, &models)?;
         let server = Server::bind(server_options(&config)?).await?;
-        let library = runtime::find(
-            config.runtime.onnxruntime.as_deref(),
-            &Surroundings::of_process(),
-        )?;
-        let ort = Runtime::load(&library.path)?;
-        tracing::info!(version = ort.version(), path = %library.path.display(), "ONNX Runtime loaded");
-        let folder = config.model_store.dir.clone().ok_or(ServeError::NoStore)?;
-        let store = ModelStore::open(&ort, folder).map_err(ServeError::Store)?;
+        let (_, store) = open::store(&config)?;
 
         let clock = MonotonicClock::start();
         let mailbox = Arc::new(Mailbox::new(clock, ARRIVALS_MAX));
-        let device = Arc::new(open_device(&config, clock, Arc::clone(&mailbox))?);
+        let events = Arc::clone(&mailbox);
+        let sink = Arc::new(move |event| events.device(event));
+        let device = Arc::new(open::device(&config, clock, sink)?);
         mailbox.control(Input::DeviceAdded(device.spec().clone()));
         let telemetry = Arc::new(Telemetry::new());
         let traces = Traces::new(clock, &trace_options(&config))?;
@@ -478,30 +474,6 @@ fn scheduler_config(config: &Config) -> SchedulerConfig {
         decisions: DECISIONS_MAX,
         ..SchedulerConfig::default()
     }
-}
-
-fn open_device(
-    config: &Config,
-    clock: MonotonicClock,
-    mailbox: Arc<Mailbox>,
-) -> Result<CpuDevice, CpuError> {
-    let cores = match &config.device.cores {
-        crate::config::Cores::Auto => Vec::new(),
-        crate::config::Cores::These(cores) => cores.iter().copied().map(usize::from).collect(),
-    };
-    let options = CpuOptions {
-        cores,
-        whole_lanes: config.device.lanes,
-        niceness_normal: config.device.niceness,
-        niceness_urgent: config.device.niceness_urgent,
-        spin: config.device.spin.nanos(),
-    };
-    CpuDevice::new(
-        DEVICE,
-        options,
-        clock,
-        Arc::new(move |event| mailbox.device(event)),
-    )
 }
 
 /// What the driver's thread tells: executions to the metrics, drained models to whoever
