@@ -2,8 +2,10 @@
 //! and measured [`Profile`]s with what can be concluded from them.
 
 mod file;
+mod interval;
 mod online;
 mod parallelism;
+mod survey;
 mod window;
 
 pub use file::{
@@ -13,6 +15,7 @@ pub use file::{
 };
 pub use online::OnlineQuantiles;
 pub use parallelism::{Kernel, KernelList};
+pub use survey::{Survey, SurveyOptions, Wanted};
 pub use window::Window;
 
 use crate::id::{BatchSize, LegIndex, ModelId, Share};

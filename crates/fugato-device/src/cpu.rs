@@ -17,6 +17,7 @@ use crate::device::{Device, DeviceEvent, LegWork, RevokeLeg, RunErrorKind, RunSp
 use crate::os;
 use crate::store::{LoadCause, LoadError, StoredModel};
 use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
+use fugato_core::profile::DeviceKey;
 use fugato_core::{DeviceId, LaneId, ModelId, Nanos, PartitionId, Share};
 use lane::{Lane, Outcome, Worker, run_error};
 use model::{LoadedModel, SessionKey};
@@ -282,6 +283,15 @@ impl CpuDevice {
         drop(unloaded);
         os::trim_heap();
         was_loaded
+    }
+
+    /// What a latency profile of this device is known by.
+    pub fn profile_key(&self) -> DeviceKey {
+        DeviceKey {
+            kind: "cpu".to_owned(),
+            name: os::processor_name(),
+            slices: self.shared.spec.slices.0,
+        }
     }
 
     /// What the device has counted since it was made.

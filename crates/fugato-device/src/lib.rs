@@ -12,6 +12,7 @@ mod clock;
 mod cpu;
 mod device;
 mod os;
+mod profiler;
 pub mod reference;
 mod runtime;
 mod shared;
@@ -25,6 +26,7 @@ pub use device::{
     TaskOutputs,
 };
 pub use os::{Promptness, bound_heap_arenas, hasten_this_thread};
+pub use profiler::{Profiler, Visit, VisitError, partitions_beside};
 pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
 pub use shared::{InputFault, SharedSlice};
 pub use store::{Batching, LoadError, LoadErrorKind, ModelInfo, ModelStore, StoredModel};

@@ -119,6 +119,11 @@ impl Runtime {
         &self.version
     }
 
+    /// What a latency profile calls the runtime: `onnxruntime 1.31.1`.
+    pub fn profile_key(&self) -> String {
+        format!("onnxruntime {}", self.version)
+    }
+
     /// The library's file, with links resolved.
     pub fn path(&self) -> &Path {
         &self.path

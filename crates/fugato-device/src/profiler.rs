@@ -1,0 +1,249 @@
+//! Runs legs of a model at one point of its surface, and times them as the scheduler is
+//! told: from the moment a lane took a leg up to the one its results lay in memory.
+//!
+//! **Invariant:** while a [`Profiler`] makes a visit nobody else starts legs on its device.
+
+use crate::device::{
+    Device, DeviceEvent, LegWork, RequestInputs, RevokeLeg, RunError, TaskOutputs,
+};
+use crate::shared::InputFault;
+use fugato_core::device::DeviceSpec;
+use fugato_core::sched::Start;
+use fugato_core::{
+    BatchSize, LaneId, LegIndex, ModelId, Nanos, PartitionId, SlotIndex, TaskId, Timestamp,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+/// Silence after which a device is taken to have lost a leg. A leg of minutes would be of
+/// no use to anyone who waits for it.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What to run in a visit.
+#[derive(Clone, Debug)]
+pub struct Visit {
+    /// The model, loaded with [`Visit::slots`] slots or more.
+    pub model: ModelId,
+    /// A request of one item, of which every batch is made up.
+    pub item: RequestInputs,
+    /// Items in a batch.
+    pub batch: u32,
+    /// Where the timed legs run.
+    pub partition: PartitionId,
+    /// Partitions that are busy meanwhile, each with legs of one item of the same model,
+    /// one after another. They must not overlap each other or `partition`.
+    pub busy: Vec<PartitionId>,
+    /// Legs to run first, whose times do not count.
+    pub warm_up: u32,
+    /// Legs to time.
+    pub legs: u32,
+}
+
+impl Visit {
+    /// The sets of buffers it needs: one for each partition that it fills.
+    pub fn slots(&self) -> u16 {
+        u16::try_from(self.busy.len() + 1).unwrap_or(u16::MAX)
+    }
+}
+
+/// Why a visit failed.
+#[derive(Debug, thiserror::Error)]
+pub enum VisitError {
+    /// The model did not run.
+    #[error("{}", .0.detail)]
+    Run(RunError),
+    /// An input of a request could not be had.
+    #[error("an input cannot be had: {0}")]
+    Input(InputFault),
+    /// The device reported nothing for minutes.
+    #[error("the device reported no end of a leg for {} s", PATIENCE.as_secs())]
+    Silent,
+}
+
+/// Makes visits on a device whose events it gets.
+#[derive(Debug)]
+pub struct Profiler<D> {
+    device: Arc<D>,
+    events: Receiver<DeviceEvent>,
+    next_task: u64,
+    /// The legs on the device, and where they run.
+    in_flight: BTreeMap<TaskId, Place>,
+}
+
+/// The partitions that together are all of the device but `partition`, as far as there
+/// are any: the larger ones first, none larger than `partition` itself where such are
+/// enough.
+pub fn partitions_beside(spec: &DeviceSpec, partition: PartitionId) -> Vec<PartitionId> {
+    let Some(own) = spec.partitions.get(usize::from(partition.0)) else {
+        return Vec::new();
+    };
+    let mut others: Vec<_> = spec.partitions.iter().collect();
+    others.sort_by_key(|other| {
+        let larger = other.share() > own.share();
+        (larger, std::cmp::Reverse(other.share()), other.id)
+    });
+    let mut taken = own.atoms;
+    let mut chosen = Vec::new();
+    for other in others {
+        if !other.atoms.overlaps(taken) {
+            taken = taken.union(other.atoms);
+            chosen.push(other.id);
+        }
+    }
+    chosen
+}
+
+/// The lane that a partition's legs run in: the first, which is of the class that policies
+/// use unless they say otherwise.
+const LANE: LaneId = LaneId(0);
+
+/// The buffers of timed legs; each busy partition has its own.
+const TIMED: SlotIndex = SlotIndex(0);
+
+/// Where a leg runs: its partition and the buffers that go with it.
+type Place = (PartitionId, SlotIndex);
+
+impl<D: Device> Profiler<D> {
+    /// Makes visits on `device`, all of whose events arrive at `events`.
+    pub fn new(device: Arc<D>, events: Receiver<DeviceEvent>) -> Self {
+        Self {
+            device,
+            events,
+            next_task: 0,
+            in_flight: BTreeMap::new(),
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<D> {
+        &self.device
+    }
+
+    /// Runs the legs of a visit and gives the times of those that count, for as long as
+    /// `go_on` says so: it is asked before each leg. When this returns, the device is idle.
+    ///
+    /// # Errors
+    /// [`VisitError`]; the first one that a leg ended with.
+    pub fn visit(
+        &mut self,
+        visit: &Visit,
+        go_on: impl Fn() -> bool,
+    ) -> Result<Vec<Nanos>, VisitError> {
+        let timed = self.time(visit, go_on);
+        self.quiet().and(timed)
+    }
+
+    fn time(&mut self, visit: &Visit, go_on: impl Fn() -> bool) -> Result<Vec<Nanos>, VisitError> {
+        for (index, &partition) in visit.busy.iter().enumerate() {
+            let slot = SlotIndex(u16::try_from(index + 1).unwrap_or(u16::MAX));
+            // One runs, one is committed, so that the lane never waits for this thread.
+            for _ in 0..2 {
+                self.start(visit, (partition, slot), 1);
+            }
+        }
+        // When each has run a leg its sessions and buffers are there, and the next one runs.
+        let mut warm = BTreeSet::new();
+        while warm.len() < visit.busy.len() {
+            let (_, (partition, _), _) = self.keep_busy(visit)?;
+            warm.insert(partition);
+        }
+        let mut times = Vec::new();
+        for leg in 0..visit.warm_up.saturating_add(visit.legs) {
+            if !go_on() {
+                break;
+            }
+            let timed = self.start(visit, (visit.partition, TIMED), visit.batch);
+            let took = loop {
+                let (task, _, took) = self.keep_busy(visit)?;
+                if task == timed {
+                    break took;
+                }
+            };
+            if leg >= visit.warm_up {
+                times.push(took);
+            }
+        }
+        Ok(times)
+    }
+
+    /// Waits for the next leg that ends, and follows it by another where it is a
+    /// neighbour's.
+    fn keep_busy(&mut self, visit: &Visit) -> Result<(TaskId, Place, Nanos), VisitError> {
+        let (task, place, took) = self.next_end()?;
+        let took = took?;
+        if place.1 != TIMED {
+            self.start(visit, place, 1);
+        }
+        Ok((task, place, took))
+    }
+
+    /// Empties the device: takes back what has not begun, and waits for the rest.
+    fn quiet(&mut self) -> Result<(), VisitError> {
+        for (&task, &(partition, _)) in &self.in_flight {
+            self.device.revoke(&RevokeLeg {
+                task,
+                leg: LegIndex(0),
+                partition,
+                lane: LANE,
+            });
+        }
+        while !self.in_flight.is_empty() {
+            // Whatever became of it: what counts was returned by `time`.
+            let _ended = self.next_end()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next leg that leaves the device: its task, place and time; a leg
+    /// that was taken back took none.
+    fn next_end(&mut self) -> Result<(TaskId, Place, Result<Nanos, VisitError>), VisitError> {
+        loop {
+            let event = self.events.recv_timeout(PATIENCE);
+            let (task, took) = match event.map_err(|_| VisitError::Silent)? {
+                DeviceEvent::Started { .. } => continue,
+                DeviceEvent::Revoked { task, .. } => (task, Ok(Nanos::default())),
+                DeviceEvent::Finished {
+                    task,
+                    started,
+                    ended,
+                    result,
+                    ..
+                } => (task, check(result).map(|()| ended - started)),
+            };
+            if let Some(place) = self.in_flight.remove(&task) {
+                return Ok((task, place, took));
+            }
+        }
+    }
+
+    fn start(&mut self, visit: &Visit, (partition, slot): Place, batch: u32) -> TaskId {
+        let task = TaskId(self.next_task);
+        self.next_task += 1;
+        self.in_flight.insert(task, (partition, slot));
+        self.device.start(LegWork {
+            start: Start {
+                device: self.device.spec().id,
+                task,
+                model: visit.model,
+                leg: LegIndex(0),
+                partition,
+                lane: LANE,
+                slot,
+                batch: BatchSize(batch),
+                not_before: Timestamp::ZERO,
+                requests: Vec::new(),
+            },
+            requests: (0..batch).map(|_| visit.item.clone()).collect(),
+        });
+        task
+    }
+}
+
+/// Whether a leg gave outputs for all its items.
+fn check(result: Result<TaskOutputs, RunError>) -> Result<(), VisitError> {
+    let outputs = result.map_err(VisitError::Run)?;
+    let fault = outputs.requests.into_iter().find_map(Result::err);
+    fault.map_or(Ok(()), |fault| Err(VisitError::Input(fault)))
+}
