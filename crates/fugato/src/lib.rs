@@ -10,6 +10,7 @@ pub mod engine;
 pub mod error;
 pub mod fuzz;
 pub mod modelconfig;
+pub mod plots;
 pub mod repository;
 pub mod runtime;
 pub mod server;
