@@ -1,21 +1,33 @@
 //! What is known of latencies: the [`LatencyModel`] trait with its first implementation,
 //! and measured [`Profile`]s with what can be concluded from them.
 
+mod analyse;
 mod file;
+mod fit;
 mod interval;
+mod knee;
 mod online;
+mod optima;
 mod parallelism;
+mod surface;
 mod survey;
+mod v100;
 mod window;
 
+pub use analyse::{AnalysisOptions, analyse, conclude, knee_at};
 pub use file::{
     BatchKnee, Candidate, Constraint, DeviceKey, Fit, FitPoint, FitRange, GridPoint, HeldOut,
     Infeasible, Knee, KneeRule, ModelKey, ModelProfile, Optima, Optimum, OptimumPoint, PointKey,
     Profile, ProfileError, Published, SCHEMA, Times,
 };
+pub use fit::fit;
+pub use knee::{CurvePoint, KneeFound, knee};
 pub use online::OnlineQuantiles;
+pub use optima::{Limits, Violation, optima};
 pub use parallelism::{Kernel, KernelList};
+pub use surface::{Estimate, Load, Surface};
 pub use survey::{Survey, SurveyOptions, Wanted};
+pub use v100::v100_dstack;
 pub use window::Window;
 
 use crate::id::{BatchSize, LegIndex, ModelId, Share};

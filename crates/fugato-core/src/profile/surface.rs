@@ -1,0 +1,216 @@
+//! The latency surface of one model: its measured points, and the fitted model between
+//! them.
+
+use super::file::{Fit, ModelProfile, PointKey, Times};
+use super::fit::median;
+use super::{Basis, Prediction};
+use crate::id::{BatchSize, Share};
+use crate::time::Nanos;
+use std::collections::BTreeMap;
+
+/// What is known of one model's latency over (batch, share), for any part of the other
+/// slices busy.
+#[derive(Clone, Debug)]
+pub struct Surface {
+    slices: u16,
+    measured: BTreeMap<PointKey, Times>,
+    fit: Option<Fit>,
+    /// 95th percentile over median, at the median point: what an unmeasured point is given.
+    tail: f64,
+}
+
+/// A median latency, and what it rests on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// The median, in seconds.
+    pub median_s: f64,
+    /// 95th percentile, in seconds.
+    pub p95_s: f64,
+    /// Lower end of the median's interval, in seconds; of an estimate, by the error of the
+    /// fit.
+    pub low_s: f64,
+    /// Upper end of the median's interval, in seconds; of an estimate, by the error of the
+    /// fit.
+    pub high_s: f64,
+    /// Whether this very point was measured.
+    pub measured: bool,
+    /// Whether it was asked beside busy neighbours and what they cost is not known: then
+    /// the times are those of the model alone.
+    pub neighbours_unknown: bool,
+}
+
+/// What the other slices do meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Load {
+    /// Nothing.
+    Alone,
+    /// All of them are busy.
+    Busy,
+}
+
+impl Surface {
+    /// The surface of a model on a device of `slices` slices, with the fit that the
+    /// profile carries.
+    #[must_use]
+    pub fn new(model: &ModelProfile, slices: u16) -> Self {
+        let measured: BTreeMap<PointKey, Times> = model
+            .grid
+            .iter()
+            .filter_map(|point| Some((point.key(), point.times()?)))
+            .collect();
+        let tails = measured.values().map(|times| times.p95_s / times.median_s);
+        Self {
+            slices,
+            tail: median(tails.collect()).unwrap_or(1.0),
+            measured,
+            fit: model.fit.clone(),
+        }
+    }
+
+    /// The `quantile` (0 to 1) of the latency of `batch` on `share` slices while
+    /// `neighbours` other slices are busy; `None` outside the range that was measured.
+    ///
+    /// The profile knows the median and the 95th percentile. Between them the answer is
+    /// linear in the quantile; below the median it is the median, above the 95th
+    /// percentile it is the 95th percentile. Where the cost of busy neighbours was not
+    /// measured the answer is the latency alone, marked [`Basis::Extrapolated`].
+    #[must_use]
+    pub fn predict(
+        &self,
+        batch: BatchSize,
+        share: Share,
+        neighbours: Share,
+        quantile: f64,
+    ) -> Option<Prediction> {
+        let estimate = self.estimate(PointKey {
+            batch: batch.0,
+            share: share.0,
+            neighbours: neighbours.0,
+        })?;
+        let towards_tail = ((quantile - 0.5) / 0.45).clamp(0.0, 1.0);
+        let seconds = estimate.median_s + towards_tail * (estimate.p95_s - estimate.median_s);
+        Some(Prediction {
+            time: Nanos::from_secs_f64(seconds),
+            basis: if estimate.neighbours_unknown {
+                Basis::Extrapolated
+            } else {
+                Basis::Measured
+            },
+        })
+    }
+
+    /// The latency at a point: measured there, or fitted; `None` outside the range.
+    #[must_use]
+    pub fn estimate(&self, point: PointKey) -> Option<Estimate> {
+        if let Some(times) = self.measured.get(&point) {
+            return Some(Estimate {
+                median_s: times.median_s,
+                p95_s: times.p95_s,
+                low_s: times.low_s,
+                high_s: times.high_s,
+                measured: true,
+                neighbours_unknown: false,
+            });
+        }
+        if point.neighbours == 0 {
+            return self.fitted(point);
+        }
+        let alone = self.estimate(PointKey {
+            neighbours: 0,
+            ..point
+        })?;
+        let slowdown = self.slowdown(point, alone.median_s);
+        let factor = slowdown.unwrap_or(1.0);
+        Some(Estimate {
+            median_s: alone.median_s * factor,
+            p95_s: alone.p95_s * factor,
+            low_s: alone.low_s * factor,
+            high_s: alone.high_s * factor,
+            measured: false,
+            neighbours_unknown: slowdown.is_none(),
+        })
+    }
+
+    /// The latency with the other slices as `load` says.
+    #[must_use]
+    pub fn under(&self, batch: u32, share: u16, load: Load) -> Option<Estimate> {
+        let neighbours = match load {
+            Load::Alone => 0,
+            Load::Busy => self.slices.saturating_sub(share),
+        };
+        self.estimate(PointKey {
+            batch,
+            share,
+            neighbours,
+        })
+    }
+
+    /// The relative error to expect at a point that was not measured: the fit's median
+    /// error at points it was not shown, or at its own points where none was left out; 0
+    /// without a fit, which answers nothing.
+    #[must_use]
+    pub fn expected_error(&self) -> f64 {
+        self.fit.as_ref().map_or(0.0, |fit| {
+            fit.held_out
+                .map_or(fit.median_error, |held| held.median_error)
+        })
+    }
+
+    /// Every (batch, share) that the surface answers, up to `max_batch` items, in rising
+    /// order.
+    pub(super) fn places(&self, max_batch: u32) -> Vec<(u32, u16)> {
+        let measured = self.measured.keys().map(|point| (point.batch, point.share));
+        let fitted = self.fit.iter().flat_map(|fit| {
+            let range = fit.range;
+            (range.batch_min..=range.batch_max.min(max_batch)).flat_map(move |batch| {
+                (range.share_min..=range.share_max).map(move |share| (batch, share))
+            })
+        });
+        let mut places: Vec<_> = measured
+            .filter(|(batch, _)| *batch <= max_batch)
+            .chain(fitted)
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
+
+    fn fitted(&self, point: PointKey) -> Option<Estimate> {
+        let fit = self.fit.as_ref()?;
+        let range = fit.range;
+        let inside = (range.batch_min..=range.batch_max).contains(&point.batch)
+            && (range.share_min..=range.share_max).contains(&point.share);
+        if !inside {
+            return None;
+        }
+        let median_s = fit
+            .model
+            .latency_s(f64::from(point.batch), f64::from(point.share));
+        let error = self.expected_error();
+        Some(Estimate {
+            median_s,
+            p95_s: median_s * self.tail,
+            low_s: median_s * (1.0 - error).max(0.0),
+            high_s: median_s * (1.0 + error),
+            measured: false,
+            neighbours_unknown: false,
+        })
+    }
+
+    /// What busy neighbours multiply the latency by: from the point with all others busy
+    /// where it was measured, else from the fit; `None` where neither is known.
+    fn slowdown(&self, point: PointKey, alone_s: f64) -> Option<f64> {
+        let others = self.slices.checked_sub(point.share).filter(|&n| n > 0)?;
+        let part = f64::from(point.neighbours.min(others)) / f64::from(others);
+        let full = self.measured.get(&PointKey {
+            neighbours: others,
+            ..point
+        });
+        let contention = match (full, &self.fit) {
+            (Some(times), _) => times.median_s / alone_s - 1.0,
+            (None, Some(fit)) => fit.contention?,
+            (None, None) => return None,
+        };
+        Some((1.0 + contention * part).max(f64::EPSILON))
+    }
+}
