@@ -8,6 +8,7 @@ pub mod completions;
 pub mod config;
 pub mod doctor;
 pub mod model;
+pub mod profile;
 pub mod reference;
 pub mod replay;
 pub mod serve;
@@ -41,6 +42,8 @@ pub enum Command {
     Replay(replay::Args),
     /// Send a load to a server, measure it, and check the answers
     Bench(bench::Args),
+    /// Measure what share of the device each model can use
+    Profile(profile::Args),
     /// Look at models, and write what they should answer
     Model(model::Args),
     /// List and write the models of the papers
@@ -60,6 +63,12 @@ pub enum Outcome {
     Success,
     /// The work was done and a check it made failed: 1.
     CheckFailed,
+    /// A signal ended the work early, and what was done is kept: 128 and the signal's
+    /// number.
+    Interrupted {
+        /// The signal's number.
+        signal: i32,
+    },
 }
 
 /// How a report is written.
@@ -80,6 +89,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Serve(args) => serve::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Model(args) => model::run(&args),
         Command::Zoo(args) => zoo::run(&args),
         Command::Config(args) => config::run(&args),

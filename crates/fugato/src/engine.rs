@@ -18,8 +18,10 @@ mod served;
 mod settings;
 mod table;
 mod warm;
+mod workbench;
 
 pub use serve::{ServeError, serve};
+pub use workbench::{BenchModel, Workbench};
 
 use crate::api::{
     Explanation, InferReply, InferRequest, InferenceService, LoadRequest, LogSettings, ModelInfo,

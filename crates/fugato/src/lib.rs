@@ -11,6 +11,7 @@ pub mod error;
 pub mod fuzz;
 pub mod modelconfig;
 pub mod plots;
+pub mod profiler;
 pub mod repository;
 pub mod runtime;
 pub mod server;

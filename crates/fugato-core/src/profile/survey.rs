@@ -9,7 +9,7 @@
 //! **Invariant:** a point that failed, or that was taken over as it stands, is never
 //! wanted.
 
-use super::file::{Candidate, GridPoint, ModelProfile, OptimumPoint, PointKey};
+use super::file::{Candidate, GridPoint, ModelProfile, Optimum, PointKey};
 use super::interval::summarise;
 use crate::time::Nanos;
 use std::collections::BTreeSet;
@@ -74,8 +74,8 @@ pub struct Wanted {
 pub struct Survey {
     options: SurveyOptions,
     points: Vec<Point>,
-    /// Alone or not, what a decision hangs on.
-    open: BTreeSet<Candidate>,
+    /// The points that a decision hangs on.
+    open: BTreeSet<PointKey>,
 }
 
 #[derive(Clone, Debug)]
@@ -173,28 +173,38 @@ impl Survey {
     /// Takes in what was concluded from [`Survey::grid`]: points that a knee or an optimum
     /// hangs on are visited on, others only as often as all are.
     pub fn focus(&mut self, concluded: &ModelProfile) {
-        self.open.clear();
-        let undecided = |batch| {
+        let undecided = |key: PointKey| {
             let mut knees = concluded.knees.iter();
-            knees.any(|knee| knee.batch == batch && !knee.undecided_by.is_empty())
+            let is_open =
+                knees.any(|knee| knee.batch == key.batch && !knee.undecided_by.is_empty());
+            is_open && key.neighbours == 0
         };
-        let optima = [&concluded.optima.efficacy, &concluded.optima.work];
-        let contested = |place: Candidate| {
-            let mut points = optima.iter().filter_map(|optimum| optimum.point());
-            points.any(|point: &OptimumPoint| {
-                let is_it = (point.batch, point.share) == (place.batch, place.share);
-                !point.rivals.is_empty() && (is_it || point.rivals.contains(&place))
+        let contested = |optimum: &Optimum, key: PointKey| {
+            let place = Candidate {
+                batch: key.batch,
+                share: key.share,
+            };
+            optimum.point().is_some_and(|best| {
+                let is_best = (best.batch, best.share) == (place.batch, place.share);
+                !best.rivals.is_empty() && (is_best || best.rivals.contains(&place))
             })
         };
-        for point in &self.points {
-            let place = Candidate {
-                batch: point.key.batch,
-                share: point.key.share,
-            };
-            if undecided(place.batch) || contested(place) {
-                self.open.insert(place);
-            }
-        }
+        let optima = &concluded.optima;
+        let keys = self.points.iter().map(|point| point.key);
+        let open = keys.filter(|&key| {
+            let is_full = key.neighbours == self.busiest(key.share);
+            undecided(key)
+                || (key.neighbours == 0 && contested(&optima.efficacy, key))
+                // Work is judged on a full device.
+                || (is_full && contested(&optima.work, key))
+        });
+        self.open = open.collect();
+    }
+
+    /// The most neighbours that a share is measured beside.
+    fn busiest(&self, share: u16) -> u16 {
+        let points = self.points.iter().filter(|point| point.key.share == share);
+        points.map(|point| point.key.neighbours).max().unwrap_or(0)
     }
 
     /// The visit to make next: that of the point with the fewest; `None` where nothing is
@@ -220,17 +230,8 @@ impl Survey {
         let visits = count(point.visits.len());
         visits < self.options.visits_min
             || (visits < self.options.visits_max
-                && self.is_open(point)
+                && self.open.contains(&point.key)
                 && !is_narrow(&point.visits))
-    }
-
-    /// Decisions are about points alone on the device.
-    fn is_open(&self, point: &Point) -> bool {
-        let place = Candidate {
-            batch: point.key.batch,
-            share: point.key.share,
-        };
-        point.key.neighbours == 0 && self.open.contains(&place)
     }
 
     fn visit(&self, point: &Point) -> Wanted {
@@ -283,6 +284,12 @@ impl Survey {
             u64::from(point.key.batch),
             u64::from(nearest.key.batch.max(1)),
         ))
+    }
+
+    /// The number of points.
+    #[must_use]
+    pub fn points(&self) -> usize {
+        self.points.len()
     }
 
     /// Whether every point has had its visits, failed, or was taken over.

@@ -1,10 +1,12 @@
 //! Inputs that nobody sent: warm-up samples, zeros, random values.
 
-use crate::api::{ModelInfo, NamedInput};
+use crate::api::{InferRequest, ModelInfo, NamedInput, ValidRequest, validate};
+use crate::error::InferError;
 use crate::modelconfig::{WarmUp, WarmUpData, WarmUpInput};
 use crate::repository::resolve_below;
 use bytes::Bytes;
-use fugato_device::{ElementType, TensorData, TensorSpec};
+use fugato_core::Timestamp;
+use fugato_device::{ElementType, RequestInputs, TensorData, TensorSpec};
 use half::{bf16, f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -118,6 +120,44 @@ fn random_data(element: ElementType, count: usize) -> TensorData {
 /// the batch varies, so that no size is typical.
 pub(super) fn zeros(info: &ModelInfo) -> Option<Vec<NamedInput>> {
     one_row(info, zero_data)
+}
+
+/// One row of random values for every input, as [`zeros`] gives one of zeros.
+pub(super) fn random(info: &ModelInfo) -> Option<Vec<NamedInput>> {
+    one_row(info, random_data)
+}
+
+/// The inputs as a device takes them.
+///
+/// # Errors
+/// Where they are no request to the model.
+pub(super) fn one_item(
+    info: &ModelInfo,
+    inputs: Vec<NamedInput>,
+) -> Result<RequestInputs, InferError> {
+    let request = request(info, inputs, Timestamp::ZERO);
+    let ValidRequest { inputs, items, .. } = validate(info, request)?;
+    Ok(RequestInputs { items, inputs })
+}
+
+/// A request that no client sent.
+pub(super) fn request(
+    info: &ModelInfo,
+    inputs: Vec<NamedInput>,
+    arrived: Timestamp,
+) -> InferRequest {
+    InferRequest {
+        model: info.name.clone(),
+        version: None,
+        id: String::new(),
+        inputs,
+        outputs: Vec::new(),
+        arrived,
+        deadline: None,
+        queue_timeout: None,
+        priority: 0,
+        trace: None,
+    }
 }
 
 fn one_row(

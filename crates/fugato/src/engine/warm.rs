@@ -1,9 +1,9 @@
 //! Runs of a version before it takes requests.
 
 use super::runner::Runner;
-use super::sample::{from_warm_up, zeros};
+use super::sample::{from_warm_up, request, zeros};
 use super::served::ServedModel;
-use crate::api::{InferRequest, NamedInput};
+use crate::api::NamedInput;
 use crate::error::{ErrorKind, InferError};
 use std::path::Path;
 use std::sync::Arc;
@@ -91,18 +91,7 @@ async fn run(
     served: &ServedModel,
     inputs: Vec<NamedInput>,
 ) -> Result<(), InferError> {
-    let request = InferRequest {
-        model: served.info.name.clone(),
-        version: None,
-        id: String::new(),
-        inputs,
-        outputs: Vec::new(),
-        arrived: runner.clock.now(),
-        deadline: None,
-        queue_timeout: None,
-        priority: 0,
-        trace: None,
-    };
+    let request = request(&served.info, inputs, runner.clock.now());
     let accepted = runner.hand_in(served, request)?;
     runner.answer(served, accepted).await.map(drop)
 }

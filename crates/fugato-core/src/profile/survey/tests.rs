@@ -1,7 +1,7 @@
 //! Surveys of surfaces whose truth is known.
 
 use super::*;
-use crate::profile::{BatchKnee, Knee, KneeRule, Optimum};
+use crate::profile::{BatchKnee, Knee, KneeRule, OptimumPoint};
 use proptest::prelude::*;
 
 fn key(batch: u32, share: u16, neighbours: u16) -> PointKey {
@@ -204,7 +204,8 @@ fn rivals_of_an_optimum_are_measured_on() {
             wanted.point
         })
         .collect();
-    assert_eq!(wanted, [key(4, 1, 0), key(1, 1, 0)]);
+    // In reverse, since the round is an odd one; work counts on a full device.
+    assert_eq!(wanted, [key(4, 1, 1), key(1, 1, 1)]);
 }
 
 #[test]

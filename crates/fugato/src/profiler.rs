@@ -1,0 +1,281 @@
+//! Measures what each model of a repository can use: the loop around
+//! [`Survey`](fugato_core::profile::Survey) and the device.
+//!
+//! [`Run`] owns both; [`files`] keeps its results, [`table`] tells people of them.
+
+pub mod files;
+mod subject;
+pub mod table;
+
+use crate::engine::Workbench;
+use files::{Earlier, SampledModel};
+use fugato_core::Nanos;
+use fugato_core::profile::{ModelProfile, PointKey, Profile, SCHEMA};
+use fugato_device::Device;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+use subject::Subject;
+
+/// What to measure, and for how long.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Batch sizes, rising. A model is measured at those up to its `max_batch_size`.
+    pub batches: Vec<u32>,
+    /// Shares in slices; `None` for all that the device has partitions of.
+    pub shares: Option<Vec<u16>>,
+    /// The time for measuring all models together, from [`Run::new`]'s `begun` on.
+    pub budget: Nanos,
+    /// Seed of the bootstrap.
+    pub seed: u64,
+    /// Latency objectives by model, in place of configured ones.
+    pub slos: BTreeMap<String, Nanos>,
+    /// Rates of arrival by model, in items per second.
+    pub rates: BTreeMap<String, f64>,
+}
+
+/// Why nothing can be measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The device has no partition of that size.
+    #[error("the device has no partition of {found} slices, expected some of {expected:?}")]
+    Share {
+        /// The share asked for.
+        found: u16,
+        /// Those there are.
+        expected: Vec<u16>,
+    },
+    /// A model takes none of the batch sizes.
+    #[error(
+        "model `{model}` runs at most {max_batch} items at once, so none of the batch sizes \
+         {batches:?} can be measured"
+    )]
+    Batches {
+        /// The model.
+        model: String,
+        /// Its limit.
+        max_batch: u32,
+        /// The sizes asked for.
+        batches: Vec<u32>,
+    },
+    /// What was measured earlier is of something else.
+    #[error(transparent)]
+    Earlier(#[from] files::EarlierError),
+}
+
+/// How measuring ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing is left that is worth its time.
+    Complete,
+    /// The budget is spent.
+    BudgetSpent,
+    /// Somebody said stop.
+    Stopped,
+}
+
+/// Where measuring stands.
+#[derive(Clone, Debug)]
+pub struct Status<'a> {
+    /// The model of the next visit.
+    pub model: &'a str,
+    /// The point of it.
+    pub point: PointKey,
+    /// Points of all models that have had all their visits.
+    pub covered: usize,
+    /// Points of all models.
+    pub points: usize,
+    /// Time spent.
+    pub spent: Nanos,
+    /// Time left: until all points have had their visits, or, where they have and
+    /// decisions are still open, what is left of the budget.
+    pub left: Nanos,
+}
+
+/// The measuring of one repository's models on one device.
+pub struct Run {
+    options: Options,
+    bench: Workbench,
+    begun: Instant,
+    subjects: Vec<Subject>,
+    /// What an earlier run found of models that are not in this one.
+    others: Vec<ModelProfile>,
+    /// The times behind them.
+    other_samples: Vec<SampledModel>,
+}
+
+impl Run {
+    /// Plans the measuring of the models on `bench`, going on from what was found earlier.
+    /// The budget counts from `begun`.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub fn new(
+        mut bench: Workbench,
+        options: Options,
+        earlier: Option<Earlier>,
+        begun: Instant,
+    ) -> Result<Self, PlanError> {
+        let shares = shares(&bench, options.shares.as_deref())?;
+        if let Some(earlier) = &earlier {
+            earlier.check(&bench)?;
+        }
+        let models = std::mem::take(&mut bench.models);
+        let mut subjects = Vec::with_capacity(models.len());
+        for model in models {
+            subjects.push(Subject::new(model, &options, &shares, &bench)?);
+        }
+        let (mut others, mut other_samples) = (Vec::new(), Vec::new());
+        if let Some(earlier) = earlier {
+            for subject in &mut subjects {
+                subject.resume(&earlier, &options);
+            }
+            let is_own = |name: &str, hash: &str| {
+                let mut subjects = subjects.iter();
+                subjects.any(|subject| subject.is(name, hash))
+            };
+            other_samples.extend_from_slice(earlier.samples());
+            other_samples.retain(|known: &SampledModel| !is_own(&known.name, &known.hash));
+            others = earlier.profile.models;
+            others.retain(|known| !is_own(&known.name, &known.hash));
+        }
+        Ok(Self {
+            options,
+            bench,
+            begun,
+            subjects,
+            others,
+            other_samples,
+        })
+    }
+
+    /// Batch sizes that were asked for and that a model does not take: its name, its
+    /// limit, the sizes.
+    pub fn left_out(&self) -> impl Iterator<Item = (&str, u32, Vec<u32>)> {
+        let of = |subject: &'_ Subject| {
+            let max_batch = subject.model.max_batch;
+            let mut above = self.options.batches.clone();
+            above.retain(|&batch| batch > max_batch);
+            (!above.is_empty()).then_some((max_batch, above))
+        };
+        self.subjects.iter().filter_map(move |subject| {
+            let (max_batch, above) = of(subject)?;
+            Some((subject.model.name.as_str(), max_batch, above))
+        })
+    }
+
+    /// Makes visits until nothing is left to measure, the budget is spent, or `stopped`.
+    /// `tell` is called before each visit, and may keep what was found so far.
+    pub fn measure(
+        &mut self,
+        stopped: impl Fn() -> bool,
+        mut tell: impl FnMut(&Self, &Status<'_>),
+    ) -> End {
+        for index in 0..self.subjects.len() {
+            if stopped() {
+                return End::Stopped;
+            }
+            self.subjects[index].choose_item(&mut self.bench.profiler);
+        }
+        loop {
+            if stopped() {
+                return End::Stopped;
+            }
+            let left = self.options.budget.saturating_sub(self.spent());
+            let mut wanted = Vec::new();
+            for (index, subject) in self.subjects.iter_mut().enumerate() {
+                wanted.extend(subject.next(self.options.seed).map(|next| (index, next)));
+            }
+            if wanted.is_empty() {
+                return End::Complete;
+            }
+            wanted.retain(|(_, next)| next.expected.is_none_or(|expected| expected <= left));
+            // A round of one model follows another's, so that points that are compared are
+            // close in time and the rounds far apart.
+            let first = wanted
+                .iter()
+                .min_by_key(|(index, next)| (next.visits, *index));
+            let Some(&(index, next)) = first.filter(|_| left > Nanos::default()) else {
+                return End::BudgetSpent;
+            };
+            tell(self, &self.status(index, next.point));
+            self.subjects[index].visit(&mut self.bench.profiler, &next, &stopped);
+        }
+    }
+
+    fn spent(&self) -> Nanos {
+        self.begun.elapsed().into()
+    }
+
+    fn status(&self, index: usize, point: PointKey) -> Status<'_> {
+        let surveys = || self.subjects.iter().map(|subject| &subject.survey);
+        let points: usize = surveys().map(|survey| survey.points()).sum();
+        let uncovered: usize = surveys().map(|survey| survey.uncovered()).sum();
+        let budget = self.options.budget.saturating_sub(self.spent());
+        let left = surveys().fold(Nanos::default(), |sum, survey| sum + survey.left());
+        Status {
+            model: &self.subjects[index].model.name,
+            point,
+            covered: points - uncovered,
+            points,
+            spent: self.spent(),
+            left: if uncovered == 0 {
+                budget
+            } else {
+                left.min(budget)
+            },
+        }
+    }
+
+    /// Points that have not had all their visits.
+    pub fn uncovered(&self) -> usize {
+        let surveys = self.subjects.iter().map(|subject| &subject.survey);
+        surveys.map(|survey| survey.uncovered()).sum()
+    }
+
+    /// Concludes from what was measured; the models by name and version.
+    pub fn profile(&self) -> Profile {
+        let own = self
+            .subjects
+            .iter()
+            .map(|subject| subject.concluded(self.options.seed));
+        let measured = own.filter(|model| !model.grid.is_empty());
+        let mut models: Vec<_> = measured.chain(self.others.iter().cloned()).collect();
+        models.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+        Profile {
+            schema: SCHEMA.to_owned(),
+            device: self.bench.device.clone(),
+            runtime: self.bench.runtime.clone(),
+            synthetic: false,
+            models,
+        }
+    }
+
+    /// The times that [`Run::profile`] rests on.
+    pub fn samples(&self) -> files::Samples {
+        let own = self.subjects.iter().map(Subject::samples);
+        files::Samples {
+            schema: files::SAMPLES_SCHEMA.to_owned(),
+            device: self.bench.device.clone(),
+            runtime: self.bench.runtime.clone(),
+            models: own.chain(self.other_samples.iter().cloned()).collect(),
+        }
+    }
+}
+
+/// The shares to measure, rising.
+fn shares(bench: &Workbench, wanted: Option<&[u16]>) -> Result<Vec<u16>, PlanError> {
+    let partitions = &bench.profiler.device().spec().partitions;
+    let all: BTreeSet<u16> = partitions.iter().map(|part| part.share().0).collect();
+    let Some(wanted) = wanted else {
+        return Ok(all.into_iter().collect());
+    };
+    if let Some(&found) = wanted.iter().find(|share| !all.contains(share)) {
+        return Err(PlanError::Share {
+            found,
+            expected: all.into_iter().collect(),
+        });
+    }
+    let wanted: BTreeSet<u16> = wanted.iter().copied().collect();
+    Ok(wanted.into_iter().collect())
+}

@@ -1,0 +1,155 @@
+//! A profile as people read it.
+
+use fugato_core::profile::{
+    Constraint, GridPoint, Knee, KneeRule, ModelProfile, Optimum, Profile, Times,
+};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+/// Each model: its medians by batch and share, its knees and its optima.
+pub fn of(profile: &Profile) -> String {
+    let mut text = format!("{}, {}\n", profile.device, profile.runtime);
+    for model in &profile.models {
+        // Writing to a string cannot fail.
+        let _ = write_model(&mut text, model);
+    }
+    text
+}
+
+fn write_model(text: &mut String, model: &ModelProfile) -> std::fmt::Result {
+    let version = model.version.as_deref().unwrap_or("none");
+    writeln!(text, "\n{} (version {version})", model.name)?;
+    write_grid(text, model)?;
+    for point in &model.grid {
+        if let Some(reason) = &point.failed {
+            writeln!(text, "  failed at {}: {reason}", point.key())?;
+        }
+    }
+    if let Some(batch) = model.knee_batch {
+        let knee = describe_knee(&model.knee, &model.undecided_by);
+        writeln!(text, "  knee at batch {batch}: {knee}")?;
+    }
+    for (name, optimum) in [
+        ("efficacy", &model.optima.efficacy),
+        ("work", &model.optima.work),
+    ] {
+        writeln!(text, "  best by {name}: {}", describe_optimum(optimum))?;
+    }
+    Ok(())
+}
+
+/// Medians, a row for each batch and a column for each share, alone and beside others.
+fn write_grid(text: &mut String, model: &ModelProfile) -> std::fmt::Result {
+    let batches: BTreeSet<u32> = model.grid.iter().map(|point| point.batch).collect();
+    let places = model
+        .grid
+        .iter()
+        .map(|point| (point.share, point.neighbours));
+    let places: BTreeSet<(u16, u16)> = places.collect();
+    write!(text, "  {:>5}", "BATCH")?;
+    for &(share, neighbours) in &places {
+        let slices = if share == 1 { "SLICE" } else { "SLICES" };
+        let beside = match neighbours {
+            0 => String::new(),
+            busy => format!(", {busy} BUSY"),
+        };
+        write!(text, "  {:>18}", format!("{share} {slices}{beside}"))?;
+    }
+    writeln!(text)?;
+    for batch in batches {
+        write!(text, "  {batch:>5}")?;
+        for &place in &places {
+            let mut points = model.grid.iter();
+            let point =
+                points.find(|p| (p.batch, p.share, p.neighbours) == (batch, place.0, place.1));
+            write!(
+                text,
+                "  {:>18}",
+                point.map_or_else(|| "-".to_owned(), describe)
+            )?;
+        }
+        writeln!(text)?;
+    }
+    Ok(())
+}
+
+fn describe(point: &GridPoint) -> String {
+    let Some(times) = point.times() else {
+        return "failed".to_owned();
+    };
+    let Times {
+        median_s,
+        low_s,
+        high_s,
+        ..
+    } = times;
+    let doubt = 100.0 * (high_s - median_s).max(median_s - low_s) / median_s;
+    let doubt = match doubt {
+        doubt if doubt < 9.95 => format!("{doubt:.1}"),
+        doubt => format!("{doubt:.0}"),
+    };
+    format!("{} ±{doubt} %", millis(median_s))
+}
+
+/// Milliseconds with four digits that count.
+fn millis(seconds: f64) -> String {
+    let millis = seconds * 1e3;
+    let digits = match millis {
+        millis if millis < 1.0 => 4,
+        millis if millis < 10.0 => 3,
+        millis if millis < 100.0 => 2,
+        millis if millis < 1_000.0 => 1,
+        _ => 0,
+    };
+    format!("{millis:.digits$} ms")
+}
+
+fn describe_knee(knee: &Knee, undecided: &[KneeRule]) -> String {
+    let rules = [
+        ("tolerance", knee.tolerance, KneeRule::Tolerance),
+        ("efficacy", knee.efficacy, KneeRule::Efficacy),
+        ("chord", knee.chord, KneeRule::Chord),
+    ];
+    let texts = rules.map(|(name, share, rule)| {
+        let share = share.map_or_else(|| "unknown".to_owned(), |share| share.to_string());
+        let open = if undecided.contains(&rule) {
+            " (undecided)"
+        } else {
+            ""
+        };
+        format!("{share} by {name}{open}")
+    });
+    texts.join(", ")
+}
+
+fn describe_optimum(optimum: &Optimum) -> String {
+    match optimum {
+        Optimum::Unknown => "unknown".to_owned(),
+        Optimum::At(point) => {
+            let open = match point.rivals.len() {
+                0 => String::new(),
+                1 => ", another point may be as good".to_owned(),
+                rivals => format!(", {rivals} other points may be as good"),
+            };
+            let how = if point.measured { "" } else { " (fitted)" };
+            format!(
+                "batch {} at share {}, {}{how}{open}",
+                point.batch,
+                point.share,
+                millis(point.latency_s)
+            )
+        }
+        Optimum::Infeasible(why) => {
+            let constraint = match why.constraint {
+                Constraint::Assembly => "assembling and running a batch within the SLO",
+                Constraint::HalfSlo => "running within half of the SLO",
+            };
+            format!(
+                "infeasible: {constraint} fails by {}, nearest is batch {} at share {}",
+                millis(why.shortfall_s),
+                why.nearest.batch,
+                why.nearest.share
+            )
+        }
+    }
+}
