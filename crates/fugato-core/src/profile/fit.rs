@@ -16,13 +16,9 @@ use problem::{Sample, Term};
 /// The fewest points, measured alone, that are fitted.
 const MIN_POINTS: usize = 3;
 
-/// Most samples that the number of widths is decided on; with more, every second (third,
-/// ..) point is left out of that decision, not of the fit.
-const MAX_SELECTION: usize = 300;
-
 /// How many widths per doubling the model may use, from simple to rich. 0 is none but the
 /// serial part and the part that all slices can share.
-const LADDERS: [f64; 4] = [0.0, 0.5, 1.0, 2.0];
+const LADDERS: [f64; 3] = [0.0, 0.5, 1.0];
 
 /// A richer ladder is taken where it lowers the held-out loss below this part of a simpler
 /// one's.
@@ -44,9 +40,9 @@ pub fn fit(grid: &[GridPoint], slices: u16) -> Option<Fit> {
         return None;
     }
     let samples: Vec<Sample> = alone.iter().map(|(_, sample)| *sample).collect();
-    let terms = select(&samples);
+    let (terms, predicted) = select(&samples);
     let model = problem::solve(&terms, &samples);
-    let held_out = held_out_errors(&terms, &samples);
+    let held_out = held_out_errors(&predicted, &samples);
     let contention = contention(&model, grid, slices);
     let points = grid
         .iter()
@@ -168,27 +164,29 @@ fn contention(model: &KernelList, grid: &[GridPoint], slices: u16) -> Option<f64
     median(grid.iter().filter_map(slowdown).collect())
 }
 
+/// What a fit to the other samples predicts, in seconds, by the sample's index.
+type Predicted = Vec<(usize, f64)>;
+
 /// The terms that predict left-out batches and shares best, the simpler of nearly equal
-/// ones.
-fn select(samples: &[Sample]) -> Vec<Term> {
-    let step = samples.len().div_ceil(MAX_SELECTION);
-    let some: Vec<Sample> = samples.iter().copied().step_by(step).collect();
-    let mut best: Option<(f64, Vec<Term>)> = None;
+/// ones, and what they predict.
+fn select(samples: &[Sample]) -> (Vec<Term>, Predicted) {
+    let mut best: Option<(f64, Vec<Term>, Predicted)> = None;
     for per_doubling in LADDERS {
         let terms = terms(samples, per_doubling);
-        let errors: Vec<f64> = predict_held_out(&terms, &some)
-            .iter()
-            .map(|(index, predicted)| problem::loss((predicted / some[*index].median_s).ln()))
-            .collect();
-        if errors.is_empty() {
-            return terms;
+        let predicted = predict_held_out(&terms, samples);
+        if predicted.is_empty() {
+            return (terms, predicted);
         }
-        let loss = errors.iter().sum::<f64>() / errors.len() as f64;
-        if best.as_ref().is_none_or(|(least, _)| loss < WORTH * least) {
-            best = Some((loss, terms));
+        let loss = |(index, predicted): &(usize, f64)| {
+            problem::loss((predicted / samples[*index].median_s).ln())
+        };
+        let loss = predicted.iter().map(loss).sum::<f64>() / predicted.len() as f64;
+        if best.as_ref().is_none_or(|(least, ..)| loss < WORTH * least) {
+            best = Some((loss, terms, predicted));
         }
     }
-    best.map(|(_, terms)| terms).unwrap_or_default()
+    best.map(|(_, terms, predicted)| (terms, predicted))
+        .unwrap_or_default()
 }
 
 /// The terms of a ladder of widths, over the widths that the samples can tell apart: below
@@ -219,9 +217,9 @@ fn terms(samples: &[Sample], per_doubling: f64) -> Vec<Term> {
 
 /// The relative error at each sample when its batch, and its share, were left out: the
 /// larger of both; `None` at samples that were never left out.
-fn held_out_errors(terms: &[Term], samples: &[Sample]) -> Vec<Option<f64>> {
+fn held_out_errors(predicted: &Predicted, samples: &[Sample]) -> Vec<Option<f64>> {
     let mut errors: Vec<Option<f64>> = vec![None; samples.len()];
-    for (index, predicted) in predict_held_out(terms, samples) {
+    for &(index, predicted) in predicted {
         let measured = samples[index].median_s;
         let error = (predicted - measured).abs() / measured;
         errors[index] = Some(errors[index].map_or(error, |known| known.max(error)));
@@ -229,13 +227,13 @@ fn held_out_errors(terms: &[Term], samples: &[Sample]) -> Vec<Option<f64>> {
     errors
 }
 
-/// What a fit to the other samples predicts, in seconds, by sample: each inner batch is
-/// left out in turn, and inner shares in up to four interleaved groups. The edges of the
-/// grid stay in, because a prediction beyond them is never given.
-fn predict_held_out(terms: &[Term], samples: &[Sample]) -> Vec<(usize, f64)> {
+/// What a fit to the other samples predicts: each inner batch is left out in turn, and
+/// inner shares in up to four interleaved groups. The edges of the grid stay in, because a
+/// prediction beyond them is never given.
+fn predict_held_out(terms: &[Term], samples: &[Sample]) -> Predicted {
     /// Groups of shares: each leaves a quarter of them out.
     const GROUPS: usize = 4;
-    let mut predictions = Vec::new();
+    let mut predicted = Vec::new();
     let mut leave_out = |held: &dyn Fn(&Sample) -> bool| {
         let rest: Vec<Sample> = samples.iter().filter(|s| !held(s)).copied().collect();
         if rest.len() < MIN_POINTS {
@@ -243,7 +241,7 @@ fn predict_held_out(terms: &[Term], samples: &[Sample]) -> Vec<(usize, f64)> {
         }
         let model = problem::solve(terms, &rest);
         for (index, sample) in samples.iter().enumerate().filter(|(_, s)| held(s)) {
-            predictions.push((index, model.latency_s(sample.batch, sample.share)));
+            predicted.push((index, model.latency_s(sample.batch, sample.share)));
         }
     };
     for batch in inner(samples.iter().map(|sample| sample.batch)) {
@@ -257,7 +255,7 @@ fn predict_held_out(terms: &[Term], samples: &[Sample]) -> Vec<(usize, f64)> {
                 .any(|share| share.total_cmp(&sample.share).is_eq())
         });
     }
-    predictions
+    predicted
 }
 
 /// The distinct values without the least and the largest, in rising order.

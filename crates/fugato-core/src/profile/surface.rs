@@ -32,7 +32,8 @@ pub struct Estimate {
     /// Upper end of the median's interval, in seconds; of an estimate, by the error of the
     /// fit.
     pub high_s: f64,
-    /// Whether this very point was measured.
+    /// Whether this very point was measured; alone, where the cost of neighbours is not
+    /// known.
     pub measured: bool,
     /// Whether it was asked beside busy neighbours and what they cost is not known: then
     /// the times are those of the model alone.
@@ -126,7 +127,7 @@ impl Surface {
             p95_s: alone.p95_s * factor,
             low_s: alone.low_s * factor,
             high_s: alone.high_s * factor,
-            measured: false,
+            measured: alone.measured && slowdown.is_none(),
             neighbours_unknown: slowdown.is_none(),
         })
     }

@@ -24,6 +24,11 @@ const FLOOR: f64 = 0.02;
 /// between terms that the points cannot tell apart, too little to show in any other.
 const RIDGE: f64 = 1e-3;
 
+/// About how often a solve evaluates the model. What is left to gain by then is in
+/// amplitudes on their way to zero, which no longer matter: ten times as many move no
+/// prediction by 0.1 %.
+const EVALUATIONS: usize = 60;
+
 /// One measured point, alone on the device.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
@@ -76,9 +81,11 @@ impl Term {
 pub(super) fn solve(terms: &[Term], samples: &[Sample]) -> KernelList {
     let problem = Problem::new(terms, samples);
     let scale = problem.scale.clone();
+    // The solver counts its patience in evaluations per parameter.
+    let patience = (EVALUATIONS / (terms.len() + 1)).max(4);
     let (solved, _) = LevenbergMarquardt::new()
-        .with_tol(1e-9)
-        .with_patience(20)
+        .with_tol(1e-5)
+        .with_patience(patience)
         .minimize(problem);
     let amplitudes: Vec<f64> = solved
         .roots
@@ -256,5 +263,39 @@ fn list(terms: &[Term], amplitudes: &[f64], samples: &[Sample]) -> KernelList {
     KernelList {
         kernels,
         sync_s: sync_s / runs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_jacobian_is_the_residuals_derivative() {
+        let sample = |batch: f64, share: f64, median_s: f64, spread: f64| Sample {
+            batch,
+            share,
+            median_s,
+            spread,
+        };
+        let samples = [
+            sample(1.0, 1.0, 0.004, 0.0),
+            sample(1.0, 4.0, 0.0055, 0.1),
+            sample(8.0, 1.0, 0.03, 0.02),
+            sample(8.0, 4.0, 0.3, 0.02),
+        ];
+        let terms = [
+            Term::Launch,
+            Term::PerItem,
+            Term::Sync,
+            Term::Traffic,
+            Term::Spill,
+            Term::Kernel(0.7),
+        ];
+        let mut problem = Problem::new(&terms, &samples);
+        let numerical = levenberg_marquardt::differentiate_numerically(&mut problem).unwrap();
+        let ours = problem.jacobian().unwrap();
+        let apart = (&ours - &numerical).abs().max();
+        assert!(apart < 1e-6, "apart by {apart}:\n{ours}\n{numerical}");
     }
 }
