@@ -73,7 +73,7 @@ pub fn charts(profile: &Profile) -> Result<Vec<Chart>, PlotError> {
     let mut views = Vec::new();
     let mut unmeasured = Vec::new();
     for model in &profile.models {
-        match View::new(model) {
+        match View::new(model, profile.device.slices) {
             Some(view) => views.push(view),
             None => unmeasured.push(model.name.as_str()),
         }

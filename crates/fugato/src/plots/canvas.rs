@@ -69,6 +69,16 @@ pub(super) struct Mark<'a> {
     pub(super) hollow: bool,
 }
 
+impl Mark<'_> {
+    /// The mark filled, as for what is decided.
+    pub(super) fn settled(self) -> Self {
+        Self {
+            hollow: false,
+            ..self
+        }
+    }
+}
+
 /// Where the point given for a text lies in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Anchor {
@@ -220,6 +230,8 @@ impl Canvas {
         };
         shape.assign("fill", if mark.hollow { WHITE } else { mark.colour });
         let edge = if mark.hollow { mark.colour } else { WHITE };
+        // The edge would be larger than a mark this small.
+        let edge = if r < 2.0 { "none" } else { edge };
         shape.assign("stroke", edge);
         shape.assign("stroke-width", if mark.hollow { "2.2" } else { "1.2" });
         shape.assign("stroke-linejoin", "round");

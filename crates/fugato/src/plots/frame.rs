@@ -153,17 +153,26 @@ pub(super) fn axes(canvas: &mut Canvas, area: Area, x: &Axis<'_>, y: &Axis<'_>) 
 }
 
 /// Labels to the right of their lines' ends, moved apart where they would lie on each
-/// other.
-pub(super) fn end_labels(canvas: &mut Canvas, labels: &[(Point, String, String)], apart: f64) {
+/// other, and kept beside the area.
+pub(super) fn end_labels(canvas: &mut Canvas, area: Area, labels: &[(Point, String, String)]) {
+    let apart = 21.0;
     let mut order: Vec<usize> = (0..labels.len()).collect();
     order.sort_by(|a, b| labels[*a].0.1.total_cmp(&labels[*b].0.1));
     let wanted: Vec<f64> = order.iter().map(|index| labels[*index].0.1).collect();
-    for (index, y) in order.iter().zip(moved_apart(&wanted, apart)) {
+    let mut places = moved_apart(&wanted, apart);
+    let mut floor = area.bottom - 6.0;
+    for place in places.iter_mut().rev() {
+        *place = place.min(floor);
+        floor = *place - apart;
+    }
+    for (index, y) in order.iter().zip(places) {
         let ((x, end), text, colour) = &labels[*index];
         if (y - end).abs() > 3.0 {
-            canvas.line(&[(x + 6.0, *end), (x + 16.0, y)], Stroke::solid(FAINT, 1.2));
+            let ends = [(x + 6.0, *end), (x + 16.0, y)];
+            canvas.line(&ends, Stroke::solid(FAINT, 1.2));
         }
-        canvas.text((x + 20.0, y + 5.5), text, Style::plain(16.0, colour).bold());
+        let style = Style::plain(16.0, colour).bold();
+        canvas.text((x + 20.0, y + 5.5), text, style);
     }
 }
 

@@ -8,7 +8,7 @@ use super::frame::{
 };
 use super::marks::{self, KneeAt};
 use super::scale::{Scale, Spread, log_ticks, number, whole_ticks};
-use super::view::{Sample, View, slices};
+use super::view::{Sample, View, slices, time};
 use fugato_core::profile::Profile;
 
 const AREA: Area = Area {
@@ -62,7 +62,10 @@ pub(super) fn chart(profile: &Profile, view: &View<'_>) -> String {
             labels.push(((x + aside, y), format!("batch {batch}"), colour));
         }
     }
-    end_labels(&mut canvas, &labels, 21.0);
+    end_labels(&mut canvas, AREA, &labels);
+    published(&mut canvas, view, |share, seconds| {
+        (x.at(share), y.at(unit.of_time(seconds)))
+    });
     signs(&mut canvas, view);
     failures(&mut canvas, view);
     canvas.finish()
@@ -86,11 +89,39 @@ fn curve(
         canvas.line(&ends, Stroke::solid(stroke.colour, 2.0));
         let mark = Mark {
             shape: Shape::Circle,
-            radius: if samples.len() > 12 { 3.2 } else { 5.5 },
+            radius: dot_radius(samples.len()),
             colour: stroke.colour,
             hollow: sample.point.neighbours > 0,
         };
         canvas.mark(*at, mark, Some(&sample.hint()));
+    }
+}
+
+/// What a publication states of the model, beside the curves.
+fn published(canvas: &mut Canvas, view: &View<'_>, place: impl Fn(f64, f64) -> Point) {
+    let Some(stated) = &view.model.published else {
+        return;
+    };
+    let mark = Mark {
+        shape: Shape::Cross,
+        radius: 6.0,
+        colour: INK,
+        hollow: true,
+    };
+    let (share, latency) = (slices(stated.share), time(stated.latency_s));
+    let at = place(f64::from(stated.share), stated.latency_s);
+    canvas.mark(at, mark, Some(&stated.source));
+    let (source, batch) = (&stated.source, stated.batch);
+    let text = format!("Plus: as published ({source}), batch {batch} on {share}, {latency}");
+    note(canvas, &text);
+}
+
+/// A mark of many leaves room for the line.
+pub(super) fn dot_radius(points: usize) -> f64 {
+    match points {
+        0..=12 => 5.5,
+        13..=24 => 3.4,
+        _ => 1.6,
     }
 }
 
@@ -173,8 +204,8 @@ impl Unit {
     }
 }
 
-/// A row below the axis for each definition: its mark at its share, and a line from the
-/// axis to the point that it is read at.
+/// A row below the axis for each definition: its mark at its share, a line up, and a ring
+/// about the point that it is read at.
 fn knees(canvas: &mut Canvas, view: &View<'_>, x: &Scale, y: impl Fn(f64) -> f64) {
     let knees = marks::knees(view.model);
     for (row, knee) in knees.iter().enumerate() {
@@ -192,15 +223,19 @@ fn knees(canvas: &mut Canvas, view: &View<'_>, x: &Scale, y: impl Fn(f64) -> f64
             continue;
         };
         let at = x.at(f64::from(share));
+        // Lines of definitions that agree run side by side.
+        let agree = |other: &&KneeAt| other.share == knee.share;
+        let aside = knees[..row].iter().filter(agree).count() as f64 * 3.0;
+        let ends = [AREA.bottom, AREA.top].map(|end| (at + aside, end));
+        canvas.line(&ends, Stroke::dashed(knee.mark.colour, 1.8));
         if let Some(sample) = view.at(view.knee_batch(), share) {
-            // Lines of definitions that agree run side by side.
-            let agree = |other: &&KneeAt| other.share == knee.share;
-            let aside = knees[..row].iter().filter(agree).count() as f64 * 3.0;
-            let ends = [AREA.bottom, y(sample.times.median_s)];
-            canvas.line(
-                &ends.map(|end| (at + aside, end)),
-                Stroke::dashed(knee.mark.colour, 1.8),
-            );
+            let ring = Mark {
+                shape: Shape::Circle,
+                radius: 8.0,
+                colour: knee.mark.colour,
+                hollow: true,
+            };
+            canvas.mark((at, y(sample.times.median_s)), ring, Some(knee.meaning));
         }
         canvas.mark((at, height), knee.mark, Some(knee.meaning));
         share_of_knee(canvas, (at, height), share, knee.undecided);
@@ -237,7 +272,10 @@ pub(super) fn signs(canvas: &mut Canvas, view: &View<'_>) {
     if view.has_busy() {
         entries.push((dot(true), "other slices busy"));
     }
-    entries.push((Sign::Bar(GREY), "95 % interval of the median"));
+    let spread = |sample: Sample<'_>| sample.times.low_s < sample.times.high_s;
+    if view.samples().any(spread) {
+        entries.push((Sign::Bar(GREY), "95 % interval of the median"));
+    }
     legend(canvas, (WIDTH - MARGIN, AREA.top - 20.0), &entries);
 }
 

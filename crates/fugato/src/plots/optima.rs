@@ -4,8 +4,8 @@ use super::canvas::{Anchor, Canvas, GREY, HEIGHT, INK, Mark, Point, Style, WHITE
 use super::frame::{Area, Axis, MARGIN, Sign, axes, heat_colour, legend, note, page};
 use super::marks;
 use super::scale::{Scale, Spread, whole_ticks};
-use super::view::{Sample, View, time};
-use fugato_core::profile::{ModelProfile, Profile};
+use super::view::{View, slices, time};
+use fugato_core::profile::{Candidate, Limits, Load, Profile};
 
 const TOP: f64 = 168.0;
 const BOTTOM: f64 = HEIGHT - 128.0;
@@ -17,21 +17,22 @@ const TOO_LATE: &str = "#f3f4f6";
 /// What a map shows: larger is better.
 struct Measure {
     title: &'static str,
-    of: fn(&Sample<'_>) -> f64,
+    /// What the other slices do: as where the profile finds the optimum.
+    load: Load,
+    of: fn(Candidate, f64) -> f64,
 }
 
 const EFFICACY_MAP: Measure = Measure {
-    title: "efficacy: batch / (latency\u{b2} \u{d7} share), % of the best",
-    of: |sample| {
-        let point = sample.point;
-        f64::from(point.batch) / (sample.times.median_s.powi(2) * f64::from(point.share))
-    },
+    title: "batch / (latency\u{b2} \u{d7} share), alone: % of the best",
+    load: Load::Alone,
+    of: |place, seconds| f64::from(place.batch) / (seconds.powi(2) * f64::from(place.share)),
 };
 
 /// The least work is the most items per slice-second.
 const WORK_MAP: Measure = Measure {
-    title: "items per slice-second (1 / work), % of the best",
-    of: |sample| sample.rate() / f64::from(sample.point.share),
+    title: "items per slice-second, others busy: % of the best",
+    load: Load::Busy,
+    of: |place, seconds| f64::from(place.batch) / (seconds * f64::from(place.share)),
 };
 
 /// Draws the chart of one model.
@@ -58,8 +59,8 @@ pub(super) fn chart(profile: &Profile, view: &View<'_>) -> String {
     }
     let [efficacy, work] = marks::optima(view.model);
     let entries = [
-        (Sign::Mark(efficacy.mark), "efficacy optimum"),
-        (Sign::Mark(work.mark), "work optimum"),
+        (Sign::Mark(efficacy.mark.settled()), "efficacy optimum"),
+        (Sign::Mark(work.mark.settled()), "work optimum"),
     ];
     legend(&mut canvas, (WIDTH - MARGIN, 112.0), &entries);
     let words = [efficacy.words(), work.words()].join("; ");
@@ -120,43 +121,83 @@ impl Cells {
     }
 }
 
+/// A measured place, by one measure.
+struct Cell {
+    place: Candidate,
+    seconds: f64,
+    /// Of the best; none where it breaks the objective.
+    part: Option<f64>,
+}
+
+/// The measured places, with latencies beside the neighbours that the measure is about.
+fn cells_of(view: &View<'_>, measure: &Measure) -> Vec<Cell> {
+    let model = view.model;
+    let limits = Limits {
+        slo_s: model.slo_s,
+        arrival_rate: model.arrival_rate,
+        max_batch: model.max_batch,
+        blocking_s: 0.0,
+    };
+    let mut cells = Vec::new();
+    for sample in view.batches().iter().flat_map(|batch| view.alone(*batch)) {
+        let (batch, share) = (sample.point.batch, sample.point.share);
+        let beside = view.surface.under(batch, share, measure.load);
+        let seconds = beside.map_or(sample.times.median_s, |beside| beside.median_s);
+        let place = Candidate { batch, share };
+        let kept = batch <= model.max_batch && limits.violation(batch, seconds).is_none();
+        cells.push(Cell {
+            place,
+            seconds,
+            part: kept.then(|| (measure.of)(place, seconds)),
+        });
+    }
+    let best = cells
+        .iter()
+        .filter_map(|cell| cell.part)
+        .fold(0.0, f64::max);
+    for cell in &mut cells {
+        cell.part = cell.part.map(|value| value / best);
+    }
+    cells
+}
+
 /// The cells of one measure, with the marks of both optima.
 fn map(canvas: &mut Canvas, view: &View<'_>, cells: &Cells, measure: &Measure) {
-    let within = |sample: &Sample<'_>| in_time(view.model, sample);
-    let samples = cells.batches.iter().flat_map(|batch| view.alone(*batch));
-    let allowed = samples.filter(within).map(|sample| (measure.of)(&sample));
-    let best = allowed.fold(0.0, f64::max);
-    for batch in &cells.batches {
-        let middle = cells.y(*batch);
-        for (share, pair) in cells.shares.iter().zip(cells.edges.windows(2)) {
-            let Some(sample) = view.at(*batch, *share) else {
-                continue;
-            };
-            let part = within(&sample).then(|| (measure.of)(&sample) / best);
-            let (width, height) = (pair[1] - pair[0], cells.height);
-            let gap = if width > 24.0 { 2.0 } else { 0.5 };
-            // Most of a surface is far from the best: the upper half gets the colours.
-            let colour = part.map_or(TOO_LATE.to_owned(), |part| heat_colour(part.powf(1.6)));
-            let at = (pair[0], middle - height / 2.0);
-            let size = (width - gap, height - gap);
-            canvas.rect(at, size, &colour, Some(&sample.hint()));
-            if width >= TEXT_WIDTH && height >= TEXT_HEIGHT {
-                label(canvas, (pair[0] + width / 2.0, middle), &sample, part);
-            }
+    for cell in cells_of(view, measure) {
+        let Candidate { batch, share } = cell.place;
+        let column = cells.shares.partition_point(|known| *known < share);
+        let (left, right) = (cells.edges[column], cells.edges[column + 1]);
+        let (middle, height) = (cells.y(batch), cells.height);
+        let gap = if right - left > 24.0 { 2.0 } else { 0.0 };
+        // Most of a surface is far from the best: the upper half gets the colours.
+        let part = cell.part.map(|part| part.powf(1.6));
+        let colour = part.map_or(TOO_LATE.to_owned(), heat_colour);
+        let at = (left, middle - height / 2.0);
+        let (on, took) = (slices(share), time(cell.seconds));
+        let hint = format!("batch {batch} on {on}: {took}, {}", cell.verdict());
+        let size = (right - left - gap, height - 1.0);
+        canvas.rect(at, size, &colour, Some(&hint));
+        if right - left >= TEXT_WIDTH && height >= TEXT_HEIGHT {
+            label(canvas, (f64::midpoint(left, right), middle), &cell);
         }
     }
     frame(canvas, cells, measure.title);
-    for (side, best) in marks::optima(view.model).iter().enumerate() {
+    let both = marks::optima(view.model);
+    let same = both[0].place() == both[1].place();
+    let narrow = cells.edges[1] - cells.edges[0] < TEXT_WIDTH + 70.0;
+    for (side, best) in both.iter().enumerate() {
         let Some(place) = best.place() else {
             continue;
         };
-        // Beside the text of the cell, one mark on each side of it.
-        let room = cells.edges[1] - cells.edges[0] >= TEXT_WIDTH + 70.0;
-        let aside = if room { [-66.0, 66.0][side] } else { 0.0 };
-        let at = (
-            cells.x.at(f64::from(place.share)) + aside,
-            cells.y(place.batch),
-        );
+        // Beside the text of a wide cell, one mark on each side of it; beside each other
+        // where both are one narrow cell.
+        let aside = match (narrow, same) {
+            (false, _) => [-66.0, 66.0][side],
+            (true, true) => [0.0, 26.0][side],
+            (true, false) => 0.0,
+        };
+        let share = cells.x.at(f64::from(place.share));
+        let at = (share + aside, cells.y(place.batch));
         let mark = Mark {
             radius: 10.0,
             ..best.mark
@@ -165,17 +206,22 @@ fn map(canvas: &mut Canvas, view: &View<'_>, cells: &Cells, measure: &Measure) {
     }
 }
 
-fn label(canvas: &mut Canvas, at: Point, sample: &Sample<'_>, part: Option<f64>) {
-    let dark = part.is_some_and(|part| part > 0.8);
+impl Cell {
+    fn verdict(&self) -> String {
+        match self.part {
+            Some(part) => format!("{:.0} %", part * 100.0),
+            None => "too late".to_owned(),
+        }
+    }
+}
+
+fn label(canvas: &mut Canvas, at: Point, cell: &Cell) {
+    let dark = cell.part.is_some_and(|part| part > 0.8);
     let (first, second) = if dark { (WHITE, WHITE) } else { (INK, GREY) };
-    let text = match part {
-        Some(part) => format!("{:.0} %", part * 100.0),
-        None => "too late".to_owned(),
-    };
     let style = Style::plain(17.0, first).anchored(Anchor::Middle).bold();
-    canvas.text((at.0, at.1 - 1.0), &text, style);
+    canvas.text((at.0, at.1 - 1.0), &cell.verdict(), style);
     let style = Style::plain(13.0, second).anchored(Anchor::Middle);
-    canvas.text((at.0, at.1 + 17.0), &time(sample.times.median_s), style);
+    canvas.text((at.0, at.1 + 17.0), &time(cell.seconds), style);
 }
 
 fn frame(canvas: &mut Canvas, cells: &Cells, title: &str) {
@@ -201,16 +247,4 @@ fn frame(canvas: &mut Canvas, cells: &Cells, title: &str) {
     }
     let style = Style::plain(17.0, INK).anchored(Anchor::End);
     canvas.text((area.right, area.top - 20.0), title, style);
-}
-
-/// Whether the point keeps the model's objective, by both rules of the optima.
-fn in_time(model: &ModelProfile, sample: &Sample<'_>) -> bool {
-    let Some(slo) = model.slo_s else {
-        return true;
-    };
-    let latency = sample.times.median_s;
-    let assembly = model
-        .arrival_rate
-        .map_or(0.0, |rate| f64::from(sample.point.batch) / rate);
-    latency + assembly <= slo && latency <= slo / 2.0
 }

@@ -5,6 +5,7 @@ use super::canvas::{
     Anchor, Canvas, GREY, HEIGHT, Mark, Point, Shape, Stroke, Style, WIDTH, fitted, width_of,
 };
 use super::frame::{Area, Axis, MARGIN, Sign, axes, end_labels, legend, model_colour, note, page};
+use super::latency::dot_radius;
 use super::marks;
 use super::scale::{Scale, Spread, linear_ticks, log_ticks, number, whole_ticks};
 use super::view::View;
@@ -19,9 +20,9 @@ const CURVES: Area = Area {
     bottom: BOTTOM,
 };
 const ROWS: Area = Area {
-    left: 850.0,
+    left: 820.0,
     top: TOP,
-    right: WIDTH - MARGIN,
+    right: WIDTH - MARGIN - 110.0,
     bottom: BOTTOM,
 };
 /// More rows than this cannot be read on one page.
@@ -145,7 +146,7 @@ fn curves(canvas: &mut Canvas, views: &[View<'_>], shares: &Shares) {
         canvas.line(&points, Stroke::solid(colour, 2.6));
         let mark = Mark {
             shape: Shape::Circle,
-            radius: if points.len() > 20 { 2.6 } else { 4.5 },
+            radius: dot_radius(points.len()).min(4.5),
             colour,
             hollow: false,
         };
@@ -160,7 +161,7 @@ fn curves(canvas: &mut Canvas, views: &[View<'_>], shares: &Shares) {
             ));
         }
     }
-    end_labels(canvas, &labels, 20.0);
+    end_labels(canvas, area, &labels);
 }
 
 /// A row for each model: its knee by each definition, and the shares of both optima, each
@@ -198,23 +199,21 @@ fn rows(canvas: &mut Canvas, views: &[View<'_>], shares: &Shares) {
         }
         for (line, best) in marks::optima(view.model).iter().enumerate() {
             let y = y + (line as f64 + 1.0) * step;
-            let Some(place) = best.place() else {
-                continue;
-            };
-            let at = x.at(f64::from(place.share));
             let mark = Mark {
                 radius: radius(best.mark),
                 ..best.mark
             };
-            canvas.mark((at, y), mark, Some(&best.words()));
-            let text = match best.optimum.infeasible() {
-                Some(_) => "infeasible".to_owned(),
-                None => format!("batch {}", place.batch),
-            };
-            if step >= 9.0 {
-                side_text(canvas, (at, y + 4.0), &text, area.right);
+            if let Some(place) = best.place() {
+                let at = (x.at(f64::from(place.share)), y);
+                canvas.mark(at, mark, Some(&best.words()));
             }
         }
+        batches(
+            canvas,
+            view,
+            (area.right, index as f64 * height + area.top),
+            height,
+        );
     }
     let none = Axis {
         ticks: Vec::new(),
@@ -224,24 +223,29 @@ fn rows(canvas: &mut Canvas, views: &[View<'_>], shares: &Shares) {
     signs(canvas);
 }
 
-/// A small text to the right of a mark, or to its left where that is the page's end.
-fn side_text(canvas: &mut Canvas, at: Point, text: &str, end: f64) {
-    let style = Style::plain(11.5, GREY);
-    if at.0 + 12.0 + width_of(text, 11.5) < end {
-        canvas.text((at.0 + 12.0, at.1), text, style);
-    } else {
-        canvas.text((at.0 - 12.0, at.1), text, style.anchored(Anchor::End));
+/// The batches of both optima, in a column beside the rows.
+fn batches(canvas: &mut Canvas, view: &View<'_>, corner: Point, height: f64) {
+    let size = (height * 0.3).clamp(9.0, 15.0);
+    for (line, best) in marks::optima(view.model).iter().enumerate() {
+        let y = corner.1 + height / 2.0 + (line as f64 - 0.5) * size * 1.35;
+        let mark = Mark {
+            radius: size * 0.42,
+            ..best.mark
+        };
+        canvas.mark((corner.0 + 28.0, y), mark, Some(&best.words()));
+        let text = match (best.optimum.point(), best.optimum.infeasible()) {
+            (Some(point), _) => format!("batch {}", point.batch),
+            (None, Some(_)) => "infeasible".to_owned(),
+            (None, None) => "not known".to_owned(),
+        };
+        let at = (corner.0 + 42.0, y + size * 0.36);
+        canvas.text(at, &text, Style::plain(size, GREY));
     }
 }
 
 /// What the marks mean, filled as for a settled answer.
 fn signs(canvas: &mut Canvas) {
-    let settled = |mark: Mark<'static>| {
-        Sign::Mark(Mark {
-            hollow: false,
-            ..mark
-        })
-    };
+    let settled = |mark: Mark<'static>| Sign::Mark(mark.settled());
     let none = ModelProfile::new("", "", 1);
     let [tolerance, efficacy, chord] = marks::knees(&none).map(|knee| settled(knee.mark));
     let [by_efficacy, by_work] = marks::optima(&none).map(|best| settled(best.mark));

@@ -86,17 +86,28 @@ pub(super) fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     ticks
 }
 
-/// Those of sorted whole values that can be labelled `apart` pixels from each other; the
-/// first and the last stay.
+/// Those of sorted whole values to label, `apart` pixels from each other: all, or the first
+/// and the multiples of a round step, or as many as fit with both ends.
 pub(super) fn whole_ticks(values: &[u32], scale: &Scale, apart: f64) -> Vec<u32> {
-    let Some(last) = values.last() else {
+    let (Some(first), Some(last)) = (values.first(), values.last()) else {
         return Vec::new();
     };
+    let clear = |one: u32, other: u32| {
+        let [one, other] = [one, other].map(|value| scale.at(f64::from(value)));
+        (one - other).abs() >= apart
+    };
+    for step in [1, 2, 5, 10, 20, 25, 50, 100] {
+        let round = |value: &&u32| value.is_multiple_of(step) || *value == first;
+        let kept: Vec<u32> = values.iter().filter(round).copied().collect();
+        let ends = kept.last() == Some(last);
+        if ends && kept.windows(2).all(|pair| clear(pair[0], pair[1])) {
+            return kept;
+        }
+    }
     let mut kept: Vec<u32> = Vec::new();
     for value in values {
-        let at = scale.at(f64::from(*value));
-        let clear = |other: &u32| (scale.at(f64::from(*other)) - at).abs() >= apart;
-        if value == last || (kept.last().is_none_or(clear) && clear(last)) {
+        let after = kept.last().is_none_or(|before| clear(*before, *value));
+        if value == last || (after && clear(*value, *last)) {
             kept.push(*value);
         }
     }
@@ -141,7 +152,10 @@ mod tests {
         let shares: Vec<u32> = (1..=80).collect();
         let scale = Scale::new(Spread::Linear, (1.0, 80.0), (0.0, 790.0));
         let ticks = whole_ticks(&shares, &scale, 45.0);
-        assert_eq!((ticks.first(), ticks.last()), (Some(&1), Some(&80)));
+        assert_eq!(ticks, [1, 10, 20, 30, 40, 50, 60, 70, 80]);
+        let odd: Vec<u32> = (1..=77).collect();
+        let ticks = whole_ticks(&odd, &scale, 45.0);
+        assert_eq!((ticks.first(), ticks.last()), (Some(&1), Some(&77)));
         assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] >= 5));
         assert_eq!(whole_ticks(&[1, 2], &scale, 0.1), [1, 2]);
         assert!(whole_ticks(&[], &scale, 1.0).is_empty());

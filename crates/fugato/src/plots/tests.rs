@@ -2,8 +2,8 @@
 
 use super::{PlotError, charts, write};
 use fugato_core::profile::{
-    Candidate, Constraint, DeviceKey, GridPoint, Infeasible, Knee, KneeRule, ModelProfile, Optimum,
-    OptimumPoint, Profile, SCHEMA,
+    AnalysisOptions, Candidate, Constraint, DeviceKey, GridPoint, Infeasible, KneeRule,
+    ModelProfile, Optimum, Profile, SCHEMA, analyse, v100_dstack,
 };
 use roxmltree::Document;
 
@@ -37,27 +37,8 @@ fn model(name: &str, slices: u16, step: u16, parallel: f64) -> ModelProfile {
             }
         }
     }
-    model.knee = Knee {
-        tolerance: Some(slices),
-        efficacy: Some(step),
-        chord: Some(step),
-    };
-    model.knee_batch = Some(16);
     model.slo_s = Some(0.2);
-    model.undecided = true;
-    model.undecided_by = vec![KneeRule::Tolerance];
-    let optimum = |batch, share| {
-        Optimum::At(OptimumPoint {
-            batch,
-            share,
-            granted: share,
-            latency_s: 0.02,
-            measured: true,
-            rivals: Vec::new(),
-        })
-    };
-    model.optima.efficacy = optimum(16, slices);
-    model.optima.work = optimum(4, step);
+    analyse(&mut model, &AnalysisOptions::new(slices));
     model
 }
 
@@ -83,12 +64,7 @@ fn two_slices() -> Profile {
 }
 
 fn eighty_slices() -> Profile {
-    let names = ["mobilenet", "alexnet", "bert", "resnet18", "vgg19"];
-    let models = names.iter().enumerate();
-    let models = models.map(|(index, name)| model(name, 80, 4, 6.0 + 4.0 * index as f64));
-    let mut profile = profile(80, models.collect());
-    profile.synthetic = true;
-    profile
+    v100_dstack()
 }
 
 /// The texts of a chart, hints of the pointer left out.
@@ -149,14 +125,20 @@ fn the_knee_is_told_by_each_definition_and_undecided_ones_as_such() {
     ] {
         assert!(says(&svg, words), "{words}");
     }
+    // The chord of two shares has no point below it.
+    assert!(says(&svg, "too few shares"));
+    let mut profile = two_slices();
+    let model = &mut profile.models[2];
+    model.knee.tolerance = Some(2);
+    model.knee.efficacy = Some(1);
+    model.undecided_by = vec![KneeRule::Tolerance];
+    let svg = chart(&profile, "resnet50-latency.svg");
     assert!(says(&svg, "2 slices, undecided"));
     assert!(texts(&svg).contains(&"1 slice".to_owned()));
-    let mut unknown = two_slices();
-    unknown.models[2].knee.chord = None;
-    assert!(says(
-        &chart(&unknown, "resnet50-latency.svg"),
-        "too few shares"
-    ));
+    let svg = chart(&eighty_slices(), "resnet50-latency.svg");
+    // 40 % of 80, as the table says.
+    assert!(texts(&svg).contains(&"32 slices".to_owned()));
+    assert!(says(&svg, "as published"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::canvas::{Canvas, GREY, HEIGHT, Mark, Point, Shape, Stroke, WIDTH};
 use super::frame::{
     Area, Axis, MARGIN, Sign, axes, end_labels, legend, note, ordered_colour, page,
 };
-use super::latency::{beside, share_axis, share_scale};
+use super::latency::{beside, dot_radius, share_axis, share_scale};
 use super::marks;
 use super::scale::{Scale, Spread, linear_ticks, number};
 use super::view::{Sample, View, slices};
@@ -46,8 +46,8 @@ pub(super) fn chart(profile: &Profile, view: &View<'_>) -> String {
         entries.push((dot(true), "other slices busy"));
     }
     let [efficacy, work] = marks::optima(view.model);
-    entries.push((Sign::Mark(efficacy.mark), "efficacy optimum"));
-    entries.push((Sign::Mark(work.mark), "work optimum"));
+    entries.push((Sign::Mark(efficacy.mark.settled()), "efficacy optimum"));
+    entries.push((Sign::Mark(work.mark.settled()), "work optimum"));
     legend(&mut canvas, (WIDTH - MARGIN, 116.0), &entries);
     let words = marks::optima(view.model).map(|best| best.words());
     note(&mut canvas, &format!("Optima. {}", words.join("; ")));
@@ -93,13 +93,14 @@ fn one_copy(canvas: &mut Canvas, view: &View<'_>) {
         let points: Vec<Point> = samples.iter().map(place).collect();
         canvas.line(&points, Stroke::solid(&colour, 2.6));
         for sample in &samples {
-            canvas.mark(place(sample), dot(&colour, false), Some(&sample.hint()));
+            let mark = dot(&colour, false, samples.len());
+            canvas.mark(place(sample), mark, Some(&sample.hint()));
         }
         if let Some(end) = points.last() {
             labels.push((*end, slices(*share), colour));
         }
     }
-    end_labels(canvas, &labels, 21.0);
+    end_labels(canvas, area, &labels);
 }
 
 /// Requests per second and slice against share, a line for each batch: the inverse of work,
@@ -137,34 +138,36 @@ fn per_slice(canvas: &mut Canvas, view: &View<'_>) {
         let points: Vec<Point> = alone.iter().map(place).collect();
         canvas.line(&points, Stroke::solid(&colour, 2.6));
         for sample in busy.iter().chain(&alone) {
-            let mark = dot(&colour, sample.point.neighbours > 0);
+            let mark = dot(&colour, sample.point.neighbours > 0, alone.len());
             canvas.mark(place(sample), mark, Some(&sample.hint()));
         }
         if let Some(end) = points.last() {
             labels.push((*end, format!("batch {batch}"), colour));
         }
     }
-    end_labels(canvas, &labels, 21.0);
+    end_labels(canvas, area, &labels);
     optima(canvas, view, &x, &y);
 }
 
-/// The marks of both optima, around their point so that it is still seen.
+/// The marks of both optima at their points; beside each other where that is one point.
 fn optima(canvas: &mut Canvas, view: &View<'_>, x: &Scale, y: &Scale) {
-    for (side, best) in marks::optima(view.model).iter().enumerate() {
+    let both = marks::optima(view.model);
+    let same = both[0].place() == both[1].place();
+    for (side, best) in both.iter().enumerate() {
         let Some(point) = best.optimum.point() else {
             continue;
         };
         let rate = f64::from(point.batch) / point.latency_s / f64::from(point.share);
-        let aside = [-17.0, -36.0][side];
+        let aside = if same { side as f64 * 19.0 } else { 0.0 };
         let at = (x.at(f64::from(point.share)) + aside, y.at(rate));
         canvas.mark(at, best.mark, Some(&best.words()));
     }
 }
 
-fn dot(colour: &str, hollow: bool) -> Mark<'_> {
+fn dot(colour: &str, hollow: bool, points: usize) -> Mark<'_> {
     Mark {
         shape: Shape::Circle,
-        radius: 4.5,
+        radius: dot_radius(points).min(4.5),
         colour,
         hollow,
     }

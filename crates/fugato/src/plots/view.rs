@@ -1,6 +1,6 @@
 //! A model's grid in the order in which charts draw it.
 
-use fugato_core::profile::{GridPoint, ModelProfile, Times};
+use fugato_core::profile::{GridPoint, ModelProfile, Surface, Times};
 use std::collections::BTreeMap;
 
 /// A measured point, with its times.
@@ -19,16 +19,19 @@ pub(super) struct View<'a> {
     /// By batch, then by share: the most other slices that were measured busy.
     busy: BTreeMap<u32, BTreeMap<u16, Sample<'a>>>,
     pub(super) failed: Vec<&'a GridPoint>,
+    /// The latencies that the optima are found on.
+    pub(super) surface: Surface,
 }
 
 impl<'a> View<'a> {
     /// `None` where no point was measured alone: no chart can be drawn of it.
-    pub(super) fn new(model: &'a ModelProfile) -> Option<Self> {
+    pub(super) fn new(model: &'a ModelProfile, slices: u16) -> Option<Self> {
         let mut view = Self {
             model,
             alone: BTreeMap::new(),
             busy: BTreeMap::new(),
             failed: Vec::new(),
+            surface: Surface::new(model, slices),
         };
         for point in &model.grid {
             let Some(times) = point.times() else {
