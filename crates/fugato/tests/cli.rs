@@ -253,3 +253,66 @@ fn model_inspect_says_what_a_model_holds_and_whether_it_batches() {
         assert!(stderr(&output).starts_with("error: "), "{path}");
     }
 }
+
+#[test]
+fn a_profile_is_shown_and_drawn_without_measuring() {
+    let folder = scratch();
+    let show = ["profile", "show", "v100-dstack", "--plots", "charts"];
+    let output = fugato(&show, folder.path());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).contains("SYNTHETIC"));
+    // 40 % of 80 slices, as in the table of the paper.
+    assert!(stdout(&output).contains("32 by tolerance"));
+    assert!(stderr(&output).contains("25 charts written to `charts`"));
+    let drawn = fs::read_to_string(folder.path().join("charts/resnet50-latency.svg"));
+    assert!(drawn.expect("a chart").contains("32 slices"));
+
+    let json = ["profile", "show", "v100-dstack", "--format", "json"];
+    let json = fugato(&json, folder.path()).stdout;
+    fs::write(folder.path().join("copy.json"), &json).expect("written");
+    let again = ["profile", "show", "copy.json", "--format", "json"];
+    assert_eq!(fugato(&again, folder.path()).stdout, json);
+}
+
+#[test]
+fn a_profile_that_cannot_be_shown_says_why() {
+    let folder = scratch();
+    let json = ["profile", "show", "v100-dstack", "--format", "json"];
+    let json = fugato(&json, folder.path());
+    let good: serde_json::Value = serde_json::from_str(stdout(&json)).expect("JSON");
+    let file = |name: &str, pointer: &str, value: serde_json::Value| {
+        let mut changed = good.clone();
+        *changed.pointer_mut(pointer).expect("a field") = value;
+        fs::write(folder.path().join(name), changed.to_string()).expect("written");
+    };
+    file("zero.json", "/models/0/grid/3/median_s", 0.0.into());
+    file("schema.json", "/schema", "fugato.profile/9".into());
+    fs::write(folder.path().join("text.json"), "no JSON").expect("written");
+    let cases: [(&[&str], &str); 5] = [
+        (
+            &["zero.json"],
+            "model `mobilenet`: point (batch 1, share 4, neighbours 0)",
+        ),
+        (
+            &["schema.json"],
+            "schema `fugato.profile/9`, expected `fugato.profile/1`",
+        ),
+        (&["text.json"], "`text.json` is no profile"),
+        (&["none.json"], "cannot read `none.json`"),
+        (
+            &["v100-dstack", "--model", "lenet"],
+            "the models of the profile are: mobilenet",
+        ),
+    ];
+    for (args, message) in cases {
+        let args = [&["profile", "show"], args].concat();
+        let output = fugato(&args, folder.path());
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert_eq!(stdout(&output), "", "{args:?}");
+        assert!(
+            stderr(&output).contains(message),
+            "{args:?} said {}",
+            stderr(&output)
+        );
+    }
+}

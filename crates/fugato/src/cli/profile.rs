@@ -1,6 +1,7 @@
 //! `fugato profile`.
 
 mod progress;
+pub mod show;
 
 use super::{Outcome, ReportFormat, SettingArgs};
 use crate::config::{Config, DeviceKind, Origin, Shown, Span};
@@ -25,6 +26,7 @@ Examples:
   fugato profile --model-repository models --model resnet50 --batches 1,8 --budget 20s
   fugato profile --model-repository models --slo resnet50=50ms --rate resnet50=100 \\
       --out profiles/this-machine.json --format json
+  fugato profile show profile.json --plots charts
 
 Every (batch, share) is timed alone and with all other slices busy, a few runs at a time,
 round after round; then only where a knee or an optimum is open. A file already there is
@@ -38,8 +40,11 @@ const KEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// What `fugato profile` was asked.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Args {
+    /// What to do instead of measuring.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Folder of models, each at NAME/VERSION/model.onnx
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub model_repository: Option<PathBuf>,
@@ -74,6 +79,9 @@ pub struct Args {
     /// File to write the profile into, and to go on from
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "profile.json")]
     pub out: PathBuf,
+    /// Folder to draw charts into, as SVG
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub plots: Option<PathBuf>,
     /// How to print
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: ReportFormat,
@@ -90,6 +98,13 @@ pub struct Args {
     /// Shared library of ONNX Runtime, or its folder [default: searched for]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub onnxruntime: Option<PathBuf>,
+}
+
+/// The commands of `fugato profile`.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Print or draw a profile without measuring
+    Show(show::Args),
 }
 
 /// Which shares to measure.
@@ -140,6 +155,9 @@ fn split<'a>(text: &'a str, example: &str) -> Result<(String, &'a str), String> 
 /// Where the flags or the configuration are wrong, what is at `--out` is of something
 /// else, or the profile cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    if let Some(Command::Show(args)) = &args.command {
+        return show::run(args);
+    }
     let begun = Instant::now();
     let config = resolve(args)?;
     init_logs(&config.log)?;
@@ -172,6 +190,9 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         ReportFormat::Json => files::to_json(&profile)?,
     };
     std::io::stdout().write_all(text.as_bytes())?;
+    if let Some(folder) = &args.plots {
+        show::draw(&profile, folder)?;
+    }
     finish(args, &run, end, refused, stop.load(Ordering::Acquire))
 }
 

@@ -6,9 +6,15 @@ use fugato_core::profile::{
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+/// Columns of a grid; of more places, some are shown.
+const COLUMNS_MAX: usize = 6;
+
 /// Each model: its medians by batch and share, its knees and its optima.
 pub fn of(profile: &Profile) -> String {
     let mut text = format!("{}, {}\n", profile.device, profile.runtime);
+    if profile.synthetic {
+        text.push_str("SYNTHETIC: computed, not measured\n");
+    }
     for model in &profile.models {
         // Writing to a string cannot fail.
         let _ = write_model(&mut text, model);
@@ -46,6 +52,8 @@ fn write_grid(text: &mut String, model: &ModelProfile) -> std::fmt::Result {
         .iter()
         .map(|point| (point.share, point.neighbours));
     let places: BTreeSet<(u16, u16)> = places.collect();
+    let all = places.len();
+    let places = some_of(places.into_iter().collect());
     write!(text, "  {:>5}", "BATCH")?;
     for &(share, neighbours) in &places {
         let slices = if share == 1 { "SLICE" } else { "SLICES" };
@@ -70,7 +78,21 @@ fn write_grid(text: &mut String, model: &ModelProfile) -> std::fmt::Result {
         }
         writeln!(text)?;
     }
+    if places.len() < all {
+        let shown = places.len();
+        writeln!(text, "  {shown} of {all} columns; `--format json` has all")?;
+    }
     Ok(())
+}
+
+/// At most [`COLUMNS_MAX`] of sorted places, both ends among them.
+fn some_of(places: Vec<(u16, u16)>) -> Vec<(u16, u16)> {
+    if places.len() <= COLUMNS_MAX {
+        return places;
+    }
+    let last = places.len() - 1;
+    let place = |index| places[index * last / (COLUMNS_MAX - 1)];
+    (0..COLUMNS_MAX).map(place).collect()
 }
 
 fn describe(point: &GridPoint) -> String {
