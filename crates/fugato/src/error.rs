@@ -81,6 +81,9 @@ error_kinds! {
     QueueFull => 503 Unavailable true "queue_full",
     /// Admission found that the deadline cannot be met; nothing was run.
     DeadlineUnreachable => 503 Unavailable true "deadline_unreachable",
+    /// Admission found that requests accepted before would miss their deadlines; nothing
+    /// was run.
+    NoRoom => 503 Unavailable true "no_room",
     /// The request was accepted, and dropped before it ran when its deadline could no
     /// longer be met.
     DeadlineDoomed => 503 Unavailable true "deadline_doomed",
@@ -270,6 +273,15 @@ impl InferError {
             model: model.into(),
             needed,
             left,
+        }
+        .into()
+    }
+
+    /// Accepting a request to `model` would leave accepted ones `short` of time.
+    pub fn no_room(model: impl Into<String>, short: Nanos) -> Self {
+        Fault::NoRoom {
+            model: model.into(),
+            short,
         }
         .into()
     }

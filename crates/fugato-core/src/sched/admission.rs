@@ -4,7 +4,7 @@ use super::config::DeadlineMode;
 use super::input::Arrival;
 use super::outcome::{Rejection, Scope};
 use super::state::State;
-use crate::id::BatchSize;
+use crate::id::{BatchSize, DeviceId, ModelId};
 use crate::policy::{Backlog, CapacityRule, QueueOrder};
 use crate::time::{Nanos, Timestamp};
 
@@ -111,6 +111,10 @@ impl State {
                     run,
                 });
             }
+            let short = self.short_of_room(arrival, deadline, backlog);
+            if run > Nanos::ZERO && short > Nanos::ZERO {
+                return Err(Rejection::NoRoom { deadline, short });
+            }
         }
         Ok(Admitted {
             deadline,
@@ -183,10 +187,6 @@ impl State {
             arrival.received,
             deadline,
         );
-        let free_at = self
-            .whole_lanes(arrival.model)
-            .filter_map(|at| self.usable_at(at))
-            .min();
         // Counting more than the slack holds changes nothing.
         let slack = deadline.map_or(Nanos::MAX, |deadline| deadline - self.now);
         let enough = (slack.as_nanos() / model.price.as_nanos().max(1)).saturating_add(1);
@@ -200,24 +200,53 @@ impl State {
                 all.max(self.rivals.stretched(arrival.model, own))
             }
         };
-        let at_once = match self.rule {
-            CapacityRule::Exclusive => 1,
-            CapacityRule::Oversubscribed { lanes } => {
-                u64::from(lanes.min(model.spec.batching.instances).max(1))
-            }
-        };
-        let devices = model
-            .spec
-            .devices
-            .iter()
-            .filter(|&&device| self.ledger.contains(device))
-            .count() as u64;
-        let busy = free_at.unwrap_or(self.now) - self.now;
-        let wait = busy + ahead.scaled(1, at_once * devices.max(1));
+        let wait = self.busy(arrival.model) + ahead.scaled(1, self.width(arrival.model));
         match self.order {
             QueueOrder::Arrival => wait,
             QueueOrder::Deadline => wait + self.rivals.overtaking(arrival.model, wait, slack),
         }
+    }
+
+    /// By how much the requests that were accepted and go after this one would miss their
+    /// deadlines if it were accepted too, with some time in reserve. Zero under an order by
+    /// arrival, where nobody is overtaken, and where no other model asks: one model's
+    /// requests go into one another's batches.
+    fn short_of_room(&self, arrival: &Arrival, deadline: Timestamp, backlog: Backlog) -> Nanos {
+        let overtakes = self.order == QueueOrder::Deadline && backlog == Backlog::All;
+        if !overtakes || self.rivals.is_alone(arrival.model) {
+            return Nanos::ZERO;
+        }
+        let width = self.width(arrival.model);
+        let Some(room) = self.promised.room_from(deadline, self.now, width) else {
+            return Nanos::ZERO;
+        };
+        let price = self.model(arrival.model).price;
+        let work = price.times(u64::from(arrival.items.0)).scaled(1, width);
+        let reserve = self.rivals.reserve(self.now, arrival.model);
+        (self.busy(arrival.model) + work + reserve).saturating_sub(room)
+    }
+
+    /// Time until a whole-device lane that can take the model falls free.
+    fn busy(&self, model: ModelId) -> Nanos {
+        let free_at = self
+            .whole_lanes(model)
+            .filter_map(|at| self.usable_at(at))
+            .min();
+        free_at.unwrap_or(self.now) - self.now
+    }
+
+    /// How many tasks of a model may run at once.
+    fn width(&self, model: ModelId) -> u64 {
+        let spec = &self.model(model).spec;
+        let at_once = match self.rule {
+            CapacityRule::Exclusive => 1,
+            CapacityRule::Oversubscribed { lanes } => {
+                u64::from(lanes.min(spec.batching.instances).max(1))
+            }
+        };
+        let present = |device: &&DeviceId| self.ledger.contains(**device);
+        let devices = spec.devices.iter().filter(present).count() as u64;
+        at_once * devices.max(1)
     }
 
     /// When a lane could take a leg: under an exclusive rule, not before the other lanes

@@ -71,6 +71,13 @@ pub enum Rejection {
         /// Predicted time of its task.
         run: Nanos,
     },
+    /// It could end in time, and requests that were accepted before it would not.
+    NoRoom {
+        /// When it should end.
+        deadline: Timestamp,
+        /// How much time is short, with the reserve that is kept for errors of prediction.
+        short: Nanos,
+    },
 }
 
 /// Whose limit a request ran into.
@@ -92,7 +99,8 @@ pub enum DropReason {
         /// The deadline.
         deadline: Timestamp,
     },
-    /// It could no longer end in time, even if it started at once.
+    /// It could no longer end in time: not if it started at once and by itself, or, under
+    /// overload, not in the full batch that those behind it are to run in.
     Doomed {
         /// The deadline.
         deadline: Timestamp,
@@ -163,6 +171,10 @@ impl fmt::Display for Rejection {
                 f,
                 "it would end {} after its deadline (a wait of {wait}, then a run of {run})",
                 *predicted - *deadline
+            ),
+            Self::NoRoom { short, .. } => write!(
+                f,
+                "requests that were accepted before it would be {short} short of time"
             ),
         }
     }

@@ -49,17 +49,33 @@ impl QueueKey {
 /// All operations are logarithmic in the number of waiting requests.
 #[derive(Debug, Default)]
 pub(super) struct ModelQueue {
-    classes: BTreeMap<ShapeClass, BTreeMap<QueueKey, u32>>,
+    classes: BTreeMap<ShapeClass, BTreeMap<QueueKey, Waiting>>,
     heads: BTreeSet<(QueueKey, ShapeClass)>,
     /// Items by priority and millisecond (about) of their order, to price what is ahead of
     /// a request without walking the queue.
-    blocks: BTreeMap<(u32, u64), u64>,
+    blocks: BTreeMap<(u32, u64), Items>,
     requests: u64,
     items: u64,
 }
 
+/// What a waiting request brings.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    items: u32,
+    promised: bool,
+}
+
+/// Items of some waiting requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Items {
+    pub(super) all: u64,
+    /// Those of requests with a deadline that is enforced.
+    pub(super) promised: u64,
+}
+
 impl ModelQueue {
-    pub(super) fn push(&mut self, class: ShapeClass, key: QueueKey, items: u32) {
+    /// Takes in a request; one that is `promised` has a deadline that is enforced.
+    pub(super) fn push(&mut self, class: ShapeClass, key: QueueKey, items: u32, promised: bool) {
         let waiting = self.classes.entry(class).or_default();
         let head = waiting.keys().next().copied();
         if head.is_none_or(|head| key < head) {
@@ -68,21 +84,19 @@ impl ModelQueue {
             }
             self.heads.insert((key, class));
         }
-        let twice = waiting.insert(key, items);
+        let twice = waiting.insert(key, Waiting { items, promised });
         assert!(twice.is_none(), "{} was queued twice", key.request);
-        *self.blocks.entry(key.block()).or_default() += u64::from(items);
+        let block = self.blocks.entry(key.block()).or_default();
+        block.all += u64::from(items);
+        block.promised += u64::from(items) * u64::from(promised);
         self.requests += 1;
         self.items += u64::from(items);
     }
 
-    /// Takes one request out; `false` where it is not here.
-    pub(super) fn remove(&mut self, class: ShapeClass, key: QueueKey) -> bool {
-        let Some(waiting) = self.classes.get_mut(&class) else {
-            return false;
-        };
-        let Some(items) = waiting.remove(&key) else {
-            return false;
-        };
+    /// Takes one request out; says whether it was promised. `None` where it is not here.
+    pub(super) fn remove(&mut self, class: ShapeClass, key: QueueKey) -> Option<bool> {
+        let waiting = self.classes.get_mut(&class)?;
+        let Waiting { items, promised } = waiting.remove(&key)?;
         if self.heads.remove(&(key, class)) {
             match waiting.keys().next() {
                 Some(&head) => {
@@ -94,14 +108,15 @@ impl ModelQueue {
             }
         }
         if let Some(left) = self.blocks.get_mut(&key.block()) {
-            *left -= u64::from(items);
-            if *left == 0 {
+            left.all -= u64::from(items);
+            left.promised -= u64::from(items) * u64::from(promised);
+            if left.all == 0 {
                 self.blocks.remove(&key.block());
             }
         }
         self.requests -= 1;
         self.items -= u64::from(items);
-        true
+        Some(promised)
     }
 
     /// The request that goes first, with its class.
@@ -115,7 +130,7 @@ impl ModelQueue {
             .get(&class)
             .into_iter()
             .flatten()
-            .map(|(key, items)| (*key, *items))
+            .map(|(key, waiting)| (*key, waiting.items))
     }
 
     /// Items that go before a newcomer with this key, to the millisecond (its own counts,
@@ -126,7 +141,7 @@ impl ModelQueue {
     pub(super) fn items_before(&self, key: QueueKey, enough: u64) -> u64 {
         let mut before = 0;
         for items in self.blocks.range(..=key.block()).map(|(_, items)| items) {
-            before += items;
+            before += items.all;
             if before >= enough {
                 break;
             }
@@ -135,7 +150,7 @@ impl ModelQueue {
     }
 
     /// Items by the block of their order; a block comes once per priority.
-    pub(super) fn items_by_block(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub(super) fn items_by_block(&self) -> impl Iterator<Item = (u64, Items)> {
         self.blocks
             .iter()
             .map(|(&(_, block), &items)| (block, items))
@@ -170,17 +185,17 @@ mod tests {
     #[test]
     fn the_head_is_the_first_of_all_classes() {
         let mut queue = ModelQueue::default();
-        queue.push(ShapeClass(1), key(30, 1), 1);
-        queue.push(ShapeClass(2), key(20, 2), 4);
-        queue.push(ShapeClass(1), key(10, 3), 1);
+        queue.push(ShapeClass(1), key(30, 1), 1, false);
+        queue.push(ShapeClass(2), key(20, 2), 4, false);
+        queue.push(ShapeClass(1), key(10, 3), 1, false);
         assert_eq!(queue.head(), Some((key(10, 3), ShapeClass(1))));
         assert_eq!(queue.items(), 6);
-        assert!(queue.remove(ShapeClass(1), key(10, 3)));
+        assert!(queue.remove(ShapeClass(1), key(10, 3)).is_some());
         assert_eq!(queue.head(), Some((key(20, 2), ShapeClass(2))));
-        assert!(queue.remove(ShapeClass(2), key(20, 2)));
-        assert!(!queue.remove(ShapeClass(2), key(20, 2)));
+        assert!(queue.remove(ShapeClass(2), key(20, 2)).is_some());
+        assert!(queue.remove(ShapeClass(2), key(20, 2)).is_none());
         assert_eq!(queue.head(), Some((key(30, 1), ShapeClass(1))));
-        assert!(queue.remove(ShapeClass(1), key(30, 1)));
+        assert!(queue.remove(ShapeClass(1), key(30, 1)).is_some());
         assert!(queue.is_empty() && queue.items() == 0 && queue.head().is_none());
     }
 
@@ -188,8 +203,8 @@ mod tests {
     fn what_is_ahead_is_counted_by_priority_then_order() {
         let mut queue = ModelQueue::default();
         let ms = |ms: u64, request| key(ms << BLOCK_SHIFT, request);
-        queue.push(ShapeClass(0), ms(10, 1), 1);
-        queue.push(ShapeClass(1), ms(20, 2), 4);
+        queue.push(ShapeClass(0), ms(10, 1), 1, false);
+        queue.push(ShapeClass(1), ms(20, 2), 4, false);
         queue.push(
             ShapeClass(0),
             QueueKey {
@@ -197,6 +212,7 @@ mod tests {
                 ..ms(99, 3)
             },
             8,
+            false,
         );
         assert_eq!(queue.items_before(ms(9, 9), 100), 8);
         assert_eq!(queue.items_before(ms(15, 9), 100), 9);
@@ -206,7 +222,7 @@ mod tests {
             9,
             "it stops when that is enough"
         );
-        assert!(queue.remove(ShapeClass(0), ms(10, 1)));
+        assert!(queue.remove(ShapeClass(0), ms(10, 1)).is_some());
         assert_eq!(queue.items_before(ms(15, 9), 100), 8);
     }
 
@@ -220,8 +236,9 @@ mod tests {
                 ..key(1, 1)
             },
             1,
+            false,
         );
-        queue.push(ShapeClass(0), key(9, 2), 1);
+        queue.push(ShapeClass(0), key(9, 2), 1, false);
         assert_eq!(queue.head(), Some((key(9, 2), ShapeClass(0))));
     }
 }

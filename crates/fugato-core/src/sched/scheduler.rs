@@ -117,6 +117,7 @@ impl Scheduler {
             waiting: 0,
             bytes: 0,
             work: super::work::WorkByOrder::default(),
+            promised: super::work::WorkByOrder::default(),
             rivals: super::rivals::Rivals::default(),
             draining: false,
             next_task: 0,

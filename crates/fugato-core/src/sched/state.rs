@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) bytes: u64,
     /// Predicted work of all waiting requests, each at its model's `price`.
     pub(super) work: WorkByOrder,
+    /// The part of `work` that has deadlines which are enforced.
+    pub(super) promised: WorkByOrder,
     /// Who asks for the device.
     pub(super) rivals: Rivals,
     pub(super) draining: bool,
@@ -221,22 +223,26 @@ impl State {
         }
     }
 
+    /// A deadline, where deadlines are enforced.
+    pub(super) fn enforced(&self, deadline: Option<Timestamp>) -> Option<Timestamp> {
+        match self.config.deadlines {
+            DeadlineMode::Enforce => deadline,
+            DeadlineMode::Observe => None,
+        }
+    }
+
     /// When a waiting request is given up: at its queue timeout, or as soon as it could not
     /// end by its deadline even if it started at once and by itself.
     fn give_up_at(&self, request: &Request) -> Option<Timestamp> {
-        let deadline = match self.config.deadlines {
-            DeadlineMode::Enforce => request.deadline,
-            DeadlineMode::Observe => None,
-        };
-        let doomed = deadline.map(
-            |deadline| match self.fastest(request.model, request.items) {
+        let doomed = self.enforced(request.deadline).map(|deadline| {
+            match self.fastest(request.model, request.items) {
                 // A run that ends at its deadline is in time.
                 Some(run) if deadline.before(run) > self.now => {
                     deadline.before(run) + Nanos::new(1)
                 }
                 _ => deadline,
-            },
-        );
+            }
+        });
         match (doomed, request.queue_timeout) {
             (Some(doomed), Some(timeout)) => Some(doomed.min(timeout)),
             (one, other) => one.or(other),
@@ -286,12 +292,16 @@ impl State {
             self.expiry.insert((at, id));
         }
         self.requests.insert(id, request);
+        let promised = self.enforced(request.deadline).is_some();
         let model = self.model_mut(request.model);
         model
             .queue
-            .push(request.class, request.key, request.items.0);
+            .push(request.class, request.key, request.items.0, promised);
         let work = model.price.times(u64::from(request.items.0));
         self.work.add(block_of(request.key.order()), work);
+        if promised {
+            self.promised.add(block_of(request.key.order()), work);
+        }
         self.waiting += 1;
         self.unpark(request.model);
     }
@@ -324,10 +334,15 @@ impl State {
             self.expiry.remove(&(at, id));
         }
         let model = self.model_mut(request.model);
-        let here = model.queue.remove(request.class, request.key);
-        assert!(here, "{id} is not in the queue of {}", request.model);
+        let promised = model
+            .queue
+            .remove(request.class, request.key)
+            .unwrap_or_else(|| panic!("{id} is not in the queue of {}", request.model));
         let work = model.price.times(u64::from(request.items.0));
         self.work.remove(block_of(request.key.order()), work);
+        if promised {
+            self.promised.remove(block_of(request.key.order()), work);
+        }
         self.waiting -= 1;
         self.refresh(request.model);
     }
@@ -346,8 +361,10 @@ impl State {
         }
         model.price = new;
         for (block, items) in model.queue.items_by_block() {
-            self.work.remove(block, old.times(items));
-            self.work.add(block, new.times(items));
+            self.work.remove(block, old.times(items.all));
+            self.work.add(block, new.times(items.all));
+            self.promised.remove(block, old.times(items.promised));
+            self.promised.add(block, new.times(items.promised));
         }
     }
 
@@ -528,6 +545,7 @@ impl State {
         };
         let plan = self.plan(model, at);
         let now = self.now;
+        self.rivals.ran(now, model, took, plan.map(|plan| plan.run));
         let known = self.model_mut(model);
         known.plan = plan;
         known.last_done = Some(now);
@@ -540,12 +558,11 @@ impl State {
         self.reprice(model);
     }
 
-    /// How a backlog of a model is best served on a device: in batches that take at most
-    /// half of the model's objective, as a request that just missed one batch waits for
-    /// it and then runs in the next (D-STACK's rule).
+    /// How a backlog of a model is best served on a device: in the most efficient batches
+    /// that leave everybody's objective within reach.
     fn plan(&self, model: ModelId, at: LaneRef) -> Option<Plan> {
         let spec = &self.model(model).spec;
-        let within = spec.slo.map_or(Nanos::MAX, |slo| slo.scaled(1, 2));
+        let within = self.rivals.run_within(model, spec.slo);
         let share = self.ledger.share(at);
         let batch = self
             .latency

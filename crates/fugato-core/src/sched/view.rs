@@ -1,6 +1,6 @@
 //! What a policy may look at.
 
-use super::config::{DeadlineMode, DynamicBatching};
+use super::config::DynamicBatching;
 use super::ledger::{LaneRef, Offer};
 use super::queue::QueueKey;
 use super::state::{LegStage, State};
@@ -14,6 +14,10 @@ use crate::time::{Nanos, Timestamp};
 pub struct View<'a> {
     state: &'a State,
 }
+
+/// How many requests [`View::fills_after`] passes over: a few batches. It bounds what a
+/// decision costs where thousands are due at once.
+const PASSED_MAX: u32 = 256;
 
 /// The first request of a model that could start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +131,39 @@ impl<'a> View<'a> {
         self.state.model(model).spec.max_batch
     }
 
+    /// The batch that a lasting load of a model is best served in; `None` before the first
+    /// measurement.
+    pub fn planned_batch(&self, model: ModelId) -> Option<BatchSize> {
+        self.state.model(model).plan.map(|plan| plan.batch)
+    }
+
+    /// Whether enough requests of a class wait to fill a batch of `items` with such as are
+    /// due no earlier than `due`, and others wait before them. At most [`PASSED_MAX`]
+    /// requests that are due earlier are passed over to find out.
+    pub fn fills_after(
+        &self,
+        model: ModelId,
+        class: ShapeClass,
+        due: Timestamp,
+        items: BatchSize,
+    ) -> bool {
+        let (mut passed, mut found) = (0, 0);
+        for (key, brings) in self.state.model(model).queue.of_class(class) {
+            let early = self
+                .enforced_deadline(key.request())
+                .is_some_and(|deadline| deadline < due);
+            if early {
+                passed += 1;
+            } else {
+                found += brings;
+            }
+            if found >= items.0 || passed > PASSED_MAX {
+                break;
+            }
+        }
+        found >= items.0 && (1..=PASSED_MAX).contains(&passed)
+    }
+
     /// A model's settings for dynamic batching.
     pub fn batching(&self, model: ModelId) -> &'a DynamicBatching {
         &self.state.model(model).spec.batching
@@ -168,10 +205,7 @@ impl<'a> View<'a> {
 
     /// A waiting request's deadline, if deadlines are enforced.
     pub fn enforced_deadline(&self, request: RequestId) -> Option<Timestamp> {
-        match self.state.config.deadlines {
-            DeadlineMode::Enforce => self.state.request(request).deadline,
-            DeadlineMode::Observe => None,
-        }
+        self.state.enforced(self.state.request(request).deadline)
     }
 
     /// When a waiting request was received.

@@ -8,6 +8,13 @@ use std::collections::BTreeMap;
 /// About a millisecond: 2^20 ns. Orders are told apart to that.
 pub(super) const BLOCK_SHIFT: u32 = 20;
 
+/// The level at which [`WorkByOrder::room_from`] looks: blocks of 17 ms, the error that it
+/// may make.
+const ROOM_LEVEL: usize = 1;
+
+/// How many blocks that hold work [`WorkByOrder::room_from`] looks at: a second and more.
+const ROOM_BLOCKS: usize = 64;
+
 /// Each level sums up 2^`FAN_SHIFT` entries of the level below it.
 const FAN_SHIFT: u32 = 4;
 
@@ -72,6 +79,26 @@ impl WorkByOrder {
         }
         Nanos::new(sum)
     }
+
+    /// The least time that is left free before any order from `order` on, where `width`
+    /// times the passing time is worked off: how much can come in at `order` with no later
+    /// one ending after its order. `None` where nothing waits there. To a block of
+    /// 17 ms, over the next 64 blocks that hold any.
+    pub(super) fn room_from(&self, order: Timestamp, now: Timestamp, width: u64) -> Option<Nanos> {
+        let shift = BLOCK_SHIFT + FAN_SHIFT * u32::try_from(ROOM_LEVEL).unwrap_or(0);
+        let first = order.as_nanos() >> shift;
+        let mut sum = match (first << shift).checked_sub(1) {
+            Some(before) => self.up_to(Timestamp::from_nanos(before)).as_nanos(),
+            None => 0,
+        };
+        let blocks = self.levels[ROOM_LEVEL].range(first..).take(ROOM_BLOCKS);
+        let rooms = blocks.map(|(block, work)| {
+            sum += work;
+            let end = Timestamp::from_nanos((block + 1) << shift);
+            (end - now).saturating_sub(Nanos::new(sum).scaled(1, width.max(1)))
+        });
+        rooms.min()
+    }
 }
 
 pub(super) const fn block_of(order: Timestamp) -> u64 {
@@ -88,6 +115,30 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn room_agrees_with_looking_at_each_block(
+            held in prop::collection::vec((0_u64..1_000, 0_u64..20_000_000), 0..60),
+            from in 0_u64..1_000,
+            now in 0_u64..1_000,
+            width in 1_u64..4,
+        ) {
+            let mut sums = WorkByOrder::default();
+            for &(block, work) in &held {
+                sums.add(block, Nanos::new(work));
+            }
+            let fan = 1 << FAN_SHIFT;
+            let now = now << BLOCK_SHIFT;
+            let rooms = (from / fan..1_000 / fan + 1).filter_map(|coarse| {
+                let end = (coarse + 1) * fan;
+                let here = held.iter().any(|&(at, work)| at / fan == coarse && work > 0);
+                let sum: u64 = held.iter().filter(|(at, _)| *at < end).map(|(_, work)| work).sum();
+                here.then(|| (end << BLOCK_SHIFT).saturating_sub(now).saturating_sub(sum / width))
+            });
+            let order = Timestamp::from_nanos(from << BLOCK_SHIFT);
+            let found = sums.room_from(order, Timestamp::from_nanos(now), width);
+            prop_assert_eq!(found.map(Nanos::as_nanos), rooms.min());
+        }
+
         #[test]
         fn sums_agree_with_adding_up(
             changes in prop::collection::vec((0_u64..1 << 26, 0_u64..1_000, any::<bool>()), 1..200),

@@ -57,6 +57,13 @@ pub enum Constraint {
         #[serde(skip_serializing_if = "Option::is_none")]
         run_us: Option<i64>,
     },
+    /// It would have left requests that were accepted before it short of time.
+    Room {
+        /// Its deadline.
+        deadline_us: i64,
+        /// How much time is short.
+        by_us: i64,
+    },
     /// Its deadline passed while it waited.
     Expired {
         /// The deadline.

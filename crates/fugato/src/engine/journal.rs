@@ -245,6 +245,10 @@ fn constraint(failure: &ServeFailure, arrived: Timestamp, now: Timestamp) -> Opt
             wait_us: Some(span(wait)),
             run_us: Some(span(run)),
         }),
+        ServeFailure::Rejected(Rejection::NoRoom { deadline, short }) => Some(Constraint::Room {
+            deadline_us: since(deadline),
+            by_us: span(short),
+        }),
         ServeFailure::Dropped(DropReason::Doomed {
             deadline,
             predicted,

@@ -112,6 +112,7 @@ fn rejected(model: &str, received: Timestamp, reason: Rejection) -> InferError {
             predicted,
             ..
         } => InferError::deadline_unreachable(model, predicted - received, deadline - received),
+        Rejection::NoRoom { short, .. } => InferError::no_room(model, short),
     }
 }
 

@@ -267,6 +267,10 @@ pub(crate) enum Fault {
         left: Nanos,
     },
     #[error(
+        "a request to model `{model}` would leave requests that were accepted before it {short} short of time"
+    )]
+    NoRoom { model: String, short: Nanos },
+    #[error(
         "a reply of model `{model}` would take {needed} from now and the deadline is in {left}: dropped before it ran"
     )]
     DeadlineDoomed {
@@ -408,6 +412,7 @@ impl Fault {
             Self::MethodNotAllowed { .. } => ErrorKind::MethodNotAllowed,
             Self::ServerFull { .. } | Self::QueueFull { .. } => ErrorKind::QueueFull,
             Self::DeadlineUnreachable { .. } => ErrorKind::DeadlineUnreachable,
+            Self::NoRoom { .. } => ErrorKind::NoRoom,
             Self::DeadlineDoomed { .. } => ErrorKind::DeadlineDoomed,
             Self::QueueTimeout { .. } => ErrorKind::QueueTimeout,
             Self::DeadlineExceeded { .. } => ErrorKind::DeadlineExceeded,

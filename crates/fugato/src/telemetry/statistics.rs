@@ -39,6 +39,7 @@ impl Reason {
         match kind {
             ErrorKind::QueueFull
             | ErrorKind::DeadlineUnreachable
+            | ErrorKind::NoRoom
             | ErrorKind::DeadlineDoomed
             | ErrorKind::QueueTimeout
             | ErrorKind::DeadlineExceeded

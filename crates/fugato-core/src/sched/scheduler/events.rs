@@ -7,7 +7,7 @@ use crate::sched::admission::Admitted;
 use crate::sched::config::ModelSpec;
 use crate::sched::decision::Decision;
 use crate::sched::input::{Arrival, LegResult, Overdue};
-use crate::sched::outcome::{DropReason, FailReason, Outcome};
+use crate::sched::outcome::{DropReason, FailReason, Outcome, Rejection};
 use crate::sched::state::{LegStage, Model, Place, Request};
 use crate::time::{Nanos, Timestamp};
 
@@ -80,7 +80,12 @@ impl Scheduler {
         }
         let admitted = match self.state.admit(arrival, self.policy.backlog()) {
             Ok(admitted) => admitted,
-            Err(reason) => return self.finish(id, Outcome::Rejected(reason)),
+            Err(reason) => {
+                if let Rejection::DeadlineUnreachable { .. } | Rejection::NoRoom { .. } = reason {
+                    self.state.rivals.refused(self.state.now, arrival.model);
+                }
+                return self.finish(id, Outcome::Rejected(reason));
+            }
         };
         let key = self
             .state
