@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 /// Requests that come before this are not counted: from them the latencies are learned.
 const WARM_UP: u64 = 3_000 * MS;
-const SECONDS: u64 = 20;
+const SECONDS: u64 = 30;
 const SLO_MS: [u64; 2] = [250, 500];
 
 /// Two models that share a device.
@@ -59,13 +59,14 @@ impl Pair {
     }
 }
 
-/// Both models at `scale` times their rates, optionally in bursts.
+/// Both models at `scale` times their rates; optionally with bursts of ten times their
+/// rates in the first three of every ten seconds.
 fn workload(pair: Pair, scale: f64, burst: bool) -> Workload {
     let arrivals = |rate: f64| {
         let low = rate * scale;
         if burst {
             format!(
-                r#"{{ kind = "square", low = {low}, high = {}, period = "5s", duty = 0.2 }}"#,
+                r#"{{ kind = "square", low = {low}, high = {}, period = "10s", duty = 0.3 }}"#,
                 10.0 * rate
             )
         } else {
@@ -87,6 +88,8 @@ fn workload(pair: Pair, scale: f64, burst: bool) -> Workload {
 struct Tally {
     /// By model, requests per second that ended in time.
     goodput: [f64; 2],
+    /// As `goodput`, of all models, in the first three of every ten seconds.
+    in_bursts: f64,
     completed: u64,
     late: u64,
     rejected: u64,
@@ -138,6 +141,11 @@ fn tally(config: SchedulerConfig, pair: Pair, workload: &Workload, seed: u64) ->
             Outcome::Completed => {
                 tally.completed += 1;
                 if ended <= received + Nanos::from_millis(SLO_MS[model]) {
+                    if received.as_nanos() % (10_000 * MS) < 3_000 * MS
+                        && received >= at(10_000 * MS)
+                    {
+                        tally.in_bursts += 1.0 / 6.0;
+                    }
                     tally.goodput[model] += 1e9 / (SECONDS * 1_000 * MS - WARM_UP) as f64;
                 } else {
                     tally.late += 1;
@@ -155,7 +163,7 @@ fn tally(config: SchedulerConfig, pair: Pair, workload: &Workload, seed: u64) ->
 fn goodput_under_overload_stays_at_its_peak() {
     for (pair, seed) in [FLAT, STEEP]
         .iter()
-        .flat_map(|pair| (1..=6).map(move |seed| (*pair, seed)))
+        .flat_map(|pair| (1..=3).map(move |seed| (*pair, seed)))
     {
         let run = |scale, burst| {
             let workload = workload(pair, scale, burst);
@@ -184,12 +192,11 @@ fn goodput_under_overload_stays_at_its_peak() {
                 "{name}, seed {seed}, {scale} x: too many promises broken, {over:?}"
             );
         }
-        let burst = run(1.0, true);
+        let burst = run(0.5, true);
         assert!(
-            burst.total() >= 0.9 * capacity.total(),
-            "{name}, seed {seed}: bursts of ten times leave {:.1} of {:.1} per second, {burst:?}",
-            burst.total(),
-            capacity.total()
+            burst.in_bursts >= 0.9 * peak,
+            "{name}, seed {seed}: bursts of ten times leave {:.1} of {peak:.1} per second, {burst:?}",
+            burst.in_bursts
         );
     }
 }

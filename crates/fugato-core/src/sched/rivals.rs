@@ -343,9 +343,17 @@ mod tests {
         assert_eq!(reserve(&rivals, 0), ms(50), "as if it had its share");
         assert_eq!(reserve(&rivals, 1), Nanos::ZERO, "it had half of its share");
         rivals.refused(at(25), ModelId(0));
-        assert_eq!(reserve(&rivals, 0), ms(50), "who had its share asks for no more");
+        assert_eq!(
+            reserve(&rivals, 0),
+            ms(50),
+            "who had its share asks for no more"
+        );
         rivals.refused(at(25), ModelId(1));
-        assert_eq!(reserve(&rivals, 0), ms(90), "1.5 shares: 2.25 runs of 40 ms");
+        assert_eq!(
+            reserve(&rivals, 0),
+            ms(90),
+            "1.5 shares: 2.25 runs of 40 ms"
+        );
         let later = rivals.reserve(at(526), ModelId(0));
         assert_eq!(later, ms(50), "the refusal is long ago");
         for id in [0, 1] {
