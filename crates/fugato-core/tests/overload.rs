@@ -42,13 +42,13 @@ const FLAT: Pair = Pair {
     rates: [14.0, 7.0],
 };
 
-/// About what ResNet-50 and BERT-base with ten words take on two CPU cores: batches give
-/// one nothing and triple the rate of the other.
+/// What ResNet-50 and BERT-base took on two CPU cores: batches give one nothing and double
+/// the rate of the other.
 const STEEP: Pair = Pair {
     name: "steep",
-    times_ms: [(1.0, 20.0), (12.0, 5.0)],
+    times_ms: [(1.0, 20.0), (10.0, 7.0)],
     max_batch: 64,
-    rates: [24.0, 75.0],
+    rates: [23.5, 60.0],
 };
 
 impl Pair {
@@ -56,6 +56,14 @@ impl Pair {
         let (base, item) = self.times_ms[usize::try_from(start.model.0).expect("two models")];
         let time = (base + item * f64::from(start.batch.0)) * noise as f64 / 100.0;
         Nanos::from_secs_f64(time / 1e3)
+    }
+}
+
+/// How long a run takes, in percent of the usual time: mostly 98 to 114, seldom up to 160.
+fn percent(noise: u64) -> u64 {
+    match noise % 1_000 {
+        seldom @ 0..30 => 130 + seldom,
+        often => 98 + often % 17,
     }
 }
 
@@ -105,11 +113,10 @@ impl Tally {
 fn tally(config: SchedulerConfig, pair: Pair, workload: &Workload, seed: u64) -> Tally {
     let mut noise = seed;
     let mut world = world(config, vec![device(0, 2, 1)], move |start| {
-        // Uniform from 90 to 120 %.
         noise = noise
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        pair.service(start, 90 + (noise >> 33) % 31)
+        pair.service(start, percent(noise >> 33))
     });
     for (id, slo) in (0..).zip(SLO_MS) {
         let spec = ModelSpec {
@@ -161,44 +168,46 @@ fn tally(config: SchedulerConfig, pair: Pair, workload: &Workload, seed: u64) ->
 
 #[test]
 fn goodput_under_overload_stays_at_its_peak() {
-    for (pair, seed) in [FLAT, STEEP]
-        .iter()
-        .flat_map(|pair| (1..=3).map(move |seed| (*pair, seed)))
-    {
-        let run = |scale, burst| {
-            let workload = workload(pair, scale, burst);
-            tally(config(PolicySpec::Edf), pair, &workload, seed)
-        };
-        let sweep = [0.5, 0.75, 1.0, 1.25, 1.5, 2.0].map(|scale| run(scale, false));
-        let peak = sweep.iter().map(Tally::total).fold(0.0, f64::max);
-        let capacity = &sweep[2];
-        let name = pair.name;
-        for scale in [5.0, 10.0] {
-            let over = run(scale, false);
+    for pair in [FLAT, STEEP] {
+        let kept = [1, 2, 3].map(|seed| goodput_kept(pair, seed));
+        let mean = |at: usize| kept.iter().map(|kept| kept[at]).sum::<f64>() / kept.len() as f64;
+        for (at, load) in ["five times", "ten times", "bursts of ten times"]
+            .iter()
+            .enumerate()
+        {
+            let name = pair.name;
+            assert!(mean(at) >= 0.9, "{name}, {load}: {kept:.2?} of the peak");
+        }
+    }
+}
+
+/// The goodput in overload of five and of ten times the capacity and in bursts of ten times,
+/// of its peak in a sweep. Checks that no model is crowded out and few promises are broken.
+fn goodput_kept(pair: Pair, seed: u64) -> [f64; 3] {
+    let run = |scale, burst| {
+        let workload = workload(pair, scale, burst);
+        tally(config(PolicySpec::Edf), pair, &workload, seed)
+    };
+    let sweep = [0.5, 0.75, 1.0, 1.25, 1.5, 2.0].map(|scale| run(scale, false));
+    let peak = sweep.iter().map(Tally::total).fold(0.0, f64::max);
+    let capacity = &sweep[2];
+    let name = pair.name;
+    let [five, ten] = [5.0, 10.0].map(|scale| {
+        let over = run(scale, false);
+        for model in 0..2 {
             assert!(
-                over.total() >= 0.9 * peak,
-                "{name}, seed {seed}, {scale} x: {:.1} of {peak:.1} per second, {over:?}",
-                over.total()
-            );
-            for model in 0..2 {
-                assert!(
-                    over.goodput[model] >= 0.6 * capacity.goodput[model],
-                    "{name}, seed {seed}, {scale} x: model {model} is crowded out, {over:?} against {capacity:?}"
-                );
-            }
-            let accepted = over.completed + over.dropped;
-            assert!(
-                over.late + over.dropped <= accepted * 15 / 100,
-                "{name}, seed {seed}, {scale} x: too many promises broken, {over:?}"
+                over.goodput[model] >= 0.7 * capacity.goodput[model],
+                "{name}, seed {seed}, {scale} x: model {model} is crowded out, {over:?} against {capacity:?}"
             );
         }
-        let burst = run(0.5, true);
+        let accepted = over.completed + over.dropped;
         assert!(
-            burst.in_bursts >= 0.9 * peak,
-            "{name}, seed {seed}: bursts of ten times leave {:.1} of {peak:.1} per second, {burst:?}",
-            burst.in_bursts
+            over.late + over.dropped <= accepted * 12 / 100,
+            "{name}, seed {seed}, {scale} x: too many promises broken, {over:?}"
         );
-    }
+        over.total() / peak
+    });
+    [five, ten, run(0.5, true).in_bursts / peak]
 }
 
 /// The same loads where deadlines are only observed: what admission is for.

@@ -203,7 +203,9 @@ impl State {
         let wait = self.busy(arrival.model) + ahead.scaled(1, self.width(arrival.model));
         match self.order {
             QueueOrder::Arrival => wait,
-            QueueOrder::Deadline => wait + self.rivals.overtaking(arrival.model, wait, slack),
+            QueueOrder::Deadline => {
+                wait + self.rivals.overtaking(self.now, arrival.model, wait, slack)
+            }
         }
     }
 
