@@ -355,14 +355,14 @@ mod tests {
         rivals.refused(at(25), ModelId(0));
         assert_eq!(
             reserve(&rivals, 0),
-            ms(50),
+            ms(60),
             "who had its share asks for no more"
         );
         rivals.refused(at(25), ModelId(1));
         assert_eq!(
             reserve(&rivals, 0),
-            ms(90),
-            "1.5 shares: 2.25 runs of 40 ms"
+            ms(100),
+            "1.5 shares: 2.5 runs of 40 ms"
         );
         let later = rivals.reserve(at(526), ModelId(0));
         assert_eq!(later, ms(60), "the refusal is long ago");
