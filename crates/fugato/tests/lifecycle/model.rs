@@ -33,10 +33,45 @@ fn adder(k: f32) -> ModelProto {
 
 /// The bytes of a model that adds `k`.
 pub(crate) fn adder_bytes(k: f32) -> Vec<u8> {
+    bytes_of(&adder(k))
+}
+
+fn bytes_of(model: &ModelProto) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let path = folder.path().join("model.onnx");
-    save_model(&adder(k), &path, ExternalPolicy::Never).expect("a model can be written");
+    save_model(model, &path, ExternalPolicy::Never).expect("a model can be written");
     std::fs::read(path).expect("it was written")
+}
+
+/// The bytes of a model that adds `k`, and takes milliseconds over it.
+fn worker_bytes(k: f32) -> Vec<u8> {
+    const WIDTH: usize = 512;
+    const STEPS: usize = 60;
+    let size = i64::try_from(WIDTH).expect("it is small");
+    let mut model = adder(k);
+    let graph = model.graph.as_mut().expect("the adder has one");
+    let weights = |name: &str, rows: i64, columns: i64| {
+        let zeros = vec![0.0; usize::try_from(rows * columns).expect("it is small")];
+        TensorProto::from_f32s(name, &[rows, columns], &zeros)
+    };
+    graph.initializer.push(weights("widen", 1, size));
+    graph.initializer.push(weights("turn", size, size));
+    graph.initializer.push(weights("narrow", size, 1));
+    // A product of zeros, which the runtime cannot know before it has seen the input.
+    let mut product = "wide".to_owned();
+    let widened = NodeProto::new("widen", "MatMul", &["sum", "widen"], &[&product]);
+    graph.node[0].output = vec!["sum".to_owned()];
+    graph.node.push(widened);
+    for step in 0..STEPS {
+        let next = format!("turned{step}");
+        let turned = NodeProto::new(&next, "MatMul", &[&product, "turn"], &[&next]);
+        graph.node.push(turned);
+        product = next;
+    }
+    let narrowed = NodeProto::new("narrow", "MatMul", &[&product, "narrow"], &["zero"]);
+    let total = NodeProto::new("total", "Add", &["sum", "zero"], &["output"]);
+    graph.node.extend([narrowed, total]);
+    bytes_of(&model)
 }
 
 /// A repository of a test's own.
@@ -62,6 +97,11 @@ impl Repository {
 
     pub(crate) fn put_adder(&self, model: &str, version: u64, k: f32) {
         self.put(&format!("{model}/{version}/model.onnx"), &adder_bytes(k));
+    }
+
+    /// As [`Self::put_adder`], of a model that takes milliseconds.
+    pub(crate) fn put_worker(&self, model: &str, version: u64, k: f32) {
+        self.put(&format!("{model}/{version}/model.onnx"), &worker_bytes(k));
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
