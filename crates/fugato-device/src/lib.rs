@@ -25,7 +25,7 @@ pub use device::{
     Device, DeviceEvent, LegWork, RequestInputs, RevokeLeg, RunError, RunErrorKind, RunSplit,
     TaskOutputs,
 };
-pub use os::{Promptness, bound_heap_arenas, hasten_this_thread};
+pub use os::{Promptness, bound_heap, hasten_this_thread};
 pub use profiler::{Profiler, Visit, VisitError, partitions_beside};
 pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
 pub use shared::{InputFault, SharedSlice};

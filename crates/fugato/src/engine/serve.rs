@@ -25,8 +25,7 @@ use fugato_core::sched::{
     DeadlineMode, Input, PolicySpec, QueueLimits, Scheduler, SchedulerConfig,
 };
 use fugato_device::{
-    CpuError, Device, LoadError, MonotonicClock, RuntimeError, bound_heap_arenas,
-    hasten_this_thread,
+    CpuError, Device, LoadError, MonotonicClock, RuntimeError, bound_heap, hasten_this_thread,
 };
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -125,7 +124,7 @@ fn os(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 /// # Errors
 /// [`ServeError`], before anything is served, or where the recording failed at the end.
 pub fn serve(config: Config) -> Result<(), ServeError> {
-    bound_heap_arenas();
+    bound_heap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Lanes have long slices; a thread of the server goes before them when it wakes up.
