@@ -152,15 +152,12 @@ impl Run {
     /// Batch sizes that were asked for and that a model does not take: its name, its
     /// limit, the sizes.
     pub fn left_out(&self) -> impl Iterator<Item = (&str, u32, Vec<u32>)> {
-        let of = |subject: &'_ Subject| {
+        self.subjects.iter().filter_map(|subject| {
             let max_batch = subject.model.max_batch;
             let mut above = self.options.batches.clone();
             above.retain(|&batch| batch > max_batch);
-            (!above.is_empty()).then_some((max_batch, above))
-        };
-        self.subjects.iter().filter_map(move |subject| {
-            let (max_batch, above) = of(subject)?;
-            Some((subject.model.name.as_str(), max_batch, above))
+            let left_out = (subject.model.name.as_str(), max_batch, above);
+            (!left_out.2.is_empty()).then_some(left_out)
         })
     }
 
@@ -184,7 +181,7 @@ impl Run {
             let left = self.options.budget.saturating_sub(self.spent());
             let mut wanted = Vec::new();
             for (index, subject) in self.subjects.iter_mut().enumerate() {
-                wanted.extend(subject.next(self.options.seed).map(|next| (index, next)));
+                wanted.extend(subject.next().map(|next| (index, next)));
             }
             if wanted.is_empty() {
                 return End::Complete;
@@ -235,10 +232,7 @@ impl Run {
 
     /// Concludes from what was measured; the models by name and version.
     pub fn profile(&self) -> Profile {
-        let own = self
-            .subjects
-            .iter()
-            .map(|subject| subject.concluded(self.options.seed));
+        let own = self.subjects.iter().map(|subject| subject.concluded());
         let measured = own.filter(|model| !model.grid.is_empty());
         let mut models: Vec<_> = measured.chain(self.others.iter().cloned()).collect();
         models.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));

@@ -9,9 +9,10 @@
 //! **Invariant:** a point that failed, or that was taken over as it stands, is never
 //! wanted.
 
-use super::file::{Candidate, GridPoint, ModelProfile, Optimum, PointKey};
+use super::file::{Candidate, GridPoint, ModelProfile, Optimum, PointKey, Times};
 use super::interval::summarise;
 use crate::time::Nanos;
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
 /// Legs of at least this length carry their own warm-up: what a cold cache adds to one is
@@ -38,6 +39,8 @@ pub struct SurveyOptions {
     pub visits_min: u32,
     /// The most visits of a point that something hangs on.
     pub visits_max: u32,
+    /// Seed of the intervals' bootstrap.
+    pub seed: u64,
 }
 
 impl Default for SurveyOptions {
@@ -50,6 +53,7 @@ impl Default for SurveyOptions {
             // From here on the interval rests on resampling.
             visits_min: 5,
             visits_max: 60,
+            seed: 0,
         }
     }
 }
@@ -86,6 +90,19 @@ struct Point {
     /// The last visits of them, which were made by this very survey.
     own: u32,
     state: State,
+    /// What the visits come to, once somebody has asked.
+    summary: OnceCell<Option<Times>>,
+}
+
+impl Point {
+    fn times(&self, seed: u64) -> Option<Times> {
+        *self.summary.get_or_init(|| summarise(&self.visits, seed))
+    }
+
+    fn is_narrow(&self, seed: u64) -> bool {
+        let times = self.times(seed);
+        times.is_some_and(|times| times.high_s - times.low_s < NARROW * times.median_s)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -117,6 +134,7 @@ impl Survey {
                         visits: Vec::new(),
                         own: 0,
                         state: State::Measured,
+                        summary: OnceCell::new(),
                     });
                 }
             }
@@ -134,6 +152,7 @@ impl Survey {
         if let Some(point) = self.find(point) {
             point.visits = visits;
             point.visits.retain(|legs| !legs.is_empty());
+            point.summary.take();
         }
     }
 
@@ -160,6 +179,7 @@ impl Survey {
             let nanos = legs.iter().map(|leg| leg.as_nanos().max(1));
             point.visits.push(nanos.collect());
             point.own += 1;
+            point.summary.take();
         }
     }
 
@@ -231,7 +251,7 @@ impl Survey {
         visits < self.options.visits_min
             || (visits < self.options.visits_max
                 && self.open.contains(&point.key)
-                && !is_narrow(&point.visits))
+                && !point.is_narrow(self.options.seed))
     }
 
     fn visit(&self, point: &Point) -> Wanted {
@@ -321,10 +341,9 @@ impl Survey {
         nanos.fold(Nanos::default(), |sum, nanos| sum + nanos)
     }
 
-    /// What was found at each point that was measured, failed, or was taken over. The
-    /// intervals of medians are drawn with `seed`.
+    /// What was found at each point that was measured, failed, or was taken over.
     #[must_use]
-    pub fn grid(&self, seed: u64) -> Vec<GridPoint> {
+    pub fn grid(&self) -> Vec<GridPoint> {
         let of = |point: &Point| {
             let PointKey {
                 batch,
@@ -348,7 +367,7 @@ impl Survey {
                     failed: Some(reason.clone()),
                     ..empty
                 }),
-                State::Measured => summarise(&point.visits, seed).map(|times| GridPoint {
+                State::Measured => point.times(self.options.seed).map(|times| GridPoint {
                     median_s: Some(times.median_s),
                     p95_s: Some(times.p95_s),
                     low_s: Some(times.low_s),
@@ -372,11 +391,6 @@ impl Survey {
 
 fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
-}
-
-fn is_narrow(visits: &[Vec<u64>]) -> bool {
-    let times = summarise(visits, 0);
-    times.is_some_and(|times| times.high_s - times.low_s < NARROW * times.median_s)
 }
 
 #[cfg(test)]

@@ -35,7 +35,9 @@ gone on from. Ctrl-C keeps what was measured.
 Exit code 1: some points were not reached, or some models could not be loaded; 130: it was
 interrupted.";
 
-/// How often what was measured so far is kept, so that a crash loses little.
+/// When what was measured so far is first kept, and how long after each time it is kept
+/// again: a crash loses little, and writing takes little.
+const KEEP_FIRST: Duration = Duration::from_secs(1);
 const KEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// What `fugato profile` was asked.
@@ -272,18 +274,19 @@ fn check_names(args: &Args, bench: &Workbench) -> anyhow::Result<()> {
 /// Measures, keeping what was found now and then and at the end.
 fn measure(run: &mut Run, out: &Path, stop: &AtomicI32) -> (End, anyhow::Result<()>) {
     let progress = Progress::new();
-    let mut kept = Instant::now();
-    let mut failed = None;
+    let mut due = Instant::now() + KEEP_FIRST;
     let tell = |run: &Run, status: &Status<'_>| {
         progress.show(status);
-        if kept.elapsed() >= KEEP_EVERY && failed.is_none() {
-            failed = keep(run, out).err();
-            kept = Instant::now();
+        if Instant::now() >= due {
+            if let Err(error) = keep(run, out) {
+                // It is tried again, and for the last time at the end.
+                tracing::warn!(error = format!("{error:#}"), "nothing is kept yet");
+            }
+            due = Instant::now() + KEEP_EVERY;
         }
     };
     let end = run.measure(|| stop.load(Ordering::Acquire) != 0, tell);
     progress.clear();
-    // Once more, even where it failed before: the disk may have room again.
     (end, keep(run, out))
 }
 

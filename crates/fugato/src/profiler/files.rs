@@ -105,7 +105,7 @@ pub enum EarlierError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: ProfileError,
+        source: Box<ProfileError>,
     },
     /// The times are of another device or runtime than the profile beside them.
     #[error(
@@ -133,9 +133,9 @@ impl Earlier {
         let Some(profile) = read_json::<Profile>(path)? else {
             return Ok(None);
         };
-        profile.check().map_err(|source| EarlierError::Profile {
+        profile.check().map_err(|error| EarlierError::Profile {
             path: path.to_owned(),
-            source,
+            source: Box::new(error),
         })?;
         let beside = samples_path(path);
         let samples = read_json::<Samples>(&beside)?;
@@ -159,9 +159,9 @@ impl Earlier {
     /// # Errors
     /// [`EarlierError::Profile`], which names both.
     pub fn check(&self, bench: &Workbench) -> Result<(), EarlierError> {
-        let failed = |source| EarlierError::Profile {
+        let failed = |error| EarlierError::Profile {
             path: self.path.clone(),
-            source,
+            source: Box::new(error),
         };
         let matched = self.profile.matches(&bench.device, &bench.runtime);
         matched.map_err(failed)?;

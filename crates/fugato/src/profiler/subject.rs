@@ -54,9 +54,13 @@ impl Subject {
         blank.version = Some(model.version.clone());
         blank.slo_s = slo.map(|slo| slo.as_secs_f64());
         blank.arrival_rate = options.rates.get(&model.name).copied();
+        let survey = SurveyOptions {
+            seed: options.seed,
+            ..SurveyOptions::default()
+        };
         let item = model.items.first().cloned();
         Ok(Self {
-            survey: Survey::new(&batches, shares, spec.slices.0, SurveyOptions::default()),
+            survey: Survey::new(&batches, shares, spec.slices.0, survey),
             item: item.expect("a model is only loaded with an item to try"),
             places: places.collect(),
             blank,
@@ -120,14 +124,14 @@ impl Subject {
 
     /// The next visit. At the end of a round conclusions are drawn, and the survey looks
     /// on where they are open.
-    pub(super) fn next(&mut self, seed: u64) -> Option<Wanted> {
+    pub(super) fn next(&mut self) -> Option<Wanted> {
         let next = self.survey.next();
         let round = next.map(|next| next.visits);
         if !self.survey.is_covered() || self.judged == Some(round) {
             return next;
         }
         // Without a fit, which fills in points but settles none.
-        let mut concluded = self.measured(seed);
+        let mut concluded = self.measured();
         conclude(&mut concluded, &self.analysis);
         self.survey.focus(&concluded);
         let next = self.survey.next();
@@ -172,15 +176,15 @@ impl Subject {
     }
 
     /// What was measured, and what follows from it.
-    pub(super) fn concluded(&self, seed: u64) -> ModelProfile {
-        let mut model = self.measured(seed);
+    pub(super) fn concluded(&self) -> ModelProfile {
+        let mut model = self.measured();
         analyse(&mut model, &self.analysis);
         model
     }
 
-    fn measured(&self, seed: u64) -> ModelProfile {
+    fn measured(&self) -> ModelProfile {
         let mut model = self.blank.clone();
-        model.grid = self.survey.grid(seed);
+        model.grid = self.survey.grid();
         model.sparse = !self.survey.is_covered();
         model
     }

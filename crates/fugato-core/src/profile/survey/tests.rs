@@ -42,7 +42,7 @@ fn run(survey: &mut Survey) -> Vec<Wanted> {
 fn every_share_is_measured_alone_and_beside_busy_slices() {
     let mut survey = survey();
     run(&mut survey);
-    let keys: Vec<PointKey> = survey.grid(0).iter().map(GridPoint::key).collect();
+    let keys: Vec<PointKey> = survey.grid().iter().map(GridPoint::key).collect();
     let expected = [1, 4].map(|b| [key(b, 1, 0), key(b, 1, 1), key(b, 2, 0)]);
     assert_eq!(keys, expected.concat());
     assert!(survey.is_covered());
@@ -95,7 +95,7 @@ fn a_point_that_fails_is_kept_with_its_reason_and_the_others_go_on() {
     survey.fail(key(4, 2, 0), "no memory");
     let order = run(&mut survey);
     assert!(order.iter().all(|wanted| wanted.point != key(4, 2, 0)));
-    let grid = survey.grid(0);
+    let grid = survey.grid();
     assert_eq!(grid.len(), 6);
     let failed = grid
         .iter()
@@ -110,11 +110,11 @@ fn what_is_taken_over_is_not_measured_again() {
     let mut first = survey();
     run(&mut first);
     let mut second = survey();
-    for point in first.grid(0) {
+    for point in first.grid() {
         second.keep(point);
     }
     assert_eq!(second.next(), None);
-    assert_eq!(second.grid(9), first.grid(0));
+    assert_eq!(second.grid(), first.grid());
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_resumed_survey_goes_on_where_the_first_was_stopped() {
         .collect();
     let expected: Vec<PointKey> = order[17..].iter().map(|wanted| wanted.point).collect();
     assert_eq!(rest, expected);
-    assert_eq!(resumed.grid(3), whole.grid(3));
+    assert_eq!(resumed.grid(), whole.grid());
     // In a process of its own, so its sessions have to be warmed up again.
     assert!(stopped.visits().count() == 6);
 }
@@ -162,6 +162,7 @@ fn the_budget_goes_where_a_decision_is_open() {
     let noisy = |visit: u32| Nanos::from_millis(100 + u64::from(visit % 7) * 20);
     for point in survey.points.iter_mut() {
         point.visits = (0..5).map(|v| vec![noisy(v).as_nanos()]).collect();
+        point.summary.take();
     }
     assert_eq!(survey.next(), None, "nothing hangs on any");
     survey.focus(&undecided());
@@ -186,6 +187,7 @@ fn rivals_of_an_optimum_are_measured_on() {
     run(&mut survey);
     for point in survey.points.iter_mut() {
         point.visits = (1..=5).map(|v| vec![v * 1_000]).collect();
+        point.summary.take();
     }
     let mut concluded = ModelProfile::new("m", "h", 4);
     concluded.optima.work = Optimum::At(OptimumPoint {
@@ -245,7 +247,7 @@ proptest! {
             prop_assert!(visits <= 5 * points);
         }
         prop_assert!(survey.is_covered());
-        let grid = survey.grid(1);
+        let grid = survey.grid();
         prop_assert_eq!(grid.len(), points);
         let mut profile = ModelProfile::new("m", "hash", 64);
         profile.grid = grid;
