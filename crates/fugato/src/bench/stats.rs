@@ -142,6 +142,9 @@ impl Recorder {
                 .filter(|latency| slo.is_none_or(|slo| **latency <= slo));
             in_time.count() as u64
         };
+        let rejections = self.rejections.values();
+        let mut refusals: Vec<Nanos> = rejections.flat_map(|took| &took.due).copied().collect();
+        refusals.sort_unstable();
         let rejected_by = self.rejections.into_iter().map(|(label, mut took)| {
             took.due.sort_unstable();
             took.sent.sort_unstable();
@@ -179,6 +182,8 @@ impl Recorder {
             mean_batch: ratio(self.batch_sum, self.batch_count),
             seconds: seconds.collect(),
             rejected_by: rejected_by.collect(),
+            rejected_ms: Percentiles::of(&refusals),
+            refusals,
             errors: self.errors,
         }
     }
@@ -222,6 +227,12 @@ pub struct Figures {
     /// Rejected requests by the server's word for the reason (HTTP header and gRPC metadata
     /// `fugato-error`), or by the protocol's status where it has none.
     pub rejected_by: BTreeMap<String, RejectedFigures>,
+    /// Milliseconds from the scheduled send time to the whole refusal, over all rejected
+    /// requests.
+    pub rejected_ms: Option<Percentiles>,
+    /// What `rejected_ms` is of, rising.
+    #[serde(skip)]
+    refusals: Vec<Nanos>,
     /// By second of the measured time, by when requests came due.
     pub seconds: Vec<SecondFigures>,
     /// The first few error texts and their counts.
@@ -251,7 +262,8 @@ pub struct SecondFigures {
 }
 
 impl Figures {
-    /// The sums of several models' figures. Percentiles do not add up and are absent.
+    /// The sums of several models' figures. Percentiles do not add up and are absent, but
+    /// for `rejected_ms`.
     pub fn total<'a>(models: impl IntoIterator<Item = &'a Self>, measured: Nanos) -> Self {
         let mut total = Recorder::default().figures(None, measured);
         for model in models {
@@ -263,6 +275,7 @@ impl Figures {
             total.wrong += model.wrong;
             total.unsent += model.unsent;
             total.unanswered += model.unanswered;
+            total.refusals.extend(&model.refusals);
             for (label, figures) in &model.rejected_by {
                 let sum = total.rejected_by.entry(label.clone()).or_default();
                 sum.count += figures.count;
@@ -275,6 +288,8 @@ impl Figures {
                 sum.rejected += second.rejected;
             }
         }
+        total.refusals.sort_unstable();
+        total.rejected_ms = Percentiles::of(&total.refusals);
         total.goodput_rps = per_second(total.in_time, measured);
         total.attainment = ratio(total.in_time, total.requests);
         total
@@ -403,6 +418,8 @@ mod tests {
         };
         assert_eq!(figures.seconds, [SecondFigures::default(), second]);
         let total = Figures::total([&figures, &figures], SECOND);
+        let refused = total.rejected_ms.expect("four were rejected");
+        assert_eq!((refused.p50, refused.max), (1.0, 3.0), "of both together");
         assert_eq!((total.requests, total.in_time), (20, 4));
         assert_eq!(total.attainment, Some(0.2));
     }
