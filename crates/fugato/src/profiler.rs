@@ -152,7 +152,7 @@ impl Run {
     /// Batch sizes that were asked for and that a model does not take: its name, its
     /// limit, the sizes.
     pub fn left_out(&self) -> impl Iterator<Item = (&str, u32, Vec<u32>)> {
-        self.subjects.iter().filter_map(|subject| {
+        self.subjects.iter().filter_map(move |subject| {
             let max_batch = subject.model.max_batch;
             let mut above = self.options.batches.clone();
             above.retain(|&batch| batch > max_batch);

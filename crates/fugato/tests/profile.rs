@@ -388,7 +388,7 @@ fn a_profile_of_something_else_is_refused_by_name() {
         &["model `one`", "hash `feed`", &good.models[0].hash],
     );
 
-    let mut other = good.clone();
+    let mut other = good;
     let twice = other.models[0].grid[0].clone();
     other.models[0].grid.push(twice);
     refused(
