@@ -1,7 +1,11 @@
-//! The fitted surface where the truth is known: synthetic devices of 40, 80 and 132
-//! slices, noise, outliers, and batches and shares that the fit was not shown.
+//! The fitted surface at batches and shares it was not shown: where the truth is known
+//! (synthetic devices of 40, 80 and 132 slices, with noise and outliers), and on what was
+//! measured of real models.
 
-use fugato_core::profile::{GridPoint, Kernel, KernelList, ModelProfile, PointKey, Surface, fit};
+use fugato_core::profile::{
+    AnalysisOptions, GridPoint, Kernel, KernelList, ModelProfile, PointKey, Profile, Surface,
+    analyse, fit,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -262,4 +266,39 @@ fn failed_points_are_left_out_and_too_few_are_not_fitted() {
     };
     assert_eq!(fit(&grid, 2), None, "two points are no curve");
     assert_eq!(fit(&[], 2), None);
+}
+
+/// What the profiler measured of four models on two cores: each inner batch is left out,
+/// alone and beside a busy slice, and predicted from the others.
+#[test]
+fn held_out_batches_of_real_models_are_predicted() {
+    let text = include_str!("data/profile-cpu.json");
+    let profile: Profile = serde_json::from_str(text).expect("a profile");
+    assert_eq!(profile.check(), Ok(()));
+    for model in profile.models {
+        let mut errors = Vec::new();
+        for batch in [2, 4, 8] {
+            let mut others = model.clone();
+            others.grid.retain(|point| point.batch != batch);
+            analyse(&mut others, &AnalysisOptions::new(2));
+            let surface = Surface::new(&others, 2);
+            for point in model.grid.iter().filter(|point| point.batch == batch) {
+                let measured_s = point.median_s.expect("none failed");
+                let estimate = surface.estimate(point.key()).expect("inside the range");
+                errors.push((estimate.median_s - measured_s).abs() / measured_s);
+            }
+        }
+        errors.sort_by(f64::total_cmp);
+        let (median, worst) = (errors[errors.len() / 2], errors[errors.len() - 1]);
+        println!("{}: median {median:.3}, worst {worst:.3}", model.name);
+        assert!(median <= 0.08, "{}: median error {median:.3}", model.name);
+        assert!(worst <= 0.20, "{}: worst error {worst:.3}", model.name);
+        let mut whole = model.clone();
+        analyse(&mut whole, &AnalysisOptions::new(2));
+        let fitted = whole.fit.expect("enough points");
+        let stated = fitted.held_out.expect("inner batches");
+        assert!(stated.median_error <= 0.08, "{}: {stated:?}", model.name);
+        assert!(stated.worst_error <= 0.20, "{}: {stated:?}", model.name);
+        assert!(fitted.model.kernels.len() <= 3, "{}", model.name);
+    }
 }

@@ -17,6 +17,8 @@ pub struct Surface {
     fit: Option<Fit>,
     /// 95th percentile over median, at the median point: what an unmeasured point is given.
     tail: f64,
+    /// See [`Surface::expected_error`].
+    error: f64,
 }
 
 /// A median latency, and what it rests on.
@@ -63,6 +65,7 @@ impl Surface {
         Self {
             slices,
             tail: median(tails.collect()).unwrap_or(1.0),
+            error: model.fit.as_ref().map_or(0.0, expected_error),
             measured,
             fit: model.fit.clone(),
         }
@@ -146,15 +149,13 @@ impl Surface {
         })
     }
 
-    /// The relative error to expect at a point that was not measured: the fit's median
-    /// error at points it was not shown, or at its own points where none was left out; 0
-    /// without a fit, which answers nothing.
+    /// The relative error to reckon with at a point that was not measured: the 90th
+    /// percentile of the fit's errors at points it was not shown, or at its own points
+    /// where none was left out. Not the worst, which on a large grid is a disturbed
+    /// measurement; 0 without a fit, which answers nothing.
     #[must_use]
-    pub fn expected_error(&self) -> f64 {
-        self.fit.as_ref().map_or(0.0, |fit| {
-            fit.held_out
-                .map_or(fit.median_error, |held| held.median_error)
-        })
+    pub const fn expected_error(&self) -> f64 {
+        self.error
     }
 
     /// Every (batch, share) that the surface answers, up to `max_batch` items, in rising
@@ -187,7 +188,7 @@ impl Surface {
         let median_s = fit
             .model
             .latency_s(f64::from(point.batch), f64::from(point.share));
-        let error = self.expected_error();
+        let error = self.error;
         Some(Estimate {
             median_s,
             p95_s: median_s * self.tail,
@@ -214,4 +215,16 @@ impl Surface {
         };
         Some((1.0 + contention * part).max(f64::EPSILON))
     }
+}
+
+fn expected_error(fit: &Fit) -> f64 {
+    let unseen = fit.points.iter().filter_map(|point| point.held_out_error);
+    let mut errors: Vec<f64> = unseen.collect();
+    if errors.is_empty() {
+        errors = fit.points.iter().map(|point| point.error).collect();
+    }
+    errors.sort_by(f64::total_cmp);
+    // The least error that nine in ten do not exceed.
+    let rank = (errors.len() * 9).div_ceil(10);
+    rank.checked_sub(1).map_or(0.0, |rank| errors[rank])
 }

@@ -25,8 +25,8 @@ const FLOOR: f64 = 0.02;
 const RIDGE: f64 = 1e-3;
 
 /// About how often a solve evaluates the model. What is left to gain by then is in
-/// amplitudes on their way to zero, which no longer matter: ten times as many move no
-/// prediction by 0.1 %.
+/// amplitudes on their way to zero, which no longer matter: six times as many changed the
+/// median error at left-out points of synthetic devices by at most 0.001.
 const EVALUATIONS: usize = 60;
 
 /// One measured point, alone on the device.
