@@ -290,7 +290,6 @@ fn held_out_batches_of_real_models_are_predicted() {
         }
         errors.sort_by(f64::total_cmp);
         let (median, worst) = (errors[errors.len() / 2], errors[errors.len() - 1]);
-        println!("{}: median {median:.3}, worst {worst:.3}", model.name);
         assert!(median <= 0.08, "{}: median error {median:.3}", model.name);
         assert!(worst <= 0.20, "{}: worst error {worst:.3}", model.name);
         let mut whole = model.clone();
