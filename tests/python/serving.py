@@ -49,9 +49,11 @@ class Server:
             "--ready-file", str(ready),
         ]  # fmt: skip
         command.extend(flags)
+        # What is measured in idle gaps is counted by the device, too.
+        environment = dict(os.environ, FUGATO_PROFILE_ONLINE_SHARE="0")
         with open(str(self.log), "wb") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, cwd=str(ROOT)
+                command, stdout=log, stderr=subprocess.STDOUT, cwd=str(ROOT), env=environment
             )
         self.addresses = self._wait_for(ready)
 

@@ -2,9 +2,11 @@
 //! and measured [`Profile`]s with what can be concluded from them.
 
 mod analyse;
+mod bisection;
 mod file;
 mod fit;
 mod interval;
+mod judged;
 mod knee;
 mod online;
 mod optima;
@@ -15,12 +17,14 @@ mod v100;
 mod window;
 
 pub use analyse::{AnalysisOptions, analyse, conclude, knee_at};
+pub use bisection::{Bisection, BisectionPoint};
 pub use file::{
     BatchKnee, Candidate, Constraint, DeviceKey, Fit, FitPoint, FitRange, GridPoint, HeldOut,
     Infeasible, Knee, KneeRule, ModelKey, ModelProfile, Optima, Optimum, OptimumPoint, PointKey,
     Profile, ProfileError, Published, SCHEMA, Times,
 };
 pub use fit::fit;
+pub use judged::{JUDGED_MIN, Judged, LAG, Source, Standing};
 pub use knee::{CurvePoint, KneeFound, knee};
 pub use online::OnlineQuantiles;
 pub use optima::{Limits, Violation, optima};
@@ -108,6 +112,16 @@ pub trait LatencyModel: fmt::Debug + Send {
 
     /// Takes in one measured time.
     fn observe(&mut self, point: SurfacePoint, took: Nanos);
+
+    /// Takes in a measured profile of a model of one leg, made on a device of `slices`
+    /// slices, in place of an earlier one. An estimator that makes no use of profiles
+    /// ignores it.
+    fn learn(&mut self, _model: ModelId, _profile: &ModelProfile, _slices: Share) {}
+
+    /// How a model's profile stands against what is observed; `None` without a profile.
+    fn standing(&self, _model: ModelId) -> Option<Standing> {
+        None
+    }
 
     /// Forgets a model that was removed.
     fn forget(&mut self, model: ModelId);

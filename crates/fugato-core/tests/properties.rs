@@ -132,6 +132,7 @@ prop_compose! {
         policy in policies(),
         observe in any::<bool>(),
         lead in 0u64..600,
+        profile_share in prop_oneof![Just(0.0), Just(0.05), Just(1.0)],
         slices in prop::collection::vec(1u16..9, 1..3),
     )(
         models in models(u16::try_from(slices.len()).unwrap_or(1)),
@@ -141,6 +142,7 @@ prop_compose! {
         ),
         noise in prop::collection::vec(50u64..200, 1..20),
         policy in Just(policy), observe in Just(observe), lead in Just(lead), slices in Just(slices),
+        profile_share in Just(profile_share),
     ) -> Scenario {
         let devices: Vec<DeviceSpec> =
             slices.iter().zip(0..).map(|(&slices, id)| device(id, slices, 5)).collect();
@@ -150,6 +152,7 @@ prop_compose! {
             deadlines,
             commit_lead: Nanos::new(lead * US),
             decisions: 64,
+            profile_share,
             ..config(policy)
         };
         Scenario { config, devices, models, events, noise }
@@ -173,12 +176,14 @@ fn simulate(scenario: &Scenario) -> (World, Vec<RecordedInputs>) {
     .recording(Box::new(log.clone()));
     for model in &scenario.models {
         world.push(Timestamp::ZERO, Input::ModelAdded(model.clone()));
+        let model = model.id;
+        world.push(Timestamp::ZERO, Input::ProfileWanted { model });
     }
     for (when, input) in &scenario.events {
         world.push(at(*when), input.clone());
     }
     // A few events per request; a scheduler that goes in circles must not take the machine.
-    let most = 10_000 + 100 * scenario.events.len();
+    let most = 20_000 + 100 * scenario.events.len();
     let steps = (0..most).take_while(|_| world.step()).count();
     assert!(steps < most, "the world does not come to rest");
     (world, log.read())
@@ -287,7 +292,13 @@ fn batches_are_sound(
             start,
             spec.max_batch
         );
-        if start.leg.0 == 0 {
+        if start.leg.0 == 0 && start.requests.is_empty() {
+            prop_assert!(
+                scenario.config.profile_share > 0.0,
+                "{:?} is for nobody",
+                start
+            );
+        } else if start.leg.0 == 0 {
             let members: Vec<&Arrival> = start
                 .requests
                 .iter()
@@ -415,9 +426,7 @@ fn fifo_passes_over_nobody(
         while let Some(recorded) = replay.next_if(|recorded| recorded.at <= *when) {
             for input in &recorded.inputs {
                 match input {
-                    Input::Arrived(arrival)
-                        if arrival.queue_timeout.is_none() || arrival.overdue == Overdue::Drop =>
-                    {
+                    Input::Arrived(arrival) => {
                         waiting.insert(arrival.request);
                     }
                     Input::LegFinished { task, leg, .. } => {
@@ -436,8 +445,17 @@ fn fifo_passes_over_nobody(
                 waiting.remove(request);
             }
             Action::Start(start) if start.leg.0 == 0 => {
-                let head = start.requests.iter().min().expect("a task has requests");
-                for older in waiting.range(..head) {
+                let Some(head) = start.requests.iter().min() else {
+                    prop_assert!(waiting.is_empty(), "{:?} while {:?} wait", start, waiting);
+                    in_flight.entry(start.model).or_default().insert(start.task);
+                    continue;
+                };
+                let may_be_overdue = |request: &RequestId| {
+                    let arrival = &arrivals[request];
+                    arrival.queue_timeout.is_some() && arrival.overdue == Overdue::Delay
+                };
+                let older = waiting.range(..head);
+                for older in older.filter(|request| !may_be_overdue(request)) {
                     let model = arrivals[older].model;
                     let spec = specs[&model];
                     let free =

@@ -19,6 +19,7 @@ mod classify;
 mod explain;
 mod limits;
 mod parameter;
+mod profile;
 mod trace_context;
 mod validate;
 
@@ -27,6 +28,7 @@ pub use admin::{
     TraceSettings,
 };
 pub use explain::{Constraint, Explanation, LegExplanation};
+pub use profile::{ProfileReport, ProfileServing};
 pub use trace_context::TraceContext;
 
 pub(crate) use classify::classify;
@@ -299,6 +301,16 @@ pub trait InferenceService: Send + Sync + 'static {
         name: &str,
         id: &str,
     ) -> impl Future<Output = Result<Explanation, InferError>> + Send;
+
+    /// The profile of a model version, and how it stands.
+    ///
+    /// # Errors
+    /// As [`Self::model`].
+    fn profile(
+        &self,
+        name: &str,
+        version: Option<&str>,
+    ) -> impl Future<Output = Result<ProfileReport, InferError>> + Send;
 
     /// The shared memory that clients registered.
     fn regions(&self) -> &SharedMemory;

@@ -20,9 +20,9 @@ pub use read::{FileConfig, from_environment, read_file};
 pub use reference::reference;
 pub use schema::{
     DeviceConfig, DeviceKind, LogConfig, LogFormat, ModelConfig, ModelControlMode,
-    ModelStoreConfig, Policy, RawConfig, RawDevice, RawLog, RawModel, RawModelStore, RawRuntime,
-    RawScheduler, RawServer, RawTelemetry, RuntimeConfig, SETTINGS, SchedulerConfig, ServerConfig,
-    Setting, TelemetryConfig,
+    ModelStoreConfig, Policy, ProfileConfig, RawConfig, RawDevice, RawLog, RawModel, RawModelStore,
+    RawProfile, RawRuntime, RawScheduler, RawServer, RawTelemetry, RuntimeConfig, SETTINGS,
+    SchedulerConfig, ServerConfig, Setting, TelemetryConfig,
 };
 pub use units::{ByteSize, Cores, Span, UnitError};
 
@@ -50,6 +50,8 @@ pub struct Config {
     sections: BTreeMap<String, RawModel>,
     /// The store of optimised models.
     pub model_store: ModelStoreConfig,
+    /// Latency profiles.
+    pub profile: ProfileConfig,
     /// ONNX Runtime.
     pub runtime: RuntimeConfig,
     /// Log lines.
@@ -113,6 +115,7 @@ impl Config {
             device: section!(device: DeviceConfig),
             scheduler: section!(scheduler: SchedulerConfig),
             model_store: section!(model_store: ModelStoreConfig),
+            profile: section!(profile: ProfileConfig),
             runtime: section!(runtime: RuntimeConfig),
             log: section!(log: LogConfig),
             telemetry: section!(telemetry: TelemetryConfig),
@@ -270,6 +273,8 @@ impl Config {
             ByteSize(1),
             ByteSize(1 << 44),
         )?;
+        let share = self.profile.online_share;
+        self.within("profile.online_share", share, 0.0, 0.5)?;
         self.check_model("defaults", &self.defaults)?;
         for (name, model) in &self.models {
             self.check_model(&format!("model.{name}"), model)?;

@@ -13,7 +13,8 @@ mod record;
 
 pub use course::{Accepted, Course, LegCourse};
 pub use effects::{
-    Answer, Hooks, Payload, ReplyResult, ServeFailure, Served, TaskDoneHook, TaskTiming,
+    Answer, Hooks, Payload, ProfileEvent, ReplyResult, SampleHook, ServeFailure, Served,
+    TaskDoneHook, TaskTiming,
 };
 pub use mailbox::{Mailbox, NotTaken};
 pub use record::{FileRecorder, RecorderThread, RecordingError, Replayed, replay};

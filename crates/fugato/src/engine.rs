@@ -10,6 +10,7 @@ mod lifecycle;
 mod load;
 mod open;
 mod overrides;
+mod profiles;
 mod reply;
 mod runner;
 mod sample;
@@ -20,12 +21,13 @@ mod table;
 mod warm;
 mod workbench;
 
+pub use profiles::ProfileFileError;
 pub use serve::{ServeError, serve};
 pub use workbench::{BenchModel, Workbench};
 
 use crate::api::{
     Explanation, InferReply, InferRequest, InferenceService, LoadRequest, LogSettings, ModelInfo,
-    ModelStatistics, ModelStatus, TraceSettings,
+    ModelStatistics, ModelStatus, ProfileReport, TraceSettings,
 };
 use crate::error::{ErrorKind, InferError};
 use crate::modelconfig::complete;
@@ -182,6 +184,15 @@ impl InferenceService for Engine {
     async fn explain(&self, name: &str, id: &str) -> Result<Explanation, InferError> {
         self.check_known(Some(name))?;
         self.runner.explain(name, id).await
+    }
+
+    async fn profile(
+        &self,
+        name: &str,
+        version: Option<&str>,
+    ) -> Result<ProfileReport, InferError> {
+        let served = self.runner.table.served(name, version)?;
+        self.runner.profile(&served).await
     }
 
     fn regions(&self) -> &SharedMemory {

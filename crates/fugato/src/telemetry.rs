@@ -3,6 +3,7 @@
 
 mod logs;
 mod metrics;
+mod profiles;
 mod statistics;
 mod trace_settings;
 mod traces;

@@ -102,6 +102,8 @@ fn a_driver_that_panics_leaves_nobody_waiting() {
         hooks: Hooks {
             drained: Box::new(|_| {}),
             task_done: Box::new(|_, _, _| {}),
+            sample: Box::new(|_| None),
+            profile: Box::new(|_, _| {}),
         },
         recorder: None,
         real_time: false,

@@ -303,6 +303,8 @@ fn on_driver(policy: PolicySpec) -> (Vec<RecordedInputs>, u64, u64, Vec<ReplyRes
         hooks: Hooks {
             drained: Box::new(|_| {}),
             task_done: Box::new(|_, _, _| {}),
+            sample: Box::new(|_| None),
+            profile: Box::new(|_, _| {}),
         },
         recorder: Some(Box::new(log.clone())),
         real_time: false,

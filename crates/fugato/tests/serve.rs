@@ -2,6 +2,8 @@
 
 #[path = "serve/collector.rs"]
 mod collector;
+#[path = "serve/profiles.rs"]
+mod profiles;
 
 use collector::Collector;
 use fugato_onnx::proto::tensor_shape_proto::Dimension;

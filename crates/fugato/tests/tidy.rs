@@ -1,6 +1,9 @@
 //! House rules that a machine can check: sizes, words, links, documentation.
 
 use fugato::telemetry::{ModelGauges, Telemetry};
+use fugato_core::Nanos;
+use fugato_core::profile::{Knee, Source, Standing};
+use fugato_core::sched::ProfileStatus;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -216,6 +219,24 @@ fn metrics_text() -> String {
         ..ModelGauges::default()
     };
     telemetry.show(&model, &gauges);
+    let standing = Standing {
+        median: Source::Profile,
+        tail: Source::Online,
+        profile_error: Some(0.1),
+        online_error: Some(0.1),
+        drifted: false,
+    };
+    let status = ProfileStatus {
+        standing: Some(standing),
+        measuring: false,
+        points: 1,
+        device_time: Nanos::new(1),
+    };
+    let knee = Knee {
+        tolerance: Some(1),
+        ..Knee::default()
+    };
+    telemetry.show_profile(&model, &status, Some((knee, 1)));
     telemetry.encode(&fugato_device::CpuMetrics::default())
 }
 

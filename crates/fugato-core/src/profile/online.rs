@@ -60,18 +60,8 @@ impl LatencyModel for OnlineQuantiles {
             .range(..=max_batch)
             .map(|(&size, _)| size)
             .chain((next > *largest).then_some(next));
-        let mut best: Option<(BatchSize, Nanos)> = None;
-        for size in sizes {
-            let time = self.whole(model, share, size)?;
-            let better = best.is_none_or(|(known, best)| {
-                let per_item = u128::from(time.as_nanos()) * u128::from(known.0);
-                time <= within && per_item <= u128::from(best.as_nanos()) * u128::from(size.0)
-            });
-            if better {
-                best = Some((size, time));
-            }
-        }
-        best.map(|(size, _)| size)
+        let timed = sizes.filter_map(|size| Some((size, self.whole(model, share, size)?)));
+        cheapest(timed, within)
     }
 
     fn observe(&mut self, point: SurfacePoint, took: Nanos) {
@@ -85,6 +75,25 @@ impl LatencyModel for OnlineQuantiles {
     fn forget(&mut self, model: ModelId) {
         self.legs.retain(|(known, _, _), _| *known != model);
     }
+}
+
+/// Of sizes with their times, smallest first, the one with the least time per item of those
+/// that are `within`, the larger of equal ones; the smallest where none is.
+pub(super) fn cheapest(
+    sizes: impl Iterator<Item = (BatchSize, Nanos)>,
+    within: Nanos,
+) -> Option<BatchSize> {
+    let mut best: Option<(BatchSize, Nanos)> = None;
+    for (size, time) in sizes {
+        let better = best.is_none_or(|(known, best)| {
+            let per_item = u128::from(time.as_nanos()) * u128::from(known.0);
+            time <= within && per_item <= u128::from(best.as_nanos()) * u128::from(size.0)
+        });
+        if better {
+            best = Some((size, time));
+        }
+    }
+    best.map(|(size, _)| size)
 }
 
 impl OnlineQuantiles {

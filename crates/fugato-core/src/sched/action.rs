@@ -26,12 +26,13 @@ pub struct Start {
     pub lane: LaneId,
     /// The buffers of the task; the same for all its legs.
     pub slot: SlotIndex,
-    /// Items in the batch: the sum of the items of `requests`.
+    /// Items in the batch: the sum of the items of `requests`, if there are any.
     pub batch: BatchSize,
     /// The device must not start it earlier.
     pub not_before: Timestamp,
     /// The requests of the task, in the order of their rows; given with leg 0, empty
-    /// with the legs after it.
+    /// with the legs after it. A task without any is run to be measured: its inputs are
+    /// the driver's choice, and its outputs are nobody's.
     pub requests: Vec<RequestId>,
 }
 

@@ -33,6 +33,10 @@ pub struct SchedulerConfig {
     pub explanations: u32,
     /// Decision records kept until they are polled; 0 turns them off.
     pub decisions: u32,
+    /// The share of the devices' time, 0 to 1, that models without a profile are measured
+    /// within while nothing waits; 0 measures none.
+    #[serde(default)]
+    pub profile_share: f64,
 }
 
 impl Default for SchedulerConfig {
@@ -51,6 +55,7 @@ impl Default for SchedulerConfig {
             verdicts_max: 256,
             explanations: 4_096,
             decisions: 0,
+            profile_share: 0.0,
         }
     }
 }

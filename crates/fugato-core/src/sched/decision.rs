@@ -69,6 +69,24 @@ pub enum Decision {
         /// What had been predicted.
         predicted: Option<Nanos>,
     },
+    /// A model has been measured at another batch, or in full; see
+    /// [`Scheduler::measured`](super::Scheduler::measured).
+    Measured {
+        /// When.
+        at: Timestamp,
+        /// The model.
+        model: ModelId,
+        /// Whether nothing is left to measure.
+        done: bool,
+    },
+    /// A model's times have left the band of its profile. It is measured anew, where that
+    /// is allowed; said once per episode.
+    Drifted {
+        /// When.
+        at: Timestamp,
+        /// The model.
+        model: ModelId,
+    },
     /// A request ended.
     Ended {
         /// When.

@@ -3,6 +3,7 @@
 use super::config::{DeadlineMode, ModelSpec, PolicySpec};
 use crate::device::DeviceSpec;
 use crate::id::{BatchSize, DeviceId, LegIndex, ModelId, RequestId, ShapeClass, TaskId};
+use crate::profile::ModelProfile;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,21 @@ pub enum Input {
     /// [`Action::ModelDrained`](super::Action::ModelDrained) follows.
     ModelRemoved {
         /// The model.
+        model: ModelId,
+    },
+    /// A model has a measured profile from here on, in place of an earlier one. It is not
+    /// measured while serving, unless it drifts from it.
+    ProfileGiven {
+        /// The model, of one leg.
+        model: ModelId,
+        /// What was measured of it.
+        profile: Box<ModelProfile>,
+    },
+    /// A model can be run without requests: where
+    /// [`SchedulerConfig::profile_share`](super::SchedulerConfig::profile_share) allows it,
+    /// it is measured while nothing waits, if it has no profile or drifts from it.
+    ProfileWanted {
+        /// The model. One of several legs is not measured.
         model: ModelId,
     },
     /// Another policy takes over. Requests and running legs stay.

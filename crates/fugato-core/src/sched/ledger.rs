@@ -138,14 +138,50 @@ impl Ledger {
         self.partition(at).share()
     }
 
-    /// Slices of the device busy outside the lane's own partition.
+    /// Slices of the device that other lanes hold; under an exclusive rule, those outside
+    /// the lane's own partition.
+    ///
+    /// # Cost
+    /// The occupied lanes of the device.
     pub(super) fn neighbours(&self, at: LaneRef) -> Share {
-        Share(
-            self.device(at.device)
-                .held
-                .without(self.partition(at).atoms)
-                .count(),
-        )
+        let device = self.device(at.device);
+        let others = device
+            .occupied
+            .iter()
+            .filter(|&&lane| lane != (at.partition, at.lane));
+        let atoms =
+            others.map(|&(partition, _)| device.spec.partitions[usize::from(partition.0)].atoms);
+        Share(atoms.fold(AtomSet::EMPTY, AtomSet::union).count())
+    }
+
+    /// Whether no lane of any device holds a leg.
+    pub(super) fn is_idle(&self) -> bool {
+        self.devices
+            .values()
+            .all(|device| device.occupied.is_empty())
+    }
+
+    /// The first normal lane of the smallest partition of that share, on the first of
+    /// these devices that is present.
+    pub(super) fn lane_of_share(&self, devices: &[DeviceId], share: Share) -> Option<LaneRef> {
+        let &device = devices.iter().find(|&&device| self.contains(device))?;
+        let partitions = &self.spec(device)?.partitions;
+        let fits = partitions
+            .iter()
+            .filter(|partition| partition.share() == share);
+        fits.flat_map(|partition| self.lanes(device, partition.id))
+            .next()
+    }
+
+    /// The shares of the partitions with normal lanes, of the first of these devices that
+    /// is present.
+    pub(super) fn shares(&self, devices: &[DeviceId]) -> impl Iterator<Item = Share> {
+        let device = devices.iter().find(|&&device| self.contains(device));
+        let spec = device.and_then(|&device| self.spec(device));
+        let partitions = spec.map(|spec| spec.partitions.as_slice());
+        let partitions = partitions.unwrap_or_default().iter();
+        let normal = |part: &&PartitionSpec| part.lanes.contains(&LaneClass::Normal);
+        partitions.filter(normal).map(PartitionSpec::share)
     }
 
     fn device(&self, device: DeviceId) -> &DeviceLedger {

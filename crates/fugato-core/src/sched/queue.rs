@@ -25,6 +25,15 @@ pub struct ModelKey {
 }
 
 impl QueueKey {
+    /// That of a task without requests: after all of them.
+    pub(super) const fn of_none(now: Timestamp) -> Self {
+        Self {
+            priority: u32::MAX,
+            order: now,
+            request: RequestId(u64::MAX),
+        }
+    }
+
     fn block(self) -> (u32, u64) {
         (self.priority, block_of(self.order))
     }

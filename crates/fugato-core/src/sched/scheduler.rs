@@ -1,6 +1,7 @@
 //! The [`Scheduler`] type: events in, actions out.
 
 mod events;
+mod measure;
 mod verdicts;
 
 use super::action::Action;
@@ -14,8 +15,9 @@ use super::view::View;
 use crate::device::DeviceSpec;
 use crate::id::{DeviceId, ModelId, RequestId, TaskId};
 use crate::policy::{self, Policy, ServiceBound};
-use crate::profile::{LatencyModel, OnlineQuantiles};
+use crate::profile::{Judged, LatencyModel};
 use crate::time::Timestamp;
+pub use measure::ProfileStatus;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The scheduler.
@@ -93,7 +95,7 @@ pub struct ModelStatus {
 impl Scheduler {
     /// A scheduler without models and devices; they come as inputs.
     pub fn new(config: SchedulerConfig) -> Self {
-        Self::with_latency_model(config, Box::new(OnlineQuantiles::default()))
+        Self::with_latency_model(config, Box::new(Judged::default()))
     }
 
     /// As [`new`](Self::new), with other knowledge of latencies.
@@ -121,6 +123,7 @@ impl Scheduler {
             rivals: super::rivals::Rivals::default(),
             draining: false,
             next_task: 0,
+            measuring: super::measuring::Measuring::default(),
         };
         Self {
             state,
@@ -165,6 +168,8 @@ impl Scheduler {
             Input::ModelAdded(spec) => self.model_added(spec),
             Input::ModelChanged(spec) => self.model_changed(spec),
             Input::ModelRemoved { model } => self.model_removed(model),
+            Input::ProfileGiven { model, profile } => self.profile_given(model, &profile),
+            Input::ProfileWanted { model } => self.profile_wanted(model),
             Input::PolicyChanged(spec) => {
                 let policy = policy::from_spec(&spec);
                 self.state.rebuild(|state| {
@@ -196,8 +201,11 @@ impl Scheduler {
                 self.action_count += 1;
                 return Some(action);
             }
-            if !self.dirty || self.budget == 0 {
+            if self.budget == 0 || !self.dirty && !self.measure() {
                 return None;
+            }
+            if !self.dirty {
+                continue;
             }
             self.budget -= 1;
             let verdict = self.policy.decide(&View::new(&self.state));
@@ -220,7 +228,9 @@ impl Scheduler {
         let parked = state.parked.first().map(|&(at, _)| at);
         let work = state.any_ready() || !state.continuing.is_empty();
         let commit = if work { self.next_commit_point() } else { None };
-        [expiry, parked, commit].into_iter().flatten().min()
+        let measure = self.next_measurement().map(|next| next.due);
+        let times = [expiry, parked, commit, measure];
+        times.into_iter().flatten().min()
     }
 
     /// When the next lane comes near enough to its predicted end to be committed to.

@@ -9,6 +9,7 @@
 use super::config::{DeadlineMode, ModelSpec, SchedulerConfig};
 use super::input::Overdue;
 use super::ledger::{LaneRef, Ledger};
+use super::measuring::Measuring;
 use super::queue::{ModelKey, ModelQueue, QueueKey};
 use super::rivals::Rivals;
 use super::work::{WorkByOrder, block_of};
@@ -54,6 +55,7 @@ pub(super) struct State {
     pub(super) rivals: Rivals,
     pub(super) draining: bool,
     pub(super) next_task: u64,
+    pub(super) measuring: Measuring,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,10 @@ pub(super) struct Model {
     pub(super) last_done: Option<Timestamp>,
     /// Relative errors of predictions, in thousandths.
     pub(super) errors: Window,
+    /// When it was last said to have drifted, and whether that goes on.
+    pub(super) drift: Option<(Timestamp, bool)>,
+    /// Whether it can be run without requests.
+    pub(super) measurable: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +143,8 @@ pub(super) struct Task {
     pub(super) stage: LegStage,
     /// Whether the next leg is committed behind `leg` on the same lane.
     pub(super) ahead: bool,
+    /// The most slices that other legs held at any time since its leg started.
+    pub(super) beside: Share,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +173,8 @@ impl Model {
             price: Nanos::ZERO,
             last_done: None,
             errors: Window::default(),
+            drift: None,
+            measurable: false,
         }
     }
 }
@@ -518,17 +528,11 @@ impl State {
             .filter_map(|&device| self.ledger.lanes(device, crate::id::PartitionId(0)).next())
     }
 
-    /// Learns from a leg that ended well and had `neighbours` busy slices beside it.
-    pub(super) fn learn(
-        &mut self,
-        task: TaskId,
-        took: Nanos,
-        predicted: Option<Nanos>,
-        neighbours: Share,
-    ) {
+    /// Learns from a leg that ended well.
+    pub(super) fn learn(&mut self, task: TaskId, took: Nanos, predicted: Option<Nanos>) {
         let task = self.task(task);
         let (model, leg, batch, at) = (task.model, task.leg, task.batch, task.at);
-        let share = self.ledger.share(at);
+        let (share, neighbours) = (self.ledger.share(at), task.beside);
         self.latency.observe(
             SurfacePoint {
                 model,
@@ -539,15 +543,11 @@ impl State {
             },
             took,
         );
-        let at = LaneRef {
-            partition: crate::id::PartitionId(0),
-            ..at
-        };
-        let plan = self.plan(model, at);
+        self.plan_anew(model, at.device);
         let now = self.now;
-        self.rivals.ran(now, model, took, plan.map(|plan| plan.run));
+        let run = self.model(model).plan.map(|plan| plan.run);
+        self.rivals.ran(now, model, took, run);
         let known = self.model_mut(model);
-        known.plan = plan;
         known.last_done = Some(now);
         if let Some(predicted) = predicted {
             let off = Nanos::new(predicted.as_nanos().abs_diff(took.as_nanos()));
@@ -555,6 +555,13 @@ impl State {
                 .errors
                 .push(off.scaled(1_000, took.as_nanos().max(1)).as_nanos());
         }
+    }
+
+    /// Plans the backlog of a model with what is known.
+    pub(super) fn plan_anew(&mut self, model: ModelId, device: DeviceId) {
+        let whole = self.ledger.lanes(device, crate::id::PartitionId(0)).next();
+        let plan = whole.and_then(|at| self.plan(model, at));
+        self.model_mut(model).plan = plan;
         self.reprice(model);
     }
 

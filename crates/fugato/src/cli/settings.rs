@@ -79,6 +79,11 @@ pub struct SettingArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub model_store: Option<PathBuf>,
 
+    /// Profile of the models, as `fugato profile` writes it [default: they are measured
+    /// while serving]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub profile: Option<PathBuf>,
+
     /// Shared library of ONNX Runtime, or its folder [default: searched for]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub onnxruntime: Option<PathBuf>,
@@ -139,6 +144,7 @@ impl SettingArgs {
         raw.scheduler.policy = flags.policy;
         raw.device.kind = flags.device;
         raw.model_store.dir = flags.model_store;
+        raw.profile.file = flags.profile;
         raw.runtime.onnxruntime = flags.onnxruntime;
         raw.log.format = flags.log_format;
         raw.log.level = flags.log_level;

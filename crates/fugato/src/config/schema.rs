@@ -399,6 +399,24 @@ section! {
 }
 
 section! {
+    /// Latency profiles: what models need of the device, measured.
+    "profile" RawProfile => ProfileConfig in PROFILE {
+        /// Share of the device's time, 0 to 0.5, within which models that have no profile, or
+        /// have drifted from it, are measured while nothing waits; 0 turns that off. A
+        /// twentieth is hardly felt, and measures a model of a few milliseconds in a minute.
+        online_share: f64 = 0.05;
+    }
+    unset {
+        /// Profile of the models, as `fugato profile` writes it. It must be of this device and
+        /// runtime; models that it lacks are measured while serving.
+        file: PathBuf = "none; models are measured while serving";
+        /// File that keeps what was measured while serving, for the next start. In the model
+        /// store, since all of it can be made again.
+        save: PathBuf = "`profile-DEVICE-SLICES.json` in the model store";
+    }
+}
+
+section! {
     /// ONNX Runtime, the library that runs operators.
     "runtime" RawRuntime => RuntimeConfig in RUNTIME {}
     unset {
@@ -441,12 +459,13 @@ section! {
 }
 
 /// The sections, in the order they are shown, each with its settings.
-pub const SETTINGS: [(&str, &[Setting]); 8] = [
+pub const SETTINGS: [(&str, &[Setting]); 9] = [
     ("server", SERVER),
     ("device", DEVICE),
     ("scheduler", SCHEDULER),
     ("defaults", MODEL_DEFAULTS),
     ("model_store", MODEL_STORE),
+    ("profile", PROFILE),
     ("runtime", RUNTIME),
     ("log", LOG),
     ("telemetry", TELEMETRY),
@@ -468,6 +487,8 @@ pub struct RawConfig {
     pub model: BTreeMap<String, RawModel>,
     /// `[model_store]`.
     pub model_store: RawModelStore,
+    /// `[profile]`.
+    pub profile: RawProfile,
     /// `[runtime]`.
     pub runtime: RawRuntime,
     /// `[log]`.

@@ -117,7 +117,10 @@ impl Courses {
                     course.ran = Some((started, ended));
                 }
             }
-            Decision::Revoking { .. } | Decision::Ended { .. } => {}
+            Decision::Revoking { .. }
+            | Decision::Ended { .. }
+            | Decision::Measured { .. }
+            | Decision::Drifted { .. } => {}
         }
     }
 

@@ -85,6 +85,25 @@ pub struct Hooks {
     pub drained: Box<dyn FnMut(ModelId) + Send>,
     /// A task ended well.
     pub task_done: TaskDoneHook,
+    /// Asked for one row of inputs of a model that is run without requests, to be measured.
+    pub sample: SampleHook,
+    /// A model was measured, or drifted from its profile.
+    pub profile: Box<dyn FnMut(ModelId, ProfileEvent) + Send>,
+}
+
+/// Gives one row of inputs of a model.
+pub type SampleHook = Box<dyn FnMut(ModelId) -> Option<RequestInputs> + Send>;
+
+/// What happened to a model's profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProfileEvent {
+    /// More of it has been measured.
+    Measured {
+        /// Whether that is all.
+        done: bool,
+    },
+    /// The model's times have left the band of the profile.
+    Drifted,
 }
 
 struct RunningTask {
@@ -139,8 +158,10 @@ impl DeviceEffects {
         timing: TaskTiming,
         result: Result<TaskOutputs, RunError>,
     ) {
-        // A task is unknown where its device was lost before it reported.
+        // A task is unknown where its device was lost before it reported, and where it has
+        // no requests.
         let Some(task) = self.tasks.get_mut(&id) else {
+            self.courses.forget(id);
             return;
         };
         let timing = match task.timing {
@@ -188,7 +209,9 @@ impl DeviceEffects {
                 self.leave(before);
             }
         }
-        if start.leg.0 == 0 {
+        if start.leg.0 == 0 && start.requests.is_empty() {
+            requests = self.samples(&start);
+        } else if start.leg.0 == 0 {
             let task = RunningTask {
                 model: start.model,
                 requests: start.requests.clone(),
@@ -204,6 +227,14 @@ impl DeviceEffects {
             panic!("{} is not driven here", start.device)
         };
         device.start(LegWork { start, requests });
+    }
+
+    /// The inputs of a task without requests: as many times one row as its batch has items.
+    fn samples(&mut self, start: &Start) -> Vec<RequestInputs> {
+        let Some(row) = (self.hooks.sample)(start.model) else {
+            panic!("{} is measured and has no sample", start.model)
+        };
+        vec![row; usize::try_from(start.batch.0).unwrap_or(usize::MAX)]
     }
 
     fn finish(&mut self, request: RequestId, outcome: Outcome) {
@@ -321,6 +352,16 @@ impl Effects for DeviceEffects {
     }
 
     fn note(&mut self, decision: &Decision) {
-        self.courses.note(decision);
+        match *decision {
+            Decision::Measured { model, done, .. } => {
+                (self.hooks.profile)(model, ProfileEvent::Measured { done });
+            }
+            Decision::Drifted { model, .. } => (self.hooks.profile)(model, ProfileEvent::Drifted),
+            Decision::Accepted { .. }
+            | Decision::Issued { .. }
+            | Decision::Revoking { .. }
+            | Decision::LegEnded { .. }
+            | Decision::Ended { .. } => self.courses.note(decision),
+        }
     }
 }

@@ -98,7 +98,12 @@ impl Lifecycle {
             wanted.clone()
         };
         let counts = self.load_all(chosen).await;
-        self.0.runner.loaded.store(true, Ordering::Release);
+        let runner = &self.0.runner;
+        runner.loaded.store(true, Ordering::Release);
+        // Not before: loading takes the same cores, and would be measured with the models.
+        for served in runner.table.all() {
+            runner.want_profile(&served);
+        }
         counts
     }
 
@@ -243,6 +248,12 @@ impl Lifecycle {
         });
         for retired in table.switch(name, served.collect()) {
             self.retire(&retired);
+        }
+        // Those of the first loading are measured when it has ended.
+        if self.0.runner.loaded.load(Ordering::Acquire) {
+            for served in table.all_of(name) {
+                self.0.runner.want_profile(&served);
+            }
         }
         Ok(())
     }

@@ -2,12 +2,14 @@
 //! into the scheduler.
 
 use super::runner::Runner;
+use super::sample;
 use super::served::{Gate, ServedModel, ShapeClasses};
 use super::settings::Settings;
 use super::warm::{self, WarmUpError};
 use crate::api::ModelInfo;
 use crate::modelconfig::{self, ModelConfigError};
 use crate::telemetry::ModelMetrics;
+use fugato_core::profile::{ModelProfile, ProfileError};
 use fugato_core::sched::{DynamicBatching, Input, ModelSpec, QueueLimits};
 use fugato_core::{BatchSize, DeviceId, ModelId};
 use fugato_device::{
@@ -77,6 +79,8 @@ pub(super) enum VersionError {
     Config(#[from] ModelConfigError),
     #[error(transparent)]
     WarmUp(#[from] WarmUpError),
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     #[error("loading it panicked: {0}")]
     Panicked(String),
     #[error("the server is stopping")]
@@ -146,7 +150,9 @@ impl Loader {
         let VersionOrder { name, settings, .. } = order;
         let LoadPlan { info, options } = LoadPlan::of(name, order.number, settings, stored)?;
         let id = ModelId(self.next.fetch_add(1, Ordering::Relaxed));
-        self.runner.device.load(id, stored, &options)?;
+        let profile = self.enter_profile(id, &info, settings, stored)?;
+        let loaded = self.runner.device.load(id, stored, &options);
+        loaded.inspect_err(|_| self.runner.profiles.forget(id))?;
         let version = info.version.clone();
         let metrics = self.runner.telemetry.model(name, &version);
         let counted = CountedModel {
@@ -160,7 +166,11 @@ impl Loader {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(id, counted);
         let spec = model_spec(id, &info, settings, &options);
-        self.runner.mailbox.control(Input::ModelAdded(spec));
+        let mailbox = &self.runner.mailbox;
+        mailbox.control(Input::ModelAdded(spec));
+        if let Some(profile) = profile.map(Box::new) {
+            mailbox.control(Input::ProfileGiven { model: id, profile });
+        }
         Ok(Arc::new(ServedModel {
             id,
             number: order.number,
@@ -171,6 +181,32 @@ impl Loader {
             settings: Arc::clone(settings),
             gate: Gate::default(),
         }))
+    }
+
+    /// Finds the model's profile. One of another file of that name is an error at the
+    /// start; a file that is put in its place later is served, and measured.
+    fn enter_profile(
+        &self,
+        id: ModelId,
+        info: &ModelInfo,
+        settings: &Settings,
+        stored: &StoredModel,
+    ) -> Result<Option<ModelProfile>, ProfileError> {
+        let (runner, hash) = (&self.runner, &stored.info().hash);
+        let mut blank = ModelProfile::new(&info.name, hash, info.max_batch_size.max(1));
+        blank.version = Some(info.version.clone());
+        blank.slo_s = settings.model.slo.map(|slo| slo.nanos().as_secs_f64());
+        let profile = match runner.profiles.find(&blank) {
+            Err(error) if runner.loaded.load(Ordering::Acquire) => {
+                tracing::warn!(model = info.name, %error, "it is measured while serving");
+                runner.profiles.find_saved(hash)
+            }
+            found => found?,
+        };
+        let inputs = sample::random(info);
+        let sample = inputs.and_then(|inputs| sample::one_item(info, inputs).ok());
+        runner.profiles.enter(id, blank, profile.clone(), sample);
+        Ok(profile)
     }
 
     fn count_from_now(&self, id: ModelId) {
@@ -184,6 +220,7 @@ impl Loader {
     /// gigabytes, so it may take a while.
     pub(super) fn take_down(&self, id: ModelId) -> Option<CountedModel> {
         self.runner.device.unload(id);
+        self.runner.profiles.forget(id);
         let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
         by_id.remove(&id)
     }

@@ -1,12 +1,15 @@
 //! The way of a request: found its model, checked, handed to the driver, answered.
 
 use super::journal::{self, Found, Journal, Record};
+use super::profiles::Profiles;
 use super::reply;
 use super::served::ServedModel;
 use super::settings::Queueing;
 use super::table::Table;
-use crate::api::{Explanation, InferReply, InferRequest, TraceContext, ValidRequest, validate};
-use crate::driver::{Answer, Mailbox, NotTaken, Payload};
+use crate::api::{
+    Explanation, InferReply, InferRequest, ProfileReport, TraceContext, ValidRequest, validate,
+};
+use crate::driver::{Answer, Mailbox, NotTaken, Payload, ProfileEvent};
 use crate::error::{InferError, QueueLimit};
 use crate::telemetry::{ModelGauges, RequestTimes, Telemetry, Traces};
 use fugato_core::sched::{self, Arrival, Input};
@@ -14,6 +17,7 @@ use fugato_core::{BatchSize, ModelId, Nanos, RequestId, Timestamp};
 use fugato_device::{CpuDevice, MonotonicClock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +33,7 @@ pub(super) struct Runner {
     pub(super) draining: AtomicBool,
     pub(super) journal: Journal,
     pub(super) traces: Traces,
+    pub(super) profiles: Arc<Profiles>,
     /// Cancelled when the driver has ended.
     pub(super) ended: CancellationToken,
 }
@@ -249,6 +254,77 @@ impl Runner {
         }
     }
 
+    /// What was measured of a model, and how that stands.
+    pub(super) async fn profile(&self, model: &ServedModel) -> Result<ProfileReport, InferError> {
+        let id = model.id;
+        let asked = self
+            .mailbox
+            .ask(move |scheduler| scheduler.profile_status(id));
+        let status = asked.await.map_err(|_| InferError::shutting_down())?;
+        // It was taken out meanwhile.
+        let status = status.ok_or_else(|| InferError::unknown_model(&model.info.name))?;
+        Ok(ProfileReport {
+            profile: self.profiles.report(id),
+            serving: status.into(),
+        })
+    }
+
+    /// Has a model measured while nothing waits, if it needs that and can be.
+    pub(super) fn want_profile(&self, model: &ServedModel) {
+        if self.profiles.sample(model.id).is_some() {
+            self.mailbox
+                .control(Input::ProfileWanted { model: model.id });
+        }
+    }
+
+    /// Follows what the scheduler measures of models, and says when one drifts; ends with
+    /// the driver.
+    pub(super) async fn follow_profiles(
+        self: Arc<Self>,
+        mut events: UnboundedReceiver<(ModelId, ProfileEvent)>,
+    ) {
+        while let Some((id, event)) = events.recv().await {
+            let Some((model, version)) = self.profiles.name(id) else {
+                continue;
+            };
+            match event {
+                ProfileEvent::Drifted => tracing::warn!(
+                    model,
+                    version,
+                    "its times have left the band of its profile; it is measured anew where \
+                     profile.online_share allows it"
+                ),
+                ProfileEvent::Measured { done } => {
+                    let asked = self
+                        .mailbox
+                        .ask(move |scheduler| scheduler.measured_points(id).to_vec());
+                    let Ok(points) = asked.await else { return };
+                    let count = points.len();
+                    let profiles = Arc::clone(&self.profiles);
+                    let kept = tokio::task::spawn_blocking(move || profiles.measured(id, points));
+                    match kept.await {
+                        Ok(Some(profile)) if done => {
+                            tracing::info!(
+                                model,
+                                version,
+                                points = count,
+                                "measured while serving"
+                            );
+                            // With the fit, which fills what is between the points.
+                            let profile = Box::new(profile);
+                            self.mailbox
+                                .control(Input::ProfileGiven { model: id, profile });
+                        }
+                        Ok(_) => {}
+                        Err(panic) => {
+                            tracing::error!(model, version, %panic, "what was measured is lost");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// Takes the model out of the scheduler; what was accepted runs to its end, and then
     /// its memory is given back. The table must not have it any more.
     pub(super) fn retire(&self, model: &ServedModel) {
@@ -263,20 +339,25 @@ impl Runner {
         let ids: Vec<ModelId> = served.iter().map(|model| model.id).collect();
         let asked = self.mailbox.ask(move |scheduler| {
             ids.iter()
-                .map(|&id| scheduler.model_status(id))
+                .map(|&id| scheduler.model_status(id).zip(scheduler.profile_status(id)))
                 .collect::<Vec<_>>()
         });
         // The driver has ended: the process is about to.
         let Ok(statuses) = asked.await else { return };
         for (model, status) in served.iter().zip(statuses) {
-            let Some(status) = status else { continue };
+            let Some((status, profile)) = status else {
+                continue;
+            };
+            let known = self.profiles.knees(model.id);
+            let telemetry = &self.telemetry;
+            telemetry.show_profile(&model.metrics, &profile, known);
             let gauges = ModelGauges {
                 waiting: status.waiting,
                 in_flight: status.in_flight,
                 held_bytes: status.bytes,
                 prediction_error: status.prediction_error,
             };
-            self.telemetry.show(&model.metrics, &gauges);
+            telemetry.show(&model.metrics, &gauges);
         }
     }
 }

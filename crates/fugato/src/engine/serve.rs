@@ -5,12 +5,13 @@ use super::journal::Journal;
 use super::lifecycle::{Lifecycle, LoadCounts, Seen};
 use super::load::{DEVICE, ModelsById};
 use super::open;
+use super::profiles::{ProfileFileError, Profiles};
 use super::runner::Runner;
 use super::table::Table;
 use crate::config::{ByteSize, Config, ConfigError, ModelControlMode, Policy};
 use crate::driver::{
-    self, DriverParts, FileRecorder, Hooks, Mailbox, RealClock, RecorderThread, RecordingError,
-    TaskTiming,
+    self, DriverParts, FileRecorder, Hooks, Mailbox, ProfileEvent, RealClock, RecorderThread,
+    RecordingError, TaskTiming,
 };
 use crate::repository::{self, ScanError};
 use crate::runtime::FindError;
@@ -96,6 +97,9 @@ pub enum ServeError {
     /// The recording cannot be written.
     #[error(transparent)]
     Recording(#[from] RecordingError),
+    /// The profile that was given cannot be used.
+    #[error(transparent)]
+    Profile(#[from] ProfileFileError),
     /// The operating system refused something.
     #[error("{what} failed")]
     Io {
@@ -172,7 +176,7 @@ impl Running {
         })?;
         check_sections(&config, &models)?;
         let server = Server::bind(server_options(&config)?).await?;
-        let (_, store) = open::store(&config)?;
+        let (ort, store) = open::store(&config)?;
 
         let clock = MonotonicClock::start();
         let mailbox = Arc::new(Mailbox::new(clock, ARRIVALS_MAX));
@@ -180,10 +184,13 @@ impl Running {
         let sink = Arc::new(move |event| events.device(event));
         let device = Arc::new(open::device(&config, clock, sink)?);
         mailbox.control(Input::DeviceAdded(device.spec().clone()));
+        let profiles = Profiles::open(&config, device.profile_key(), ort.profile_key())?;
+        let profiles = Arc::new(profiles);
         let telemetry = Arc::new(Telemetry::new());
         let traces = Traces::new(clock, &trace_options(&config))?;
         let by_id = ModelsById::default();
         let (drained_sender, drained) = unbounded_channel();
+        let (profiled_sender, profiled) = unbounded_channel();
         let scheduler_config = scheduler_config(&config);
         let (recorder, recording) = match &config.server.record {
             None => (None, None),
@@ -201,7 +208,12 @@ impl Running {
             devices,
             mailbox: Arc::clone(&mailbox),
             metrics: telemetry.driver(),
-            hooks: hooks(drained_sender, Arc::clone(&by_id)),
+            hooks: hooks(
+                drained_sender,
+                Arc::clone(&by_id),
+                profiled_sender,
+                Arc::clone(&profiles),
+            ),
             recorder,
             real_time: config.scheduler.real_time,
             ended: ended.clone(),
@@ -219,8 +231,10 @@ impl Running {
                 usize::try_from(config.telemetry.explanations).unwrap_or(usize::MAX),
             ),
             traces,
+            profiles,
             ended: ended.clone(),
         });
+        tokio::spawn(Arc::clone(&runner).follow_profiles(profiled));
         let config = Arc::new(config);
         let lifecycle =
             Lifecycle::new(Arc::clone(&runner), Arc::clone(&config), store, by_id, root);
@@ -470,6 +484,7 @@ fn scheduler_config(config: &Config) -> SchedulerConfig {
         },
         admission_quantile: config.scheduler.admission_quantile,
         explanations: config.telemetry.explanations,
+        profile_share: config.profile.online_share,
         decisions: DECISIONS_MAX,
         ..SchedulerConfig::default()
     }
@@ -477,7 +492,12 @@ fn scheduler_config(config: &Config) -> SchedulerConfig {
 
 /// What the driver's thread tells: executions to the metrics, drained models to whoever
 /// frees them.
-fn hooks(drained: UnboundedSender<ModelId>, models: ModelsById) -> Hooks {
+fn hooks(
+    drained: UnboundedSender<ModelId>,
+    models: ModelsById,
+    profiled: UnboundedSender<(ModelId, ProfileEvent)>,
+    profiles: Arc<Profiles>,
+) -> Hooks {
     Hooks {
         drained: Box::new(move |model: ModelId| {
             // Nobody listens any more where the process is about to end.
@@ -490,6 +510,10 @@ fn hooks(drained: UnboundedSender<ModelId>, models: ModelsById) -> Hooks {
             {
                 known.metrics.executed(batch, &timing.split);
             }
+        }),
+        sample: Box::new(move |model| profiles.sample(model)),
+        profile: Box::new(move |model, event| {
+            let _ = profiled.send((model, event));
         }),
     }
 }

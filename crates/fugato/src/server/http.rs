@@ -103,6 +103,7 @@ pub(super) fn router<S: InferenceService>(
             .route(&format!("{model}/ready"), get(model_ready::<S>))
             .route(&format!("{model}/config"), get(model_config::<S>))
             .route(&format!("{model}/stats"), get(statistics::of_model::<S>))
+            .route(&format!("{model}/profile"), get(profile::<S>))
             .route(&format!("{model}/infer"), post(infer::<S>))
             .route(
                 &format!("{model}/trace/setting"),
@@ -230,6 +231,16 @@ async fn explain<S: InferenceService>(
         InferError::from(Fault::Path { problem })
     })?;
     Ok(json(&app.service.explain(&name, &id).await?))
+}
+
+/// Fugato's own: what was measured of a model.
+async fn profile<S: InferenceService>(
+    State(app): State<App<S>>,
+    params: ModelParams,
+) -> Result<Response, Refusal> {
+    let path = model_path(params)?;
+    let report = app.service.profile(&path.name, path.version.as_deref());
+    Ok(json(&report.await?))
 }
 
 #[derive(Serialize)]

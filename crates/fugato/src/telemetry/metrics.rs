@@ -1,9 +1,12 @@
 //! The metrics, as Prometheus reads them.
 
+use super::profiles::ProfileMetrics;
 use super::statistics::{AllCounts, ModelCounts};
 use crate::api::ModelStatistics;
 use crate::error::ErrorKind;
 use fugato_core::Nanos;
+use fugato_core::profile::Knee;
+use fugato_core::sched::ProfileStatus;
 use fugato_device::{CpuMetrics, RunSplit};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -15,7 +18,7 @@ use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-type FloatGauge = Gauge<f64, AtomicU64>;
+pub(super) type FloatGauge = Gauge<f64, AtomicU64>;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 pub(super) struct ModelLabels {
@@ -78,6 +81,7 @@ pub struct Telemetry {
     in_flight: Family<ModelLabels, Gauge>,
     held_bytes: Family<ModelLabels, Gauge>,
     prediction_error: Family<ModelLabels, FloatGauge>,
+    profiles: ProfileMetrics,
     counts: AllCounts,
     driver: Arc<DriverMetrics>,
     device_legs: Counter,
@@ -105,6 +109,7 @@ impl Telemetry {
             in_flight: Family::default(),
             held_bytes: Family::default(),
             prediction_error: Family::default(),
+            profiles: ProfileMetrics::default(),
             counts: AllCounts::default(),
             driver: Arc::new(DriverMetrics::new()),
             device_legs: Counter::default(),
@@ -182,6 +187,7 @@ impl Telemetry {
             "Median of |predicted - measured| / measured over the model's last 64 legs",
             self.prediction_error.clone(),
         );
+        self.profiles.register(registry);
         registry.register(
             "driver_reaction_seconds",
             "Time from the oldest event at hand being put into the driver's mailbox until the decisions it led to \
@@ -260,6 +266,7 @@ impl Telemetry {
             family.remove(labels);
         }
         self.prediction_error.remove(labels);
+        self.profiles.forget(labels);
         let outcomes = ErrorKind::ALL.iter().map(|kind| kind.facts().label);
         for outcome in outcomes.chain(["ok"]) {
             self.requests.remove(&OutcomeLabels {
@@ -296,6 +303,16 @@ impl Telemetry {
         if let Some(error) = gauges.prediction_error {
             self.prediction_error.get_or_create(labels).set(error);
         }
+    }
+
+    /// Shows what is known of a model's profile now, with its knees and its points.
+    pub fn show_profile(
+        &self,
+        model: &ModelMetrics,
+        status: &ProfileStatus,
+        known: Option<(Knee, u64)>,
+    ) {
+        self.profiles.show(&model.labels, status, known);
     }
 
     /// The Prometheus text of all metrics, with the device's own counts.

@@ -2,13 +2,14 @@
 
 use fugato::api::{
     BatchStatistics, Counted, Explanation, InferReply, InferRequest, InferenceService, LoadRequest,
-    LogSetting, LogSettings, ModelInfo, ModelState, ModelStatistics, ModelStatus, ReplyOutput,
-    TraceContext, TraceSettings, validate,
+    LogSetting, LogSettings, ModelInfo, ModelState, ModelStatistics, ModelStatus, ProfileReport,
+    ProfileServing, ReplyOutput, TraceContext, TraceSettings, validate,
 };
 use fugato::error::{ErrorKind, InferError};
 use fugato::server::proto::{DataType, ModelConfig, ModelInput};
 use fugato::server::{Addresses, Drained, Server, ServerOptions};
 use fugato::shm::{SharedMemory, SharedMemoryOptions};
+use fugato_core::profile::{DeviceKey, Profile, SCHEMA};
 use fugato_core::{Nanos, Timestamp};
 use fugato_device::{ElementType, InputData, MonotonicClock, TensorData, TensorSpec};
 use std::collections::BTreeMap;
@@ -381,6 +382,38 @@ impl InferenceService for Double {
             ended_us: None,
             batch_size: None,
             legs: Vec::new(),
+        })
+    }
+
+    async fn profile(
+        &self,
+        name: &str,
+        version: Option<&str>,
+    ) -> Result<ProfileReport, InferError> {
+        self.model(name, version)?;
+        let profile = Profile {
+            schema: SCHEMA.to_owned(),
+            device: DeviceKey {
+                kind: "double".to_owned(),
+                name: "of a device".to_owned(),
+                slices: 1,
+            },
+            runtime: "none 1.0".to_owned(),
+            synthetic: false,
+            models: Vec::new(),
+        };
+        Ok(ProfileReport {
+            profile,
+            serving: ProfileServing {
+                median_from: "online",
+                tail_from: "online",
+                profile_error: None,
+                online_error: Some(0.25),
+                drifted: false,
+                measuring: true,
+                points: 3,
+                device_seconds: 0.5,
+            },
         })
     }
 

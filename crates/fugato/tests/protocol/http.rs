@@ -117,6 +117,27 @@ async fn statistics_are_in_the_form_of_triton() {
 }
 
 #[tokio::test]
+async fn a_models_profile_says_how_it_stands() {
+    let served = serve().await;
+    for path in [
+        "/v2/models/identity/profile",
+        "/v2/models/identity/versions/1/profile",
+    ] {
+        let profile = get(&served, path).await;
+        assert_eq!(profile["schema"], "fugato.profile/1", "{profile}");
+        assert_eq!(profile["models"], json!([]));
+        let serving = json!({
+            "median_from": "online", "tail_from": "online", "online_error": 0.25,
+            "drifted": false, "measuring": true, "points": 3, "device_seconds": 0.5,
+        });
+        assert_eq!(profile["serving"], serving);
+    }
+    let mut connection = Connection::open(served.at.http).await;
+    let unknown = bare("GET", "/v2/models/nope/profile");
+    assert_eq!(connection.exchange(&unknown).await.status, 404);
+}
+
+#[tokio::test]
 async fn metrics_have_their_own_port() {
     let served = serve().await;
     let mut connection = Connection::open(served.at.metrics).await;

@@ -1,12 +1,13 @@
 //! What each event does to the state.
 
 use super::Scheduler;
-use crate::id::{DeviceId, LegIndex, ModelId, RequestId, TaskId};
+use crate::id::{DeviceId, LegIndex, ModelId, RequestId, Share, TaskId};
 use crate::sched::action::Action;
 use crate::sched::admission::Admitted;
 use crate::sched::config::ModelSpec;
 use crate::sched::decision::Decision;
 use crate::sched::input::{Arrival, LegResult, Overdue};
+use crate::sched::ledger::LaneRef;
 use crate::sched::outcome::{DropReason, FailReason, Outcome, Rejection};
 use crate::sched::state::{LegStage, Model, Place, Request};
 use crate::time::{Nanos, Timestamp};
@@ -210,7 +211,27 @@ impl Scheduler {
         let lane = self.state.task(id).at;
         self.state.ledger.started(lane, id, at);
         self.state.task_mut(id).stage = LegStage::Running;
+        self.note_neighbours(id, lane);
         self.update_continuing(id);
+    }
+
+    /// Notes what a leg that begins has beside it, and what it is to those that run.
+    fn note_neighbours(&mut self, id: TaskId, lane: LaneRef) {
+        let ledger = &self.state.ledger;
+        let beside = ledger.neighbours(lane);
+        let others: Vec<(TaskId, Share)> = match beside {
+            Share(0) => Vec::new(),
+            Share(_) => ledger
+                .occupied()
+                .filter(|other| other.device == lane.device && *other != lane)
+                .filter_map(|other| Some((ledger.front(other)?.task, ledger.neighbours(other))))
+                .collect(),
+        };
+        self.state.task_mut(id).beside = beside;
+        for (other, beside) in others {
+            let other = self.state.task_mut(other);
+            other.beside = other.beside.max(beside);
+        }
     }
 
     pub(super) fn leg_finished(
@@ -231,7 +252,6 @@ impl Scheduler {
             (task.leg, LegStage::Running),
             "{id} finished a leg it was not running"
         );
-        let neighbours = self.state.ledger.neighbours(lane);
         let gone = self.state.ledger.release(lane, id, leg);
         let predicted = gone.predicted;
         self.decided(|at| Decision::LegEnded {
@@ -244,10 +264,14 @@ impl Scheduler {
             ended,
             predicted,
         });
-        if result == LegResult::Failed {
+        self.state.measuring.ended(self.state.now);
+        if self.state.measuring.is_running(id) {
+            self.measured(id, (started, ended), result);
+        } else if result == LegResult::Failed {
             self.finish_requests(id, Outcome::Failed(FailReason::Run));
         } else {
-            self.state.learn(id, ended - started, predicted, neighbours);
+            self.state.learn(id, ended - started, predicted);
+            self.check_drift(model);
             if leg.0 + 1 == self.state.model(model).spec.legs {
                 self.finish_requests(id, Outcome::Completed);
             }
@@ -328,6 +352,7 @@ impl Scheduler {
     /// Frees what a task held.
     pub(super) fn end_task(&mut self, id: TaskId) {
         self.state.continuing.remove(&id);
+        self.state.measuring.let_go(id);
         let Some(task) = self.state.tasks.remove(&id) else {
             panic!("{id} ended twice")
         };
@@ -356,6 +381,7 @@ impl Scheduler {
             spec.slots > 0 && spec.legs > 0 && spec.max_batch.0 > 0 && !spec.devices.is_empty(),
             "a model without slots, legs, batch or devices: {spec:?}"
         );
+        self.state.measuring.serves(&spec);
         let (id, model) = (spec.id, Model::new(spec));
         assert!(
             self.state.models.insert(id, model).is_none(),
@@ -382,7 +408,8 @@ impl Scheduler {
             .map(crate::id::SlotIndex)
             .filter(|slot| !used.contains(slot))
             .collect();
-        model.spec = spec;
+        model.spec = spec.clone();
+        self.state.measuring.serves(&spec);
         self.state.unpark(id);
     }
 
@@ -391,6 +418,7 @@ impl Scheduler {
             return;
         };
         model.stopping = true;
+        self.state.measuring.forget(id);
         self.check_drained(id);
     }
 

@@ -1,7 +1,7 @@
 //! What each verdict of the policy does, and the promises it is held to.
 
 use super::Scheduler;
-use crate::id::{BatchSize, DeviceId, LegIndex, ModelId, RequestId, ShapeClass, TaskId};
+use crate::id::{BatchSize, DeviceId, LegIndex, ModelId, RequestId, ShapeClass, Share, TaskId};
 use crate::policy::Verdict;
 use crate::sched::action::{Action, Start};
 use crate::sched::decision::Decision;
@@ -72,6 +72,7 @@ impl Scheduler {
             at,
             stage: LegStage::Committed,
             ahead: false,
+            beside: Share(0),
         };
         self.state.tasks.insert(id, task);
         self.issue(id, LegIndex(0), at, requests);
@@ -120,7 +121,13 @@ impl Scheduler {
     }
 
     /// Puts a leg on its lane and tells the driver.
-    fn issue(&mut self, id: TaskId, leg: LegIndex, at: LaneRef, requests: Vec<RequestId>) {
+    pub(super) fn issue(
+        &mut self,
+        id: TaskId,
+        leg: LegIndex,
+        at: LaneRef,
+        requests: Vec<RequestId>,
+    ) {
         let task = self.state.task(id);
         let (model, slot, batch) = (task.model, task.slot, task.batch);
         let legs = self.state.model(model).spec.legs;

@@ -33,7 +33,7 @@ const fn unimplemented(method: &'static str, path: &'static str) -> HttpRoute {
 }
 
 /// Every URL of Triton's protocol and extensions on the HTTP port.
-pub const HTTP_ROUTES: [HttpRoute; 43] = [
+pub const HTTP_ROUTES: [HttpRoute; 45] = [
     done("GET", "/v2"),
     done("GET", "/v2/health/live"),
     done("GET", "/v2/health/ready"),
@@ -46,6 +46,8 @@ pub const HTTP_ROUTES: [HttpRoute; 43] = [
     done("GET", "/v2/models/{name}/versions/{version}/config"),
     done("POST", "/v2/models/{name}/versions/{version}/infer"),
     done("GET", "/v2/models/{name}/explain/{id}"),
+    done("GET", "/v2/models/{name}/profile"),
+    done("GET", "/v2/models/{name}/versions/{version}/profile"),
     done("POST", "/v2/repository/index"),
     done("GET", "/v2/models/stats"),
     done("GET", "/v2/models/{name}/stats"),

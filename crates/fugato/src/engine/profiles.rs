@@ -1,0 +1,289 @@
+//! The profiles of the models that are served: given by the user, or measured while
+//! serving and kept for the next start.
+//!
+//! A profile that was given is the user's word: one of another device, runtime or model
+//! file is an error. One that was kept is only a saving: where it does not fit, it is
+//! measured anew.
+
+use crate::config::Config;
+use fugato_core::ModelId;
+use fugato_core::profile::{
+    AnalysisOptions, DeviceKey, GridPoint, Knee, ModelProfile, Profile, ProfileError, SCHEMA,
+    analyse,
+};
+use fugato_device::RequestInputs;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// The longest profile that is read, in bytes: far over a thousand models.
+const PROFILE_BYTES_MAX: u64 = 64 << 20;
+
+/// Why a profile that was given cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileFileError {
+    /// The file cannot be read.
+    #[error("profile `{}` cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is no profile.
+    #[error("`{}` is no profile", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// It is malformed, or of another device or runtime.
+    #[error("profile `{}` cannot be used here", path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<ProfileError>,
+    },
+}
+
+/// The profiles of one server.
+#[derive(Debug)]
+pub(super) struct Profiles {
+    device: DeviceKey,
+    runtime: String,
+    /// What the user gave.
+    given: Option<Profile>,
+    /// Where what is measured is kept.
+    save: Option<PathBuf>,
+    /// What was measured while serving, by this process or one before. Held while it is
+    /// written, so never on the driver's thread.
+    saved: Mutex<Profile>,
+    /// The models that are loaded. Never held for long.
+    models: RwLock<BTreeMap<ModelId, Model>>,
+}
+
+/// A loaded model version.
+#[derive(Debug)]
+struct Model {
+    /// A profile of it without points.
+    blank: ModelProfile,
+    /// One row of inputs to measure it with.
+    sample: Option<RequestInputs>,
+    /// What the scheduler has of it.
+    in_force: Option<ModelProfile>,
+}
+
+impl Profiles {
+    /// Reads the profile that was given and the one that was kept.
+    ///
+    /// # Errors
+    /// Where the one that was given cannot be used.
+    pub(super) fn open(
+        config: &Config,
+        device: DeviceKey,
+        runtime: String,
+    ) -> Result<Self, ProfileFileError> {
+        let given = match &config.profile.file {
+            Some(path) => Some(read(path, &device, &runtime)?),
+            None => None,
+        };
+        let own = || {
+            let folder = config.model_store.dir.as_ref()?;
+            Some(folder.join(format!("profile-{}-{}.json", device.kind, device.slices)))
+        };
+        let save = config.profile.save.clone().or_else(own);
+        let save = save.filter(|_| config.profile.online_share > 0.0);
+        let saved = save
+            .as_deref()
+            .and_then(|path| match read(path, &device, &runtime) {
+                Ok(saved) => Some(saved),
+                Err(ProfileFileError::Read { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound =>
+                {
+                    None
+                }
+                Err(error) => {
+                    let reason = super::found::with_cause(&error);
+                    tracing::warn!(reason, "what was measured before is measured anew");
+                    None
+                }
+            });
+        let saved = saved.unwrap_or_else(|| empty(&device, &runtime));
+        Ok(Self {
+            device,
+            runtime,
+            given,
+            save,
+            saved: Mutex::new(saved),
+            models: RwLock::default(),
+        })
+    }
+
+    /// The profile of the model that `blank` is a profile of without points; `None` where
+    /// it must be measured.
+    ///
+    /// # Errors
+    /// Where the user gave a profile of that name, made of another file.
+    pub(super) fn find(&self, blank: &ModelProfile) -> Result<Option<ModelProfile>, ProfileError> {
+        let (name, hash) = (&blank.name, &blank.hash);
+        let version = blank.version.as_deref().unwrap_or_default();
+        if let Some(given) = &self.given {
+            if let Some(found) = given.model(name, version, hash)? {
+                return Ok(Some(found.clone()));
+            }
+            tracing::warn!(
+                model = name,
+                version,
+                "the given profile has no such model; it is measured while serving"
+            );
+        }
+        Ok(self.find_saved(hash))
+    }
+
+    /// What was measured while serving of a model of that content.
+    pub(super) fn find_saved(&self, hash: &str) -> Option<ModelProfile> {
+        let saved = self.saved();
+        let found = saved.models.iter().find(|known| known.hash == hash);
+        found.cloned()
+    }
+
+    /// Takes a model in that is about to be loaded; `blank` is a profile of it without
+    /// points.
+    pub(super) fn enter(
+        &self,
+        id: ModelId,
+        blank: ModelProfile,
+        in_force: Option<ModelProfile>,
+        sample: Option<RequestInputs>,
+    ) {
+        let model = Model {
+            blank,
+            sample,
+            in_force,
+        };
+        self.models_mut().insert(id, model);
+    }
+
+    pub(super) fn forget(&self, id: ModelId) {
+        self.models_mut().remove(&id);
+    }
+
+    /// One row of inputs to measure a model with.
+    pub(super) fn sample(&self, id: ModelId) -> Option<RequestInputs> {
+        self.models().get(&id)?.sample.clone()
+    }
+
+    /// The name and version of a model.
+    pub(super) fn name(&self, id: ModelId) -> Option<(String, String)> {
+        let models = self.models();
+        let blank = &models.get(&id)?.blank;
+        Some((
+            blank.name.clone(),
+            blank.version.clone().unwrap_or_default(),
+        ))
+    }
+
+    /// A profile of this device with the model alone, or without it where it has none.
+    pub(super) fn report(&self, id: ModelId) -> Profile {
+        let mut report = empty(&self.device, &self.runtime);
+        let models = self.models();
+        let in_force = models.get(&id).and_then(|model| model.in_force.clone());
+        report.models.extend(in_force);
+        report
+    }
+
+    /// The knees of a model, and the number of points with a time.
+    pub(super) fn knees(&self, id: ModelId) -> Option<(Knee, u64)> {
+        let models = self.models();
+        let profile = models.get(&id)?.in_force.as_ref()?;
+        let timed = profile.grid.iter().filter(|point| point.times().is_some());
+        Some((profile.knee, timed.count() as u64))
+    }
+
+    /// Draws the conclusions from what was measured of a model while serving, and keeps
+    /// it; `None` where the model was taken out meanwhile. Takes milliseconds, and writes a
+    /// file.
+    pub(super) fn measured(&self, id: ModelId, grid: Vec<GridPoint>) -> Option<ModelProfile> {
+        let blank = self.models().get(&id).map(|model| model.blank.clone());
+        let mut profile = blank?;
+        profile.sparse = true;
+        profile.grid = grid;
+        analyse(&mut profile, &AnalysisOptions::new(self.device.slices));
+        if let Some(model) = self.models_mut().get_mut(&id) {
+            model.in_force = Some(profile.clone());
+        }
+        let mut saved = self.saved();
+        let same =
+            |known: &ModelProfile| known.name == profile.name && known.version == profile.version;
+        saved.models.retain(|known| !same(known));
+        saved.models.push(profile.clone());
+        if let Some(path) = &self.save
+            && let Err(error) = write(path, &saved)
+        {
+            let path = path.display();
+            tracing::warn!(%path, %error, "what was measured cannot be kept for the next start");
+        }
+        Some(profile)
+    }
+
+    fn saved(&self) -> MutexGuard<'_, Profile> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn models(&self) -> RwLockReadGuard<'_, BTreeMap<ModelId, Model>> {
+        self.models.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn models_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<ModelId, Model>> {
+        self.models.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn empty(device: &DeviceKey, runtime: &str) -> Profile {
+    Profile {
+        schema: SCHEMA.to_owned(),
+        device: device.clone(),
+        runtime: runtime.to_owned(),
+        synthetic: false,
+        models: Vec::new(),
+    }
+}
+
+/// Reads a profile of this device and runtime.
+fn read(path: &Path, device: &DeviceKey, runtime: &str) -> Result<Profile, ProfileFileError> {
+    let fail = |source| ProfileFileError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let bytes = fs::metadata(path).map_err(fail)?.len();
+    if bytes > PROFILE_BYTES_MAX {
+        let found = format!("it has {bytes} bytes, more than {PROFILE_BYTES_MAX}");
+        return Err(fail(io::Error::other(found)));
+    }
+    let text = fs::read(path).map_err(fail)?;
+    let parsed = serde_json::from_slice::<Profile>(&text);
+    let profile = parsed.map_err(|source| ProfileFileError::Parse {
+        path: path.to_owned(),
+        source,
+    })?;
+    let checked = profile
+        .check()
+        .and_then(|()| profile.matches(device, runtime));
+    checked.map_err(|source| ProfileFileError::Unfit {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })?;
+    Ok(profile)
+}
+
+/// Writes a profile in one step: whoever reads it meanwhile sees the old one or the new.
+fn write(path: &Path, profile: &Profile) -> io::Result<()> {
+    let text = serde_json::to_string_pretty(profile)?;
+    let partial = path.with_extension(format!("{}.partial", std::process::id()));
+    fs::write(&partial, text)?;
+    fs::rename(&partial, path)
+}
