@@ -230,8 +230,6 @@ impl Canvas {
         };
         shape.assign("fill", if mark.hollow { WHITE } else { mark.colour });
         let edge = if mark.hollow { mark.colour } else { WHITE };
-        // The edge would be larger than a mark this small.
-        let edge = if r < 2.0 { "none" } else { edge };
         shape.assign("stroke", edge);
         shape.assign("stroke-width", if mark.hollow { "2.2" } else { "1.2" });
         shape.assign("stroke-linejoin", "round");

@@ -85,15 +85,14 @@ fn curve(
     canvas.line(&medians, stroke);
     for (sample, at) in samples.iter().zip(&medians) {
         let ends = [sample.times.low_s, sample.times.high_s];
-        let ends = ends.map(|end| place(sample, end));
-        canvas.line(&ends, Stroke::solid(stroke.colour, 2.0));
-        let mark = Mark {
-            shape: Shape::Circle,
-            radius: dot_radius(samples.len()),
-            colour: stroke.colour,
-            hollow: sample.point.neighbours > 0,
-        };
-        canvas.mark(*at, mark, Some(&sample.hint()));
+        if ends[0] < ends[1] {
+            let ends = ends.map(|end| place(sample, end));
+            canvas.line(&ends, Stroke::solid(stroke.colour, 2.0));
+        }
+        let busy = sample.point.neighbours > 0;
+        if let Some(mark) = marks::dot(stroke.colour, busy, samples.len()) {
+            canvas.mark(*at, mark, Some(&sample.hint()));
+        }
     }
 }
 
@@ -114,15 +113,6 @@ fn published(canvas: &mut Canvas, view: &View<'_>, place: impl Fn(f64, f64) -> P
     let (source, batch) = (&stated.source, stated.batch);
     let text = format!("Plus: as published ({source}), batch {batch} on {share}, {latency}");
     note(canvas, &text);
-}
-
-/// A mark of many leaves room for the line.
-pub(super) fn dot_radius(points: usize) -> f64 {
-    match points {
-        0..=12 => 5.5,
-        13..=24 => 3.4,
-        _ => 1.6,
-    }
 }
 
 /// The shares of the model on a page.
@@ -268,8 +258,9 @@ pub(super) fn signs(canvas: &mut Canvas, view: &View<'_>) {
             hollow,
         })
     };
-    let mut entries = vec![(dot(false), "alone")];
+    let mut entries = Vec::new();
     if view.has_busy() {
+        entries.push((dot(false), "alone"));
         entries.push((dot(true), "other slices busy"));
     }
     let spread = |sample: Sample<'_>| sample.times.low_s < sample.times.high_s;

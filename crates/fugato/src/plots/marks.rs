@@ -113,6 +113,22 @@ impl Best<'_> {
     }
 }
 
+/// A measured point of a line of `points`, hollow where neighbours were busy; none where
+/// so many would hide the line.
+pub(super) fn dot(colour: &str, hollow: bool, points: usize) -> Option<Mark<'_>> {
+    let radius = match points {
+        0..=12 => 5.0,
+        13..=24 => 3.4,
+        _ => return None,
+    };
+    Some(Mark {
+        shape: Shape::Circle,
+        radius,
+        colour,
+        hollow,
+    })
+}
+
 fn is_open(optimum: &Optimum) -> bool {
     optimum.point().is_none_or(|point| !point.rivals.is_empty())
 }

@@ -5,7 +5,6 @@ use super::canvas::{
     Anchor, Canvas, GREY, HEIGHT, Mark, Point, Shape, Stroke, Style, WIDTH, fitted, width_of,
 };
 use super::frame::{Area, Axis, MARGIN, Sign, axes, end_labels, legend, model_colour, note, page};
-use super::latency::dot_radius;
 use super::marks;
 use super::scale::{Scale, Spread, linear_ticks, log_ticks, number, whole_ticks};
 use super::view::View;
@@ -144,14 +143,10 @@ fn curves(canvas: &mut Canvas, views: &[View<'_>], shares: &Shares) {
             |(share, over): &(u16, f64)| -> Point { (x.at(f64::from(*share)), y.at(*over)) };
         let points: Vec<Point> = curve.iter().map(place).collect();
         canvas.line(&points, Stroke::solid(colour, 2.6));
-        let mark = Mark {
-            shape: Shape::Circle,
-            radius: dot_radius(points.len()).min(4.5),
-            colour,
-            hollow: false,
-        };
-        for point in &points {
-            canvas.mark(*point, mark, None);
+        if let Some(mark) = marks::dot(colour, false, points.len()) {
+            for point in &points {
+                canvas.mark(*point, mark, None);
+            }
         }
         if let Some(end) = points.last() {
             labels.push((

@@ -4,7 +4,7 @@ use super::canvas::{Canvas, GREY, HEIGHT, Mark, Point, Shape, Stroke, WIDTH};
 use super::frame::{
     Area, Axis, MARGIN, Sign, axes, end_labels, legend, note, ordered_colour, page,
 };
-use super::latency::{beside, dot_radius, share_axis, share_scale};
+use super::latency::{beside, share_axis, share_scale};
 use super::marks;
 use super::scale::{Scale, Spread, linear_ticks, number};
 use super::view::{Sample, View, slices};
@@ -41,8 +41,9 @@ pub(super) fn chart(profile: &Profile, view: &View<'_>) -> String {
             hollow,
         })
     };
-    let mut entries = vec![(dot(false), "alone")];
+    let mut entries = Vec::new();
     if view.has_busy() {
+        entries.push((dot(false), "alone"));
         entries.push((dot(true), "other slices busy"));
     }
     let [efficacy, work] = marks::optima(view.model);
@@ -93,8 +94,9 @@ fn one_copy(canvas: &mut Canvas, view: &View<'_>) {
         let points: Vec<Point> = samples.iter().map(place).collect();
         canvas.line(&points, Stroke::solid(&colour, 2.6));
         for sample in &samples {
-            let mark = dot(&colour, false, samples.len());
-            canvas.mark(place(sample), mark, Some(&sample.hint()));
+            if let Some(mark) = marks::dot(&colour, false, samples.len()) {
+                canvas.mark(place(sample), mark, Some(&sample.hint()));
+            }
         }
         if let Some(end) = points.last() {
             labels.push((*end, slices(*share), colour));
@@ -138,8 +140,10 @@ fn per_slice(canvas: &mut Canvas, view: &View<'_>) {
         let points: Vec<Point> = alone.iter().map(place).collect();
         canvas.line(&points, Stroke::solid(&colour, 2.6));
         for sample in busy.iter().chain(&alone) {
-            let mark = dot(&colour, sample.point.neighbours > 0, alone.len());
-            canvas.mark(place(sample), mark, Some(&sample.hint()));
+            let hollow = sample.point.neighbours > 0;
+            if let Some(mark) = marks::dot(&colour, hollow, alone.len()) {
+                canvas.mark(place(sample), mark, Some(&sample.hint()));
+            }
         }
         if let Some(end) = points.last() {
             labels.push((*end, format!("batch {batch}"), colour));
@@ -161,15 +165,6 @@ fn optima(canvas: &mut Canvas, view: &View<'_>, x: &Scale, y: &Scale) {
         let aside = if same { side as f64 * 19.0 } else { 0.0 };
         let at = (x.at(f64::from(point.share)) + aside, y.at(rate));
         canvas.mark(at, best.mark, Some(&best.words()));
-    }
-}
-
-fn dot(colour: &str, hollow: bool, points: usize) -> Mark<'_> {
-    Mark {
-        shape: Shape::Circle,
-        radius: dot_radius(points).min(4.5),
-        colour,
-        hollow,
     }
 }
 
