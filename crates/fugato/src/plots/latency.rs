@@ -203,16 +203,14 @@ fn knees(canvas: &mut Canvas, view: &View<'_>, x: &Scale, y: impl Fn(f64) -> f64
         let style = Style::plain(16.0, knee.mark.colour).anchored(Anchor::End);
         let title = format!("knee, {}", knee.name);
         canvas.text((AREA.left - 12.0, height + 5.5), &title, style);
-        canvas.line(
-            &[(AREA.left, height), (AREA.right, height)],
-            Stroke::solid(FAINT, 1.0),
-        );
         let Some(share) = knee.share else {
             let at = (AREA.left + 4.0, height + 5.5);
             canvas.text(at, "too few shares to tell", Style::plain(16.0, GREY));
             continue;
         };
         let at = x.at(f64::from(share));
+        let rail = [(AREA.left, height), (at, height)];
+        canvas.line(&rail, Stroke::solid(FAINT, 1.0));
         // Lines of definitions that agree run side by side.
         let agree = |other: &&KneeAt| other.share == knee.share;
         let aside = knees[..row].iter().filter(agree).count() as f64 * 3.0;

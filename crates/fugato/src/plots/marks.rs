@@ -96,18 +96,13 @@ impl Best<'_> {
             return format!("{name}: not known");
         };
         let (share, latency) = (slices(point.share), time(point.latency_s));
-        let how = if point.measured {
-            "at a point of the grid"
-        } else {
-            "fitted"
-        };
+        let how = if point.measured { "" } else { " fitted" };
         let open = match point.rivals.len() {
             0 => String::new(),
-            1 => ", undecided against 1 other point".to_owned(),
-            count => format!(", undecided against {count} other points"),
+            others => format!(", undecided against {others} more"),
         };
         format!(
-            "{name}: batch {} on {share}, {latency} {how}{open}",
+            "{name}: batch {} on {share}, {latency}{how}{open}",
             point.batch
         )
     }

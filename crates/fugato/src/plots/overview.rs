@@ -2,7 +2,7 @@
 //! that is enough.
 
 use super::canvas::{
-    Anchor, Canvas, GREY, HEIGHT, Mark, Point, Shape, Stroke, Style, WIDTH, fitted, width_of,
+    Anchor, Canvas, GREY, HEIGHT, Mark, Point, Stroke, Style, WIDTH, fitted, width_of,
 };
 use super::frame::{Area, Axis, MARGIN, Sign, axes, end_labels, legend, model_colour, note, page};
 use super::marks;
