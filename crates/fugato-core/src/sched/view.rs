@@ -138,7 +138,7 @@ impl<'a> View<'a> {
     }
 
     /// Whether enough requests of a class wait to fill a batch of `items` with such as are
-    /// due no earlier than `due`, and others wait before them. At most [`PASSED_MAX`]
+    /// due no earlier than `due`, and others wait before them. At most 256
     /// requests that are due earlier are passed over to find out.
     pub fn fills_after(
         &self,
