@@ -46,12 +46,12 @@ fn run(world: &mut World) {
     assert!(steps < 200_000, "the world does not come to rest");
 }
 
-fn medians(points: &[GridPoint]) -> BTreeMap<(u32, u16), f64> {
+fn medians(points: &[GridPoint]) -> BTreeMap<(u32, u16), Nanos> {
     let measured = points
         .iter()
         .filter_map(|point| Some((point, point.median_s?)));
     measured
-        .map(|(point, median)| ((point.batch, point.share), (median * 1e6).round()))
+        .map(|(point, median)| ((point.batch, point.share), Nanos::from_secs_f64(median)))
         .collect()
 }
 
@@ -60,32 +60,33 @@ fn an_idle_device_is_measured_within_the_share() {
     let mut world = idle_world(measuring(PolicySpec::Edf), model(0));
     run(&mut world);
     let expected = [
-        ((1, 1), 1_000.0),
-        ((1, 2), 500.0),
-        ((1, 4), 500.0),
-        ((2, 1), 2_000.0),
-        ((2, 2), 1_000.0),
-        ((2, 4), 1_000.0),
-        ((4, 1), 4_000.0),
-        ((4, 2), 2_000.0),
-        ((4, 4), 2_000.0),
-        ((8, 1), 8_000.0),
-        ((8, 2), 4_000.0),
-        ((8, 4), 4_000.0),
+        ((1, 1), 1_000),
+        ((1, 2), 500),
+        ((1, 4), 500),
+        ((2, 1), 2_000),
+        ((2, 2), 1_000),
+        ((2, 4), 1_000),
+        ((4, 1), 4_000),
+        ((4, 2), 2_000),
+        ((4, 4), 2_000),
+        ((8, 1), 8_000),
+        ((8, 2), 4_000),
+        ((8, 4), 4_000),
     ];
     let points = world.scheduler().measured_points(ModelId(0)).to_vec();
+    let expected = expected.map(|(point, micros)| (point, Nanos::from_micros(micros)));
     assert_eq!(medians(&points), expected.into());
-    let mut taken = 0.0;
+    let mut taken = 0;
     let mut begun = None;
     for (when, start) in starts(&mut world) {
         assert!(start.requests.is_empty());
         let begun = *begun.get_or_insert(when);
         let allowed = (when - begun) as f64 * SHARE;
         assert!(
-            taken <= allowed + 1.0,
+            taken as f64 <= allowed + 1.0,
             "{taken} ns taken of {allowed} by {start:?}"
         );
-        taken += service(&start, 4) as f64 * share_of(&start, 4) as f64 / 4.0;
+        taken += service(&start, 4) * share_of(&start, 4) / 4;
     }
     let status = world
         .scheduler()
@@ -93,7 +94,7 @@ fn an_idle_device_is_measured_within_the_share() {
         .expect("it is served");
     assert!(!status.measuring);
     assert_eq!(status.points, 12);
-    assert_eq!(status.device_time.as_nanos(), taken as u64);
+    assert_eq!(status.device_time, Nanos::new(taken));
     assert!(status.standing.is_some(), "what was measured is put to use");
 }
 
@@ -189,7 +190,9 @@ fn what_requests_run_beside_is_not_taken_for_the_time_alone() {
     let policy = PolicySpec::Uncontrolled { lanes: 4 };
     let world = loaded_world(policy, 3_700 * US, 20_000);
     let measured = medians(world.scheduler().measured_points(ModelId(0)));
-    let alone = |&(batch, share): &(u32, u16)| f64::from(batch) * 1e3 / f64::from(share.min(2));
+    let alone = |&(batch, share): &(u32, u16)| {
+        Nanos::from_millis(u64::from(batch)).scaled(1, u64::from(share.min(2)))
+    };
     assert!(measured.len() >= 12);
     for (point, median) in &measured {
         assert_eq!(*median, alone(point), "{point:?}");
@@ -222,7 +225,7 @@ fn a_model_that_drifts_is_measured_anew() {
     let points = world.scheduler().measured_points(model_id).to_vec();
     assert_eq!(
         medians(&points)[&(8, 4)],
-        8_000.0,
+        Nanos::from_millis(8),
         "as it is after it slowed"
     );
     let status = world
