@@ -70,7 +70,7 @@ pub enum Decision {
         predicted: Option<Nanos>,
     },
     /// A model has been measured at another batch, or in full; see
-    /// [`Scheduler::measured`](super::Scheduler::measured).
+    /// [`Scheduler::measured_points`](super::Scheduler::measured_points).
     Measured {
         /// When.
         at: Timestamp,
