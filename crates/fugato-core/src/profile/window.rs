@@ -1,11 +1,15 @@
 //! Quantiles of the last few samples.
 
-/// The last [`Window::SIZE`] samples of a quantity, with exact quantiles over them.
+/// The last samples of a quantity, [`Window::SIZE`] where nothing else is asked for, with
+/// exact quantiles over them.
 ///
 /// # Cost
-/// A sample is a binary search and a move of at most 512 bytes; a quantile is a look-up.
-#[derive(Clone, Debug, Default)]
+/// A sample is a binary search and a move of at most 8 bytes per sample held; a quantile is
+/// a look-up.
+#[derive(Clone, Debug)]
 pub struct Window {
+    /// Samples remembered.
+    size: usize,
     /// In order of arrival; a ring once full.
     arrived: Vec<u64>,
     /// The same samples, rising.
@@ -14,18 +18,34 @@ pub struct Window {
     oldest: usize,
 }
 
+impl Default for Window {
+    fn default() -> Self {
+        Self::of(Self::SIZE)
+    }
+}
+
 impl Window {
+    /// A window over the last `size` samples, at least one.
+    pub fn of(size: usize) -> Self {
+        Self {
+            size: size.max(1),
+            arrived: Vec::new(),
+            sorted: Vec::new(),
+            oldest: 0,
+        }
+    }
+
     /// Samples remembered: enough that the 95th percentile has three samples above it,
     /// few enough that a change of load shows within a second at 100 tasks per second.
     pub const SIZE: usize = 64;
 
     /// Takes in a sample; the oldest one goes once the window is full.
     pub fn push(&mut self, sample: u64) {
-        if self.arrived.len() < Self::SIZE {
+        if self.arrived.len() < self.size {
             self.arrived.push(sample);
         } else {
             let gone = std::mem::replace(&mut self.arrived[self.oldest], sample);
-            self.oldest = (self.oldest + 1) % Self::SIZE;
+            self.oldest = (self.oldest + 1) % self.size;
             let at = self.sorted.partition_point(|&known| known < gone);
             self.sorted.remove(at);
         }
