@@ -199,6 +199,62 @@ fn what_requests_run_beside_is_not_taken_for_the_time_alone() {
     }
 }
 
+/// What was measured when the server stopped is used, and the rest is measured.
+#[test]
+fn a_profile_that_is_unfinished_is_finished() {
+    let whole = {
+        let mut world = idle_world(measuring(PolicySpec::Edf), model(0));
+        run(&mut world);
+        world.scheduler().measured_points(ModelId(0)).to_vec()
+    };
+    for unfinished in [false, true] {
+        let mut world = world(measuring(PolicySpec::Edf), vec![device(0, 4, 1)], |start| {
+            Nanos::new(service(start, 4))
+        });
+        world.push(Timestamp::ZERO, Input::ModelAdded(model(0)));
+        let mut profile = ModelProfile::new("m", "", 8);
+        profile.sparse = true;
+        profile.unfinished = unfinished;
+        profile.grid = whole[..3].to_vec();
+        let (model, profile) = (ModelId(0), Box::new(profile));
+        world.push(Timestamp::ZERO, Input::ProfileGiven { model, profile });
+        world.push(Timestamp::ZERO, Input::ProfileWanted { model });
+        run(&mut world);
+        let measured = world.scheduler().measured_points(model).len();
+        assert_eq!(measured, if unfinished { whole.len() } else { 0 });
+    }
+}
+
+/// A model whose times leave its profile's band while its last requests run.
+#[test]
+fn a_model_that_drifts_while_it_is_removed_is_let_go() {
+    let mut world = world(measuring(PolicySpec::Edf), vec![device(0, 4, 1)], |start| {
+        Nanos::new(5 * service(start, 4))
+    });
+    let mut profile = ModelProfile::new("m", "", 1);
+    profile.sparse = true;
+    profile.grid = {
+        let mut world = idle_world(measuring(PolicySpec::Edf), model(0));
+        run(&mut world);
+        world.scheduler().measured_points(ModelId(0)).to_vec()
+    };
+    let spec = ModelSpec {
+        max_batch: BatchSize(1),
+        ..model(0)
+    };
+    let (model, profile) = (ModelId(0), Box::new(profile));
+    world.push(Timestamp::ZERO, Input::ModelAdded(spec));
+    world.push(Timestamp::ZERO, Input::ProfileWanted { model });
+    world.push(Timestamp::ZERO, Input::ProfileGiven { model, profile });
+    for request in 0..100 {
+        world.push_arrival(arrival(request, 0, MS));
+    }
+    world.push(at(2 * MS), Input::ModelRemoved { model });
+    run(&mut world);
+    assert_eq!(world.scheduler().profile_status(model), None);
+    assert_eq!(world.scheduler().requests_open(), 0);
+}
+
 #[test]
 fn a_model_that_drifts_is_measured_anew() {
     let slowed = 400_000 * MS;

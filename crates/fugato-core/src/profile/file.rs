@@ -89,6 +89,9 @@ pub struct ModelProfile {
     /// model that is not sparse must have every batch at every share.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sparse: bool,
+    /// Whether it was measured while serving and points are still to come.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfinished: bool,
     /// What a publication states of the model, beside what this profile concludes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<Published>,
@@ -97,7 +100,7 @@ pub struct ModelProfile {
 }
 
 /// The smallest share that is enough, by three definitions, in slices; none where too
-/// little was measured..
+/// little was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Knee {
@@ -298,6 +301,7 @@ impl ModelProfile {
             optima: Optima::default(),
             fit: None,
             sparse: false,
+            unfinished: false,
             published: None,
             grid: Vec::new(),
         }

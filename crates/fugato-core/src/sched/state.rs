@@ -82,6 +82,8 @@ pub(super) struct Model {
     pub(super) drift: Option<(Timestamp, bool)>,
     /// Whether it can be run without requests.
     pub(super) measurable: bool,
+    /// Whether the profile it was given lacks points that are still to be measured.
+    pub(super) unfinished: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -175,6 +177,7 @@ impl Model {
             errors: Window::default(),
             drift: None,
             measurable: false,
+            unfinished: false,
         }
     }
 }

@@ -204,13 +204,19 @@ impl Profiles {
         Some((profile.knee, timed.count() as u64))
     }
 
-    /// Draws the conclusions from what was measured of a model while serving, and keeps
-    /// it; `None` where the model was taken out meanwhile. Takes milliseconds, and writes a
-    /// file.
-    pub(super) fn measured(&self, id: ModelId, grid: Vec<GridPoint>) -> Option<ModelProfile> {
+    /// Draws the conclusions from what was measured of a model while serving, `done` or not,
+    /// and keeps it; `None` where the model was taken out meanwhile. Takes milliseconds, and
+    /// writes a file.
+    pub(super) fn measured(
+        &self,
+        id: ModelId,
+        grid: Vec<GridPoint>,
+        done: bool,
+    ) -> Option<ModelProfile> {
         let blank = self.models().get(&id).map(|model| model.blank.clone());
         let mut profile = blank?;
         profile.sparse = true;
+        profile.unfinished = !done;
         profile.grid = grid;
         analyse(&mut profile, &AnalysisOptions::new(self.device.slices));
         if let Some(model) = self.models_mut().get_mut(&id) {

@@ -301,7 +301,8 @@ impl Runner {
                     let Ok(points) = asked.await else { return };
                     let count = points.len();
                     let profiles = Arc::clone(&self.profiles);
-                    let kept = tokio::task::spawn_blocking(move || profiles.measured(id, points));
+                    let kept =
+                        tokio::task::spawn_blocking(move || profiles.measured(id, points, done));
                     match kept.await {
                         Ok(Some(profile)) if done => {
                             tracing::info!(

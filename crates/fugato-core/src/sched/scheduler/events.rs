@@ -432,6 +432,7 @@ impl Scheduler {
             self.state.models.remove(&id);
             self.state.rivals.forget(id);
             self.state.latency.forget(id);
+            self.state.measuring.forget(id);
             self.actions.push_back(Action::ModelDrained { model: id });
         }
     }

@@ -61,7 +61,8 @@ impl Scheduler {
     }
 
     pub(super) fn profile_given(&mut self, model: ModelId, profile: &ModelProfile) {
-        if self.state.models.contains_key(&model) {
+        if let Some(known) = self.state.models.get_mut(&model) {
+            known.unfinished = profile.unfinished;
             self.state.measuring.leave_out(model);
             self.learn_profile(model, profile);
         }
@@ -80,7 +81,8 @@ impl Scheduler {
     pub(super) fn profile_wanted(&mut self, model: ModelId) {
         if let Some(known) = self.state.models.get_mut(&model) {
             known.measurable = known.spec.legs == 1 && !known.stopping;
-            if known.measurable && self.state.latency.standing(model).is_none() {
+            let lacks = known.unfinished || self.state.latency.standing(model).is_none();
+            if known.measurable && lacks {
                 self.begin_measuring(model);
             }
         }
@@ -89,7 +91,8 @@ impl Scheduler {
     /// Begins to measure a model, if that is allowed.
     fn begin_measuring(&mut self, model: ModelId) {
         let measuring = &self.state.measuring;
-        if self.state.config.profile_share <= 0.0 || measuring.is_open(model) {
+        let stopping = self.state.model(model).stopping;
+        if stopping || self.state.config.profile_share <= 0.0 || measuring.is_open(model) {
             return;
         }
         let spec = &self.state.model(model).spec;
