@@ -130,14 +130,13 @@ impl Run {
             for subject in &mut subjects {
                 subject.resume(&earlier, &options);
             }
-            let is_own = |name: &str, hash: &str| {
-                let mut subjects = subjects.iter();
-                subjects.any(|subject| subject.is(name, hash))
-            };
             other_samples.extend_from_slice(earlier.samples());
-            other_samples.retain(|known: &SampledModel| !is_own(&known.name, &known.hash));
             others = earlier.profile.models;
-            others.retain(|known| !is_own(&known.name, &known.hash));
+            others.retain(|known| !subjects.iter().any(|subject| subject.replaces(known)));
+            other_samples.retain(|times: &SampledModel| {
+                let mut others = others.iter();
+                others.any(|known| (&known.name, &known.hash) == (&times.name, &times.hash))
+            });
         }
         Ok(Self {
             options,

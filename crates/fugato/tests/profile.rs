@@ -24,7 +24,11 @@ impl Bench {
     }
 
     fn put(&self, name: &str, model: &ModelProto) {
-        let folder = self.0.path().join("models").join(name).join("1");
+        self.put_version(name, "1", model);
+    }
+
+    fn put_version(&self, name: &str, version: &str, model: &ModelProto) {
+        let folder = self.0.path().join("models").join(name).join(version);
         std::fs::create_dir_all(&folder).expect("folders");
         save_model(model, &folder.join("model.onnx"), ExternalPolicy::Never).expect("written");
     }
@@ -338,6 +342,37 @@ fn models_that_a_run_leaves_out_stay_in_the_file() {
     let mut names: Vec<String> = samples.models.into_iter().map(|model| model.name).collect();
     names.sort();
     assert_eq!(names, ["one", "two"]);
+}
+
+#[test]
+fn a_version_with_other_content_takes_the_place_of_the_earlier_one() {
+    let bench = Bench::new();
+    bench.put_version("sq", "1", &adder(1.0));
+    bench.put_version("sq", "2", &adder(2.0));
+    let config = bench.0.path().join("models/sq/config.pbtxt");
+    std::fs::write(config, "version_policy: { all { } }").expect("written");
+    let versions = |profile: &Profile| -> Vec<(Option<String>, String)> {
+        let models = profile.models.iter();
+        let pairs = models.map(|model| (model.version.clone(), model.hash.clone()));
+        pairs.collect()
+    };
+    let output = bench.run(&["--batches", "1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let first = versions(&bench.profile());
+    assert_eq!(first.len(), 2);
+    assert_ne!(first[0].1, first[1].1);
+
+    bench.put_version("sq", "1", &adder(2.0));
+    for _ in 0..2 {
+        let output = bench.run(&["--batches", "1"]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let hash = &first[1].1;
+        let expected = ["1", "2"].map(|version| (Some(version.to_owned()), hash.clone()));
+        assert_eq!(versions(&bench.profile()), expected);
+        let samples = std::fs::read(samples_path(&bench.out())).expect("written");
+        let samples: Samples = serde_json::from_slice(&samples).expect("in the schema");
+        assert!(samples.models.iter().all(|model| model.hash == *hash));
+    }
 }
 
 #[test]

@@ -75,6 +75,15 @@ impl Subject {
         (name, hash) == (&self.model.name, &self.model.hash)
     }
 
+    /// Whether what was found earlier is of this model: of its content, under whatever
+    /// version, or of its version with other content.
+    pub(super) fn replaces(&self, known: &ModelProfile) -> bool {
+        let named = known.name == self.model.name;
+        named
+            && (known.hash == self.model.hash
+                || known.version.as_ref() == Some(&self.model.version))
+    }
+
     /// Goes on from what was found earlier: from its times where they are there, else its
     /// points count as done. What failed is tried again.
     pub(super) fn resume(&mut self, earlier: &Earlier, options: &Options) {
