@@ -21,7 +21,7 @@ pub use bisection::{Bisection, BisectionPoint};
 pub use file::{
     BatchKnee, Candidate, Constraint, DeviceKey, Fit, FitPoint, FitRange, GridPoint, HeldOut,
     Infeasible, Knee, KneeRule, ModelKey, ModelProfile, Optima, Optimum, OptimumPoint, PointKey,
-    Profile, ProfileError, Published, SCHEMA, Times,
+    Profile, ProfileError, Published, SCHEMA, Times, check_samples,
 };
 pub use fit::fit;
 pub use judged::{JUDGED_MIN, Judged, LAG, Source, Standing};

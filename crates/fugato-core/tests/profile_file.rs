@@ -1,8 +1,9 @@
 //! The profile's wire schema, and what a bad profile is told.
 
 use fugato_core::profile::{
-    Candidate, Constraint, DeviceKey, GridPoint, Infeasible, ModelProfile, Optimum, OptimumPoint,
-    Profile, SCHEMA,
+    AnalysisOptions, Candidate, Constraint, DeviceKey, Fit, GridPoint, Infeasible, Kernel,
+    KernelList, ModelProfile, Optimum, OptimumPoint, PointKey, Profile, SCHEMA, analyse,
+    check_samples,
 };
 
 fn point(batch: u32, share: u16) -> GridPoint {
@@ -42,7 +43,13 @@ type Change = fn(&mut Profile);
 #[test]
 fn bad_profiles_are_refused_by_name() {
     let here = "profile of model `resnet50`: point (batch 2, share 1, neighbours 0)";
-    let cases: [(Change, String); 17] = [
+    let cases: [(Change, String); 18] = [
+        (
+            |profile| profile.models[0].grid[2].high_s = Some(86_401.0),
+            format!(
+                "{here} has high_s 86401, expected a positive number of seconds, at most a day"
+            ),
+        ),
         (
             |profile| profile.schema = "fugato.profile/9".to_owned(),
             "profile has schema `fugato.profile/9`, expected `fugato.profile/1`".to_owned(),
@@ -74,15 +81,17 @@ fn bad_profiles_are_refused_by_name() {
         ),
         (
             |profile| profile.models[0].grid[2].median_s = Some(f64::NAN),
-            format!("{here} has median_s NaN, expected a positive number of seconds"),
+            format!(
+                "{here} has median_s NaN, expected a positive number of seconds, at most a day"
+            ),
         ),
         (
             |profile| profile.models[0].grid[2].p95_s = Some(0.0),
-            format!("{here} has p95_s 0, expected a positive number of seconds"),
+            format!("{here} has p95_s 0, expected a positive number of seconds, at most a day"),
         ),
         (
             |profile| profile.models[0].grid[2].low_s = Some(-1.0),
-            format!("{here} has low_s -1, expected a positive number of seconds"),
+            format!("{here} has low_s -1, expected a positive number of seconds, at most a day"),
         ),
         (
             |profile| profile.models[0].grid[2].high_s = Some(0.001),
@@ -107,10 +116,7 @@ fn bad_profiles_are_refused_by_name() {
         ),
         (
             |profile| drop(profile.models[0].grid.remove(2)),
-            format!(
-                "{here} is missing\nhint: profile the model again to fill it, or mark the model \
-                 `sparse`"
-            ),
+            format!("{here} is missing\nhint: mark the model `sparse` where points were left out"),
         ),
         (
             |profile| profile.models[0].grid.push(point(2, 3)),
@@ -124,6 +130,196 @@ fn bad_profiles_are_refused_by_name() {
         let mut bad = profile();
         change(&mut bad);
         let error = bad.check().expect_err(&expected);
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+/// A profile with a fit, knees and optima.
+fn concluded() -> Profile {
+    let mut concluded = profile();
+    let model = &mut concluded.models[0];
+    analyse(model, &AnalysisOptions::new(2));
+    model.optima.efficacy = Optimum::At(best(1, 2));
+    concluded
+}
+
+fn best(batch: u32, share: u16) -> OptimumPoint {
+    OptimumPoint {
+        batch,
+        share,
+        granted: share,
+        latency_s: 0.002,
+        measured: true,
+        rivals: vec![],
+    }
+}
+
+fn fit_of(profile: &mut Profile) -> &mut Fit {
+    profile.models[0]
+        .fit
+        .as_mut()
+        .expect("four points are enough")
+}
+
+#[test]
+fn conclusions_beyond_the_grid_or_the_device_are_refused_by_name() {
+    let cases: [(Change, &str, &str); 17] = [
+        (
+            |profile| fit_of(profile).model.kernels[0].launch_s = -1.0,
+            "fit.model.kernels[0].launch_s",
+            "-1, expected a number of at least 0",
+        ),
+        (
+            |profile| fit_of(profile).model.sync_s = f64::INFINITY,
+            "fit.model.sync_s",
+            "inf, expected a number of at least 0",
+        ),
+        (
+            |profile| fit_of(profile).model = KernelList::default(),
+            "fit at (batch 1, share 1)",
+            "0 seconds, expected a positive number of seconds, at most a day",
+        ),
+        (
+            |profile| {
+                fit_of(profile).model.kernels = vec![Kernel {
+                    repeats: 1.0,
+                    launch_s: 1e6,
+                    ..Kernel::default()
+                }];
+            },
+            "fit at (batch 1, share 1)",
+            "1000000 seconds, expected a positive number of seconds, at most a day",
+        ),
+        (
+            |profile| fit_of(profile).contention = Some(-1.0),
+            "fit.contention",
+            "-1, expected a number above -1",
+        ),
+        (
+            |profile| fit_of(profile).range.batch_max = 4_000_000_000,
+            "fit.range.batch_max",
+            "4000000000, expected 1 to 2 items, as the grid has",
+        ),
+        (
+            |profile| fit_of(profile).range.share_min = 0,
+            "fit.range.share_min",
+            "0, expected 1 to 2 slices, as the grid has",
+        ),
+        (
+            |profile| {
+                fit_of(profile).range.batch_min = 2;
+                fit_of(profile).range.batch_max = 1;
+            },
+            "fit.range.batch_min",
+            "2, expected at most batch_max",
+        ),
+        (
+            |profile| fit_of(profile).points[1].error = f64::NAN,
+            "fit.points[1].error",
+            "NaN, expected a number of at least 0",
+        ),
+        (
+            |profile| profile.models[0].knee.chord = Some(999),
+            "knee.chord",
+            "999, expected 1 to 2 slices",
+        ),
+        (
+            |profile| profile.models[0].knees[1].batch = 0,
+            "knees[1].batch",
+            "0, expected 1 to 2 items, as the grid has",
+        ),
+        (
+            |profile| profile.models[0].optima.efficacy = Optimum::At(best(1, 999)),
+            "optima.efficacy.share",
+            "999, expected 1 to 2 slices",
+        ),
+        (
+            |profile| profile.models[0].optima.efficacy = Optimum::At(best(0, 1)),
+            "optima.efficacy.batch",
+            "0, expected 1 to 2 items, as the grid has",
+        ),
+        (
+            |profile| {
+                profile.models[0].optima.work = Optimum::At(OptimumPoint {
+                    latency_s: -0.1,
+                    ..best(1, 1)
+                });
+            },
+            "optima.work.latency_s",
+            "-0.1, expected a positive number of seconds, at most a day",
+        ),
+        (
+            |profile| {
+                profile.models[0].optima.work = Optimum::Infeasible(Infeasible {
+                    constraint: Constraint::HalfSlo,
+                    shortfall_s: 0.001,
+                    nearest: Candidate { batch: 3, share: 1 },
+                });
+            },
+            "optima.work.infeasible.nearest.batch",
+            "3, expected 1 to 2 items, as the grid has",
+        ),
+        (
+            |profile| profile.models[0].grid.clear(),
+            "fit",
+            "there, expected none, as the grid is empty",
+        ),
+        (
+            |profile| {
+                profile.models[0].grid.clear();
+                profile.models[0].fit = None;
+            },
+            "knee",
+            "there, expected none, as the grid is empty",
+        ),
+    ];
+    assert_eq!(concluded().check(), Ok(()));
+    for (change, field, rest) in cases {
+        let mut bad = concluded();
+        change(&mut bad);
+        let expected = format!("profile's {field} of model `resnet50` is {rest}");
+        let error = bad.check().expect_err(&expected);
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn times_that_were_not_measured_here_are_refused_by_name() {
+    let point = |share| PointKey {
+        batch: 1,
+        share,
+        neighbours: 0,
+    };
+    let good = vec![vec![1, 2], vec![86_400_000_000_000]];
+    let here = "profile of model `resnet50`: point (batch 1, share";
+    let nanos = "expected 1 to 86400000000000 ns";
+    let cases = [
+        (
+            vec![(point(1), vec![vec![5, 0]])],
+            format!("{here} 1, neighbours 0) has visits_ns 0, {nanos}"),
+        ),
+        (
+            vec![(point(2), vec![vec![5], vec![u64::MAX]])],
+            format!("{here} 2, neighbours 0) has visits_ns 18446744073709551615, {nanos}"),
+        ),
+        (
+            vec![(point(1), good.clone()), (point(1), good.clone())],
+            format!("{here} 1, neighbours 0) is there twice"),
+        ),
+        (
+            vec![(point(3), good.clone())],
+            format!("{here} 3, neighbours 0) has share 3, expected 1 to 2 slices"),
+        ),
+    ];
+    let check = |points: &[(PointKey, Vec<Vec<u64>>)]| {
+        let points = points
+            .iter()
+            .map(|(point, visits)| (*point, visits.as_slice()));
+        check_samples("resnet50", points, 2)
+    };
+    assert_eq!(check(&[(point(1), good.clone()), (point(2), good)]), Ok(()));
+    for (points, expected) in cases {
+        let error = check(&points).expect_err(&expected);
         assert_eq!(error.to_string(), expected);
     }
 }

@@ -2,15 +2,16 @@
 //! it is used.
 //!
 //! **Invariant:** a [`Profile`] that passed [`Profile::check`] has no point that is NaN,
-//! zero, negative, duplicate or outside the device, and none missing unless its model says
-//! that it is [`ModelProfile::sparse`].
+//! zero, negative, longer than a day, duplicate or outside the device, and none missing
+//! unless its model says that it is [`ModelProfile::sparse`]; and its conclusions are within
+//! its grid and its device.
 //!
 //! Shares and neighbours are in slices, times in seconds.
 
 mod check;
 mod optimum;
 
-pub use check::{ModelKey, PointKey, ProfileError};
+pub use check::{ModelKey, PointKey, ProfileError, check_samples};
 pub use optimum::{Candidate, Constraint, Infeasible, Optima, Optimum, OptimumPoint};
 
 use super::parallelism::KernelList;

@@ -147,7 +147,7 @@ impl Survey {
     }
 
     /// Goes on from the times of an earlier survey. A point that this one does not have
-    /// is left out.
+    /// is left out. The times have passed [`check_samples`](super::check_samples).
     pub fn resume(&mut self, point: PointKey, visits: Vec<Vec<u64>>) {
         if let Some(point) = self.find(point) {
             point.visits = visits;

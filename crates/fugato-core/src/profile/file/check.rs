@@ -1,9 +1,21 @@
 //! What a profile must satisfy, and the errors that name what does not.
 
+mod concluded;
+
 use super::{DeviceKey, GridPoint, ModelProfile, Profile, SCHEMA};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
+
+/// The longest time that a profile may have, in seconds: a day. What it bounds is mistakes
+/// of units and of typing; no run that is scheduled lasts as long.
+const TIME_MAX_S: f64 = 86_400.0;
+
+/// [`TIME_MAX_S`] in nanoseconds.
+const TIME_MAX_NS: u64 = 86_400_000_000_000;
+
+/// A time in seconds, as an error says it.
+const TIME_EXPECTED: &str = "a positive number of seconds, at most a day";
 
 /// The place of a point in a model's grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -72,7 +84,7 @@ pub enum ProfileError {
         /// Its value.
         found: String,
         /// What it may be.
-        expected: &'static str,
+        expected: String,
     },
     /// The same model version is there twice.
     #[error("profile has model `{model}` version {version} twice")]
@@ -107,7 +119,7 @@ pub enum ProfileError {
     /// A point of the grid is not there.
     #[error(
         "profile of model `{model}`: point {point} is missing\n\
-         hint: profile the model again to fill it, or mark the model `sparse`"
+         hint: mark the model `sparse` where points were left out"
     )]
     MissingPoint {
         /// The model's name.
@@ -148,15 +160,17 @@ impl Profile {
     /// # Errors
     /// The first thing found wrong: the schema, the device's slices, a model twice, a
     /// model's objective, rate, batch limit or hash, then point by point a time that is
-    /// missing, NaN, zero or negative, or out of order, a place outside the device, a
-    /// point twice, and a point that the others imply and that is not there.
+    /// missing, NaN, zero, negative, longer than a day, or out of order, a place outside
+    /// the device, a point twice, and a point that the others imply and that is not there;
+    /// at last conclusions that are beyond the grid or the device, and a fit that answers
+    /// what is no time.
     pub fn check(&self) -> Result<(), ProfileError> {
         schema(&self.schema)?;
         if self.device.slices == 0 {
             return Err(ProfileError::Field {
                 field: "device.slices".to_owned(),
                 found: "0".to_owned(),
-                expected: "at least 1",
+                expected: "at least 1".to_owned(),
             });
         }
         let mut seen = BTreeSet::new();
@@ -249,22 +263,17 @@ impl ModelProfile {
     /// # Errors
     /// As [`Profile::check`].
     pub fn check(&self, slices: u16) -> Result<(), ProfileError> {
-        let field = |name: &str, found: String, expected: &'static str| ProfileError::Field {
-            field: format!("{name} of model `{}`", self.name),
-            found,
-            expected,
-        };
         let positive = [("slo_s", self.slo_s), ("arrival_rate", self.arrival_rate)];
         for (name, value) in positive {
             if let Some(found) = value.filter(|&value| !is_positive(value)) {
-                return Err(field(name, found.to_string(), "a positive number"));
+                return Err(self.wrong(name, &found, "a positive number"));
             }
         }
         if self.max_batch == 0 {
-            return Err(field("max_batch", "0".to_owned(), "at least 1"));
+            return Err(self.wrong("max_batch", &0, "at least 1"));
         }
         if self.hash.is_empty() {
-            return Err(field("hash", "empty".to_owned(), "a content hash"));
+            return Err(self.wrong("hash", &"empty", "a content hash"));
         }
         let mut seen = BTreeSet::new();
         for point in &self.grid {
@@ -281,7 +290,15 @@ impl ModelProfile {
                 model: self.name.clone(),
                 point,
             }),
-            _ => Ok(()),
+            _ => concluded::check(self, slices),
+        }
+    }
+
+    fn wrong(&self, field: &str, found: &dyn fmt::Display, expected: &str) -> ProfileError {
+        ProfileError::Field {
+            field: format!("{field} of model `{}`", self.name),
+            found: found.to_string(),
+            expected: expected.to_owned(),
         }
     }
 
@@ -320,7 +337,69 @@ fn is_positive(value: f64) -> bool {
     value.is_finite() && value > 0.0
 }
 
+fn is_time(seconds: f64) -> bool {
+    is_positive(seconds) && seconds <= TIME_MAX_S
+}
+
+/// Checks the times that a model's points rest on, in nanoseconds by visit, as
+/// [`Survey::resume`](crate::profile::Survey::resume) takes them.
+///
+/// # Errors
+/// As [`Profile::check`]: a point outside a device of `slices` slices or there twice, a
+/// time of zero or above a day.
+pub fn check_samples<'a>(
+    model: &str,
+    points: impl IntoIterator<Item = (PointKey, &'a [Vec<u64>])>,
+    slices: u16,
+) -> Result<(), ProfileError> {
+    let mut seen = BTreeSet::new();
+    for (point, visits) in points {
+        check_place(model, point, slices)?;
+        if !seen.insert(point) {
+            return Err(ProfileError::DuplicatePoint {
+                model: model.to_owned(),
+                point,
+            });
+        }
+        let mut times = visits.iter().flatten();
+        if let Some(found) = times.find(|&&nanos| !(1..=TIME_MAX_NS).contains(&nanos)) {
+            return Err(ProfileError::Point {
+                model: model.to_owned(),
+                point,
+                field: "visits_ns",
+                found: found.to_string(),
+                expected: format!("1 to {TIME_MAX_NS} ns"),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a point is within the device.
+fn check_place(model: &str, point: PointKey, slices: u16) -> Result<(), ProfileError> {
+    let wrong = |field, found: &dyn fmt::Display, expected: String| ProfileError::Point {
+        model: model.to_owned(),
+        point,
+        field,
+        found: found.to_string(),
+        expected,
+    };
+    if point.batch == 0 {
+        return Err(wrong("batch", &0, "at least 1".to_owned()));
+    }
+    if point.share == 0 || point.share > slices {
+        let expected = format!("1 to {slices} slices");
+        return Err(wrong("share", &point.share, expected));
+    }
+    if point.neighbours > slices - point.share {
+        let expected = format!("at most the other {} slices", slices - point.share);
+        return Err(wrong("neighbours", &point.neighbours, expected));
+    }
+    Ok(())
+}
+
 fn check_point(model: &str, point: &GridPoint, slices: u16) -> Result<(), ProfileError> {
+    check_place(model, point.key(), slices)?;
     let wrong = |field, found: &dyn fmt::Display, expected: &str| ProfileError::Point {
         model: model.to_owned(),
         point: point.key(),
@@ -328,17 +407,6 @@ fn check_point(model: &str, point: &GridPoint, slices: u16) -> Result<(), Profil
         found: found.to_string(),
         expected: expected.to_owned(),
     };
-    if point.batch == 0 {
-        return Err(wrong("batch", &0, "at least 1"));
-    }
-    if point.share == 0 || point.share > slices {
-        let expected = format!("1 to {slices} slices");
-        return Err(wrong("share", &point.share, &expected));
-    }
-    if point.neighbours > slices - point.share {
-        let expected = format!("at most the other {} slices", slices - point.share);
-        return Err(wrong("neighbours", &point.neighbours, &expected));
-    }
     let times = [
         ("median_s", point.median_s),
         ("p95_s", point.p95_s),
@@ -350,8 +418,8 @@ fn check_point(model: &str, point: &GridPoint, slices: u16) -> Result<(), Profil
             if point.failed.is_some() {
                 return Err(wrong(field, &found, "no time, because the point failed"));
             }
-            if !is_positive(found) {
-                return Err(wrong(field, &found, "a positive number of seconds"));
+            if !is_time(found) {
+                return Err(wrong(field, &found, TIME_EXPECTED));
             }
         }
     }
