@@ -296,6 +296,9 @@ fn keep(run: &Run, out: &Path) -> anyhow::Result<()> {
     if profile.models.is_empty() {
         return Ok(());
     }
+    // A later run could not go on from what it would refuse.
+    let checked = profile.check();
+    checked.with_context(|| format!("what was found is not written to `{}`", out.display()))?;
     let times = files::samples_path(out);
     // The times first: a later run goes on from them only where there is a profile.
     for (path, text) in [

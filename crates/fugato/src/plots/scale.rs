@@ -70,7 +70,9 @@ pub(super) fn linear_ticks(low: f64, high: f64, wanted: u16) -> Vec<f64> {
 /// Values 1, 2 and 5 of each power of ten from `low` to `high`; where that gives fewer than
 /// three, linear ticks.
 pub(super) fn log_ticks(low: f64, high: f64) -> Vec<f64> {
-    let powers = low.log10().floor() as i32..=high.log10().ceil() as i32;
+    // Numbers have no powers beyond these.
+    let power = |value: f64| (value as i32).clamp(-308, 308);
+    let powers = power(low.log10().floor())..=power(high.log10().ceil());
     let of_power = |power: i32| [1.0, 2.0, 5.0].map(|part| part * 10_f64.powi(power));
     let inside = |tick: &f64| *tick >= low * 0.999 && *tick <= high * 1.001;
     let ticks: Vec<f64> = powers.clone().flat_map(of_power).filter(inside).collect();

@@ -2,7 +2,9 @@
 //! goes on.
 
 use crate::engine::Workbench;
-use fugato_core::profile::{DeviceKey, ModelKey, ModelProfile, PointKey, Profile, ProfileError};
+use fugato_core::profile::{
+    DeviceKey, ModelKey, ModelProfile, PointKey, Profile, ProfileError, check_samples,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -117,6 +119,19 @@ pub enum EarlierError {
         /// The file.
         path: PathBuf,
     },
+    /// A point of the times is not on the device or there twice, or a time is none that
+    /// can have been measured.
+    #[error(
+        "cannot go on from the times in `{}`\n\nhint: delete it, and the points of the \
+         profile count as measured",
+        path.display()
+    )]
+    Times {
+        /// The file.
+        path: PathBuf,
+        /// The point, and what is wrong with it.
+        source: Box<ProfileError>,
+    },
 }
 
 /// The file of times that belongs to a profile: `profile.samples.json` to `profile.json`.
@@ -146,6 +161,15 @@ impl Earlier {
         };
         if samples.as_ref().is_some_and(|samples| !belongs(samples)) {
             return Err(EarlierError::Samples { path: beside });
+        }
+        for model in samples.iter().flat_map(|samples| &samples.models) {
+            let points = model.points.iter();
+            let times = points.map(|point| (point.key(), point.visits_ns.as_slice()));
+            let checked = check_samples(&model.name, times, profile.device.slices);
+            checked.map_err(|error| EarlierError::Times {
+                path: beside.clone(),
+                source: Box::new(error),
+            })?;
         }
         Ok(Some(Self {
             path: path.to_owned(),
