@@ -326,6 +326,29 @@ fn points_without_their_times_count_as_measured() {
 }
 
 #[test]
+fn times_that_cannot_have_been_measured_are_refused_by_file_and_point() {
+    let bench = Bench::new();
+    bench.put("one", &adder(1.0));
+    assert_eq!(bench.run(&["--batches", "1"]).status.code(), Some(0));
+    let beside = samples_path(&bench.out());
+    let read = || std::fs::read_to_string(&beside).expect("they were written");
+    let mut samples: Samples = serde_json::from_str(&read()).expect("in the schema");
+    samples.models[0].points[0].visits_ns[0][0] = 0;
+    let text = serde_json::to_string(&samples).expect("JSON");
+    std::fs::write(&beside, &text).expect("written");
+    let output = bench.run(&["--batches", "1"]);
+    assert_eq!(output.status.code(), Some(2));
+    for part in [
+        "profile.samples.json",
+        "model `one`: point (batch 1, share 1, neighbours 0) has visits_ns 0",
+        "hint: delete it",
+    ] {
+        assert!(stderr(&output).contains(part), "{}", stderr(&output));
+    }
+    assert_eq!(read(), text, "as it was");
+}
+
+#[test]
 fn models_that_a_run_leaves_out_stay_in_the_file() {
     let bench = Bench::new();
     bench.put("one", &adder(1.0));
