@@ -325,6 +325,25 @@ fn times_that_were_not_measured_here_are_refused_by_name() {
 }
 
 #[test]
+fn what_is_no_number_is_refused_by_its_point() {
+    let text = serde_json::to_string(&profile()).expect("JSON");
+    for (written, found) in [
+        ("\"NaN\"", "NaN"),
+        ("\"Infinity\"", "inf"),
+        ("\"-inf\"", "-inf"),
+    ] {
+        let bad = text.replacen("\"median_s\":0.004", &format!("\"median_s\":{written}"), 1);
+        let bad: Profile = serde_json::from_str(&bad).expect("it can be read");
+        let error = bad.check().expect_err(written);
+        let expected = format!(
+            "profile of model `resnet50`: point (batch 1, share 1, neighbours 0) has median_s \
+             {found}, expected a positive number of seconds, at most a day"
+        );
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
 fn a_sparse_model_and_a_failed_point_are_good() {
     let mut sparse = profile();
     sparse.models[0].grid.remove(2);

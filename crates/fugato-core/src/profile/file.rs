@@ -149,12 +149,16 @@ pub struct GridPoint {
     /// Slices that were busy with other work meanwhile; 0 is alone.
     pub neighbours: u16,
     /// The median latency, in seconds.
+    #[serde(default, deserialize_with = "number_or_its_name")]
     pub median_s: Option<f64>,
     /// The 95th percentile of the latency, in seconds.
+    #[serde(default, deserialize_with = "number_or_its_name")]
     pub p95_s: Option<f64>,
     /// Lower end of the bootstrap 95 % interval of the median, in seconds.
+    #[serde(default, deserialize_with = "number_or_its_name")]
     pub low_s: Option<f64>,
     /// Upper end of the bootstrap 95 % interval of the median, in seconds.
+    #[serde(default, deserialize_with = "number_or_its_name")]
     pub high_s: Option<f64>,
     /// Runs timed, warm-up left out.
     pub repeats: u32,
@@ -319,4 +323,33 @@ fn known_schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D:
     let found = String::deserialize(deserializer)?;
     check::schema(&found).map_err(serde::de::Error::custom)?;
     Ok(found)
+}
+
+/// What JSON has no number for, and some writers put in words.
+#[derive(Deserialize)]
+enum NoNumber {
+    #[serde(alias = "nan")]
+    NaN,
+    #[serde(alias = "inf", alias = "Inf")]
+    Infinity,
+    #[serde(rename = "-Infinity", alias = "-inf", alias = "-Inf")]
+    NegativeInfinity,
+}
+
+/// Reads `"NaN"` and its like as what they say, so that [`Profile::check`] refuses them by
+/// the point they belong to and not by their place in the file.
+fn number_or_its_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a number of seconds or null")]
+    enum Wire {
+        Number(f64),
+        Name(NoNumber),
+    }
+    Ok(match Option::deserialize(deserializer)? {
+        None => None,
+        Some(Wire::Number(number)) => Some(number),
+        Some(Wire::Name(NoNumber::NaN)) => Some(f64::NAN),
+        Some(Wire::Name(NoNumber::Infinity)) => Some(f64::INFINITY),
+        Some(Wire::Name(NoNumber::NegativeInfinity)) => Some(f64::NEG_INFINITY),
+    })
 }
