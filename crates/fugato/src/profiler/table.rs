@@ -1,7 +1,7 @@
 //! A profile as people read it.
 
 use fugato_core::profile::{
-    Constraint, GridPoint, Knee, KneeRule, ModelProfile, Optimum, Profile, Times,
+    Constraint, GridPoint, KneeRule, ModelProfile, Optimum, Profile, Times,
 };
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -32,7 +32,7 @@ fn write_model(text: &mut String, model: &ModelProfile) -> std::fmt::Result {
         }
     }
     if let Some(batch) = model.knee_batch {
-        let knee = describe_knee(&model.knee, &model.undecided_by);
+        let knee = describe_knee(model, batch);
         writeln!(text, "  knee at batch {batch}: {knee}")?;
     }
     for (name, optimum) in [
@@ -126,20 +126,28 @@ fn millis(seconds: f64) -> String {
     format!("{millis:.digits$} ms")
 }
 
-fn describe_knee(knee: &Knee, undecided: &[KneeRule]) -> String {
+fn describe_knee(model: &ModelProfile, batch: u32) -> String {
     let rules = [
-        ("tolerance", knee.tolerance, KneeRule::Tolerance),
-        ("efficacy", knee.efficacy, KneeRule::Efficacy),
-        ("chord", knee.chord, KneeRule::Chord),
+        ("tolerance", model.knee.tolerance, KneeRule::Tolerance),
+        ("efficacy", model.knee.efficacy, KneeRule::Efficacy),
+        ("chord", model.knee.chord, KneeRule::Chord),
     ];
+    let timed = model.grid.iter().filter(|point| {
+        let alone = (point.batch, point.neighbours) == (batch, 0);
+        alone && point.times().is_some()
+    });
+    let shares: BTreeSet<u16> = timed.map(|point| point.share).collect();
     let texts = rules.map(|(name, share, rule)| {
-        let share = share.map_or_else(|| "unknown".to_owned(), |share| share.to_string());
-        let open = if undecided.contains(&rule) {
-            " (undecided)"
-        } else {
-            ""
-        };
-        format!("{share} by {name}{open}")
+        let open = model.undecided_by.contains(&rule);
+        match (share, rule, shares.len()) {
+            (Some(share), ..) if open => format!("{share} by {name} (undecided)"),
+            (Some(share), ..) => format!("{share} by {name}"),
+            // The line from the first share to the last has none between: more measuring
+            // would find nothing.
+            (None, KneeRule::Chord, 1) => format!("none by {name} (one share)"),
+            (None, KneeRule::Chord, 2) => format!("none by {name} (two shares)"),
+            (None, ..) => format!("unknown by {name}"),
+        }
     });
     texts.join(", ")
 }
