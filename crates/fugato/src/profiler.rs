@@ -38,7 +38,10 @@ pub struct Options {
 #[non_exhaustive]
 pub enum PlanError {
     /// The device has no partition of that size.
-    #[error("the device has no partition of {found} slices, expected some of {expected:?}")]
+    #[error(
+        "the device has no partition of {found} slices\n\nhint: give `--shares` some of \
+         {expected:?}, or `all`"
+    )]
     Share {
         /// The share asked for.
         found: u16,
@@ -227,6 +230,12 @@ impl Run {
     pub fn uncovered(&self) -> usize {
         let surveys = self.subjects.iter().map(|subject| &subject.survey);
         surveys.map(|survey| survey.uncovered()).sum()
+    }
+
+    /// Whether nothing is known of any model, from this run or an earlier one.
+    pub fn is_empty(&self) -> bool {
+        let mut own = self.subjects.iter();
+        self.others.is_empty() && own.all(|subject| subject.survey.grid().is_empty())
     }
 
     /// Concludes from what was measured; the models by name and version.

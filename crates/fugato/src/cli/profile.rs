@@ -40,6 +40,9 @@ interrupted.";
 const KEEP_FIRST: Duration = Duration::from_secs(1);
 const KEEP_EVERY: Duration = Duration::from_secs(10);
 
+/// The largest batch that can be asked for, in items: far above what models take.
+const BATCH_MAX: u32 = 65_536;
+
 /// What `fugato profile` was asked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
@@ -58,15 +61,15 @@ pub struct Args {
         long,
         value_name = "N,..",
         value_delimiter = ',',
-        default_value = "1,2,4,8,16"
+        default_value = "1,2,4,8,16",
+        value_parser = parse_batch
     )]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub batches: Vec<u32>,
     /// Shares in slices (cores), or `all` that the device has partitions of
     #[arg(long, value_name = "N,..", default_value = "all", value_parser = parse_shares)]
     pub shares: Shares,
     /// Time to spend on all models together, loading included
-    #[arg(long, value_name = "TIME", default_value = "60s")]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_budget)]
     pub budget: Span,
     /// A model's latency objective, such as resnet50=50ms [default: as configured]
     #[arg(long = "slo", value_name = "MODEL=TIME", value_parser = parse_slo)]
@@ -118,6 +121,20 @@ pub enum Shares {
     These(Vec<u16>),
 }
 
+fn parse_batch(text: &str) -> Result<u32, String> {
+    let batch = text.trim().parse().ok();
+    let batch = batch.filter(|batch| (1..=BATCH_MAX).contains(batch));
+    batch.ok_or_else(|| format!("expected numbers of items up to {BATCH_MAX}, such as `1,2,4`"))
+}
+
+fn parse_budget(text: &str) -> Result<Span, String> {
+    let budget: Span = text.parse().map_err(|error| format!("{error}"))?;
+    match budget.nanos().as_nanos() {
+        0 => Err("in no time nothing can be measured, expected such as `60s`".to_owned()),
+        _ => Ok(budget),
+    }
+}
+
 fn parse_shares(text: &str) -> Result<Shares, String> {
     if text == "all" {
         return Ok(Shares::All);
@@ -155,7 +172,7 @@ fn split<'a>(text: &'a str, example: &str) -> Result<(String, &'a str), String> 
 ///
 /// # Errors
 /// Where the flags or the configuration are wrong, what is at `--out` is of something
-/// else, or the profile cannot be written.
+/// else, or the profile or the charts cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     if let Some(Command::Show(args)) = &args.command {
         return show::run(args);
@@ -166,8 +183,16 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let stop = Arc::new(AtomicI32::new(0));
     listen(Arc::clone(&stop))?;
     let earlier = Earlier::read(&args.out)?;
-    let bench = Workbench::open(&config, &args.models)?;
-    check_names(args, &bench)?;
+    let mut found = Workbench::find(&config)?;
+    check_names(args, &found.names())?;
+    if !args.models.is_empty() {
+        found
+            .models
+            .retain(|entry| args.models.contains(&entry.name));
+    }
+    check_places(args)?;
+    let bench = Workbench::open(&config, &found)?;
+    check_loaded(&bench)?;
     let mut stderr = std::io::stderr();
     for (model, reason) in &bench.refused {
         writeln!(
@@ -185,14 +210,16 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         )?;
     }
     let (end, kept) = measure(&mut run, &args.out, &stop);
-    kept?;
     let profile = run.profile();
     let text = match args.format {
         ReportFormat::Table => table::of(&profile),
         ReportFormat::Json => files::to_json(&profile)?,
     };
-    std::io::stdout().write_all(text.as_bytes())?;
-    if let Some(folder) = &args.plots {
+    // Printed even where it cannot be kept: it took minutes to measure.
+    let printed = std::io::stdout().write_all(text.as_bytes());
+    kept?;
+    printed?;
+    if let Some(folder) = args.plots.as_ref().filter(|_| !run.is_empty()) {
         show::draw(&profile, folder)?;
     }
     finish(args, &run, end, refused, stop.load(Ordering::Acquire))
@@ -245,20 +272,41 @@ fn options(args: &Args) -> Options {
     }
 }
 
-/// Checks that every name in a flag is that of a model of the repository.
-fn check_names(args: &Args, bench: &Workbench) -> anyhow::Result<()> {
-    let loaded = bench.models.iter().map(|model| model.name.as_str());
-    let known: Vec<&str> = loaded
-        .chain(bench.refused.iter().map(|(name, _)| name.as_str()))
-        .collect();
+/// Checks that every name in a flag is that of a model of the repository, and of one that
+/// is to be profiled.
+fn check_names(args: &Args, known: &[&str]) -> anyhow::Result<()> {
     let slos = args.slos.iter().map(|(name, _)| ("--slo", name));
     let rates = args.rates.iter().map(|(name, _)| ("--rate", name));
     let models = args.models.iter().map(|name| ("--model", name));
     for (flag, name) in models.chain(slos).chain(rates) {
         if !known.contains(&name.as_str()) {
             let known = known.join(", ");
-            bail!("`{flag}` names `{name}`, the models to profile are: {known}");
+            bail!("`{flag}` names `{name}`, the models of the repository are: {known}");
         }
+        if !args.models.is_empty() && !args.models.contains(name) {
+            bail!("`{flag}` names `{name}`, which `--model` leaves out");
+        }
+    }
+    Ok(())
+}
+
+/// Tries the places that are written to in the end: measuring takes minutes.
+fn check_places(args: &Args) -> anyhow::Result<()> {
+    let out = &args.out;
+    let tried = files::try_place(out);
+    tried.with_context(|| format!("`--out`: cannot write `{}`", out.display()))?;
+    let Some(folder) = &args.plots else {
+        return Ok(());
+    };
+    let tried = std::fs::create_dir_all(folder);
+    let tried = tried.and_then(|()| files::try_place(&folder.join("overview.svg")));
+    tried.with_context(|| format!("`--plots`: cannot write into `{}`", folder.display()))
+}
+
+/// Checks that there is a model to measure.
+fn check_loaded(bench: &Workbench) -> anyhow::Result<()> {
+    if bench.models.is_empty() && bench.refused.is_empty() {
+        bail!("the model repository has no models");
     }
     if bench.models.is_empty() {
         let reasons = bench
@@ -292,10 +340,10 @@ fn measure(run: &mut Run, out: &Path, stop: &AtomicI32) -> (End, anyhow::Result<
 
 /// Writes the profile and the times it rests on, if there are any.
 fn keep(run: &Run, out: &Path) -> anyhow::Result<()> {
-    let profile = run.profile();
-    if profile.models.is_empty() {
+    if run.is_empty() {
         return Ok(());
     }
+    let profile = run.profile();
     // A later run could not go on from what it would refuse.
     let checked = profile.check();
     checked.with_context(|| format!("what was found is not written to `{}`", out.display()))?;
@@ -320,20 +368,21 @@ fn finish(
     signal: i32,
 ) -> anyhow::Result<Outcome> {
     let (uncovered, out) = (run.uncovered(), args.out.display());
-    let again = "run the same command again to go on from there";
+    let kept = if run.is_empty() {
+        "nothing was measured".to_owned()
+    } else {
+        format!("what was measured is in `{out}`: run the same command again to go on from there")
+    };
     let mut stderr = std::io::stderr();
     if end == End::Stopped {
-        writeln!(
-            stderr,
-            "interrupted; what was measured is in `{out}`: {again}"
-        )?;
+        writeln!(stderr, "interrupted; {kept}")?;
         return Ok(Outcome::Interrupted { signal });
     }
     if uncovered > 0 {
         writeln!(
             stderr,
             "the budget of {} was spent before {uncovered} points had been measured often \
-             enough; what was measured is in `{out}`: {again}",
+             enough; {kept}",
             args.budget
         )?;
         return Ok(Outcome::CheckFailed);

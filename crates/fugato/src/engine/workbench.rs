@@ -9,7 +9,7 @@ use super::settings::Settings;
 use super::{ModelInfo, open};
 use crate::api::NamedInput;
 use crate::config::Config;
-use crate::repository::{self, ModelEntry};
+use crate::repository::{self, ModelEntry, Repository};
 use fugato_core::profile::DeviceKey;
 use fugato_core::{ModelId, Nanos};
 use fugato_device::{
@@ -54,19 +54,24 @@ pub struct BenchModel {
 }
 
 impl Workbench {
+    /// Finds the models of the repository that is configured; nothing is loaded.
+    ///
+    /// # Errors
+    /// Where there is no such repository, or the configuration names a model that is not
+    /// in it.
+    pub fn find(config: &Config) -> Result<Repository, ServeError> {
+        let folder = config.server.model_repository.as_deref();
+        let found = repository::scan(folder.ok_or(ServeError::NoRepository)?)?;
+        config.check_models(&found.names())?;
+        Ok(found)
+    }
+
     /// Opens the device that the configuration describes, and loads onto it the versions
-    /// that the server would serve of the models called `names`, of all where there are
-    /// none.
+    /// that the server would serve of the models found.
     ///
     /// # Errors
     /// As a server's start. A model that cannot be loaded is only noted.
-    pub fn open(config: &Config, names: &[String]) -> Result<Self, ServeError> {
-        let folder = config.server.model_repository.as_deref();
-        let mut found = repository::scan(folder.ok_or(ServeError::NoRepository)?)?;
-        config.check_models(&found.names())?;
-        if !names.is_empty() {
-            found.models.retain(|entry| names.contains(&entry.name));
-        }
+    pub fn open(config: &Config, found: &Repository) -> Result<Self, ServeError> {
         let (ort, store) = open::store(config)?;
         let (sender, events) = channel();
         let sender = Mutex::new(sender);

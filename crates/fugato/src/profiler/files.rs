@@ -269,15 +269,33 @@ pub fn to_json(content: &impl Serialize) -> serde_json::Result<String> {
     Ok(serde_json::to_string_pretty(content)? + "\n")
 }
 
+/// Finds out whether [`write_whole`] could write there, and leaves everything as it was.
+///
+/// # Errors
+/// Where it could not: the folder is missing or cannot be written into, or the path is a
+/// folder's.
+pub fn try_place(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let partial = partial_path(path);
+    fs::write(&partial, "")?;
+    fs::remove_file(&partial)
+}
+
+/// Where a file is written before it takes its place.
+fn partial_path(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.partial", std::process::id()));
+    path.with_file_name(name)
+}
+
 /// Writes a file in one step: whoever reads it finds the old content or the new.
 ///
 /// # Errors
 /// Where it cannot be written; what was there is still there.
 pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default();
-    let mut partial = name.to_owned();
-    partial.push(format!(".{}.partial", std::process::id()));
-    let partial = path.with_file_name(partial);
+    let partial = partial_path(path);
     let written = fs::write(&partial, text).and_then(|()| fs::rename(&partial, path));
     if written.is_err() {
         // It is of no use to anyone; that it could not be written is what is told.
