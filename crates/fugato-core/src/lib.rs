@@ -12,6 +12,7 @@ pub mod profile;
 pub mod sched;
 pub mod sim;
 mod time;
+pub mod timeline;
 pub mod workload;
 
 pub use id::{

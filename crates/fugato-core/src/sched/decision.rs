@@ -60,6 +60,8 @@ pub enum Decision {
         model: ModelId,
         /// The leg.
         leg: LegIndex,
+        /// Items in the batch.
+        batch: BatchSize,
         /// Where it ran.
         lane: LaneRef,
         /// The device's time of its start.

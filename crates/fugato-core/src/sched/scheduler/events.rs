@@ -246,7 +246,7 @@ impl Scheduler {
             return;
         }
         let task = self.state.task(id);
-        let (model, lane, ahead) = (task.model, task.at, task.ahead);
+        let (model, batch, lane, ahead) = (task.model, task.batch, task.at, task.ahead);
         assert_eq!(
             (leg, task.stage),
             (task.leg, LegStage::Running),
@@ -259,6 +259,7 @@ impl Scheduler {
             task: id,
             model,
             leg,
+            batch,
             lane,
             started,
             ended,
