@@ -4,6 +4,7 @@
 //! the environment, takes randomness from the operating system or iterates in hash
 //! order. The server and the simulator drive the same scheduler type, [`sched::Scheduler`].
 
+pub mod capacity;
 pub mod device;
 pub mod driver;
 mod id;
