@@ -72,8 +72,18 @@ impl AtomSet {
 
     /// The atoms, rising.
     pub fn iter(self) -> impl Iterator<Item = u16> {
-        (0..ATOMS_MAX).filter(move |&atom| self.0[usize::from(atom / 64)] >> (atom % 64) & 1 == 1)
+        self.0.into_iter().zip(0_u16..).flat_map(|(word, index)| {
+            let rest = std::iter::successors(Some(word), |rest| Some(rest & (rest - 1)));
+            let rest = rest.take(word.count_ones() as usize);
+            rest.map(move |rest| index * 64 + lowest(rest))
+        })
     }
+}
+
+/// The lowest bit of a word that is not 0.
+#[expect(clippy::cast_possible_truncation, reason = "a word has 64 bits")]
+fn lowest(word: u64) -> u16 {
+    word.trailing_zeros() as u16
 }
 
 /// How a lane competes with the other lanes of the same atoms where the device's owner
@@ -257,7 +267,8 @@ mod tests {
         assert_eq!(left.union(right), AtomSet::range(0, 132));
         assert_eq!(left.count(), 70);
         assert_eq!(AtomSet::range(0, 132).without(left), right);
-        assert_eq!(right.iter().next(), Some(70));
+        assert!(right.iter().eq(70..132));
+        assert!(left.union(right).without(right).iter().eq(0..70));
         assert!(AtomSet::EMPTY.is_empty());
     }
 

@@ -1,15 +1,13 @@
 //! A simulated device: lanes with the contract of a real one, and a stated model of
 //! contention.
 
+use super::contention::{FRACTION, Occupant, Pace, TimeSlicing, paces};
+use super::service::Service;
 use crate::device::{AtomSet, DeviceSpec};
-use crate::id::{DeviceId, LaneId, LegIndex, PartitionId, TaskId};
+use crate::id::{BatchSize, DeviceId, LaneId, LegIndex, ModelId, PartitionId, Share, TaskId};
 use crate::sched::{Input, LegResult, Start};
 use crate::time::{Nanos, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
-
-/// Work is counted in fractions of a nanosecond, so that shared legs progress exactly
-/// enough: 2^-16 ns per step of the clock.
-const FRACTION: u32 = 16;
 
 /// A simulated device.
 ///
@@ -18,43 +16,185 @@ const FRACTION: u32 = 16;
 /// back.
 ///
 /// # Contention
-/// Legs whose partitions share atoms divide them evenly in time, as an operating system
-/// or a time-sliced accelerator would: a leg runs at the rate of its most crowded atom,
-/// 1/k where k running legs cover it. Legs on disjoint atoms do not disturb each other.
+/// Legs on shared atoms divide them in time, and legs on disjoint atoms slow each other by
+/// their demand of memory. The pace of a leg changes when others come and go. Time is
+/// counted in whole nanoseconds, work in 2^-16 ns: an end is at most 1 ns late per
+/// change of pace.
+///
+/// # Cost
+/// A leg that begins or ends costs O(legs that run) where it shares no atoms and nobody
+/// demands memory, else what it costs to find all paces anew.
 #[derive(Debug)]
 pub struct SimDevice {
     spec: DeviceSpec,
+    overheads: Overheads,
     now: Timestamp,
-    lanes: BTreeMap<(PartitionId, LaneId), SimLane>,
+    /// By lane, rising.
+    running: Vec<Running>,
+    /// By lane, rising; at most one per lane.
+    queued: Vec<Queued>,
+    /// When the next leg begins or ends.
+    next: Option<Timestamp>,
+    /// Whether some running leg is slowed down.
+    disturbed: bool,
     events: VecDeque<Input>,
+    used: BTreeMap<ModelId, Used>,
+    /// Kept to allocate nothing per event.
+    scratch: (Vec<Occupant>, Vec<Pace>),
 }
 
-#[derive(Debug, Default)]
-struct SimLane {
-    running: Option<Running>,
-    queued: Option<(Start, Nanos)>,
+/// What a simulated device costs beside the legs themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overheads {
+    /// From a leg being handed to a free lane to its start.
+    pub launch: Nanos,
+    /// From the end of a leg to the start of the one committed behind it.
+    pub boundary: Nanos,
+    /// How overlapping legs share their atoms.
+    pub slicing: TimeSlicing,
+}
+
+impl Overheads {
+    /// A device whose legs cost nothing but their own time.
+    pub const NONE: Self = Self {
+        launch: Nanos::ZERO,
+        boundary: Nanos::ZERO,
+        slicing: TimeSlicing::FREE,
+    };
+}
+
+/// What a model has had of a device so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Slices times the time they were its own, in slice-nanoseconds: a leg that shares
+    /// its atoms in time has 1/k of it.
+    pub held: u128,
+    /// The same, counting only slices that the leg can make use of.
+    pub useful: u128,
+    /// First legs that ended well: runs.
+    pub runs: u64,
+    /// Items of those runs.
+    pub items: u64,
+}
+
+impl Used {
+    fn add(&mut self, leg: &Running, elapsed: Nanos) {
+        let had = u128::from(elapsed.as_nanos() / leg.pace.crowd);
+        self.held += had * u128::from(leg.share.0);
+        self.useful += had * u128::from(leg.share.min(leg.service.useful).0);
+    }
+}
+
+type LaneKey = (PartitionId, LaneId);
+
+#[derive(Debug)]
+struct Queued {
+    lane: LaneKey,
+    start: Start,
+    service: Service,
 }
 
 #[derive(Debug)]
 struct Running {
+    lane: LaneKey,
     task: TaskId,
     leg: LegIndex,
+    model: ModelId,
+    batch: BatchSize,
     atoms: AtomSet,
+    share: Share,
+    service: Service,
     begins: Timestamp,
     reported: bool,
-    /// Work left, in 2^-[`FRACTION`] ns.
+    /// Work left at `since`, in 2^-[`FRACTION`] ns of the leg alone.
     left: u128,
+    since: Timestamp,
+    pace: Pace,
+    /// When it ends at this pace; never, where it hangs.
+    end: Option<Timestamp>,
+    /// Up to when its time is in [`Used`].
+    counted: Timestamp,
     result: LegResult,
 }
 
+impl Running {
+    /// When it next changes by itself.
+    fn next(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.reported {
+            self.end
+        } else {
+            Some(self.begins.max(now))
+        }
+    }
+
+    fn ends_by(&self, now: Timestamp) -> bool {
+        self.reported && self.end.is_some_and(|end| end <= now)
+    }
+
+    /// Begins at last.
+    fn report(&mut self, now: Timestamp) {
+        self.reported = true;
+        self.begins = now;
+        self.since = now;
+        self.counted = now;
+        self.end = Some(now + self.remaining());
+    }
+
+    /// Goes on at another pace from `now` on.
+    fn set_pace(&mut self, now: Timestamp, pace: Pace, used: &mut BTreeMap<ModelId, Used>) {
+        self.count(now, used);
+        let elapsed = u128::from((now - self.since).as_nanos()) << (2 * FRACTION);
+        self.left = self
+            .left
+            .saturating_sub(elapsed / u128::from(self.pace.slow));
+        self.since = now;
+        self.pace = pace;
+        if self.end.is_some() {
+            self.end = Some(now + self.remaining());
+        }
+    }
+
+    fn remaining(&self) -> Nanos {
+        let nanos = (self.left * u128::from(self.pace.slow)).div_ceil(1 << (2 * FRACTION));
+        Nanos::new(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// Counts its time up to `now` as its model's.
+    fn count(&mut self, now: Timestamp, used: &mut BTreeMap<ModelId, Used>) {
+        let elapsed = now - self.counted;
+        used.entry(self.model).or_default().add(self, elapsed);
+        self.counted = self.counted.max(now);
+    }
+
+    fn occupant(&self) -> Occupant {
+        Occupant {
+            atoms: self.atoms,
+            share: self.share,
+            sensitivity: self.service.sensitivity,
+            demand: self.service.demand,
+        }
+    }
+}
+
 impl SimDevice {
-    /// An idle device.
+    /// An idle device without overheads.
     pub fn new(spec: DeviceSpec) -> Self {
+        Self::with_overheads(spec, Overheads::NONE)
+    }
+
+    /// An idle device.
+    pub fn with_overheads(spec: DeviceSpec, overheads: Overheads) -> Self {
         Self {
             spec,
+            overheads,
             now: Timestamp::ZERO,
-            lanes: BTreeMap::new(),
+            running: Vec::new(),
+            queued: Vec::new(),
+            next: None,
+            disturbed: false,
             events: VecDeque::new(),
+            used: BTreeMap::new(),
+            scratch: (Vec::new(), Vec::new()),
         }
     }
 
@@ -63,67 +203,80 @@ impl SimDevice {
         &self.spec
     }
 
-    /// Takes a leg that would need `service` alone on its partition.
+    /// Takes a leg.
     ///
     /// # Panics
     /// Where the lane holds a running and a committed leg already.
-    pub fn start(&mut self, now: Timestamp, start: Start, service: Nanos) {
+    pub fn start(&mut self, now: Timestamp, start: Start, service: impl Into<Service>) {
         self.advance(now);
-        let lane = self.lanes.entry((start.partition, start.lane)).or_default();
+        let lane = (start.partition, start.lane);
+        let (service, launch) = (service.into(), self.overheads.launch);
+        if !self.is_running(lane) {
+            self.begin(lane, start, service, launch);
+            return self.find_next();
+        }
+        let place = self.queued.partition_point(|queued| queued.lane < lane);
         assert!(
-            lane.queued.is_none(),
+            self.queued.get(place).is_none_or(|next| next.lane != lane),
             "a third leg on {} of {}",
             start.lane,
             start.partition
         );
-        lane.queued = Some((start, service));
-        self.begin_queued();
+        let queued = Queued {
+            lane,
+            start,
+            service,
+        };
+        self.queued.insert(place, queued);
     }
 
     /// Takes a committed leg back, if it has not begun.
     pub fn revoke(&mut self, now: Timestamp, task: TaskId, leg: LegIndex) {
         self.advance(now);
-        for lane in self.lanes.values_mut() {
-            if lane
-                .queued
-                .as_ref()
-                .is_some_and(|(start, _)| (start.task, start.leg) == (task, leg))
-            {
-                lane.queued = None;
-                self.events.push_back(Input::LegRevoked {
-                    device: self.spec.id,
-                    task,
-                    leg,
-                });
-            } else if let Some(running) = &lane.running
-                && (running.task, running.leg, running.reported) == (task, leg, false)
-            {
-                lane.running = None;
-                self.events.push_back(Input::LegRevoked {
-                    device: self.spec.id,
-                    task,
-                    leg,
-                });
-            }
+        let is_queued = |queued: &Queued| (queued.start.task, queued.start.leg) == (task, leg);
+        let is_waiting =
+            |running: &Running| (running.task, running.leg) == (task, leg) && !running.reported;
+        if let Some(place) = self.queued.iter().position(is_queued) {
+            self.queued.remove(place);
+        } else if let Some(place) = self.running.iter().position(is_waiting) {
+            let lane = self.running.remove(place).lane;
+            self.follow(lane, self.overheads.launch);
+            self.find_next();
+        } else {
+            return;
         }
-        self.begin_queued();
+        self.events.push_back(Input::LegRevoked {
+            device: self.spec.id,
+            task,
+            leg,
+        });
     }
 
     /// Makes the running leg of a task fail when it ends.
     pub fn fail(&mut self, task: TaskId) {
-        let running = self
-            .lanes
-            .values_mut()
-            .filter_map(|lane| lane.running.as_mut());
-        for leg in running.filter(|leg| leg.task == task) {
+        for leg in self.running.iter_mut().filter(|leg| leg.task == task) {
             leg.result = LegResult::Failed;
         }
     }
 
+    /// Makes the running leg of a task never end; its atoms stay taken until the device
+    /// is lost.
+    pub fn hang(&mut self, task: TaskId) {
+        for leg in self.running.iter_mut().filter(|leg| leg.task == task) {
+            leg.end = None;
+        }
+        self.find_next();
+    }
+
     /// Forgets everything that runs or waits: the device was lost.
-    pub fn reset(&mut self) {
-        self.lanes.clear();
+    pub fn reset(&mut self, now: Timestamp) {
+        self.advance(now);
+        self.count(now);
+        self.running.clear();
+        self.queued.clear();
         self.events.clear();
+        self.disturbed = false;
+        self.next = None;
     }
 
     /// When it will next report something, if nothing is done before.
@@ -131,7 +284,7 @@ impl SimDevice {
         if !self.events.is_empty() {
             return Some(self.now);
         }
-        self.next_change()
+        self.next
     }
 
     /// The next report up to `now`.
@@ -140,123 +293,146 @@ impl SimDevice {
         self.events.pop_front()
     }
 
-    /// When the next leg begins or ends.
-    fn next_change(&self) -> Option<Timestamp> {
-        let running = self.lanes.values().filter_map(|lane| lane.running.as_ref());
-        running
-            .map(|leg| {
-                if !leg.reported {
-                    return leg.begins.max(self.now);
-                }
-                let nanos = (leg.left * u128::from(self.crowd(leg.atoms))).div_ceil(1 << FRACTION);
-                self.now + Nanos::new(u64::try_from(nanos).unwrap_or(u64::MAX))
-            })
-            .min()
+    /// What each model has had of the device up to `now`.
+    pub fn used(&mut self, now: Timestamp) -> &BTreeMap<ModelId, Used> {
+        self.advance(now);
+        self.count(now);
+        &self.used
     }
 
-    /// Legs that run on the most crowded of the atoms.
-    fn crowd(&self, atoms: AtomSet) -> u64 {
-        let running: Vec<AtomSet> = self
-            .lanes
-            .values()
-            .filter_map(|lane| lane.running.as_ref())
-            .filter(|leg| leg.reported)
-            .map(|leg| leg.atoms)
-            .collect();
-        let on = |atom: u16| {
-            running
-                .iter()
-                .filter(|other| other.overlaps(AtomSet::range(atom, 1)))
-                .count() as u64
-        };
-        atoms.iter().map(on).max().unwrap_or(1).max(1)
+    fn count(&mut self, now: Timestamp) {
+        for leg in self.running.iter_mut().filter(|leg| leg.reported) {
+            leg.count(now, &mut self.used);
+        }
+    }
+
+    fn is_running(&self, lane: LaneKey) -> bool {
+        self.running
+            .binary_search_by_key(&lane, |leg| leg.lane)
+            .is_ok()
+    }
+
+    fn find_next(&mut self) {
+        let now = self.now;
+        self.next = self.running.iter().filter_map(|leg| leg.next(now)).min();
     }
 
     fn advance(&mut self, to: Timestamp) {
-        while let Some(at) = self.next_change().filter(|&at| at <= to) {
-            self.progress(at);
+        while let Some(at) = self.next.filter(|&at| at <= to) {
+            self.now = self.now.max(at);
             self.report();
-        }
-        self.progress(to);
-    }
-
-    /// Lets time pass without a leg beginning or ending in between.
-    fn progress(&mut self, to: Timestamp) {
-        let elapsed = u128::from(to.since(self.now).as_nanos()) << FRACTION;
-        let crowds: Vec<u64> = self
-            .lanes
-            .values()
-            .map(|lane| lane.running.as_ref().map_or(1, |leg| self.crowd(leg.atoms)))
-            .collect();
-        for (lane, crowd) in self.lanes.values_mut().zip(crowds) {
-            if let Some(leg) = lane.running.as_mut().filter(|leg| leg.reported) {
-                leg.left = leg.left.saturating_sub(elapsed.div_ceil(u128::from(crowd)));
-            }
         }
         self.now = self.now.max(to);
     }
 
-    /// Reports the legs that begin or end now, lanes in order, ends first.
+    /// Reports the legs that end or begin now, lanes in order, ends first.
     fn report(&mut self) {
-        let (now, device) = (self.now, self.spec.id);
-        for lane in self.lanes.values_mut() {
-            if lane
-                .running
-                .as_ref()
-                .is_some_and(|leg| leg.reported && leg.left == 0)
-                && let Some(Running {
-                    task,
-                    leg,
-                    begins: started,
-                    result,
-                    ..
-                }) = lane.running.take()
-            {
-                self.events.push_back(Input::LegFinished {
-                    device,
-                    task,
-                    leg,
-                    started,
-                    ended: now,
-                    result,
-                });
+        let now = self.now;
+        let mut place = 0;
+        while place < self.running.len() {
+            if self.running[place].ends_by(now) {
+                // What follows on the lane takes its place, and has not begun.
+                let lane = self.end(place);
+                self.follow(lane, self.overheads.boundary);
+            } else {
+                place += 1;
             }
         }
-        self.begin_queued();
-        for lane in self.lanes.values_mut() {
-            if let Some(leg) = lane
-                .running
-                .as_mut()
-                .filter(|leg| !leg.reported && leg.begins <= now)
-            {
-                leg.reported = true;
-                leg.begins = now;
+        for place in 0..self.running.len() {
+            let leg = &mut self.running[place];
+            if !leg.reported && leg.begins <= now {
+                leg.report(now);
+                let (task, leg) = (leg.task, leg.leg);
                 self.events.push_back(Input::LegStarted {
-                    device,
-                    task: leg.task,
-                    leg: leg.leg,
+                    device: self.spec.id,
+                    task,
+                    leg,
                     at: now,
                 });
+                self.disturbed |= self.is_disturbed_by(place);
             }
+        }
+        if self.disturbed {
+            self.find_paces();
+        }
+        self.find_next();
+    }
+
+    /// Takes a leg that ends now off its lane, and says which lane.
+    fn end(&mut self, place: usize) -> LaneKey {
+        let mut gone = self.running.remove(place);
+        gone.count(self.now, &mut self.used);
+        if gone.leg == LegIndex(0) && gone.result == LegResult::Done {
+            let used = self.used.entry(gone.model).or_default();
+            used.runs += 1;
+            used.items += u64::from(gone.batch.0);
+        }
+        self.events.push_back(Input::LegFinished {
+            device: self.spec.id,
+            task: gone.task,
+            leg: gone.leg,
+            started: gone.begins,
+            ended: self.now,
+            result: gone.result,
+        });
+        gone.lane
+    }
+
+    /// Lets the leg committed to a lane that has fallen free begin after `delay`.
+    fn follow(&mut self, lane: LaneKey, delay: Nanos) {
+        if let Ok(place) = self.queued.binary_search_by_key(&lane, |next| next.lane) {
+            let Queued { start, service, .. } = self.queued.remove(place);
+            self.begin(lane, start, service, delay);
         }
     }
 
-    fn begin_queued(&mut self) {
-        for lane in self.lanes.values_mut() {
-            if lane.running.is_none()
-                && let Some((start, service)) = lane.queued.take()
-            {
-                lane.running = Some(Running {
-                    task: start.task,
-                    leg: start.leg,
-                    atoms: self.spec.partitions[usize::from(start.partition.0)].atoms,
-                    begins: start.not_before.max(self.now),
-                    reported: false,
-                    left: u128::from(service.as_nanos()) << FRACTION,
-                    result: LegResult::Done,
-                });
+    fn begin(&mut self, lane: LaneKey, start: Start, service: Service, delay: Nanos) {
+        let partition = &self.spec.partitions[usize::from(start.partition.0)];
+        let begins = start.not_before.max(self.now) + delay;
+        let leg = Running {
+            lane,
+            task: start.task,
+            leg: start.leg,
+            model: start.model,
+            batch: start.batch,
+            atoms: partition.atoms,
+            share: partition.share(),
+            service,
+            begins,
+            reported: false,
+            left: u128::from(service.alone.as_nanos()) << FRACTION,
+            since: begins,
+            pace: Pace::ALONE,
+            end: None,
+            counted: begins,
+            result: LegResult::Done,
+        };
+        let place = self.running.partition_point(|other| other.lane < lane);
+        self.running.insert(place, leg);
+    }
+
+    /// Whether the leg at `place`, which has just begun, slows another or is slowed.
+    fn is_disturbed_by(&self, place: usize) -> bool {
+        let leg = self.running[place].occupant();
+        let reported = self.running.iter().enumerate();
+        let others = reported.filter(|&(other, known)| known.reported && other != place);
+        let mut others = others.map(|(_, known)| known.occupant());
+        others.any(|other| leg.disturbs(&other) || other.disturbs(&leg))
+    }
+
+    fn find_paces(&mut self) {
+        let (occupants, found) = &mut self.scratch;
+        occupants.clear();
+        let running = self.running.iter().filter(|leg| leg.reported);
+        occupants.extend(running.map(Running::occupant));
+        paces(occupants, self.spec.slices, self.overheads.slicing, found);
+        let running = self.running.iter_mut().filter(|leg| leg.reported);
+        for (leg, &pace) in running.zip(found.iter()) {
+            if leg.pace != pace {
+                leg.set_pace(self.now, pace, &mut self.used);
             }
         }
+        self.disturbed = found.iter().any(|&pace| pace != Pace::ALONE);
     }
 
     /// Which device it is.
@@ -266,86 +442,4 @@ impl SimDevice {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::device::LaneClass;
-    use crate::id::{BatchSize, ModelId, Share, SlotIndex};
-
-    fn device() -> SimDevice {
-        let lanes = [LaneClass::Normal; 2];
-        SimDevice::new(DeviceSpec::nested(
-            DeviceId(0),
-            "sim",
-            Share(2),
-            &lanes,
-            &lanes,
-        ))
-    }
-
-    fn start(task: u64, partition: u16, lane: u16) -> Start {
-        Start {
-            device: DeviceId(0),
-            task: TaskId(task),
-            model: ModelId(0),
-            leg: LegIndex(0),
-            partition: PartitionId(partition),
-            lane: LaneId(lane),
-            slot: SlotIndex(0),
-            batch: BatchSize(1),
-            not_before: Timestamp::ZERO,
-            requests: Vec::new(),
-        }
-    }
-
-    /// (task, start, end) of all legs, by end.
-    fn finished(device: &mut SimDevice) -> Vec<(u64, u64, u64)> {
-        let end = Timestamp::from_nanos(1_000_000);
-        std::iter::from_fn(|| device.poll_event(end))
-            .filter_map(|event| {
-                let Input::LegFinished {
-                    task,
-                    started,
-                    ended,
-                    ..
-                } = event
-                else {
-                    return None;
-                };
-                Some((task.0, started.as_nanos(), ended.as_nanos()))
-            })
-            .collect()
-    }
-
-    #[test]
-    fn disjoint_partitions_run_undisturbed_and_shared_ones_divide_time() {
-        let mut apart = device();
-        apart.start(Timestamp::ZERO, start(1, 1, 0), Nanos::new(100));
-        apart.start(Timestamp::ZERO, start(2, 2, 0), Nanos::new(100));
-        assert_eq!(finished(&mut apart), [(1, 0, 100), (2, 0, 100)]);
-        let mut shared = device();
-        shared.start(Timestamp::ZERO, start(1, 0, 0), Nanos::new(100));
-        shared.start(Timestamp::from_nanos(50), start(2, 0, 1), Nanos::new(100));
-        assert_eq!(finished(&mut shared), [(1, 0, 150), (2, 50, 200)]);
-    }
-
-    #[test]
-    fn a_committed_leg_follows_by_itself_or_comes_back() {
-        let mut device = device();
-        device.start(Timestamp::ZERO, start(1, 0, 0), Nanos::new(100));
-        device.start(Timestamp::from_nanos(90), start(2, 0, 0), Nanos::new(100));
-        assert_eq!(finished(&mut device), [(1, 0, 100), (2, 100, 200)]);
-        let mut device = self::device();
-        device.start(Timestamp::ZERO, start(1, 0, 0), Nanos::new(100));
-        device.start(Timestamp::from_nanos(90), start(2, 0, 0), Nanos::new(100));
-        device.revoke(Timestamp::from_nanos(95), TaskId(2), LegIndex(0));
-        let revoked = Input::LegRevoked {
-            device: DeviceId(0),
-            task: TaskId(2),
-            leg: LegIndex(0),
-        };
-        let events: Vec<Input> =
-            std::iter::from_fn(|| device.poll_event(Timestamp::from_nanos(96))).collect();
-        assert!(events.contains(&revoked));
-        assert_eq!(finished(&mut device), [(1, 0, 100)]);
-    }
-}
+mod tests;

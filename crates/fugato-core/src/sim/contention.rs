@@ -1,0 +1,207 @@
+//! What legs that run at once do to each other.
+//!
+//! Two things, both stated and both in integers:
+//!
+//! - **Time-slicing.** Legs whose partitions share atoms divide them evenly in time. A leg
+//!   runs at the rate of its most crowded atom: where k running legs cover it, k times as
+//!   long, and longer still by the time that each switch costs.
+//! - **Interference.** Legs on disjoint atoms share memory bandwidth and caches. Each leg
+//!   has a memory-bound part, which takes longer by what its neighbours demand, and a
+//!   compute-bound part, which does not: beside neighbours j on other atoms
+//!   `time = alone * (1 + sensitivity * sum_j demand_j * share_j / (slices - share))`.
+//!
+//! # Source
+//! The form is that of linear interference models of co-located inference (a sensitivity
+//! of the one, a pressure of the others). Where the numbers come from is said by
+//! [`ProfiledService`](super::ProfiledService).
+
+use crate::device::{ATOMS_MAX, AtomSet};
+use crate::id::Share;
+use crate::time::Nanos;
+
+/// 1 in the fixed point of this module: 2^-16.
+pub(super) const ONE: u64 = 1 << FRACTION;
+
+/// Bits after the point.
+pub(super) const FRACTION: u32 = 16;
+
+/// A part of a leg's time, in steps of 2^-16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Part(u32);
+
+impl Part {
+    /// None of it.
+    pub const ZERO: Self = Self(0);
+    /// All of it.
+    pub const WHOLE: Self = Self(1 << FRACTION);
+
+    /// The nearest part to `part`; negative and NaN give none, 1,000 wholes are the most.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the value is clamped to the range first"
+    )]
+    pub fn new(part: f64) -> Self {
+        let steps = (part * ONE as f64).round();
+        Self(steps.clamp(0.0, 1_000.0 * ONE as f64) as u32)
+    }
+
+    pub(super) const fn steps(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+/// How a device's atoms are shared in time, where running legs overlap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeSlicing {
+    /// How long one leg runs before the next one's turn.
+    pub quantum: Nanos,
+    /// What each turn costs before work goes on.
+    pub switch: Nanos,
+}
+
+impl TimeSlicing {
+    /// Even division that costs nothing.
+    pub const FREE: Self = Self {
+        quantum: Nanos::from_millis(1),
+        switch: Nanos::ZERO,
+    };
+
+    /// What a leg's time is multiplied by among `crowd` legs, in steps of 2^-16.
+    fn factor(self, crowd: u64) -> u64 {
+        if crowd <= 1 {
+            return ONE;
+        }
+        let quantum = self.quantum.as_nanos().max(1);
+        let turn = self.quantum + self.switch;
+        Nanos::new(crowd * ONE)
+            .scaled(turn.as_nanos().max(1), quantum)
+            .as_nanos()
+    }
+}
+
+/// A leg that runs, as far as others feel it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Occupant {
+    pub atoms: AtomSet,
+    pub share: Share,
+    /// How much longer it takes beside the demand of full neighbours.
+    pub sensitivity: Part,
+    /// What it does to its neighbours.
+    pub demand: Part,
+}
+
+impl Occupant {
+    /// Whether the other goes slower because of this one.
+    pub(super) fn disturbs(&self, other: &Self) -> bool {
+        self.atoms.overlaps(other.atoms)
+            || self.demand != Part::ZERO && other.sensitivity != Part::ZERO
+    }
+}
+
+/// How fast a leg goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pace {
+    /// Running legs on its most crowded atom, itself included.
+    pub crowd: u64,
+    /// Its time over its time alone, in steps of 2^-16; at least 1.
+    pub slow: u64,
+}
+
+impl Pace {
+    /// Alone on the device.
+    pub(super) const ALONE: Self = Self {
+        crowd: 1,
+        slow: ONE,
+    };
+}
+
+/// The pace of each of the legs that run at once.
+///
+/// # Cost
+/// O(legs x atoms), and O(legs^2) where any of them demands memory.
+pub(super) fn paces(
+    occupants: &[Occupant],
+    slices: Share,
+    slicing: TimeSlicing,
+    paces: &mut Vec<Pace>,
+) {
+    let mut on_atom = [0_u16; ATOMS_MAX as usize];
+    for occupant in occupants {
+        for atom in occupant.atoms.iter() {
+            on_atom[usize::from(atom)] += 1;
+        }
+    }
+    paces.clear();
+    paces.extend(occupants.iter().map(|occupant| {
+        let crowds = occupant.atoms.iter().map(|atom| on_atom[usize::from(atom)]);
+        let crowd = u64::from(crowds.max().unwrap_or(1));
+        Pace {
+            crowd,
+            slow: slicing.factor(crowd),
+        }
+    }));
+    if occupants.iter().all(|other| other.demand == Part::ZERO) {
+        return;
+    }
+    for index in 0..occupants.len() {
+        let one = occupants[index];
+        let others = u64::from(slices.0.saturating_sub(one.share.0)).max(1);
+        let beside = occupants.iter().zip(paces.iter());
+        let pressure: u64 = beside
+            .filter(|(other, _)| !other.atoms.overlaps(one.atoms))
+            .map(|(other, pace)| other.demand.steps() * u64::from(other.share.0) / pace.crowd)
+            .sum();
+        let stretch = ONE + ((one.sensitivity.steps() * (pressure / others)) >> FRACTION);
+        paces[index].slow = (paces[index].slow * stretch) >> FRACTION;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn occupant(first: u16, count: u16, memory: f64) -> Occupant {
+        Occupant {
+            atoms: AtomSet::range(first, count),
+            share: Share(count),
+            sensitivity: Part::new(memory),
+            demand: Part::new(memory),
+        }
+    }
+
+    fn slows(occupants: &[Occupant], slicing: TimeSlicing) -> Vec<u64> {
+        let mut found = Vec::new();
+        paces(occupants, Share(8), slicing, &mut found);
+        found.iter().map(|pace| pace.slow).collect()
+    }
+
+    #[test]
+    fn memory_bound_parts_take_longer_by_what_neighbours_demand() {
+        // Half of each is memory-bound: beside a full device 1 + 1/2 * 1/2.
+        let full = [occupant(0, 4, 0.5), occupant(4, 4, 0.5)];
+        assert_eq!(slows(&full, TimeSlicing::FREE), [ONE * 5 / 4; 2]);
+        // The neighbour has half of the other slices.
+        let half = [occupant(0, 4, 0.5), occupant(4, 2, 0.5)];
+        assert_eq!(slows(&half, TimeSlicing::FREE)[0], ONE * 9 / 8);
+        // Beside compute-bound work nobody waits.
+        let bound = [occupant(0, 4, 0.5), occupant(4, 4, 0.0)];
+        assert_eq!(slows(&bound, TimeSlicing::FREE), [ONE; 2]);
+    }
+
+    #[test]
+    fn the_most_crowded_atom_sets_the_pace_and_turns_cost() {
+        let crowded = [
+            occupant(0, 8, 0.0),
+            occupant(0, 2, 0.0),
+            occupant(6, 2, 0.0),
+        ];
+        assert_eq!(slows(&crowded, TimeSlicing::FREE), [2 * ONE; 3]);
+        let slicing = TimeSlicing {
+            quantum: Nanos::from_micros(1_000),
+            switch: Nanos::from_micros(250),
+        };
+        assert_eq!(slows(&crowded, slicing), [2 * ONE * 5 / 4; 3]);
+        assert_eq!(slows(&crowded[1..], slicing), [ONE; 2]);
+    }
+}
