@@ -59,6 +59,28 @@ impl AtomSet {
         Self(std::array::from_fn(|word| self.0[word] & !other.0[word]))
     }
 
+    /// The atoms in both sets.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Self {
+        Self(std::array::from_fn(|word| self.0[word] & other.0[word]))
+    }
+
+    /// The atoms beside one of the set: one up or one down, and not in it.
+    #[must_use]
+    pub fn neighbours(self) -> Self {
+        let mut beside = [0; 4];
+        for (word, bits) in self.0.into_iter().enumerate() {
+            beside[word] |= bits << 1 | bits >> 1;
+            if let Some(next) = beside.get_mut(word + 1) {
+                *next |= bits >> 63;
+            }
+            if let Some(last) = word.checked_sub(1) {
+                beside[last] |= bits << 63;
+            }
+        }
+        Self(beside).without(self)
+    }
+
     /// The number of atoms.
     #[expect(clippy::cast_possible_truncation, reason = "at most 256 bits are set")]
     pub fn count(self) -> u16 {
@@ -245,9 +267,130 @@ impl DeviceSpec {
     }
 }
 
+/// The most units of [`DeviceSpec::subsets`]: a device has 2^units - 1 partitions.
+pub const UNITS_MAX: u16 = 10;
+
+impl DeviceSpec {
+    /// A partition for every run of neighbouring units of `unit` slices, the last unit
+    /// smaller where the division leaves one: what a device offers whose partitions are
+    /// places, as CPU cores or groups of SMs are.
+    ///
+    /// # Panics
+    /// Where `unit` is zero.
+    pub fn ranges(
+        id: DeviceId,
+        name: impl Into<String>,
+        slices: Share,
+        unit: Share,
+        whole_lanes: &[LaneClass],
+        part_lanes: &[LaneClass],
+    ) -> Self {
+        assert!(unit.0 > 0, "a unit of no slices");
+        let units = slices.0.div_ceil(unit.0);
+        let runs = (1..units).flat_map(|length| (0..=units - length).map(move |at| (at, length)));
+        let parts = runs.map(|(at, length)| {
+            let first = at * unit.0;
+            AtomSet::range(first, (length * unit.0).min(slices.0 - first))
+        });
+        Self::of_parts(id, name.into(), slices, parts, (whole_lanes, part_lanes))
+    }
+
+    /// A partition for every set of units of `unit` slices, the last unit smaller where the
+    /// division leaves one: what a device offers that hands out percentages and no places,
+    /// as CUDA's MPS does.
+    ///
+    /// # Panics
+    /// Where there are more than [`UNITS_MAX`] units, or `unit` is zero.
+    pub fn subsets(
+        id: DeviceId,
+        name: impl Into<String>,
+        slices: Share,
+        unit: Share,
+        whole_lanes: &[LaneClass],
+        part_lanes: &[LaneClass],
+    ) -> Self {
+        assert!(unit.0 > 0, "a unit of no slices");
+        let units = slices.0.div_ceil(unit.0);
+        assert!(
+            units <= UNITS_MAX,
+            "{units} units would make 2^{units} partitions"
+        );
+        let parts = (1u16..(1 << units) - 1).map(|chosen| {
+            let chosen = (0..units).filter(|at| chosen >> at & 1 == 1);
+            chosen.fold(AtomSet::EMPTY, |atoms, at| {
+                let first = at * unit.0;
+                atoms.union(AtomSet::range(first, unit.0.min(slices.0 - first)))
+            })
+        });
+        Self::of_parts(id, name.into(), slices, parts, (whole_lanes, part_lanes))
+    }
+
+    fn of_parts(
+        id: DeviceId,
+        name: String,
+        slices: Share,
+        parts: impl Iterator<Item = AtomSet>,
+        (whole_lanes, part_lanes): (&[LaneClass], &[LaneClass]),
+    ) -> Self {
+        let whole = (AtomSet::range(0, slices.0), whole_lanes);
+        let parts = parts.map(|atoms| (atoms, part_lanes));
+        let partitions = std::iter::once(whole).chain(parts).zip(0u16..);
+        let partitions = partitions
+            .map(|((atoms, lanes), id)| PartitionSpec {
+                id: PartitionId(id),
+                atoms,
+                lanes: lanes.to_vec(),
+            })
+            .collect();
+        Self {
+            id,
+            name,
+            slices,
+            partitions,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbours_cross_words_and_leave_the_set_out() {
+        let set = AtomSet::range(60, 5);
+        let beside: Vec<u16> = set.neighbours().iter().collect();
+        assert_eq!(beside, [59, 65]);
+        let edge: Vec<u16> = AtomSet::range(64, 1).neighbours().iter().collect();
+        assert_eq!(edge, [63, 65]);
+        assert_eq!(AtomSet::range(0, ATOMS_MAX).neighbours(), AtomSet::EMPTY);
+    }
+
+    #[test]
+    fn ranges_are_all_runs_and_subsets_all_sets_of_units() {
+        let lanes = [LaneClass::Normal];
+        let ranges = |slices, unit| {
+            let (slices, unit) = (Share(slices), Share(unit));
+            DeviceSpec::ranges(DeviceId(0), "test", slices, unit, &lanes, &lanes)
+        };
+        let subsets = |slices, unit| {
+            let (slices, unit) = (Share(slices), Share(unit));
+            DeviceSpec::subsets(DeviceId(0), "test", slices, unit, &lanes, &lanes)
+        };
+        let many = ranges(132, 8);
+        many.validate().expect("well formed");
+        assert_eq!(many.partitions.len(), 17 * 18 / 2);
+        assert_eq!(many.partitions[17].share(), Share(4), "132 = 16 x 8 + 4");
+        let all = subsets(80, 8);
+        all.validate().expect("well formed");
+        assert_eq!(all.partitions.len(), 1023);
+        let mut atoms: Vec<AtomSet> = all.partitions.iter().map(|part| part.atoms).collect();
+        atoms.sort_unstable();
+        atoms.dedup();
+        assert_eq!(atoms.len(), 1023);
+        for one in [ranges(1, 1), subsets(1, 1)] {
+            assert_eq!(one.partitions.len(), 1);
+        }
+    }
 
     fn nested(slices: u16) -> DeviceSpec {
         DeviceSpec::nested(

@@ -3,10 +3,12 @@
 
 mod edf;
 mod fifo;
+mod sizing;
 mod uncontrolled;
 
 pub use edf::Edf;
 pub use fifo::Fifo;
+pub use sizing::{OperatingPoint, Sizer, Sizing};
 pub use uncontrolled::Uncontrolled;
 
 use crate::id::{BatchSize, ModelId, RequestId, ShapeClass, TaskId};
@@ -125,8 +127,16 @@ pub enum Verdict {
         /// When to look again at the latest.
         until: Option<Timestamp>,
     },
+    /// Nothing until the next event, or until a time if none comes before.
+    Wait {
+        /// When to ask again at the latest; `None` where only an event changes anything.
+        until: Option<Timestamp>,
+    },
+}
+
+impl Verdict {
     /// Nothing until the next event.
-    Wait,
+    pub const WAIT: Self = Self::Wait { until: None };
 }
 
 /// Makes the policy of a specification.
@@ -134,6 +144,6 @@ pub fn from_spec(spec: &PolicySpec) -> Box<dyn Policy> {
     match spec {
         PolicySpec::Fifo => Box::new(Fifo),
         PolicySpec::Edf => Box::new(Edf),
-        PolicySpec::Uncontrolled { lanes } => Box::new(Uncontrolled::new(*lanes)),
+        PolicySpec::Uncontrolled { lanes, share } => Box::new(Uncontrolled::new(*lanes, *share)),
     }
 }

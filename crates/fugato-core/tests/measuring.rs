@@ -187,7 +187,10 @@ fn a_busy_device_is_not_measured() {
 
 #[test]
 fn what_requests_run_beside_is_not_taken_for_the_time_alone() {
-    let policy = PolicySpec::Uncontrolled { lanes: 4 };
+    let policy = PolicySpec::Uncontrolled {
+        lanes: 4,
+        share: None,
+    };
     let world = loaded_world(policy, 3_700 * US, 20_000);
     let measured = medians(world.scheduler().measured_points(ModelId(0)));
     let alone = |&(batch, share): &(u32, u16)| {

@@ -448,7 +448,10 @@ fn a_busy_device_does_not_hold_up_another() {
     for policy in [
         PolicySpec::Fifo,
         PolicySpec::Edf,
-        PolicySpec::Uncontrolled { lanes: 1 },
+        PolicySpec::Uncontrolled {
+            lanes: 1,
+            share: None,
+        },
     ] {
         let devices = vec![device(0, 1, 1), device(1, 1, 1)];
         let mut world = world(config(policy.clone()), devices, |_| Nanos::new(MS));
@@ -559,7 +562,13 @@ fn uncontrolled_runs_models_at_once_and_waits_for_preferred_batches() {
         },
         model(1),
     ];
-    let mut world = affine(config(PolicySpec::Uncontrolled { lanes: 4 }), &models);
+    let mut world = affine(
+        config(PolicySpec::Uncontrolled {
+            lanes: 4,
+            share: None,
+        }),
+        &models,
+    );
     for (request, model, received) in [
         (0, 0, 0),
         (1, 1, 10),
@@ -736,7 +745,10 @@ fn the_policy_changes_live_without_losing_a_request() {
     }
     world.push(
         at(13 * MS),
-        Input::PolicyChanged(PolicySpec::Uncontrolled { lanes: 3 }),
+        Input::PolicyChanged(PolicySpec::Uncontrolled {
+            lanes: 3,
+            share: None,
+        }),
     );
     world.push(at(14 * MS), Input::DeadlinesChanged(DeadlineMode::Observe));
     world.push(at(15 * MS), Input::PolicyChanged(PolicySpec::Edf));

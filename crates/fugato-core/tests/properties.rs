@@ -34,7 +34,7 @@ fn policies() -> impl Strategy<Value = PolicySpec> {
     prop_oneof![
         Just(PolicySpec::Fifo),
         Just(PolicySpec::Edf),
-        (1u16..5).prop_map(|lanes| PolicySpec::Uncontrolled { lanes }),
+        (1u16..5).prop_map(|lanes| PolicySpec::Uncontrolled { lanes, share: None }),
     ]
 }
 
@@ -242,7 +242,7 @@ fn capacity_held(
                             );
                         }
                     }
-                    PolicySpec::Uncontrolled { lanes } => {
+                    PolicySpec::Uncontrolled { lanes, .. } => {
                         prop_assert!(
                             here.count() < usize::from(lanes),
                             "{:?} is one too many",

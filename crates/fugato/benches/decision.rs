@@ -151,7 +151,7 @@ fn main() -> std::io::Result<()> {
     let policies = [
         PolicySpec::Fifo,
         PolicySpec::Edf,
-        PolicySpec::Uncontrolled { lanes: 1 },
+        PolicySpec::Uncontrolled { lanes: 1, share: None },
     ];
     for policy in policies {
         for (models, queued) in [

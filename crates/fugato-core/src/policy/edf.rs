@@ -59,7 +59,7 @@ impl Policy for Edf {
                 }
             }
         });
-        verdict.unwrap_or(Verdict::Wait)
+        verdict.unwrap_or(Verdict::WAIT)
     }
 }
 

@@ -49,6 +49,6 @@ impl Policy for Fifo {
                 (_, Offer::Closed) => None,
             }
         });
-        launch.unwrap_or(Verdict::Wait)
+        launch.unwrap_or(Verdict::WAIT)
     }
 }

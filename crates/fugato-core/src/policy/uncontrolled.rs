@@ -10,19 +10,32 @@
 //! for the queue, models take turns by the arrival of their oldest request.
 
 use super::{Backlog, CapacityRule, Policy, QueueOrder, ServiceBound, Verdict};
-use crate::id::BatchSize;
-use crate::sched::{Offer, ReadyHead, View};
+use crate::id::{BatchSize, DeviceId, Share};
+use crate::sched::{LaneRef, Offer, ReadyHead, View};
 
 /// The policy `uncontrolled`.
 #[derive(Clone, Copy, Debug)]
 pub struct Uncontrolled {
     lanes: u16,
+    share: Option<Share>,
 }
 
 impl Uncontrolled {
-    /// At most `lanes` legs at once on one device.
-    pub const fn new(lanes: u16) -> Self {
-        Self { lanes }
+    /// At most `lanes` legs at once on one device, each on `share` of its slices, or on all
+    /// of them.
+    pub const fn new(lanes: u16, share: Option<Share>) -> Self {
+        Self { lanes, share }
+    }
+
+    /// An open lane for a leg.
+    fn lane(self, view: &View<'_>, device: DeviceId) -> Option<LaneRef> {
+        if let Some(share) = self.share.filter(|&share| share < view.slices(device)) {
+            return view.least_crowded(device, share);
+        }
+        match view.whole_device_offer(device)? {
+            (at, Offer::Now) => Some(at),
+            (_, Offer::After(_) | Offer::Closed) => None,
+        }
     }
 
     /// The batch to run of what waits, or `None` where waiting longer may serve better.
@@ -89,16 +102,14 @@ impl Policy for Uncontrolled {
                     until: Some(until),
                 });
             };
-            match view.whole_device_offer(device)? {
-                (at, Offer::Now) => Some(Verdict::Launch {
-                    model: head.model,
-                    class: head.class,
-                    batch,
-                    at,
-                }),
-                (_, Offer::After(_) | Offer::Closed) => None,
-            }
+            let at = self.lane(view, device)?;
+            Some(Verdict::Launch {
+                model: head.model,
+                class: head.class,
+                batch,
+                at,
+            })
         });
-        verdict.unwrap_or(Verdict::Wait)
+        verdict.unwrap_or(Verdict::WAIT)
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct Admitted {
 
 impl State {
     /// Whether a request may enter, judged by limits first and by its deadline last.
-    pub(super) fn admit(&self, arrival: &Arrival, backlog: Backlog) -> Result<Admitted, Rejection> {
+    pub(super) fn admit(&self, arrival: &Arrival) -> Result<Admitted, Rejection> {
         if self.draining {
             return Err(Rejection::Draining);
         }
@@ -70,14 +70,10 @@ impl State {
                 });
             }
         }
-        self.admit_by_deadline(arrival, backlog)
+        self.admit_by_deadline(arrival)
     }
 
-    fn admit_by_deadline(
-        &self,
-        arrival: &Arrival,
-        backlog: Backlog,
-    ) -> Result<Admitted, Rejection> {
+    fn admit_by_deadline(&self, arrival: &Arrival) -> Result<Admitted, Rejection> {
         let slo = self
             .model(arrival.model)
             .spec
@@ -91,11 +87,11 @@ impl State {
             .model(arrival.model)
             .plan
             .map_or(arrival.items, |plan| plan.batch);
-        let mut wait = self.predicted_wait(arrival, deadline, backlog, batch);
+        let mut wait = self.predicted_wait(arrival, deadline, batch);
         let mut run = self.predicted_run(arrival, batch);
         if let Some(deadline) = deadline
             && self.now + wait + run.unwrap_or(Nanos::ZERO) > deadline
-            && let Some(together) = self.all_together(arrival, deadline, backlog)
+            && let Some(together) = self.all_together(arrival, deadline)
         {
             (wait, run) = (together.0, Some(together.1));
         }
@@ -111,7 +107,7 @@ impl State {
                     run,
                 });
             }
-            let short = self.short_of_room(arrival, deadline, backlog);
+            let short = self.short_of_room(arrival, deadline);
             if run > Nanos::ZERO && short > Nanos::ZERO {
                 return Err(Rejection::NoRoom { deadline, short });
             }
@@ -126,12 +122,7 @@ impl State {
     /// larger than planned for a lasting load, right for a burst that meets an idle device.
     /// `None` where there is no such batch that ends in time for its first request too, or
     /// where other models ask for the device, whose share it would take.
-    fn all_together(
-        &self,
-        arrival: &Arrival,
-        deadline: Timestamp,
-        backlog: Backlog,
-    ) -> Option<(Nanos, Nanos)> {
+    fn all_together(&self, arrival: &Arrival, deadline: Timestamp) -> Option<(Nanos, Nanos)> {
         let model = self.model(arrival.model);
         let items = model.queue.items() + u64::from(arrival.items.0);
         let batch = BatchSize(u32::try_from(items).ok()?);
@@ -141,7 +132,7 @@ impl State {
         if batch > model.spec.max_batch || !self.rivals.is_alone(arrival.model) {
             return None;
         }
-        let wait = self.predicted_wait(arrival, Some(deadline), backlog, batch);
+        let wait = self.predicted_wait(arrival, Some(deadline), batch);
         let run = self.predicted_run(arrival, batch)?;
         (self.now + wait + run <= last).then_some((wait, run))
     }
@@ -177,7 +168,6 @@ impl State {
         &self,
         arrival: &Arrival,
         deadline: Option<Timestamp>,
-        backlog: Backlog,
         batch: BatchSize,
     ) -> Nanos {
         let model = self.model(arrival.model);
@@ -193,7 +183,7 @@ impl State {
         let before = model.queue.items_before(key, enough);
         let beside = model.price.times(before % u64::from(batch.0.max(1)));
         let own = model.price.times(before).saturating_sub(beside);
-        let ahead = match backlog {
+        let ahead = match self.backlog {
             Backlog::Own => own,
             Backlog::All => {
                 let all = self.work.up_to(key.order()).saturating_sub(beside);
@@ -213,8 +203,8 @@ impl State {
     /// deadlines if it were accepted too, with some time in reserve. Zero under an order by
     /// arrival, where nobody is overtaken, and where no other model asks: one model's
     /// requests go into one another's batches.
-    fn short_of_room(&self, arrival: &Arrival, deadline: Timestamp, backlog: Backlog) -> Nanos {
-        let overtakes = self.order == QueueOrder::Deadline && backlog == Backlog::All;
+    fn short_of_room(&self, arrival: &Arrival, deadline: Timestamp) -> Nanos {
+        let overtakes = self.order == QueueOrder::Deadline && self.backlog == Backlog::All;
         if !overtakes || self.rivals.is_alone(arrival.model) {
             return Nanos::ZERO;
         }
@@ -251,13 +241,14 @@ impl State {
         at_once * devices.max(1)
     }
 
-    /// When a lane could take a leg: under an exclusive rule, not before the other lanes
-    /// of its device end.
+    /// When a lane could take a leg: where the whole device is one queue, not before the
+    /// other lanes of its device end. Where models have shares of their own it is not known
+    /// whom a model waits for, and it is taken to wait for none.
     fn usable_at(&self, at: super::LaneRef) -> Option<Timestamp> {
         let own = self.ledger.free_at(at, self.now)?;
-        match self.rule {
-            CapacityRule::Oversubscribed { .. } => Some(own),
-            CapacityRule::Exclusive => {
+        match (self.rule, self.backlog) {
+            (CapacityRule::Oversubscribed { .. }, _) | (_, Backlog::Own) => Some(own),
+            (CapacityRule::Exclusive, Backlog::All) => {
                 let others = self
                     .ledger
                     .occupied()

@@ -1,6 +1,6 @@
 //! Settings of the scheduler and of its models.
 
-use crate::id::{BatchSize, DeviceId, ModelId};
+use crate::id::{BatchSize, DeviceId, ModelId, Share};
 use crate::time::Nanos;
 use serde::{Deserialize, Serialize};
 
@@ -75,23 +75,44 @@ pub enum DeadlineMode {
 
 /// Which policy decides, with its settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum PolicySpec {
     /// [`crate::policy::Fifo`].
     Fifo,
     /// [`crate::policy::Edf`].
     Edf,
-    /// [`crate::policy::Uncontrolled`], which may use this many lanes of the whole
-    /// device at once.
+    /// [`crate::policy::Uncontrolled`].
     Uncontrolled {
         /// The most legs at once on one device.
         lanes: u16,
+        /// The slices that a leg uses, on whichever of them the fewest legs are: threads of
+        /// an instance, on a CPU. `None` for the whole device.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        share: Option<Share>,
     },
 }
+
+/// Lanes that [`PolicySpec::named`] lets an oversubscribing policy use at once on a device.
+const LANES: u16 = 16;
 
 impl PolicySpec {
     /// Names of all policies, in the order of the documentation.
     pub const NAMES: [&'static str; 3] = ["fifo", "edf", "uncontrolled"];
+
+    /// The policy of a name, with its usual settings; `None` for a name that is not among
+    /// [`NAMES`](Self::NAMES).
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "fifo" => Self::Fifo,
+            "edf" => Self::Edf,
+            "uncontrolled" => Self::Uncontrolled {
+                lanes: LANES,
+                share: None,
+            },
+            _ => return None,
+        })
+    }
 
     /// The policy's name.
     pub const fn name(&self) -> &'static str {

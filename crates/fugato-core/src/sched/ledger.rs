@@ -58,6 +58,8 @@ struct Lane {
 struct DeviceLedger {
     spec: DeviceSpec,
     lanes: Vec<Vec<Lane>>,
+    /// The partitions with a normal lane, by share.
+    by_share: BTreeMap<Share, Vec<PartitionId>>,
     occupied: BTreeSet<(PartitionId, LaneId)>,
     held: AtomSet,
 }
@@ -83,10 +85,17 @@ impl Ledger {
             .iter()
             .map(|part| vec![Lane::default(); part.lanes.len()])
             .collect();
+        let mut by_share: BTreeMap<Share, Vec<PartitionId>> = BTreeMap::new();
+        for part in &spec.partitions {
+            if part.lanes.contains(&LaneClass::Normal) {
+                by_share.entry(part.share()).or_default().push(part.id);
+            }
+        }
         let id = spec.id;
         let device = DeviceLedger {
             spec,
             lanes,
+            by_share,
             occupied: BTreeSet::new(),
             held: AtomSet::EMPTY,
         };
@@ -182,6 +191,71 @@ impl Ledger {
         let partitions = partitions.unwrap_or_default().iter();
         let normal = |part: &&PartitionSpec| part.lanes.contains(&LaneClass::Normal);
         partitions.filter(normal).map(PartitionSpec::share)
+    }
+
+    /// The shares of the partitions of a device that have normal lanes, rising.
+    pub(super) fn shares_of(&self, device: DeviceId) -> impl Iterator<Item = Share> {
+        let device = self.devices.get(&device);
+        device
+            .into_iter()
+            .flat_map(|device| device.by_share.keys().copied())
+    }
+
+    /// The atoms that no occupied lane covers.
+    pub(super) fn free(&self, device: DeviceId) -> AtomSet {
+        self.devices.get(&device).map_or(AtomSet::EMPTY, |device| {
+            AtomSet::range(0, device.spec.slices.0).without(device.held)
+        })
+    }
+
+    /// A free lane of a partition of that share whose atoms nobody holds: the one that
+    /// leaves the free atoms least broken up, the first of equal ones.
+    ///
+    /// # Cost
+    /// The partitions of that share.
+    pub(super) fn place(&self, device: DeviceId, share: Share) -> Option<LaneRef> {
+        let ledger = self.devices.get(&device)?;
+        let free = self.free(device);
+        let parts = ledger.by_share.get(&share)?.iter();
+        let fits = parts.filter(|part| {
+            let atoms = ledger.spec.partitions[usize::from(part.0)].atoms;
+            free.contains(atoms)
+        });
+        let best = fits.min_by_key(|part| {
+            let atoms = ledger.spec.partitions[usize::from(part.0)].atoms;
+            atoms.neighbours().intersection(free).count()
+        })?;
+        self.lanes(device, *best).next()
+    }
+
+    /// The lane of a partition of that share which takes a leg and whose atoms are covered
+    /// by the fewest occupied lanes; the first of equal ones.
+    ///
+    /// # Cost
+    /// The lanes of the partitions of that share, each times the occupied lanes.
+    pub(super) fn least_crowded(
+        &self,
+        device: DeviceId,
+        share: Share,
+        is_open: impl Fn(LaneRef) -> bool,
+    ) -> Option<LaneRef> {
+        let ledger = self.devices.get(&device)?;
+        let parts = ledger.by_share.get(&share)?.iter();
+        let lanes = parts.flat_map(|&part| self.lanes(device, part));
+        let open = lanes.filter(|&at| is_open(at));
+        open.min_by_key(|&at| {
+            let atoms = self.partition(at).atoms;
+            let others = ledger.occupied.iter().filter(|(partition, _)| {
+                ledger.spec.partitions[usize::from(partition.0)]
+                    .atoms
+                    .overlaps(atoms)
+            });
+            others.count()
+        })
+    }
+
+    pub(super) fn atoms(&self, at: LaneRef) -> AtomSet {
+        self.partition(at).atoms
     }
 
     fn device(&self, device: DeviceId) -> &DeviceLedger {
@@ -459,6 +533,45 @@ mod tests {
         assert_eq!(ledger.neighbours(lane(2, 0)), Share(1));
         ledger.release(lane(1, 0), TaskId(1), LegIndex(0));
         assert_eq!(offer(&ledger, lane(0, 0)), Offer::Now);
+    }
+
+    #[test]
+    fn a_place_breaks_the_free_atoms_up_least() {
+        let normal = [LaneClass::Normal];
+        let mut ledger = Ledger::default();
+        let (device, slices, unit) = (DeviceId(0), Share(6), Share(1));
+        ledger.add(DeviceSpec::ranges(
+            device, "ranges", slices, unit, &normal, &normal,
+        ));
+        let take = |ledger: &mut Ledger, share| {
+            let at = ledger.place(device, Share(share))?;
+            ledger.claim(at, leg(1), CapacityRule::Exclusive);
+            Some(ledger.atoms(at).iter().collect::<Vec<u16>>())
+        };
+        assert_eq!(take(&mut ledger, 2), Some(vec![0, 1]), "at an edge");
+        assert_eq!(take(&mut ledger, 1), Some(vec![2]), "at what is held");
+        assert_eq!(take(&mut ledger, 4), None, "three are free");
+        assert_eq!(take(&mut ledger, 3), Some(vec![3, 4, 5]));
+        assert_eq!(ledger.free(device), AtomSet::EMPTY);
+    }
+
+    #[test]
+    fn where_partitions_overlap_the_least_crowded_one_is_taken() {
+        let mut ledger = ledger();
+        let rule = CapacityRule::Oversubscribed { lanes: 8 };
+        let pick = |ledger: &Ledger| {
+            ledger.least_crowded(DeviceId(0), Share(1), |at| ledger.front(at).is_none())
+        };
+        ledger.claim(lane(0, 0), leg(1), rule);
+        assert_eq!(
+            pick(&ledger),
+            Some(lane(1, 0)),
+            "the whole device is on both"
+        );
+        ledger.claim(lane(1, 0), leg(2), rule);
+        assert_eq!(pick(&ledger), Some(lane(2, 0)));
+        ledger.claim(lane(2, 0), leg(3), rule);
+        assert_eq!(pick(&ledger), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which models ask for the device at present, and what share of it each may count on.
 
 use super::config::ModelSpec;
+use super::recent::Recent;
 use crate::id::ModelId;
 use crate::time::{Nanos, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// one request per second keeps its share between two of them, short enough that a model
 /// that fell silent gives it up within one objective of the slowest usual models.
 const ASKING_FOR: Nanos = Nanos::from_millis(1_000);
+
+/// Device time is counted over periods of 2^29 ns, about half a second.
+const PERIOD: u32 = 29;
 
 /// How long a refused model counts as asking in vain.
 const IN_VAIN_FOR: Nanos = Nanos::from_millis(500);
@@ -33,7 +37,7 @@ pub(super) struct Rivals {
     /// Of all models in `asked`, in thousandths.
     weight: u64,
     /// Device time of all models in `asked`.
-    usage: Usage,
+    usage: Recent<PERIOD>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +47,7 @@ struct Asked {
     slo: Option<Nanos>,
     run: Option<Nanos>,
     in_vain: Option<Timestamp>,
-    usage: Usage,
+    usage: Recent<PERIOD>,
 }
 
 impl Rivals {
@@ -64,7 +68,7 @@ impl Rivals {
                     slo,
                     run: known.and_then(|known| known.run),
                     in_vain: known.and_then(|known| known.in_vain),
-                    usage: known.map_or_else(Usage::default, |known| known.usage),
+                    usage: known.map_or_else(Recent::default, |known| known.usage),
                 };
                 self.put(model, asked);
             }
@@ -79,7 +83,7 @@ impl Rivals {
     /// Notes that a leg of a model ran for `took`, and the time of its planned batch.
     pub(super) fn ran(&mut self, now: Timestamp, model: ModelId, took: Nanos, run: Option<Nanos>) {
         if let Some(mut asked) = self.take(model) {
-            asked.usage.add(now, took);
+            asked.usage.add(now, took.as_nanos());
             self.put(model, Asked { run, ..asked });
         }
     }
@@ -223,67 +227,6 @@ impl Rivals {
     }
 }
 
-/// Device time had of late: that of the running period of about half a second, and the
-/// part of the last one that is less than a period ago.
-#[derive(Clone, Copy, Debug, Default)]
-struct Usage {
-    period: u64,
-    running: u64,
-    last: u64,
-}
-
-impl Usage {
-    /// 2^29 ns.
-    const SHIFT: u32 = 29;
-
-    /// As it stands in a later period.
-    fn in_period(self, period: u64) -> Self {
-        match period.saturating_sub(self.period) {
-            0 => self,
-            1 => Self {
-                period,
-                running: 0,
-                last: self.running,
-            },
-            _ => Self {
-                period,
-                ..Self::default()
-            },
-        }
-    }
-
-    fn add(&mut self, now: Timestamp, took: Nanos) {
-        *self = self.in_period(now.as_nanos() >> Self::SHIFT);
-        self.running += took.as_nanos();
-    }
-
-    /// Adds another one up with this one, as of the later one's period.
-    fn join(&mut self, other: Self) {
-        let period = self.period.max(other.period);
-        let other = other.in_period(period);
-        *self = self.in_period(period);
-        self.running += other.running;
-        self.last += other.last;
-    }
-
-    /// Takes out what was joined.
-    fn part(&mut self, other: Self) {
-        let other = other.in_period(self.period);
-        self.running -= other.running;
-        self.last -= other.last;
-    }
-
-    fn recent(self, now: Timestamp) -> u64 {
-        let known = self.in_period(now.as_nanos() >> Self::SHIFT);
-        let past = now.as_nanos() & ((1 << Self::SHIFT) - 1);
-        let left = (1 << Self::SHIFT) - past;
-        known.running
-            + Nanos::new(known.last)
-                .scaled(left, 1 << Self::SHIFT)
-                .as_nanos()
-    }
-}
-
 /// At least one: a weight is above zero.
 #[expect(
     clippy::cast_possible_truncation,
@@ -371,27 +314,6 @@ mod tests {
         }
         assert!(rivals.by_run.is_empty() && rivals.in_vain.is_empty());
         assert_eq!(rivals.usage.recent(at(30)), 0);
-    }
-
-    #[test]
-    fn usage_fades_within_two_periods() {
-        let period = Nanos::new(1 << Usage::SHIFT);
-        let mut usage = Usage::default();
-        let start = Timestamp::ZERO + period;
-        usage.add(start, Nanos::new(1_000));
-        assert_eq!(usage.recent(start), 1_000);
-        assert_eq!(usage.recent(start + period), 1_000);
-        let half = Nanos::new(period.as_nanos() / 2);
-        assert_eq!(usage.recent(start + period + half), 500);
-        assert_eq!(usage.recent(start + period + period), 0);
-        let mut all = Usage::default();
-        all.join(usage);
-        let mut other = Usage::default();
-        other.add(start + period, Nanos::new(7));
-        all.join(other);
-        assert_eq!(all.recent(start + period + half), 507);
-        all.part(usage);
-        assert_eq!(all.recent(start + period + half), 7);
     }
 
     #[test]

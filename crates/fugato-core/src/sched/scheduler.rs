@@ -46,6 +46,8 @@ pub struct Scheduler {
     action_count: u64,
     /// Whether anything happened since the policy last said to wait.
     dirty: bool,
+    /// When the policy asked to be asked again.
+    look_again: Option<Timestamp>,
     /// Verdicts left before the drain is cut.
     budget: u32,
     /// By device: the model that went first, and how often in a row it was passed over.
@@ -106,6 +108,7 @@ impl Scheduler {
             now: Timestamp::ZERO,
             rule: policy.capacity(),
             order: policy.queue_order(),
+            backlog: policy.backlog(),
             config,
             models: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -132,6 +135,7 @@ impl Scheduler {
             hash: ActionHash::default(),
             action_count: 0,
             dirty: false,
+            look_again: None,
             budget,
             passes: BTreeMap::new(),
             explanations: BTreeMap::new(),
@@ -175,6 +179,7 @@ impl Scheduler {
                 self.state.rebuild(|state| {
                     state.rule = policy.capacity();
                     state.order = policy.queue_order();
+                    state.backlog = policy.backlog();
                     state.config.policy = spec;
                 });
                 self.policy = policy;
@@ -229,7 +234,7 @@ impl Scheduler {
         let work = state.any_ready() || !state.continuing.is_empty();
         let commit = if work { self.next_commit_point() } else { None };
         let measure = self.next_measurement().map(|next| next.due);
-        let times = [expiry, parked, commit, measure];
+        let times = [expiry, parked, commit, measure, self.look_again];
         times.into_iter().flatten().min()
     }
 

@@ -11,13 +11,16 @@ use super::input::Overdue;
 use super::ledger::{LaneRef, Ledger};
 use super::measuring::Measuring;
 use super::queue::{ModelKey, ModelQueue, QueueKey};
+use super::recent::Recent;
 use super::rivals::Rivals;
 use super::work::{WorkByOrder, block_of};
 use crate::id::{
     BatchSize, DeviceId, LegIndex, ModelId, RequestId, ShapeClass, Share, SlotIndex, TaskId,
 };
-use crate::policy::{CapacityRule, QueueOrder};
-use crate::profile::{LatencyModel, Prediction, SurfacePoint, Window};
+use crate::policy::{Backlog, CapacityRule, QueueOrder};
+use crate::profile::{
+    Knee, LatencyModel, ModelProfile, Optima, Prediction, Published, SurfacePoint, Window,
+};
 use crate::time::{Nanos, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,6 +36,7 @@ pub(super) struct State {
     pub(super) config: SchedulerConfig,
     pub(super) rule: CapacityRule,
     pub(super) order: QueueOrder,
+    pub(super) backlog: Backlog,
     pub(super) models: BTreeMap<ModelId, Model>,
     pub(super) requests: BTreeMap<RequestId, Request>,
     pub(super) tasks: BTreeMap<TaskId, Task>,
@@ -58,6 +62,54 @@ pub(super) struct State {
     pub(super) measuring: Measuring,
 }
 
+/// Arrivals are counted over periods of 2^30 ns, about a second.
+pub(super) const RATE_PERIOD: u32 = 30;
+
+/// Without a profile, what is known of a model is taken as changed each time it has run so
+/// many tasks more.
+const KNOWLEDGE_TASKS: u64 = 64;
+
+/// What a model had of the devices since it was added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Had {
+    /// Tasks that ran to the end.
+    pub tasks: u64,
+    /// Time of their legs, each times the slices it held.
+    pub slice_time: Nanos,
+}
+
+/// What a model's profile concludes: the profile without its grid, which stands in the
+/// latency model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelFacts {
+    /// The knee at the largest batch, in slices of the device that was measured.
+    pub knee: Knee,
+    /// The best (batch, share) by both measures, under the profile's own objective.
+    pub optima: Optima,
+    /// What a publication states.
+    pub published: Option<Published>,
+    /// The measured batches, rising.
+    pub batches: Vec<BatchSize>,
+}
+
+impl ModelFacts {
+    pub(super) fn new(profile: &ModelProfile) -> Self {
+        let mut batches: Vec<BatchSize> = profile
+            .grid
+            .iter()
+            .map(|point| BatchSize(point.batch))
+            .collect();
+        batches.sort_unstable();
+        batches.dedup();
+        Self {
+            knee: profile.knee,
+            optima: profile.optima.clone(),
+            published: profile.published.clone(),
+            batches,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) spec: ModelSpec,
@@ -80,6 +132,14 @@ pub(super) struct Model {
     pub(super) errors: Window,
     /// When it was last said to have drifted, and whether that goes on.
     pub(super) drift: Option<(Timestamp, bool)>,
+    /// Items that were asked for of late, served or refused.
+    pub(super) asked: Recent<RATE_PERIOD>,
+    /// What it had of the devices since it was added.
+    pub(super) had: Had,
+    /// What its profile concludes.
+    pub(super) facts: Option<ModelFacts>,
+    /// Rises when what is known of its latency has changed enough to size it anew.
+    pub(super) knowledge: u32,
     /// Whether it can be run without requests.
     pub(super) measurable: bool,
     /// Whether the profile it was given lacks points that are still to be measured.
@@ -176,6 +236,10 @@ impl Model {
             last_done: None,
             errors: Window::default(),
             drift: None,
+            asked: Recent::default(),
+            had: Had::default(),
+            facts: None,
+            knowledge: 0,
             measurable: false,
             unfinished: false,
         }
@@ -552,6 +616,13 @@ impl State {
         self.rivals.ran(now, model, took, run);
         let known = self.model_mut(model);
         known.last_done = Some(now);
+        known.had.slice_time += took.times(u64::from(share.0));
+        if leg.0 + 1 == known.spec.legs {
+            known.had.tasks += 1;
+            let tasks = known.had.tasks;
+            let renewed = tasks.is_power_of_two() || tasks.is_multiple_of(KNOWLEDGE_TASKS);
+            known.knowledge += u32::from(known.facts.is_none() && renewed);
+        }
         if let Some(predicted) = predicted {
             let off = Nanos::new(predicted.as_nanos().abs_diff(took.as_nanos()));
             known

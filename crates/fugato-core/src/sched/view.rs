@@ -3,10 +3,13 @@
 use super::config::DynamicBatching;
 use super::ledger::{LaneRef, Offer};
 use super::queue::QueueKey;
-use super::state::{LegStage, State};
-use crate::id::{BatchSize, DeviceId, ModelId, PartitionId, RequestId, ShapeClass, TaskId};
+use super::state::{Had, LegStage, ModelFacts, RATE_PERIOD, State};
+use crate::device::{AtomSet, PartitionSpec};
+use crate::id::{
+    BatchSize, DeviceId, LegIndex, ModelId, PartitionId, RequestId, ShapeClass, Share, TaskId,
+};
 use crate::policy::Verdict;
-use crate::profile::Prediction;
+use crate::profile::{Prediction, SurfacePoint};
 use crate::time::{Nanos, Timestamp};
 
 /// A read-only view of the scheduler, given to [`Policy::decide`](crate::policy::Policy).
@@ -28,6 +31,23 @@ pub struct ReadyHead {
     pub class: ShapeClass,
     /// Where that request stands.
     pub key: QueueKey,
+}
+
+/// A leg on a lane, committed or running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Its task.
+    pub task: TaskId,
+    /// The task's model.
+    pub model: ModelId,
+    /// Items in the task's batch.
+    pub batch: BatchSize,
+    /// The lane.
+    pub at: LaneRef,
+    /// The atoms of its partition.
+    pub atoms: AtomSet,
+    /// When it should end, not before now; `None` where nothing is known of its time.
+    pub ends: Option<Timestamp>,
 }
 
 impl<'a> View<'a> {
@@ -58,6 +78,169 @@ impl<'a> View<'a> {
         let &(_, model) = self.state.ready.get(&device)?.iter().nth(1)?;
         let (key, class) = self.state.model(model).queue.head()?;
         Some(ReadyHead { model, class, key })
+    }
+
+    /// All models that the device hosts, rising by id.
+    ///
+    /// # Cost
+    /// The number of models: for planning, not for each decision.
+    pub fn models(&self, device: DeviceId) -> impl Iterator<Item = ModelId> + use<'a> {
+        let models = self.state.models.iter();
+        models
+            .filter(move |(_, model)| model.spec.devices.contains(&device))
+            .map(|(&id, _)| id)
+    }
+
+    /// The first requests of all models that could start on the device, in the policy's
+    /// order; [`first_ready`](Self::first_ready) is the first.
+    pub fn ready(&self, device: DeviceId) -> impl Iterator<Item = ReadyHead> + use<'a> {
+        let state = self.state;
+        let ready = state.ready.get(&device).into_iter().flatten();
+        ready.filter_map(|&(_, model)| {
+            let (key, class) = state.model(model).queue.head()?;
+            Some(ReadyHead { model, class, key })
+        })
+    }
+
+    /// The first request of a model, if the model could start: it waits, there is a free
+    /// slot, and the model is not parked.
+    pub fn head(&self, model: ModelId) -> Option<ReadyHead> {
+        let known = self.state.models.get(&model)?;
+        known.ready?;
+        let (key, class) = known.queue.head()?;
+        Some(ReadyHead { model, class, key })
+    }
+
+    /// Whether a model is known.
+    pub fn knows(&self, model: ModelId) -> bool {
+        self.state.models.contains_key(&model)
+    }
+
+    /// A model's latency objective.
+    pub fn slo(&self, model: ModelId) -> Option<Nanos> {
+        self.state.model(model).spec.slo
+    }
+
+    /// A model's worth against other models; above zero.
+    pub fn weight(&self, model: ModelId) -> f64 {
+        self.state.model(model).spec.weight
+    }
+
+    /// Items that were asked for of a model over about the last second, served or refused,
+    /// per second.
+    pub fn rate(&self, model: ModelId) -> f64 {
+        let items = self.state.model(model).asked.recent(self.state.now);
+        items as f64 * 1e9 / (1_u64 << RATE_PERIOD) as f64
+    }
+
+    /// Items of a model that wait.
+    pub fn waiting_items(&self, model: ModelId) -> u64 {
+        self.state.model(model).queue.items()
+    }
+
+    /// What a model had of the devices since it was added.
+    pub fn had(&self, model: ModelId) -> Had {
+        self.state.model(model).had
+    }
+
+    /// What a model's profile concludes; `None` without one.
+    pub fn facts(&self, model: ModelId) -> Option<&'a ModelFacts> {
+        self.state.model(model).facts.as_ref()
+    }
+
+    /// A number that rises when what is known of a model's latency has changed enough to
+    /// size it anew: with a profile, or as it is learned while serving.
+    pub fn knowledge(&self, model: ModelId) -> u32 {
+        self.state.model(model).knowledge
+    }
+
+    /// The slices of a device.
+    pub fn slices(&self, device: DeviceId) -> Share {
+        let spec = self.state.ledger.spec(device);
+        spec.map_or(Share(0), |spec| spec.slices)
+    }
+
+    /// The shares that the device's partitions have, rising.
+    pub fn shares(&self, device: DeviceId) -> impl Iterator<Item = Share> + use<'a> {
+        self.state.ledger.shares_of(device)
+    }
+
+    /// The device's partitions; the first one is the whole device.
+    pub fn partitions(&self, device: DeviceId) -> &'a [PartitionSpec] {
+        let spec = self.state.ledger.spec(device);
+        spec.map_or(&[], |spec| &spec.partitions)
+    }
+
+    /// The normal lanes of a partition.
+    pub fn lanes(
+        &self,
+        device: DeviceId,
+        partition: PartitionId,
+    ) -> impl Iterator<Item = LaneRef> + use<'a> {
+        self.state.ledger.lanes(device, partition)
+    }
+
+    /// The atoms that nobody holds.
+    pub fn free(&self, device: DeviceId) -> AtomSet {
+        self.state.ledger.free(device)
+    }
+
+    /// A free lane of a partition of exactly that share whose atoms nobody holds: the one
+    /// that leaves the free atoms least broken up.
+    pub fn place(&self, device: DeviceId, share: Share) -> Option<LaneRef> {
+        self.state.ledger.place(device, share)
+    }
+
+    /// As [`place`](Self::place), where partitions may overlap: the open lane of that share
+    /// whose atoms the fewest legs cover.
+    pub fn least_crowded(&self, device: DeviceId, share: Share) -> Option<LaneRef> {
+        let open = |at| self.offer(at) == Offer::Now;
+        self.state.ledger.least_crowded(device, share, open)
+    }
+
+    /// The legs on the device's lanes, by lane; a committed one behind a running one is not
+    /// among them.
+    pub fn running(&self, device: DeviceId) -> impl Iterator<Item = Running> + use<'a> {
+        let state = self.state;
+        let lanes = state.ledger.occupied();
+        lanes
+            .filter(move |at| at.device == device)
+            .filter_map(move |at| {
+                let leg = state.ledger.front(at)?;
+                let task = state.task(leg.task);
+                let begun = leg.started.unwrap_or(state.now);
+                Some(Running {
+                    task: leg.task,
+                    model: task.model,
+                    batch: task.batch,
+                    at,
+                    atoms: state.ledger.atoms(at),
+                    ends: leg.predicted.map(|run| (begun + run).max(state.now)),
+                })
+            })
+    }
+
+    /// The `quantile` of the time of a whole task in a share, with `neighbours` slices of
+    /// the device busy; `None` where nothing is known of it.
+    pub fn predict_at(
+        &self,
+        model: ModelId,
+        batch: BatchSize,
+        (share, neighbours): (Share, Share),
+        quantile: f64,
+    ) -> Option<Prediction> {
+        let legs = (0..self.state.model(model).spec.legs).map(LegIndex);
+        let times = legs.map(|leg| {
+            let point = SurfacePoint {
+                model,
+                leg,
+                batch,
+                share,
+                neighbours,
+            };
+            self.state.latency.predict(point, quantile)
+        });
+        times.reduce(|sum, leg| Some(sum?.then(leg?)))?
     }
 
     /// The best offer of the device's whole-device lanes: a free lane, else the one that
@@ -101,8 +284,8 @@ impl<'a> View<'a> {
     }
 
     /// The verdict that moves on a task with legs left, where a lane is open for one:
-    /// behind its own running leg, or on a free whole-device lane of its device. Tasks begun go before
-    /// new ones, so that slots fall free.
+    /// behind its own running leg, on the lane of its last leg, or on a free whole-device lane
+    /// of its device. Tasks begun go before new ones, so that slots fall free.
     pub fn continue_first(&self) -> Option<Verdict> {
         self.state.continuing.iter().find_map(|&id| {
             let task = self.state.task(id);
@@ -111,6 +294,7 @@ impl<'a> View<'a> {
                     Offer::After(_) => task.at,
                     Offer::Now | Offer::Closed => return None,
                 },
+                LegStage::Between if self.offer(task.at) == Offer::Now => task.at,
                 LegStage::Between => match self.whole_device_offer(task.at.device)? {
                     (at, Offer::Now) => at,
                     (_, Offer::After(_) | Offer::Closed) => return None,

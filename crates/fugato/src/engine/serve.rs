@@ -467,6 +467,7 @@ fn scheduler_config(config: &Config) -> SchedulerConfig {
         Policy::Edf => PolicySpec::Edf,
         Policy::Uncontrolled => PolicySpec::Uncontrolled {
             lanes: config.device.lanes,
+            share: None,
         },
     };
     let deadlines = if config.scheduler.admission {

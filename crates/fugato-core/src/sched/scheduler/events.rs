@@ -76,10 +76,12 @@ impl Scheduler {
         let id = arrival.request;
         assert!(!self.state.requests.contains_key(&id), "{id} arrived twice");
         assert!(arrival.items.0 > 0, "{id} brings no items");
-        if let Some(model) = self.state.models.get(&arrival.model) {
-            self.state.rivals.asked(self.state.now, &model.spec);
+        let now = self.state.now;
+        if let Some(model) = self.state.models.get_mut(&arrival.model) {
+            model.asked.add(now, u64::from(arrival.items.0));
+            self.state.rivals.asked(now, &model.spec);
         }
-        let admitted = match self.state.admit(arrival, self.policy.backlog()) {
+        let admitted = match self.state.admit(arrival) {
             Ok(admitted) => admitted,
             Err(reason) => {
                 if let Rejection::DeadlineUnreachable { .. } | Rejection::NoRoom { .. } = reason {

@@ -7,7 +7,7 @@ use crate::sched::decision::Decision;
 use crate::sched::input::LegResult;
 use crate::sched::ledger::LaneRef;
 use crate::sched::queue::QueueKey;
-use crate::sched::state::{LegStage, Task};
+use crate::sched::state::{LegStage, ModelFacts, Task};
 use crate::time::{Nanos, Timestamp};
 
 /// How long after a model was said to have drifted it may be said again: a machine that is
@@ -63,6 +63,8 @@ impl Scheduler {
     pub(super) fn profile_given(&mut self, model: ModelId, profile: &ModelProfile) {
         if let Some(known) = self.state.models.get_mut(&model) {
             known.unfinished = profile.unfinished;
+            known.facts = Some(ModelFacts::new(profile));
+            known.knowledge += 1;
             self.state.measuring.leave_out(model);
             self.learn_profile(model, profile);
         }

@@ -31,7 +31,15 @@ impl Scheduler {
                 );
                 self.state.park(model, until);
             }
-            Verdict::Wait => self.dirty = false,
+            Verdict::Wait { until } => {
+                assert!(
+                    until.is_none_or(|until| until > self.state.now),
+                    "{} waits until the past",
+                    self.policy.name()
+                );
+                self.dirty = false;
+                self.look_again = until;
+            }
         }
     }
 
