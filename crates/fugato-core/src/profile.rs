@@ -13,7 +13,7 @@ mod optima;
 mod parallelism;
 mod surface;
 mod survey;
-mod v100;
+mod synthetic;
 mod window;
 
 pub use analyse::{AnalysisOptions, analyse, conclude, knee_at};
@@ -31,7 +31,7 @@ pub use optima::{Limits, Violation, optima};
 pub use parallelism::{Kernel, KernelList};
 pub use surface::{Estimate, Load, Surface};
 pub use survey::{Survey, SurveyOptions, Wanted};
-pub use v100::v100_dstack;
+pub use synthetic::{BUILT_IN, built_in, convnet_mix, v100_dstack};
 pub use window::Window;
 
 use crate::id::{BatchSize, LegIndex, ModelId, Share};

@@ -4,7 +4,8 @@
 //! case says how far the figure is known.
 
 use fugato_core::profile::{
-    Constraint, CurvePoint, KernelList, Limits, Optimum, PointKey, Surface, knee, v100_dstack,
+    BUILT_IN, Constraint, CurvePoint, KernelList, Limits, Optimum, PointKey, Surface, built_in,
+    convnet_mix, knee, v100_dstack,
 };
 
 /// The latency of a kernel list over all shares of a device, with exact points.
@@ -185,4 +186,43 @@ fn the_half_slo_rule_calls_two_rows_of_the_table_infeasible() {
             assert_eq!(point.granted, (point.share + 1).min(80), "{name}: margin");
         }
     }
+}
+
+/// Knees of 30, 40 and 60 % and 10 to 15 ms (recalled with low confidence); SLOs are ours.
+#[test]
+fn the_convnets_have_the_stated_knees_and_latencies() {
+    let rows = [
+        row("convnet1", 24, 0.025, 0.010, true),
+        row("convnet2", 32, 0.025, 0.012, true),
+        row("convnet3", 48, 0.050, 0.015, true),
+    ];
+    let profile = convnet_mix();
+    assert_eq!(profile.check(), Ok(()));
+    assert!(profile.synthetic);
+    let names: Vec<&str> = profile.models.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(names, rows.each_ref().map(|row| row.name));
+    for (model, row) in profile.models.iter().zip(&rows) {
+        let name = row.name;
+        assert_eq!(model.knee_batch, Some(16), "{name}");
+        assert_eq!(model.knee.tolerance, Some(row.knee), "{name}");
+        assert_eq!(model.slo_s, Some(row.slo_s), "{name}");
+        let kernels = &model.fit.as_ref().expect(name).model;
+        let latency_s = kernels.latency_s(16.0, f64::from(row.knee));
+        assert!((latency_s - row.latency_s).abs() < 1e-9, "{name}");
+        let widths = kernels.kernels.iter().map(|kernel| 16.0 * kernel.width);
+        let wide = widths.filter(|width| *width > f64::from(row.knee)).count();
+        assert_eq!(
+            wide, 1,
+            "{name}: only the widest kernel is wider than the knee"
+        );
+    }
+}
+
+#[test]
+fn every_built_in_set_is_found_by_its_name() {
+    for name in BUILT_IN {
+        let profile = built_in(name).expect(name);
+        assert_eq!(profile.check(), Ok(()), "{name}");
+    }
+    assert!(built_in("lenet").is_none());
 }

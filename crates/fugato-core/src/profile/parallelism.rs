@@ -99,19 +99,27 @@ impl KernelList {
     /// D-STACK, equations 1 to 5; see the module header for what is ours.
     #[must_use]
     pub fn latency_s(&self, batch: f64, share: f64) -> f64 {
-        let further = (share - 1.0).max(0.0);
-        let one = |kernel: &Kernel| {
-            let parallel = batch * kernel.width;
-            let busy = share.min(parallel).max(1.0);
-            let per_item = kernel.traffic_per_item_s + batch * kernel.spill_s;
-            let traffic = kernel.traffic_s + batch * per_item;
-            let run = parallel * kernel.op_s / busy
-                + kernel.launch_s
-                + batch * kernel.serial_per_item_s
-                + self.sync_s * further
-                + traffic / share;
-            kernel.repeats * run
-        };
+        let one = |kernel: &Kernel| kernel.latency_s(batch, share, self.sync_s);
         self.kernels.iter().map(one).sum()
+    }
+}
+
+impl Kernel {
+    /// The time of the kernel in one pass, all its repeats together, with fork and join at
+    /// `sync_s` seconds for each further slice; in seconds. The summand of
+    /// [`KernelList::latency_s`].
+    #[must_use]
+    pub fn latency_s(&self, batch: f64, share: f64, sync_s: f64) -> f64 {
+        let further = (share - 1.0).max(0.0);
+        let parallel = batch * self.width;
+        let busy = share.min(parallel).max(1.0);
+        let per_item = self.traffic_per_item_s + batch * self.spill_s;
+        let traffic = self.traffic_s + batch * per_item;
+        let run = parallel * self.op_s / busy
+            + self.launch_s
+            + batch * self.serial_per_item_s
+            + sync_s * further
+            + traffic / share;
+        self.repeats * run
     }
 }

@@ -5,7 +5,7 @@ use crate::plots;
 use crate::profiler::{files, table};
 use anyhow::{Context, bail};
 use clap::ValueHint;
-use fugato_core::profile::{Profile, v100_dstack};
+use fugato_core::profile::{Profile, built_in};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,18 +15,17 @@ Examples:
   fugato profile show profile.json
   fugato profile show profile.json --model resnet50 --plots charts
   fugato profile show v100-dstack --plots charts
+  fugato profile show convnet
 
-Nothing is measured. `v100-dstack` is built in: the models of D-STACK's table on a V100,
-computed by the paper's equation, not measured; a file of that name is ./v100-dstack.";
-
-/// The profile set that needs no file.
-const BUILT_IN: &str = "v100-dstack";
+Nothing is measured. Two sets on a V100 are built in, computed by D-STACK's equations and
+not measured: `v100-dstack`, the models of its table, and `convnet`, three LeNet-like
+networks of our making. A file of that name is ./v100-dstack.";
 
 /// What `fugato profile show` was asked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Profile to show, or `v100-dstack`
+    /// Profile to show, or `v100-dstack` or `convnet`
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub profile: PathBuf,
     /// Model to show, several times for several [default: all]
@@ -46,10 +45,9 @@ pub struct Args {
 /// Where there is no such profile or model, or the profile is malformed, or the charts
 /// cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let mut profile = if args.profile == Path::new(BUILT_IN) {
-        v100_dstack()
-    } else {
-        read(&args.profile)?
+    let mut profile = match args.profile.to_str().and_then(built_in) {
+        Some(profile) => profile,
+        None => read(&args.profile)?,
     };
     retain(&mut profile, &args.models)?;
     if let Some(folder) = &args.plots {
