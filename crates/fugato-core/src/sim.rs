@@ -12,8 +12,8 @@ mod world;
 pub use contention::{Part, TimeSlicing};
 pub use device::{Overheads, SimDevice, Used};
 pub use ideal::{
-    Division, IdealError, IdealModel, IdealModelReport, IdealOptions, IdealReport, ideal_offered,
-    ideal_saturated,
+    Division, IdealError, IdealModel, IdealModelReport, IdealOptions, IdealReport, headroom,
+    ideal_offered, ideal_saturated,
 };
 pub use service::{Service, ServiceTime};
 pub use world::{EndedRequest, Outside, Script, SimClock, SimEffects, World};

@@ -1,5 +1,8 @@
 use super::engine::{Engine, Window};
-use super::{Division, IdealError, IdealModel, IdealOptions, ideal_offered, ideal_saturated};
+use super::{
+    Division, IdealError, IdealModel, IdealOptions, IdealReport, headroom, ideal_offered,
+    ideal_saturated,
+};
 use crate::id::Share;
 use crate::profile::{Kernel, KernelList, Profile, convnet_mix, v100_dstack};
 use crate::time::{Nanos, Timestamp};
@@ -318,5 +321,104 @@ fn what_cannot_be_run_is_refused_by_name() {
     for (slices, duration) in [(0, second), (8, Nanos::ZERO)] {
         let refused = run(&good, slices, duration).expect_err("a zero");
         assert!(matches!(refused, IdealError::Zero { .. }), "{refused}");
+    }
+}
+
+fn headroom_of(models: &[IdealModel], options: IdealOptions, report: &IdealReport) -> f64 {
+    let throughputs: Vec<f64> = report.models.iter().map(|model| model.throughput).collect();
+    headroom(models, options, &throughputs)
+}
+
+#[test]
+fn the_headroom_is_that_of_arithmetic() {
+    let kernels = vec![kernel(8.0, 1.0), kernel(2.0, 1.0)];
+    let models = [model("a", kernels.clone()), model("b", kernels)];
+    let options = options(8, Division::MaxMin);
+    // 10 slice-milliseconds a run, 8 slices: 400 runs of each per second.
+    close(headroom(&models, options, &[400.0, 400.0]), 1.0);
+    close(headroom(&models, options, &[400.0, 0.0]), 500.0 / 400.0);
+    assert!(headroom(&models, options, &[0.0, 0.0]).is_infinite());
+    // Alone a run takes 2 ms; two in flight are bound by the device again.
+    let two = IdealOptions {
+        in_flight: 2,
+        ..options
+    };
+    close(headroom(&models[..1], two, &[500.0]), 800.0 / 500.0);
+    // A serial part is held, too: at the fastest share 8 slices for 1.5 ms, and no more
+    // than one run at a time; on one slice 8.5 slice-milliseconds.
+    let launched = Kernel {
+        launch_s: 5e-4,
+        ..kernel(8.0, 1.0)
+    };
+    let models = [model("a", vec![launched])];
+    close(headroom(&models, options, &[1.0]), 1_000.0 / 1.5);
+    let many = IdealOptions {
+        in_flight: 16,
+        ..options
+    };
+    close(headroom(&models, many, &[1.0]), 8_000.0 / 8.5);
+}
+
+/// The items per second of a random exclusive schedule in saturation: whenever slices are
+/// free, an idle model starts a whole run on some of them.
+fn exclusive(models: &[IdealModel], slices: u16, rng: &mut ChaCha8Rng) -> Vec<f64> {
+    const DURATION_S: f64 = 2.0;
+    let mut running: Vec<(f64, usize, u16)> = Vec::new();
+    let mut items = vec![0.0; models.len()];
+    let (mut now, mut free) = (0.0, slices);
+    while now < DURATION_S {
+        let mut idle: Vec<usize> = (0..models.len())
+            .filter(|index| running.iter().all(|(_, model, _)| model != index))
+            .collect();
+        while free > 0 && !idle.is_empty() {
+            let index = idle.swap_remove(rng.random_range(0..idle.len()));
+            let share = rng.random_range(1..=free);
+            let batch = f64::from(models[index].batch);
+            let end = now + models[index].kernels.latency_s(batch, f64::from(share));
+            if end <= DURATION_S {
+                items[index] += batch;
+            }
+            running.push((end, index, share));
+            free -= share;
+        }
+        running.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (end, _, share) = running.remove(0);
+        now = end;
+        free += share;
+    }
+    items.iter().map(|items| items / DURATION_S).collect()
+}
+
+#[test]
+fn no_schedule_of_whole_runs_has_less_headroom_than_none() {
+    for seed in 0..100 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let slices = rng.random_range(1..=12_u16);
+        let count = rng.random_range(1..=4);
+        let models: Vec<_> = (0..count).map(|_| any_model(&mut rng)).collect();
+        let options = options(slices, Division::MaxMin);
+        for _ in 0..10 {
+            let found = exclusive(&models, slices, &mut rng);
+            let left = headroom(&models, options, &found);
+            assert!(left >= 1.0 - 1e-9, "seed {seed}: {left}");
+        }
+    }
+}
+
+#[test]
+fn on_the_papers_mixes_no_schedule_is_above_ideal_in_all_models() {
+    let v100 = v100_dstack();
+    let mixes = [
+        of(&v100, &["alexnet", "resnet50", "vgg19"]),
+        of(&v100, &["mobilenet", "alexnet", "resnet50", "vgg19"]),
+        of(&convnet_mix(), &["convnet1", "convnet2", "convnet3"]),
+    ];
+    for models in mixes {
+        for division in BOTH {
+            let options = options(80, division);
+            let run = ideal_saturated(&models, options, Nanos::from_millis(10_000));
+            let left = headroom_of(&models, options, &run.expect("valid"));
+            assert!((1.0 - 1e-9..1.01).contains(&left), "{division:?}: {left}");
+        }
     }
 }
