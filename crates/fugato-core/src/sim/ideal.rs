@@ -199,8 +199,8 @@ pub fn ideal_saturated(
         from: Timestamp::ZERO,
         until: Timestamp::ZERO + duration,
     };
-    let mut engine = Engine::new(models, options, window)?;
-    engine.saturate();
+    let mut engine = Engine::new(models, options, window, vec![true; models.len()])?;
+    engine.run(&vec![1; models.len()], std::iter::empty());
     Ok(engine.into_report())
 }
 
@@ -235,7 +235,7 @@ pub fn ideal_offered(
         until: Timestamp::ZERO + workload.end(),
     };
     let items: Vec<u32> = workload.models().iter().map(|load| load.batch.0).collect();
-    let mut engine = Engine::new(&models, options, window)?;
-    engine.offer(&items, workload.arrivals(seed));
+    let mut engine = Engine::new(&models, options, window, vec![false; models.len()])?;
+    engine.run(&items, workload.arrivals(seed));
     Ok(engine.into_report())
 }

@@ -4,7 +4,7 @@ use super::figures::Tally;
 use super::{Division, IdealError, IdealModel, IdealOptions, IdealReport};
 use crate::profile::{Kernel, KernelList};
 use crate::time::{Nanos, Timestamp};
-use crate::workload::Arrivals;
+use crate::workload::Arrival;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -159,6 +159,8 @@ pub(super) struct Engine<'a> {
     models: &'a [IdealModel],
     options: IdealOptions,
     window: Window,
+    /// By model, whether full batches are always waiting.
+    saturated: Vec<bool>,
     now: Timestamp,
     programs: BTreeMap<(usize, u32), Rc<Program>>,
     flights: Vec<Flight>,
@@ -171,6 +173,7 @@ impl<'a> Engine<'a> {
         models: &'a [IdealModel],
         options: IdealOptions,
         window: Window,
+        saturated: Vec<bool>,
     ) -> Result<Self, IdealError> {
         let numbers = [
             (u64::from(options.slices.0), "the number of slices"),
@@ -189,6 +192,7 @@ impl<'a> Engine<'a> {
             models,
             options,
             window,
+            saturated,
             now: Timestamp::ZERO,
             programs: BTreeMap::new(),
             flights: Vec::new(),
@@ -210,26 +214,9 @@ impl<'a> Engine<'a> {
         Ok(engine)
     }
 
-    /// Runs to the end of the window, every model always with a full batch waiting.
-    pub(super) fn saturate(&mut self) {
-        while self.now < self.window.until {
-            for (index, model) in self.models.iter().enumerate() {
-                while self.has_place(index) {
-                    let received = vec![self.now; model.batch as usize];
-                    self.begin(index, model.batch, received);
-                }
-            }
-            self.divide();
-            let end = self.window.until;
-            let next = self.next_end().map_or(end, |next| next.min(end));
-            self.advance(next);
-            self.finish();
-        }
-    }
-
-    /// Runs all of `arrivals`, the requests of a model having so many `items` each, to
-    /// their end.
-    pub(super) fn offer(&mut self, items: &[u32], arrivals: Arrivals) {
+    /// Runs `arrivals` to their end, the requests of a model having so many `items` each;
+    /// until the end of the window, a saturated model has full batches besides.
+    pub(super) fn run(&mut self, items: &[u32], arrivals: impl Iterator<Item = Arrival>) {
         let mut arrivals = arrivals.peekable();
         let mut queues = vec![VecDeque::new(); self.models.len()];
         loop {
@@ -238,7 +225,11 @@ impl<'a> Engine<'a> {
                 queues[arrival.model].push_back(arrival.at);
             }
             for (model, queue) in queues.iter_mut().enumerate() {
-                self.form(model, items[model], queue);
+                if self.saturated[model] {
+                    self.fill(model);
+                } else {
+                    self.form(model, items[model], queue);
+                }
             }
             self.divide();
             let arrival = arrivals.peek().map(|arrival| arrival.at);
@@ -247,6 +238,14 @@ impl<'a> Engine<'a> {
             };
             self.advance(next);
             self.finish();
+        }
+    }
+
+    /// Begins full tasks of a saturated model.
+    fn fill(&mut self, model: usize) {
+        let batch = self.models[model].batch;
+        while self.now < self.window.until && self.has_place(model) {
+            self.begin(model, batch, vec![self.now; batch as usize]);
         }
     }
 
@@ -275,9 +274,10 @@ impl<'a> Engine<'a> {
     }
 
     pub(super) fn into_report(self) -> IdealReport {
-        let models = self.models.iter().zip(self.tallies);
-        let models = models.map(|(model, tally)| tally.report(&model.name, self.window.length()));
-        IdealReport::new(models.collect(), self.options.slices, self.window.length())
+        let length = self.window.length();
+        let models = self.models.iter().zip(self.tallies).zip(self.saturated);
+        let models = models.map(|((model, tally), full)| tally.report(&model.name, length, full));
+        IdealReport::new(models.collect(), self.options.slices, length)
     }
 
     /// Begins tasks of a model from its waiting requests, and rejects those that could not
@@ -408,6 +408,10 @@ impl<'a> Engine<'a> {
         }
         for index in ended.into_iter().rev() {
             let flight = self.flights.remove(index);
+            // Nobody waits for what a saturated model would have done.
+            if self.saturated[flight.model] && now > self.window.until {
+                continue;
+            }
             let slo = self.models[flight.model].slo;
             let tally = &mut self.tallies[flight.model];
             let counted = |at: &&Timestamp| self.window.holds(**at);

@@ -43,19 +43,22 @@ pub struct IdealModelReport {
     pub requests: u64,
     /// Items of tasks that ended, per second.
     pub throughput: f64,
-    /// Requests that ended within the objective, per second.
+    /// Requests that ended within the objective, per second; of a saturated model, all that
+    /// ended.
     pub goodput: f64,
-    /// Requests that ended within the objective, as a fraction of all.
-    pub attainment: f64,
+    /// Requests that ended within the objective, as a fraction of all; none where there
+    /// were none, and of a saturated model, whose requests arrive at no time.
+    pub attainment: Option<f64>,
     /// Requests whose task could not have ended in time with the whole device.
     pub rejected: u64,
-    /// Requests that ended after their objective.
+    /// Requests that ended after their objective; 0 of a saturated model.
     pub late: u64,
-    /// The median time from receiving to the end; rejected requests left out.
+    /// The median time from receiving to the end, or of a saturated model, of its tasks;
+    /// rejected requests left out.
     pub p50: Nanos,
     /// The 99th percentile of the same.
     pub p99: Nanos,
-    /// Items of a task, on average.
+    /// Items of a task, on average; 0 of none.
     pub mean_batch: f64,
     /// What its kernels held, in slice-seconds.
     pub slice_time_s: f64,
@@ -111,25 +114,29 @@ impl Tally {
         self.latencies.push(latency);
     }
 
-    pub(super) fn report(mut self, name: &str, duration: Nanos) -> IdealModelReport {
+    pub(super) fn report(
+        mut self,
+        name: &str,
+        duration: Nanos,
+        saturated: bool,
+    ) -> IdealModelReport {
         self.latencies.sort_unstable();
         let seconds = duration.as_secs_f64();
         let ended = self.latencies.len() as u64;
         let requests = ended + self.rejected;
-        let ratio = |part: f64, whole: u64| {
-            if whole == 0 { 0.0 } else { part / whole as f64 }
-        };
+        let good = if saturated { ended } else { self.within };
+        let judged = !saturated && requests > 0;
         IdealModelReport {
             name: name.to_owned(),
             requests,
             throughput: self.items as f64 / seconds,
-            goodput: self.within as f64 / seconds,
-            attainment: ratio(self.within as f64, requests),
+            goodput: good as f64 / seconds,
+            attainment: judged.then(|| good as f64 / requests as f64),
             rejected: self.rejected,
-            late: ended - self.within,
+            late: ended - good,
             p50: nearest_rank(&self.latencies, 50),
             p99: nearest_rank(&self.latencies, 99),
-            mean_batch: ratio(self.items as f64, self.tasks),
+            mean_batch: self.items as f64 / self.tasks.max(1) as f64,
             slice_time_s: self.held as f64 / SLICE as f64 / 1e9,
             knee_time_s: self.at_knee_s,
         }
