@@ -172,6 +172,13 @@ impl Workload {
         &self.models
     }
 
+    /// Whether a model's queue is to be full at all times, so that only a simulator can
+    /// send it.
+    pub fn is_saturated(&self) -> bool {
+        let full = |model: &ModelLoad| model.arrivals == ArrivalProcess::Saturated;
+        self.models.iter().any(full)
+    }
+
     /// The workload for another time: `duration` and `warmup` replace its own.
     ///
     /// # Errors

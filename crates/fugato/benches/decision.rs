@@ -151,7 +151,10 @@ fn main() -> std::io::Result<()> {
     let policies = [
         PolicySpec::Fifo,
         PolicySpec::Edf,
-        PolicySpec::Uncontrolled { lanes: 1, share: None },
+        PolicySpec::Uncontrolled {
+            lanes: 1,
+            share: None,
+        },
     ];
     for policy in policies {
         for (models, queued) in [

@@ -368,7 +368,10 @@ fn the_simulator_and_the_driver_decide_alike() {
     for policy in [
         PolicySpec::Fifo,
         PolicySpec::Edf,
-        PolicySpec::Uncontrolled { lanes: 3, share: None },
+        PolicySpec::Uncontrolled {
+            lanes: 3,
+            share: None,
+        },
     ] {
         let (simulated, actions, hash) = on_simulator(policy.clone());
         let (driven, driver_actions, driver_hash, replies) = on_driver(policy.clone());

@@ -19,13 +19,13 @@ use crate::device::{ATOMS_MAX, AtomSet};
 use crate::id::Share;
 use crate::time::Nanos;
 
-/// 1 in the fixed point of this module: 2^-16.
+/// 1 in the fixed point of this module: 2^-24, so that an hour is known to 0.2 ms.
 pub(super) const ONE: u64 = 1 << FRACTION;
 
 /// Bits after the point.
-pub(super) const FRACTION: u32 = 16;
+pub(super) const FRACTION: u32 = 24;
 
-/// A part of a leg's time, in steps of 2^-16.
+/// A part of a leg's time, in steps of 2^-24.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Part(u32);
 
@@ -35,7 +35,7 @@ impl Part {
     /// All of it.
     pub const WHOLE: Self = Self(1 << FRACTION);
 
-    /// The nearest part to `part`; negative and NaN give none, 1,000 wholes are the most.
+    /// The nearest part to `part`; negative and NaN give none, 16 wholes are the most.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -43,7 +43,7 @@ impl Part {
     )]
     pub fn new(part: f64) -> Self {
         let steps = (part * ONE as f64).round();
-        Self(steps.clamp(0.0, 1_000.0 * ONE as f64) as u32)
+        Self(steps.clamp(0.0, 16.0 * ONE as f64) as u32)
     }
 
     pub(super) const fn steps(self) -> u64 {
@@ -67,7 +67,7 @@ impl TimeSlicing {
         switch: Nanos::ZERO,
     };
 
-    /// What a leg's time is multiplied by among `crowd` legs, in steps of 2^-16.
+    /// What a leg's time is multiplied by among `crowd` legs, in steps of 2^-24.
     fn factor(self, crowd: u64) -> u64 {
         if crowd <= 1 {
             return ONE;
@@ -104,7 +104,7 @@ impl Occupant {
 pub(super) struct Pace {
     /// Running legs on its most crowded atom, itself included.
     pub crowd: u64,
-    /// Its time over its time alone, in steps of 2^-16; at least 1.
+    /// Its time over its time alone, in steps of 2^-24; at least 1.
     pub slow: u64,
 }
 

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 /// # Contention
 /// Legs on shared atoms divide them in time, and legs on disjoint atoms slow each other by
 /// their demand of memory. The pace of a leg changes when others come and go. Time is
-/// counted in whole nanoseconds, work in 2^-16 ns: an end is at most 1 ns late per
+/// counted in whole nanoseconds, work in 2^-24 ns: an end is at most 1 ns late per
 /// change of pace.
 ///
 /// # Cost
@@ -155,7 +155,8 @@ impl Running {
     }
 
     fn remaining(&self) -> Nanos {
-        let nanos = (self.left * u128::from(self.pace.slow)).div_ceil(1 << (2 * FRACTION));
+        let slow = u128::from(self.pace.slow);
+        let nanos = self.left.saturating_mul(slow).div_ceil(1 << (2 * FRACTION));
         Nanos::new(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 

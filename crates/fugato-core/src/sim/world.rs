@@ -235,9 +235,10 @@ impl<O: Outside> World<O> {
     /// devices first, then events from outside, then the scheduler's own timeout.
     /// `false` where nothing will ever happen again.
     pub fn step(&mut self) -> bool {
-        let Some(at) = self.next_at() else {
-            return false;
-        };
+        self.next_at().map(|at| self.deliver(at)).is_some()
+    }
+
+    fn deliver(&mut self, at: Timestamp) {
         self.clock.set(at);
         let now = self.clock.now();
         let inputs = &mut self.inputs;
@@ -257,7 +258,6 @@ impl<O: Outside> World<O> {
             inputs.push(Input::Timeout);
         }
         self.driver.deliver(inputs);
-        true
     }
 
     /// Steps until nothing will happen again.
@@ -267,8 +267,8 @@ impl<O: Outside> World<O> {
 
     /// Steps through all that happens before `end`.
     pub fn run_before(&mut self, end: Timestamp) {
-        while self.next_at().is_some_and(|at| at < end) {
-            self.step();
+        while let Some(at) = self.next_at().filter(|&at| at < end) {
+            self.deliver(at);
         }
     }
 
@@ -285,6 +285,11 @@ impl<O: Outside> World<O> {
     /// What surrounds it, with what happened so far.
     pub fn effects_mut(&mut self) -> &mut O {
         &mut self.driver.effects_mut().outside
+    }
+
+    /// What surrounded it, at the end.
+    pub fn into_outside(self) -> O {
+        self.driver.into_parts().0.outside
     }
 
     /// The devices, rising by id.

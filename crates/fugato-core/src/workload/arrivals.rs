@@ -116,6 +116,8 @@ enum Kind {
         /// Times of the current row not yet given out, latest first.
         pending: Vec<Timestamp>,
     },
+    /// Saturated: no arrival has a time.
+    None,
 }
 
 impl Source {
@@ -152,6 +154,7 @@ impl Source {
                 row: 0,
                 pending: Vec::new(),
             },
+            ArrivalProcess::Saturated => Kind::None,
         };
         Self {
             rng,
@@ -181,6 +184,7 @@ impl Source {
                 row,
                 pending,
             } => next_recorded(trace, row, pending, end, rng)?,
+            Kind::None => return None,
         };
         self.now = next;
         (next < end).then_some(next)
@@ -277,7 +281,7 @@ fn rate_at(process: &ArrivalProcess, now: Timestamp) -> f64 {
             }
         }
         ArrivalProcess::Constant { rate } | ArrivalProcess::Poisson { rate } => *rate,
-        ArrivalProcess::Mmpp { .. } | ArrivalProcess::Trace(_) => {
+        ArrivalProcess::Mmpp { .. } | ArrivalProcess::Trace(_) | ArrivalProcess::Saturated => {
             unreachable!("{process:?} is not sampled by thinning")
         }
     }

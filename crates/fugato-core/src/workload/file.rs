@@ -101,6 +101,8 @@ pub enum ArrivalsTable {
         #[serde(default, deserialize_with = "deserialize_some")]
         interval: Option<Nanos>,
     },
+    /// `kind = "saturated"`.
+    Saturated,
 }
 
 /// A state of `kind = "mmpp"`.
@@ -125,7 +127,8 @@ impl WorkloadFile {
                 | ArrivalsTable::Poisson { .. }
                 | ArrivalsTable::Mmpp { .. }
                 | ArrivalsTable::Diurnal { .. }
-                | ArrivalsTable::Square { .. } => None,
+                | ArrivalsTable::Square { .. }
+                | ArrivalsTable::Saturated => None,
             })
     }
 
@@ -188,6 +191,7 @@ impl ModelTable {
                 let model = model.as_deref().unwrap_or(&self.name);
                 ArrivalProcess::Trace(Trace::new(rows, model, interval))
             }
+            ArrivalsTable::Saturated => ArrivalProcess::Saturated,
         };
         Ok(ModelLoad {
             weight: self.weight.unwrap_or(1.0),

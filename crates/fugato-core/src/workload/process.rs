@@ -61,6 +61,10 @@ pub enum ArrivalProcess {
     },
     /// Recorded arrivals.
     Trace(Trace),
+    /// Requests without end: at every time more than a full batch waits. It has no times
+    /// and no rate; the simulator sends the next request when one ends, and a load
+    /// generator cannot send it.
+    Saturated,
 }
 
 /// A state of [`ArrivalProcess::Mmpp`].
@@ -159,6 +163,9 @@ pub enum ProcessError {
         /// The interval.
         interval: Nanos,
     },
+    /// A queue that is always full has no rate to be scaled.
+    #[error("saturated arrivals have no rate to be scaled; hint: give each model a rate")]
+    NoRate,
     /// A scale is NaN, infinite, zero or negative.
     #[error("scale is {found}, expected finite and above 0")]
     Scale {
@@ -225,6 +232,7 @@ impl ArrivalProcess {
                 }
             }
             Self::Trace(trace) => trace.check()?,
+            Self::Saturated => {}
         }
         Ok(self)
     }
@@ -233,7 +241,8 @@ impl ArrivalProcess {
     ///
     /// # Errors
     /// [`ProcessError::Scale`] for a factor that is not finite and above 0;
-    /// [`ProcessError::Rate`] where a rate leaves its range.
+    /// [`ProcessError::Rate`] where a rate leaves its range; [`ProcessError::NoRate`] where
+    /// there is none.
     pub fn scaled(&self, factor: f64) -> Result<Self, ProcessError> {
         if !(factor.is_finite() && factor > 0.0) {
             return Err(ProcessError::Scale { found: factor });
@@ -257,12 +266,13 @@ impl ArrivalProcess {
                 *high *= factor;
             }
             Self::Trace(trace) => trace.scale *= factor,
+            Self::Saturated => return Err(ProcessError::NoRate),
         }
         scaled.checked()
     }
 
     /// The mean rate over a long time (for a trace: over the time of `end`), in requests
-    /// per second.
+    /// per second; without bound where it is saturated.
     pub fn mean_rate(&self, end: Nanos) -> f64 {
         match self {
             Self::Constant { rate } | Self::Poisson { rate } => *rate,
@@ -280,6 +290,7 @@ impl ArrivalProcess {
                 let requests: f64 = inside.map(|(_, count)| *count as f64 * trace.scale).sum();
                 requests / end.as_secs_f64()
             }
+            Self::Saturated => f64::INFINITY,
         }
     }
 }

@@ -214,6 +214,13 @@ fn resolve(args: &Args) -> anyhow::Result<Bench> {
     let mut workload = match (&args.workload, &args.model) {
         (Some(path), _) => {
             let workload = read_workload(path)?;
+            if workload.is_saturated() {
+                bail!(
+                    "workload `{}` has saturated arrivals, which only `fugato simulate` can send\n\n\
+                     hint: `--concurrency` keeps a number of requests open",
+                    path.display()
+                );
+            }
             match args.scale {
                 Some(factor) => workload.scaled(factor)?,
                 None => workload,

@@ -1,0 +1,293 @@
+//! Service times out of measured profiles.
+
+use super::contention::Part;
+use super::service::{Service, ServiceTime};
+use crate::id::{BatchSize, Share};
+use crate::profile::{Estimate, Load, ModelProfile, Surface};
+use crate::sched::Start;
+use crate::time::Nanos;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::f64::consts::TAU;
+use std::sync::Arc;
+
+/// The standard normal distribution's 95th percentile.
+const NORMAL_P95: f64 = 1.644_853_626_951_472_7;
+
+/// The first random stream that noise uses; those of arrivals count from 0.
+const NOISE_STREAM: u64 = 1 << 63;
+
+/// The service of one model at every batch and share of a device.
+///
+/// # Source
+/// The profile's measured point; else its fit; else, between two measured batches of one
+/// share, the line between them. A share that the profile does not know counts as the
+/// next smaller one that it knows: more slices than were measured do not help.
+///
+/// How much legs disturb each other is taken from the points alone against those with
+/// all other slices busy: if these take `1 + c` times as long, sensitivity and demand are
+/// both `sqrt(c)`, because the busy slices ran the same model. A profile without busy
+/// points has no interference.
+#[derive(Clone, Debug)]
+pub struct ServiceTable {
+    max_batch: BatchSize,
+    slices: Share,
+    /// `[batch - 1][share - 1]`, row-major.
+    cells: Vec<Cell>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    service: Service,
+    /// Standard deviation of the logarithm of the time.
+    sigma: f64,
+}
+
+/// What a surface says of a point: the median and the 95th percentile alone in seconds, and how
+/// much longer it takes with all other slices busy, as a fraction.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    median_s: f64,
+    p95_s: f64,
+    contention: f64,
+}
+
+impl ServiceTable {
+    /// The table of a model profiled on a device of `profiled` slices, for a device of
+    /// `slices` slices and batches up to `max_batch`; `None` where the profile lacks the
+    /// time of some batch at every share up to one that is asked for.
+    pub fn new(
+        model: &ModelProfile,
+        profiled: Share,
+        slices: Share,
+        max_batch: BatchSize,
+    ) -> Option<Self> {
+        let surface = Surface::new(model, profiled.0);
+        let mut batches: Vec<u32> = model.grid.iter().map(|point| point.batch).collect();
+        batches.sort_unstable();
+        batches.dedup();
+        let useful = model.knee.tolerance.map_or(Share(u16::MAX), Share);
+        let mut cells = Vec::new();
+        for batch in 1..=max_batch.0 {
+            let mut known = None;
+            for share in 1..=slices.0 {
+                known = point(&surface, &batches, batch, share).or(known);
+                cells.push(known);
+            }
+            // Shares too small to have been measured: the smallest that was.
+            let first = cells.len() - usize::from(slices.0);
+            let least = cells[first..].iter().find_map(|cell| *cell)?;
+            for cell in &mut cells[first..] {
+                cell.get_or_insert(least);
+            }
+        }
+        let cells = cells.into_iter().flatten();
+        Some(Self {
+            max_batch,
+            slices,
+            cells: cells.map(|point| point.cell(useful)).collect(),
+        })
+    }
+
+    /// What a whole run asks for; the batch and the share count as the largest known where they
+    /// are larger.
+    pub fn service(&self, batch: BatchSize, share: Share) -> Service {
+        self.cell(batch, share).service
+    }
+
+    fn cell(&self, batch: BatchSize, share: Share) -> Cell {
+        let batch = batch.0.clamp(1, self.max_batch.0) as usize - 1;
+        let share = usize::from(share.0.clamp(1, self.slices.0)) - 1;
+        self.cells[batch * usize::from(self.slices.0) + share]
+    }
+}
+
+fn point(surface: &Surface, batches: &[u32], batch: u32, share: u16) -> Option<Point> {
+    let at = |batch| {
+        let alone = surface.under(batch, share, Load::Alone)?;
+        let busy = surface.under(batch, share, Load::Busy);
+        Some(Point::new(alone, busy))
+    };
+    at(batch).or_else(|| {
+        let below = *batches.iter().rev().find(|&&known| known < batch)?;
+        let above = *batches.iter().find(|&&known| known > batch)?;
+        let part = f64::from(batch - below) / f64::from(above - below);
+        Some(at(below)?.towards(at(above)?, part))
+    })
+}
+
+impl Point {
+    fn new(alone: Estimate, busy: Option<Estimate>) -> Self {
+        let busy = busy.filter(|busy| !busy.neighbours_unknown);
+        let contention = busy.map_or(0.0, |busy| busy.median_s / alone.median_s - 1.0);
+        Self {
+            median_s: alone.median_s,
+            p95_s: alone.p95_s,
+            contention: contention.max(0.0),
+        }
+    }
+
+    /// The point at `part` of the way to another.
+    fn towards(self, other: Self, part: f64) -> Self {
+        let between = |from: f64, to: f64| from + part * (to - from);
+        Self {
+            median_s: between(self.median_s, other.median_s),
+            p95_s: between(self.p95_s, other.p95_s),
+            contention: between(self.contention, other.contention),
+        }
+    }
+
+    fn cell(self, useful: Share) -> Cell {
+        let memory = Part::new(self.contention.sqrt());
+        Cell {
+            service: Service {
+                alone: Nanos::from_secs_f64(self.median_s),
+                sensitivity: memory,
+                demand: memory,
+                useful,
+            },
+            sigma: (self.p95_s / self.median_s).ln().max(0.0) / NORMAL_P95,
+        }
+    }
+}
+
+/// Service times of models of one leg, from their profiles.
+#[derive(Debug)]
+pub struct ProfiledService {
+    /// By [`ModelId`](crate::ModelId).
+    tables: Vec<Arc<ServiceTable>>,
+    /// By [`PartitionId`](crate::PartitionId).
+    shares: Vec<Share>,
+    /// By model; empty without noise.
+    noise: Vec<ChaCha8Rng>,
+}
+
+impl ProfiledService {
+    /// Times for the models with these tables, ids counted from 0, on a device whose
+    /// partitions have these shares.
+    pub fn new(tables: Vec<Arc<ServiceTable>>, shares: Vec<Share>) -> Self {
+        Self {
+            tables,
+            shares,
+            noise: Vec::new(),
+        }
+    }
+
+    /// Draws each time from the lognormal distribution with the profile's median and 95th
+    /// percentile. Each model has a stream of its own.
+    #[must_use]
+    pub fn with_noise(mut self, seed: u64) -> Self {
+        let stream = |model: u64| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(NOISE_STREAM + model);
+            rng
+        };
+        let models = (0..).zip(&self.tables);
+        self.noise = models.map(|(model, _)| stream(model)).collect();
+        self
+    }
+}
+
+impl ServiceTime for ProfiledService {
+    fn service(&mut self, start: &Start) -> Service {
+        let model = start.model.0 as usize;
+        let share = self.shares[usize::from(start.partition.0)];
+        let Cell { mut service, sigma } = self.tables[model].cell(start.batch, share);
+        if sigma > 0.0
+            && let Some(rng) = self.noise.get_mut(model)
+        {
+            let factor = (sigma * normal(rng)).exp();
+            service.alone = Nanos::from_secs_f64(service.alone.as_secs_f64() * factor);
+        }
+        service
+    }
+}
+
+/// A draw from the standard normal distribution (Box and Muller's transform).
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+    radius * (TAU * rng.random::<f64>()).cos()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{DeviceId, LaneId, LegIndex, ModelId, PartitionId, SlotIndex, TaskId};
+    use crate::profile::GridPoint;
+    use crate::time::Timestamp;
+
+    /// 100 us per item over the share; 44 % longer with the other slices busy; the 95th
+    /// percentile is 20 % above the median. Batches 1 and 5, shares 1 and 2 of 4.
+    fn profile() -> ModelProfile {
+        let mut profile = ModelProfile::new("model", "hash", 5);
+        for (batch, share, busy) in [1, 5]
+            .into_iter()
+            .flat_map(|batch| [(batch, 1, false), (batch, 2, false), (batch, 1, true)])
+        {
+            let alone = f64::from(batch) * 100e-6 / f64::from(share);
+            let median_s = if busy { alone * 1.44 } else { alone };
+            profile.grid.push(GridPoint {
+                batch,
+                share,
+                neighbours: if busy { 4 - share } else { 0 },
+                median_s: Some(median_s),
+                p95_s: Some(1.2 * median_s),
+                low_s: None,
+                high_s: None,
+                repeats: 9,
+                failed: None,
+            });
+        }
+        profile
+    }
+
+    fn table() -> ServiceTable {
+        ServiceTable::new(&profile(), Share(4), Share(4), BatchSize(5)).expect("it answers")
+    }
+
+    fn micros(table: &ServiceTable, batch: u32, share: u16) -> u64 {
+        let alone = table.service(BatchSize(batch), Share(share)).alone;
+        alone.as_nanos() / 1_000
+    }
+
+    #[test]
+    fn points_between_are_on_the_line_and_larger_shares_do_not_help() {
+        let table = table();
+        assert_eq!(micros(&table, 1, 1), 100);
+        assert_eq!(micros(&table, 5, 2), 250);
+        assert_eq!(micros(&table, 3, 1), 300);
+        assert_eq!(micros(&table, 3, 4), 150);
+        let service = table.service(BatchSize(3), Share(1));
+        assert_eq!(service.sensitivity, Part::new(0.44_f64.sqrt()));
+        assert_eq!(service.demand, service.sensitivity);
+        assert!(ServiceTable::new(&profile(), Share(4), Share(4), BatchSize(6)).is_none());
+    }
+
+    #[test]
+    fn noise_has_the_median_and_the_tail_of_the_profile() {
+        let start = Start {
+            device: DeviceId(0),
+            task: TaskId(0),
+            model: ModelId(0),
+            leg: LegIndex(0),
+            partition: PartitionId(0),
+            lane: LaneId(0),
+            slot: SlotIndex(0),
+            batch: BatchSize(1),
+            not_before: Timestamp::ZERO,
+            requests: Vec::new(),
+        };
+        let service = || ProfiledService::new(vec![Arc::new(table())], vec![Share(1)]);
+        let draw = |mut service: ProfiledService| -> Vec<u64> {
+            let times = (0..10_001).map(|_| service.service(&start).alone.as_nanos());
+            times.collect()
+        };
+        assert!(draw(service()).iter().all(|&time| time == 100_000));
+        let mut noisy = draw(service().with_noise(1));
+        assert_eq!(noisy, draw(service().with_noise(1)));
+        noisy.sort_unstable();
+        let (median, tail) = (noisy[5_000], noisy[9_500]);
+        assert!(median.abs_diff(100_000) < 1_000, "{median}");
+        assert!(tail.abs_diff(120_000) < 1_500, "{tail}");
+    }
+}

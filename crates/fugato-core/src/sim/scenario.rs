@@ -1,0 +1,347 @@
+//! A scenario: a profile, a workload, a device and a policy; and its simulation.
+
+use super::device::{Overheads, SimDevice, Used};
+use super::profiled::{ProfiledService, ServiceTable};
+use super::tally::Tally;
+use super::traffic::{Traffic, model_id};
+use super::world::World;
+use crate::device::{ATOMS_MAX, DeviceSpec, PartitionSpec};
+use crate::id::{BatchSize, Share};
+use crate::profile::{ModelProfile, Profile};
+use crate::sched::{DynamicBatching, Input, ModelSpec, QueueLimits, Scheduler, SchedulerConfig};
+use crate::time::{Nanos, Timestamp};
+use crate::timeline::Timeline;
+use crate::workload::{ModelLoad, Workload};
+use std::sync::Arc;
+
+/// How long after its end a run waits for requests that came in its measured time, in
+/// objectives of the slowest model: what has not ended then is late, whatever it does.
+const DRAIN_OBJECTIVES: u64 = 10;
+
+/// How a device is simulated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SimOptions {
+    /// What the device costs beside the legs.
+    pub overheads: Overheads,
+    /// Whether service times vary as the profile's do; a synthetic profile's do not.
+    pub noise: bool,
+    /// Tasks that a model may have in flight.
+    pub slots: u16,
+    /// Legs that the timeline keeps, the last ones; 0 for no timeline.
+    pub timeline: usize,
+}
+
+impl Default for SimOptions {
+    /// No overheads, noise where the profile has some, two slots as the server gives.
+    fn default() -> Self {
+        Self {
+            overheads: Overheads::NONE,
+            noise: true,
+            slots: 2,
+            timeline: 0,
+        }
+    }
+}
+
+/// One device with its workload, ready to be simulated under any policy, seed by seed.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    device: DeviceSpec,
+    workload: Workload,
+    options: SimOptions,
+    models: Vec<Hosted>,
+}
+
+#[derive(Clone, Debug)]
+struct Hosted {
+    profile: Arc<ModelProfile>,
+    table: Arc<ServiceTable>,
+    max_batch: BatchSize,
+    /// Settings of the dynamic batcher.
+    batching: DynamicBatching,
+}
+
+/// Why a scenario cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScenarioError {
+    /// The workload asks for a model that the profile lacks.
+    #[error("model `{model}` of the workload is not in the profile, which has {known}")]
+    NotProfiled {
+        /// The model.
+        model: String,
+        /// The profile's models.
+        known: String,
+    },
+    /// A device has no slices, or more than can be simulated.
+    #[error("a device of {found} slices cannot be simulated, expected 1 to {ATOMS_MAX}")]
+    Slices {
+        /// What was asked.
+        found: u16,
+    },
+    /// Requests of a model are larger than its largest batch.
+    #[error("requests of model `{model}` bring {items} items, its largest batch is {max}")]
+    Items {
+        /// The model.
+        model: String,
+        /// Items of each request.
+        items: u32,
+        /// The largest batch.
+        max: u32,
+    },
+    /// The profile has no times of a model.
+    #[error("the profile has no times of model `{model}` for batches of 1 to {max}")]
+    NoTimes {
+        /// The model.
+        model: String,
+        /// The largest batch asked for.
+        max: u32,
+    },
+}
+
+impl Scenario {
+    /// The workload on one device, whose models the profile must have.
+    ///
+    /// # Errors
+    /// [`ScenarioError`], with the model at fault.
+    pub fn new(
+        profile: &Profile,
+        workload: Workload,
+        device: DeviceSpec,
+        options: SimOptions,
+    ) -> Result<Self, ScenarioError> {
+        let slices = device.slices;
+        if !(1..=ATOMS_MAX).contains(&slices.0) {
+            return Err(ScenarioError::Slices { found: slices.0 });
+        }
+        let models = workload.models().iter();
+        let models = models.map(|load| Hosted::new(profile, load, slices));
+        let options = SimOptions {
+            noise: options.noise && !profile.synthetic,
+            ..options
+        };
+        Ok(Self {
+            models: models.collect::<Result<_, _>>()?,
+            device,
+            workload,
+            options,
+        })
+    }
+
+    /// The same models under another load on the same device.
+    ///
+    /// # Panics
+    /// Where the workload's models are others.
+    #[must_use]
+    pub fn with_workload(mut self, workload: Workload) -> Self {
+        let names = |workload: &Workload| -> Vec<String> {
+            let models = workload.models().iter();
+            models.map(|model| model.name.clone()).collect()
+        };
+        assert_eq!(names(&self.workload), names(&workload), "other models");
+        self.workload = workload;
+        self
+    }
+
+    /// Sets how the dynamic batcher of `uncontrolled` treats each model.
+    #[must_use]
+    pub fn with_batching(mut self, batching: &DynamicBatching) -> Self {
+        for model in &mut self.models {
+            model.batching = batching.clone();
+        }
+        self
+    }
+
+    /// The workload.
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
+    /// The device.
+    pub fn device(&self) -> &DeviceSpec {
+        &self.device
+    }
+
+    /// Runs it under the policy of `config`.
+    pub fn run(&self, config: SchedulerConfig, seed: u64) -> Simulated {
+        self.simulation(config, seed).run()
+    }
+
+    /// The simulation at its beginning.
+    pub fn simulation(&self, mut config: SchedulerConfig, seed: u64) -> Simulation {
+        let options = &self.options;
+        let tables = self.models.iter().map(|model| model.table.clone());
+        let partitions = self.device.partitions.iter();
+        let shares = partitions.map(PartitionSpec::share).collect();
+        let mut service = ProfiledService::new(tables.collect(), shares);
+        if options.noise {
+            service = service.with_noise(seed);
+        }
+        let fill: Vec<u64> = self.fills().collect();
+        let mut traffic = Traffic::new(&self.workload, seed, &fill);
+        traffic.setup.extend(self.setup());
+        if options.timeline > 0 {
+            let mut timeline = Timeline::new(options.timeline);
+            timeline.add_device(&self.device);
+            traffic.timeline = Some(timeline);
+            // A delivery's decisions are polled before the next one.
+            config.decisions = config.decisions.max(1 << 16);
+        }
+        // Nobody asks for explanations.
+        config.explanations = 0;
+        config.limits.requests = config.limits.requests.max(2 * fill.iter().sum::<u64>());
+        let device = SimDevice::with_overheads(self.device.clone(), options.overheads);
+        let scheduler = Scheduler::new(config);
+        Simulation {
+            world: World::with(scheduler, vec![device], Box::new(service), traffic),
+            workload: self.workload.clone(),
+            slices: self.device.slices,
+        }
+    }
+
+    /// Requests of each model that are open at all times where it is saturated: a batch
+    /// for each slot, and one that waits.
+    fn fills(&self) -> impl Iterator<Item = u64> {
+        let batches = u64::from(self.options.slots) + 1;
+        let models = self.models.iter().zip(self.workload.models());
+        models.map(move |(model, load)| {
+            let requests = u64::from(model.max_batch.0.div_ceil(load.batch.0));
+            requests * batches
+        })
+    }
+
+    /// The inputs that make the models known.
+    fn setup(&self) -> impl Iterator<Item = Input> {
+        let models = self.models.iter().zip(self.workload.models()).enumerate();
+        models.flat_map(|(index, (model, load))| {
+            let added = Input::ModelAdded(self.spec(index, model, load));
+            let profile = Box::new((*model.profile).clone());
+            let model = model_id(index);
+            [added, Input::ProfileGiven { model, profile }]
+        })
+    }
+
+    fn spec(&self, index: usize, model: &Hosted, load: &ModelLoad) -> ModelSpec {
+        ModelSpec {
+            id: model_id(index),
+            name: load.name.clone(),
+            slo: Some(load.slo),
+            weight: load.weight,
+            max_batch: model.max_batch,
+            slots: self.options.slots,
+            legs: 1,
+            devices: vec![self.device.id],
+            limits: QueueLimits {
+                requests: 16_384,
+                bytes: 1,
+            },
+            batching: model.batching.clone(),
+        }
+    }
+}
+
+impl Hosted {
+    fn new(profile: &Profile, load: &ModelLoad, slices: Share) -> Result<Self, ScenarioError> {
+        let name = || load.name.clone();
+        let found = profile.models.iter().find(|model| model.name == load.name);
+        let model = found.ok_or_else(|| {
+            let known: Vec<String> = profile
+                .models
+                .iter()
+                .map(|model| format!("`{}`", model.name))
+                .collect();
+            ScenarioError::NotProfiled {
+                model: name(),
+                known: known.join(", "),
+            }
+        })?;
+        let max = load.max_batch_size.unwrap_or(BatchSize(model.max_batch));
+        let max = max.min(BatchSize(model.max_batch));
+        if load.batch > max {
+            return Err(ScenarioError::Items {
+                model: name(),
+                items: load.batch.0,
+                max: max.0,
+            });
+        }
+        let table = ServiceTable::new(model, Share(profile.device.slices), slices, max);
+        let table = table.ok_or_else(|| ScenarioError::NoTimes {
+            model: name(),
+            max: max.0,
+        })?;
+        let mut profile = model.clone();
+        profile.slo_s = Some(load.slo.as_secs_f64());
+        Ok(Self {
+            profile: Arc::new(profile),
+            table: Arc::new(table),
+            max_batch: max,
+            batching: DynamicBatching::default(),
+        })
+    }
+}
+
+/// A simulation that can be stepped through.
+#[derive(Debug)]
+pub struct Simulation {
+    world: World<Traffic>,
+    workload: Workload,
+    slices: Share,
+}
+
+/// What a simulation gave.
+#[derive(Clone, Debug)]
+pub struct Simulated {
+    /// What was counted.
+    pub tally: Tally,
+    /// The last legs that ran, where a timeline was asked for.
+    pub timeline: Option<Timeline>,
+}
+
+impl Simulation {
+    /// Runs to the end of the workload, and until the requests that came before it have
+    /// ended.
+    pub fn run(mut self) -> Simulated {
+        let begin = Timestamp::ZERO + self.workload.warmup();
+        let end = Timestamp::ZERO + self.workload.end();
+        self.world.run_before(begin);
+        let before = self.used(begin);
+        self.world.run_before(end);
+        let after = self.used(end);
+        let slowest = self.workload.models().iter().map(|model| model.slo).max();
+        let grace = slowest.unwrap_or(Nanos::ZERO).times(DRAIN_OBJECTIVES);
+        while self.world.effects_mut().is_open()
+            && self.world.next_at().is_some_and(|at| at <= end + grace)
+        {
+            self.world.step();
+        }
+        let (actions, action_hash) = {
+            let scheduler = self.world.scheduler();
+            (scheduler.action_count(), scheduler.action_hash())
+        };
+        let (mut models, timeline) = self.world.into_outside().into_tallies();
+        for ((model, after), before) in models.iter_mut().zip(after).zip(before) {
+            model.used = after.minus(before);
+        }
+        let window = self.workload.duration();
+        let tally = Tally {
+            window,
+            device_time: u128::from(window.as_nanos()) * u128::from(self.slices.0),
+            models,
+            actions,
+            action_hash,
+        };
+        Simulated { tally, timeline }
+    }
+
+    /// What each model has had by `now`.
+    fn used(&mut self, now: Timestamp) -> Vec<Used> {
+        let mut total = vec![Used::default(); self.workload.models().len()];
+        for device in self.world.devices_mut() {
+            for (model, used) in device.used(now) {
+                let total = &mut total[model.0 as usize];
+                *total = total.plus(*used);
+            }
+        }
+        total
+    }
+}
