@@ -267,6 +267,9 @@ fn a_profile_is_shown_and_drawn_without_measuring() {
     let drawn = fs::read_to_string(folder.path().join("charts/resnet50-latency.svg"));
     assert!(drawn.expect("a chart").contains("32 slices"));
 
+    let output = fugato(&["profile", "show", "convnet"], folder.path());
+    assert!(stdout(&output).contains("48 by tolerance"), "60 % of 80");
+
     let json = ["profile", "show", "v100-dstack", "--format", "json"];
     let json = fugato(&json, folder.path()).stdout;
     fs::write(folder.path().join("copy.json"), &json).expect("written");
