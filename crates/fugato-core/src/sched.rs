@@ -6,6 +6,7 @@ mod action;
 mod admission;
 mod config;
 mod decision;
+mod dense;
 mod hash;
 mod input;
 mod ledger;

@@ -4,7 +4,7 @@ use super::config::DeadlineMode;
 use super::input::Arrival;
 use super::outcome::{Rejection, Scope};
 use super::state::State;
-use crate::id::{BatchSize, DeviceId, ModelId};
+use crate::id::{BatchSize, DeviceId, ModelId, PartitionId};
 use crate::policy::{Backlog, CapacityRule, QueueOrder};
 use crate::time::{Nanos, Timestamp};
 
@@ -218,13 +218,31 @@ impl State {
         (self.busy(arrival.model) + work + reserve).saturating_sub(room)
     }
 
-    /// Time until a whole-device lane that can take the model falls free.
+    /// Time until a device that hosts the model could take a leg of it.
     fn busy(&self, model: ModelId) -> Nanos {
-        let free_at = self
-            .whole_lanes(model)
-            .filter_map(|at| self.usable_at(at))
-            .min();
+        let devices = self.model(model).spec.devices.iter();
+        let present = devices.filter(|&&device| self.ledger.contains(device));
+        let free_at = present.filter_map(|&device| self.free_at(device)).min();
         free_at.unwrap_or(self.now) - self.now
+    }
+
+    /// When a device could take a leg: where the whole device is one queue, not before all
+    /// its lanes end. Where models have shares of their own it is not known whom a model
+    /// waits for, and it is taken to wait for none.
+    fn free_at(&self, device: DeviceId) -> Option<Timestamp> {
+        match (self.rule, self.backlog) {
+            (CapacityRule::Oversubscribed { .. }, _) | (_, Backlog::Own) => {
+                let lanes = self.ledger.lanes(device, PartitionId(0));
+                lanes
+                    .filter_map(|at| self.ledger.free_at(at, self.now))
+                    .min()
+            }
+            (CapacityRule::Exclusive, Backlog::All) => {
+                let lanes = self.ledger.occupied_on(device);
+                let ends = lanes.filter_map(|at| self.ledger.free_at(at, self.now));
+                Some(ends.fold(self.now, Timestamp::max))
+            }
+        }
     }
 
     /// How many tasks of a model may run at once.
@@ -239,26 +257,5 @@ impl State {
         let present = |device: &&DeviceId| self.ledger.contains(**device);
         let devices = spec.devices.iter().filter(present).count() as u64;
         at_once * devices.max(1)
-    }
-
-    /// When a lane could take a leg: where the whole device is one queue, not before the
-    /// other lanes of its device end. Where models have shares of their own it is not known
-    /// whom a model waits for, and it is taken to wait for none.
-    fn usable_at(&self, at: super::LaneRef) -> Option<Timestamp> {
-        let own = self.ledger.free_at(at, self.now)?;
-        match (self.rule, self.backlog) {
-            (CapacityRule::Oversubscribed { .. }, _) | (_, Backlog::Own) => Some(own),
-            (CapacityRule::Exclusive, Backlog::All) => {
-                let others = self
-                    .ledger
-                    .occupied()
-                    .filter(|other| other.device == at.device);
-                Some(
-                    others
-                        .filter_map(|other| self.ledger.free_at(other, self.now))
-                        .fold(own, Timestamp::max),
-                )
-            }
-        }
     }
 }

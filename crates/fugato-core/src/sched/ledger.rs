@@ -4,6 +4,7 @@
 //! its partition's atoms are disjoint from those of every occupied lane. A lane holds at
 //! most one running leg and one committed behind it.
 
+use super::dense::DenseMap;
 use crate::device::{AtomSet, DeviceSpec, LaneClass, PartitionSpec};
 use crate::id::{DeviceId, LaneId, LegIndex, PartitionId, Share, TaskId};
 use crate::policy::CapacityRule;
@@ -67,7 +68,7 @@ struct DeviceLedger {
 /// The ledger of all present devices.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    devices: BTreeMap<DeviceId, DeviceLedger>,
+    devices: DenseMap<DeviceId, DeviceLedger>,
 }
 
 impl Ledger {
@@ -373,15 +374,18 @@ impl Ledger {
 
     /// Lanes that hold a leg.
     pub(super) fn occupied(&self) -> impl Iterator<Item = LaneRef> {
-        self.devices.iter().flat_map(|(&device, ledger)| {
-            ledger
-                .occupied
-                .iter()
-                .map(move |&(partition, lane)| LaneRef {
-                    device,
-                    partition,
-                    lane,
-                })
+        let devices = self.devices.iter();
+        devices.flat_map(|(device, _)| self.occupied_on(device))
+    }
+
+    /// Lanes of a device that hold a leg.
+    pub(super) fn occupied_on(&self, device: DeviceId) -> impl Iterator<Item = LaneRef> {
+        let ledger = self.devices.get(&device).into_iter();
+        let lanes = ledger.flat_map(|ledger| &ledger.occupied);
+        lanes.map(move |&(partition, lane)| LaneRef {
+            device,
+            partition,
+            lane,
         })
     }
 

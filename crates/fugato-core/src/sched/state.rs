@@ -7,6 +7,7 @@
 //! issued.
 
 use super::config::{DeadlineMode, ModelSpec, SchedulerConfig};
+use super::dense::DenseMap;
 use super::input::Overdue;
 use super::ledger::{LaneRef, Ledger};
 use super::measuring::Measuring;
@@ -37,9 +38,9 @@ pub(super) struct State {
     pub(super) rule: CapacityRule,
     pub(super) order: QueueOrder,
     pub(super) backlog: Backlog,
-    pub(super) models: BTreeMap<ModelId, Model>,
-    pub(super) requests: BTreeMap<RequestId, Request>,
-    pub(super) tasks: BTreeMap<TaskId, Task>,
+    pub(super) models: DenseMap<ModelId, Model>,
+    pub(super) requests: DenseMap<RequestId, Request>,
+    pub(super) tasks: DenseMap<TaskId, Task>,
     pub(super) ledger: Ledger,
     pub(super) latency: Box<dyn LatencyModel>,
     /// By device that hosts them and is present.
@@ -51,7 +52,8 @@ pub(super) struct State {
     pub(super) waiting: u64,
     /// Bytes of requests that have not ended, of all models.
     pub(super) bytes: u64,
-    /// Predicted work of all waiting requests, each at its model's `price`.
+    /// Predicted work of all waiting requests, each at its model's `price`; kept where a
+    /// request waits for those of all models.
     pub(super) work: WorkByOrder,
     /// The part of `work` that has deadlines which are enforced.
     pub(super) promised: WorkByOrder,
@@ -375,9 +377,12 @@ impl State {
             .queue
             .push(request.class, request.key, request.items.0, promised);
         let work = model.price.times(u64::from(request.items.0));
-        self.work.add(block_of(request.key.order()), work);
-        if promised {
-            self.promised.add(block_of(request.key.order()), work);
+        if self.backlog == Backlog::All {
+            let block = block_of(request.key.order());
+            self.work.add(block, work);
+            if promised {
+                self.promised.add(block, work);
+            }
         }
         self.waiting += 1;
         self.unpark(request.model);
@@ -416,9 +421,12 @@ impl State {
             .remove(request.class, request.key)
             .unwrap_or_else(|| panic!("{id} is not in the queue of {}", request.model));
         let work = model.price.times(u64::from(request.items.0));
-        self.work.remove(block_of(request.key.order()), work);
-        if promised {
-            self.promised.remove(block_of(request.key.order()), work);
+        if self.backlog == Backlog::All {
+            let block = block_of(request.key.order());
+            self.work.remove(block, work);
+            if promised {
+                self.promised.remove(block, work);
+            }
         }
         self.waiting -= 1;
         self.refresh(request.model);
@@ -437,6 +445,9 @@ impl State {
             return;
         }
         model.price = new;
+        if self.backlog == Backlog::Own {
+            return;
+        }
         for (block, items) in model.queue.items_by_block() {
             self.work.remove(block, old.times(items.all));
             self.work.add(block, new.times(items.all));
@@ -476,7 +487,7 @@ impl State {
             .iter()
             .filter(|(_, model)| model.spec.devices.contains(&device));
         let ready = hosted
-            .filter_map(|(&id, model)| Some((model.ready?, id)))
+            .filter_map(|(id, model)| Some((model.ready?, id)))
             .collect();
         self.ready.insert(device, ready);
     }
@@ -510,7 +521,7 @@ impl State {
             .requests
             .iter()
             .filter(|(_, request)| request.place == Place::Queue)
-            .map(|(&id, _)| id)
+            .map(|(id, _)| id)
             .collect();
         for &id in &waiting {
             self.dequeue(id);
@@ -519,7 +530,7 @@ impl State {
         let keys: Vec<(RequestId, QueueKey)> = self
             .requests
             .iter()
-            .map(|(&id, request)| {
+            .map(|(id, request)| {
                 let priority = request.key.priority;
                 let key = self.key(id, 0, request.received, request.deadline);
                 // Whoever is overdue stays so.
@@ -577,14 +588,6 @@ impl State {
         let legs = 0..self.model(model).spec.legs;
         legs.map(|leg| self.predict(model, LegIndex(leg), batch, at, quantile))
             .reduce(|sum, leg| Some(sum?.then(leg?)))?
-    }
-
-    /// The whole-device lanes of the devices that host a model.
-    pub(super) fn whole_lanes(&self, model: ModelId) -> impl Iterator<Item = LaneRef> {
-        let devices = &self.model(model).spec.devices;
-        devices
-            .iter()
-            .flat_map(|&device| self.ledger.lanes(device, crate::id::PartitionId(0)))
     }
 
     /// One whole-device lane of each device that hosts a model.

@@ -88,7 +88,7 @@ impl<'a> View<'a> {
         let models = self.state.models.iter();
         models
             .filter(move |(_, model)| model.spec.devices.contains(&device))
-            .map(|(&id, _)| id)
+            .map(|(id, _)| id)
     }
 
     /// The first requests of all models that could start on the device, in the policy's
@@ -202,22 +202,20 @@ impl<'a> View<'a> {
     /// among them.
     pub fn running(&self, device: DeviceId) -> impl Iterator<Item = Running> + use<'a> {
         let state = self.state;
-        let lanes = state.ledger.occupied();
-        lanes
-            .filter(move |at| at.device == device)
-            .filter_map(move |at| {
-                let leg = state.ledger.front(at)?;
-                let task = state.task(leg.task);
-                let begun = leg.started.unwrap_or(state.now);
-                Some(Running {
-                    task: leg.task,
-                    model: task.model,
-                    batch: task.batch,
-                    at,
-                    atoms: state.ledger.atoms(at),
-                    ends: leg.predicted.map(|run| (begun + run).max(state.now)),
-                })
+        let lanes = state.ledger.occupied_on(device);
+        lanes.filter_map(move |at| {
+            let leg = state.ledger.front(at)?;
+            let task = state.task(leg.task);
+            let begun = leg.started.unwrap_or(state.now);
+            Some(Running {
+                task: leg.task,
+                model: task.model,
+                batch: task.batch,
+                at,
+                atoms: state.ledger.atoms(at),
+                ends: leg.predicted.map(|run| (begun + run).max(state.now)),
             })
+        })
     }
 
     /// The `quantile` of the time of a whole task in a share, with `neighbours` slices of

@@ -452,7 +452,7 @@ impl Scheduler {
             .tasks
             .iter()
             .filter(|(_, task)| task.at.device == device)
-            .map(|(&id, _)| id);
+            .map(|(id, _)| id);
         let mut tasks: Vec<TaskId> = legs.iter().map(|leg| leg.task).chain(between).collect();
         tasks.sort_unstable();
         tasks.dedup();
@@ -479,7 +479,7 @@ impl Scheduler {
             .filter(|(_, model)| {
                 model.spec.devices.contains(&lost) && !model.spec.devices.iter().any(hosted)
             })
-            .map(|(&id, _)| id)
+            .map(|(id, _)| id)
             .collect();
         let waiting: Vec<RequestId> = self
             .state
@@ -488,7 +488,7 @@ impl Scheduler {
             .filter(|(_, request)| {
                 request.place == Place::Queue && unhosted.contains(&request.model)
             })
-            .map(|(&id, _)| id)
+            .map(|(id, _)| id)
             .collect();
         for id in waiting {
             self.state.dequeue(id);
