@@ -41,7 +41,7 @@ pub use headroom::headroom;
 use crate::id::Share;
 use crate::profile::{KernelList, ModelProfile, Optimum, Profile};
 use crate::time::{Nanos, Timestamp};
-use crate::workload::Workload;
+use crate::workload::{ArrivalProcess, ModelLoad, Workload};
 use engine::{Engine, Window};
 
 /// How slices are divided among kernels that do not all fit.
@@ -209,7 +209,8 @@ pub fn ideal_saturated(
 /// Requests wait in order of arrival for a place in flight; a task takes as many as end by
 /// the first one's deadline if it gets the whole device. A request that could not even
 /// alone is rejected, and so is one that would make a full batch smaller. The objective and the largest batch are the workload's. Figures leave
-/// its warm-up out; what was received before the end is run to its end.
+/// its warm-up out; what was received before the end is run to its end. A saturated model
+/// always has a full batch waiting, as in [`ideal_saturated`].
 ///
 /// # Errors
 /// Those of [`IdealModel::of`] and [`ideal_saturated`].
@@ -235,7 +236,9 @@ pub fn ideal_offered(
         until: Timestamp::ZERO + workload.end(),
     };
     let items: Vec<u32> = workload.models().iter().map(|load| load.batch.0).collect();
-    let mut engine = Engine::new(&models, options, window, vec![false; models.len()])?;
+    let full = |load: &ModelLoad| load.arrivals == ArrivalProcess::Saturated;
+    let saturated = workload.models().iter().map(full).collect();
+    let mut engine = Engine::new(&models, options, window, saturated)?;
     engine.run(&items, workload.arrivals(seed));
     Ok(engine.into_report())
 }

@@ -2,6 +2,7 @@
 
 use super::engine::SLICE;
 use crate::id::Share;
+use crate::sim::report::{ModelReport, PolicyReport};
 use crate::time::Nanos;
 use serde::Serialize;
 
@@ -77,6 +78,57 @@ impl IdealReport {
             knee_utilisation: at_knee / device,
             jain: jain(held),
             models,
+        }
+    }
+}
+
+impl From<&IdealReport> for PolicyReport {
+    /// The report beside those of policies: its utilisation is
+    /// [`IdealReport::knee_utilisation`], which may be above 1, its occupancy
+    /// [`IdealReport::utilisation`]. There are no actions, so there is no hash of them.
+    fn from(report: &IdealReport) -> Self {
+        let models = &report.models;
+        let sum = |of: fn(&IdealModelReport) -> u64| models.iter().map(of).sum::<u64>();
+        let judged = || models.iter().filter(|model| model.attainment.is_some());
+        let asked: u64 = judged().map(|model| model.requests).sum();
+        let missed: u64 = judged().map(|model| model.rejected + model.late).sum();
+        let held: f64 = models.iter().map(|model| model.slice_time_s).sum();
+        let occupancy = |model: &IdealModelReport| {
+            if held > 0.0 {
+                report.utilisation * model.slice_time_s / held
+            } else {
+                0.0
+            }
+        };
+        Self {
+            policy: "ideal".to_owned(),
+            requests: sum(|model| model.requests),
+            goodput: models.iter().map(|model| model.goodput).sum(),
+            attainment: (asked > 0).then(|| (asked - missed) as f64 / asked as f64),
+            utilisation: report.knee_utilisation,
+            occupancy: report.utilisation,
+            jain: report.jain,
+            rejected: sum(|model| model.rejected),
+            dropped: 0,
+            failed: 0,
+            late: sum(|model| model.late),
+            action_hash: String::new(),
+            models: models
+                .iter()
+                .map(|model| {
+                    let ended = model.requests > model.rejected;
+                    ModelReport {
+                        name: model.name.clone(),
+                        requests: model.requests,
+                        goodput: model.goodput,
+                        attainment: model.attainment,
+                        p50_ms: ended.then(|| model.p50.as_millis_f64()),
+                        p99_ms: ended.then(|| model.p99.as_millis_f64()),
+                        mean_batch: ended.then_some(model.mean_batch),
+                        occupancy: occupancy(model),
+                    }
+                })
+                .collect(),
         }
     }
 }

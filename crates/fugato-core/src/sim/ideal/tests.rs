@@ -5,6 +5,7 @@ use super::{
 };
 use crate::id::Share;
 use crate::profile::{Kernel, KernelList, Profile, convnet_mix, v100_dstack};
+use crate::sim::PolicyReport;
 use crate::time::{Nanos, Timestamp};
 use crate::workload::{ArrivalProcess, ModelLoad, Workload};
 use rand::{RngExt, SeedableRng};
@@ -424,4 +425,30 @@ fn on_the_papers_mixes_no_schedule_is_above_ideal_in_all_models() {
             assert!((1.0 - 1e-9..1.01).contains(&left), "{division:?}: {left}");
         }
     }
+}
+
+#[test]
+fn a_saturated_workload_gives_the_saturated_figures() {
+    let profile = v100_dstack();
+    let names = ["alexnet", "vgg19"];
+    let full = |name: &&str| {
+        let slo = Nanos::from_millis(100);
+        ModelLoad::new(*name, slo, ArrivalProcess::Saturated)
+    };
+    let second = Nanos::from_millis(1_000);
+    let loads = names.iter().map(full).collect();
+    let load = Workload::new(second, Nanos::ZERO, None, loads).expect("valid");
+    let options = options(80, Division::MaxMin);
+    let report = ideal_offered(&profile, &load, options, 1).expect("valid");
+    let mut expected = of(&profile, &names);
+    for model in &mut expected {
+        model.slo = Nanos::from_millis(100);
+    }
+    let expected = ideal_saturated(&expected, options, second).expect("valid");
+    assert_eq!(report, expected);
+    let row = PolicyReport::from(&report);
+    close(row.utilisation, report.knee_utilisation);
+    assert_eq!(row.attainment, None);
+    let parts: f64 = row.models.iter().map(|model| model.occupancy).sum();
+    close(parts, report.utilisation);
 }
