@@ -22,7 +22,8 @@ mod work;
 
 pub use action::{Action, Start};
 pub use config::{
-    DeadlineMode, DynamicBatching, ModelSpec, PolicySpec, QueueLimits, SchedulerConfig,
+    DeadlineMode, DynamicBatching, ModelSpec, PolicySettingError, PolicySpec, QueueLimits,
+    SchedulerConfig,
 };
 pub use decision::Decision;
 pub use hash::ActionHash;

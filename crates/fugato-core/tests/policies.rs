@@ -761,3 +761,30 @@ fn the_policy_changes_live_without_losing_a_request() {
     assert_eq!(completed, (0..60).collect::<Vec<u64>>());
     assert_eq!(world.scheduler().policy(), "edf");
 }
+
+#[test]
+fn a_changed_objective_orders_what_comes_after_it() {
+    let slo = |id, ms| ModelSpec {
+        slo: Some(Nanos::from_millis(ms)),
+        max_batch: BatchSize(1),
+        slots: 1,
+        ..model(id)
+    };
+    let order = |change: bool| {
+        let mut world = affine(config(PolicySpec::Edf), &[slo(0, 500), slo(1, 900)]);
+        // Holds the device while the others come.
+        world.push_arrival(arrival(0, 0, 0));
+        world.push_arrival(arrival(1, 1, 10 * US));
+        world.push_arrival(arrival(2, 0, 20 * US));
+        if change {
+            world.push(at(30 * US), Input::ModelChanged(slo(1, 100)));
+        }
+        world.push_arrival(arrival(3, 1, 40 * US));
+        world.run();
+        let ended = world.effects_mut().ended.iter();
+        ended.map(|ended| ended.request.0).collect::<Vec<u64>>()
+    };
+    assert_eq!(order(false), [0, 2, 1, 3]);
+    // The one that came before the change keeps its place.
+    assert_eq!(order(true), [0, 3, 2, 1]);
+}

@@ -10,12 +10,15 @@ mod common;
 use common::{Log, MS, US, arrival, at, config, device, model, world};
 use fugato_core::device::DeviceSpec;
 use fugato_core::driver::{RecordedInputs, RecordingHeader, Replay};
+use fugato_core::policy::CapacityRule;
 use fugato_core::sched::{
     Action, Arrival, DeadlineMode, DynamicBatching, INPUT_VERSION, Input, LegResult, ModelSpec,
     Overdue, PolicySpec, QueueLimits, SchedulerConfig, Start,
 };
 use fugato_core::sim::World;
-use fugato_core::{BatchSize, DeviceId, ModelId, Nanos, RequestId, ShapeClass, TaskId, Timestamp};
+use fugato_core::{
+    BatchSize, DeviceId, ModelId, Nanos, RequestId, ShapeClass, Share, TaskId, Timestamp,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestCaseResult};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,11 +33,13 @@ struct Scenario {
     noise: Vec<u64>,
 }
 
+/// Every policy there is, as it is named, and one with few lanes and shares.
 fn policies() -> impl Strategy<Value = PolicySpec> {
+    let named = PolicySpec::NAMES.map(|name| PolicySpec::named(name).expect("it is in the list"));
+    let crowded = (1u16..5, prop::option::of(Just(Share(1))));
     prop_oneof![
-        Just(PolicySpec::Fifo),
-        Just(PolicySpec::Edf),
-        (1u16..5).prop_map(|lanes| PolicySpec::Uncontrolled { lanes, share: None }),
+        prop::sample::select(named.to_vec()),
+        crowded.prop_map(|(lanes, share)| PolicySpec::Uncontrolled { lanes, share }),
     ]
 }
 
@@ -227,8 +232,8 @@ fn capacity_held(
                 let here = running
                     .values()
                     .filter(|other| other.device == start.device);
-                match scenario.config.policy {
-                    PolicySpec::Fifo | PolicySpec::Edf => {
+                match fugato_core::policy::from_spec(&scenario.config.policy).capacity() {
+                    CapacityRule::Exclusive => {
                         let atoms = |start: &Start| {
                             let device = &scenario.devices[usize::from(start.device.0)];
                             device.partitions[usize::from(start.partition.0)].atoms
@@ -242,7 +247,7 @@ fn capacity_held(
                             );
                         }
                     }
-                    PolicySpec::Uncontrolled { lanes, .. } => {
+                    CapacityRule::Oversubscribed { lanes } => {
                         prop_assert!(
                             here.count() < usize::from(lanes),
                             "{:?} is one too many",
@@ -548,12 +553,23 @@ proptest! {
     }
 
     #[test]
-    fn policies_may_change_at_any_time(scenario in scenarios(), changes in prop::collection::vec((0usize..250, policies()), 1..6)) {
+    fn policies_and_objectives_may_change_at_any_time(
+        scenario in scenarios(),
+        changes in prop::collection::vec((0usize..250, policies()), 1..12),
+        aims in prop::collection::vec((0usize..250, any::<u32>(), prop::option::of(1u64..40), 1u32..9), 0..6),
+    ) {
         let mut scenario = scenario;
-        for (place, policy) in changes {
+        let changes = changes.into_iter().map(|(place, policy)| (place, Input::PolicyChanged(policy)));
+        let aims = aims.into_iter().map(|(place, pick, slo, weight)| {
+            let spec = scenario.models[pick as usize % scenario.models.len()].clone();
+            let (slo, weight) = (slo.map(Nanos::from_millis), f64::from(weight) / 3.0);
+            (place, Input::ModelChanged(ModelSpec { slo, weight, ..spec }))
+        });
+        let changes: Vec<(usize, Input)> = changes.chain(aims).collect();
+        for (place, change) in changes {
             let place = place.min(scenario.events.len() - 1);
             let when = scenario.events[place].0;
-            scenario.events.insert(place, (when, Input::PolicyChanged(policy)));
+            scenario.events.insert(place, (when, change));
         }
         let (mut world, inputs) = simulate(&scenario);
         ended_once(&mut world, &inputs)?;

@@ -1,8 +1,10 @@
 //! Settings of the scheduler and of its models.
 
+use crate::device::DeviceSpec;
 use crate::id::{BatchSize, DeviceId, ModelId, Share};
 use crate::time::Nanos;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Settings of a [`Scheduler`](super::Scheduler).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,7 +89,7 @@ pub enum PolicySpec {
         lanes: u16,
         /// The slices that a leg uses, on whichever of them the fewest legs are: threads of
         /// an instance, on a CPU. `None` for the whole device.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default)]
         share: Option<Share>,
     },
 }
@@ -120,6 +122,53 @@ impl PolicySpec {
             Self::Fifo => "fifo",
             Self::Edf => "edf",
             Self::Uncontrolled { .. } => "uncontrolled",
+        }
+    }
+}
+
+/// A setting of a policy that is out of its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{setting}` of the policy is {found}, expected {expected}")]
+pub struct PolicySettingError {
+    /// The setting.
+    pub setting: &'static str,
+    /// Its value.
+    pub found: String,
+    /// What is allowed.
+    pub expected: String,
+}
+
+/// The most legs at once on one device: more than a device has lanes of one partition.
+const LANES_MAX: u16 = 64;
+
+impl PolicySpec {
+    /// Checks that every setting is in its range on a device.
+    ///
+    /// # Errors
+    /// [`PolicySettingError`], for the first one that is not.
+    pub fn check(&self, device: &DeviceSpec) -> Result<(), PolicySettingError> {
+        let bad = |setting, found: u16, expected| PolicySettingError {
+            setting,
+            found: found.to_string(),
+            expected,
+        };
+        match *self {
+            Self::Fifo | Self::Edf => Ok(()),
+            Self::Uncontrolled { lanes, .. } if !(1..=LANES_MAX).contains(&lanes) => {
+                Err(bad("lanes", lanes, format!("1 to {LANES_MAX}")))
+            }
+            Self::Uncontrolled { share: None, .. } => Ok(()),
+            Self::Uncontrolled {
+                share: Some(share), ..
+            } => {
+                let partitions = device.partitions.iter();
+                let shares: BTreeSet<u16> = partitions.map(|part| part.share().0).collect();
+                // Legs of any other share would wait for ever.
+                match shares.contains(&share.0) {
+                    true => Ok(()),
+                    false => Err(bad("share", share.0, format!("one of {shares:?}"))),
+                }
+            }
         }
     }
 }

@@ -60,7 +60,8 @@ pub enum Input {
     },
     /// A model is there to be scheduled.
     ModelAdded(ModelSpec),
-    /// A model's settings changed; its id, legs and devices stay.
+    /// A model's settings changed; its id, legs and devices stay. Requests that were
+    /// accepted keep their deadlines.
     ModelChanged(ModelSpec),
     /// A model takes no more requests; what it has runs to its end, then
     /// [`Action::ModelDrained`](super::Action::ModelDrained) follows.

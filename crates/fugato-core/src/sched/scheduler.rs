@@ -304,6 +304,11 @@ impl Scheduler {
         std::hash::Hasher::finish(&self.hash)
     }
 
+    /// The settings in force: those it began with, with what inputs changed since.
+    pub fn config(&self) -> &SchedulerConfig {
+        &self.state.config
+    }
+
     /// The name of the policy in force.
     pub fn policy(&self) -> &'static str {
         self.policy.name()

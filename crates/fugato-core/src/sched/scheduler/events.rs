@@ -413,6 +413,11 @@ impl Scheduler {
             .collect();
         model.spec = spec.clone();
         self.state.measuring.serves(&spec);
+        // Its batches follow its objective.
+        let mut devices = spec.devices.iter();
+        if let Some(&device) = devices.find(|&&device| self.state.ledger.contains(device)) {
+            self.state.plan_anew(id, device);
+        }
         self.state.unpark(id);
     }
 
