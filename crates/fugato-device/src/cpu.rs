@@ -32,8 +32,8 @@ pub struct CpuOptions {
     /// The cores to use, as the operating system numbers them; atom `i` is `cores[i]`.
     /// Empty: every core this process may run on.
     pub cores: Vec<usize>,
-    /// Normal lanes of the whole-device partition, for policies that oversubscribe it.
-    pub whole_lanes: u16,
+    /// Normal lanes of each partition, for policies that oversubscribe the device.
+    pub lanes: u16,
     /// Niceness of normal lanes, 0 to 19 (higher yields more).
     pub niceness_normal: i32,
     /// Niceness of urgent lanes, 0 to 19.
@@ -48,7 +48,7 @@ impl Default for CpuOptions {
         Self {
             cores: Vec::new(),
             // As many instances as a person would give one device of a few cores.
-            whole_lanes: 8,
+            lanes: 8,
             // 5 steps of niceness are a weight of 3 to 1 in Linux's fair scheduler, and
             // 10 to 15 steps one of 10 and 30 to 1 for the server's threads.
             niceness_normal: 15,
@@ -210,11 +210,10 @@ impl CpuDevice {
     ) -> Result<Self, CpuError> {
         let cores = resolve_cores(&options)?;
         let slices = Share(u16::try_from(cores.len()).expect("checked against the most"));
-        let mut whole = vec![LaneClass::Normal; usize::from(options.whole_lanes)];
-        whole.push(LaneClass::Urgent);
-        let parts = [LaneClass::Normal, LaneClass::Urgent];
+        let mut lanes = vec![LaneClass::Normal; usize::from(options.lanes)];
+        lanes.push(LaneClass::Urgent);
         let name = format!("cpu: {} x {}", slices.0, os::processor_name());
-        let spec = DeviceSpec::nested(id, name, slices, &whole, &parts);
+        let spec = DeviceSpec::nested(id, name, slices, &lanes, &lanes);
         let lanes = spec.partitions.iter().map(|partition| {
             let lane = |_: &LaneClass| Lane::new(clock, Arc::clone(&sink));
             partition.lanes.iter().map(lane).collect()

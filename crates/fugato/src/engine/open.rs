@@ -35,7 +35,7 @@ pub(super) fn device(
     };
     let options = CpuOptions {
         cores,
-        whole_lanes: config.device.lanes,
+        lanes: config.device.lanes,
         niceness_normal: config.device.niceness,
         niceness_urgent: config.device.niceness_urgent,
         spin: config.device.spin.nanos(),
