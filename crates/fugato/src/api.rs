@@ -18,8 +18,10 @@ mod admin;
 mod classify;
 mod explain;
 mod limits;
+mod live;
 mod parameter;
 mod profile;
+mod timeline;
 mod trace_context;
 mod validate;
 
@@ -29,11 +31,13 @@ pub use admin::{
 };
 pub use explain::{Constraint, Explanation, LegExplanation};
 pub use profile::{ProfileReport, ProfileServing};
+pub use timeline::TimelineTrace;
 pub use trace_context::TraceContext;
 
 pub(crate) use classify::classify;
 pub(crate) use limits::check_limits;
 pub use limits::{NAME_MAX_BYTES, RANK_MAX, TENSORS_MAX};
+pub use live::{Change, ModelSettings, ModelUpdate, Objective, SchedulerSettings, SchedulerUpdate};
 pub(crate) use parameter::{ParameterValue, RegionParameters, RequestParameters, boolean, classes};
 pub use validate::validate;
 
@@ -311,6 +315,45 @@ pub trait InferenceService: Send + Sync + 'static {
         name: &str,
         version: Option<&str>,
     ) -> impl Future<Output = Result<ProfileReport, InferError>> + Send;
+
+    /// How the scheduler decides at present.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ShuttingDown`].
+    fn scheduler(&self) -> impl Future<Output = Result<SchedulerSettings, InferError>> + Send;
+
+    /// Changes how the scheduler decides; returns what is in force from then on. Requests
+    /// that were accepted stay accepted, and legs that run stay where they are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ControlDisabled`], [`ErrorKind::InvalidValue`],
+    /// [`ErrorKind::ShuttingDown`].
+    fn update_scheduler(
+        &self,
+        update: SchedulerUpdate,
+    ) -> impl Future<Output = Result<SchedulerSettings, InferError>> + Send;
+
+    /// The settings of a model that may change while it is served.
+    ///
+    /// # Errors
+    /// As [`Self::model`].
+    fn model_settings(&self, name: &str) -> Result<ModelSettings, InferError>;
+
+    /// Changes settings of a model, of every version; returns those in force from then on.
+    /// Requests that were accepted keep their deadlines.
+    ///
+    /// # Errors
+    /// As [`Self::model`], and [`ErrorKind::ControlDisabled`], [`ErrorKind::InvalidValue`],
+    /// [`ErrorKind::ShuttingDown`].
+    fn update_model_settings(
+        &self,
+        name: &str,
+        update: ModelUpdate,
+    ) -> impl Future<Output = Result<ModelSettings, InferError>> + Send;
+
+    /// The legs that ended within the `last` time, as far as they are kept. Takes
+    /// milliseconds where there are many.
+    fn timeline(&self, last: Nanos) -> TimelineTrace;
 
     /// The shared memory that clients registered.
     fn regions(&self) -> &SharedMemory;

@@ -20,16 +20,27 @@ pub use read::{FileConfig, from_environment, read_file};
 pub use reference::reference;
 pub use schema::{
     DeviceConfig, DeviceKind, LogConfig, LogFormat, ModelConfig, ModelControlMode,
-    ModelStoreConfig, Policy, ProfileConfig, RawConfig, RawDevice, RawLog, RawModel, RawModelStore,
-    RawProfile, RawRuntime, RawScheduler, RawServer, RawTelemetry, RuntimeConfig, SETTINGS,
-    SchedulerConfig, ServerConfig, Setting, TelemetryConfig,
+    ModelStoreConfig, PoliciesConfig, Policy, ProfileConfig, RawConfig, RawDevice, RawLog,
+    RawModel, RawModelStore, RawPolicies, RawProfile, RawRuntime, RawScheduler, RawServer,
+    RawTelemetry, RawUncontrolled, RuntimeConfig, SETTINGS, SchedulerConfig, ServerConfig, Setting,
+    TelemetryConfig, UncontrolledConfig,
 };
 pub use units::{ByteSize, Cores, Span, UnitError};
 
+use fugato_core::Share;
+use fugato_core::device::ATOMS_MAX;
+use fugato_core::sched::PolicySpec;
 use origin::{Layer, LayerKind};
 use std::collections::BTreeMap;
 use std::env;
 use std::path::PathBuf;
+
+/// The least and the largest latency objective: none is met in less than a microsecond, and
+/// none of hours needs a scheduler.
+pub const SLO_RANGE: (Span, Span) = (Span::from_micros(1), Span::from_millis(3_600_000));
+
+/// The least and the largest worth of a model.
+pub const WEIGHT_RANGE: (f64, f64) = (1e-6, 1e6);
 
 /// The configuration of one process.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +51,8 @@ pub struct Config {
     pub device: DeviceConfig,
     /// The scheduler.
     pub scheduler: SchedulerConfig,
+    /// The settings of each policy; see [`Config::policy_spec`].
+    pub policy: PoliciesConfig,
     /// What holds for a model without a section of its own; see [`Config::model`].
     pub defaults: ModelConfig,
     /// The file the sections of models came from, where there is one.
@@ -87,21 +100,21 @@ impl Config {
             .map_or((&empty, &no_file), |file| (&file.raw, &file.path));
         let file_kind = LayerKind::File(path.clone());
         macro_rules! section {
-            ($section:ident: $type:ty) => {
+            ($($section:ident).+: $type:ty) => {
                 <$type>::resolve(
-                    stringify!($section),
+                    &[$(stringify!($section)),+].join("."),
                     &[
                         Layer {
                             kind: &LayerKind::Flags,
-                            raw: &sources.flags.$section,
+                            raw: &sources.flags.$($section).+,
                         },
                         Layer {
                             kind: &LayerKind::Environment,
-                            raw: &sources.environment.$section,
+                            raw: &sources.environment.$($section).+,
                         },
                         Layer {
                             kind: &file_kind,
-                            raw: &file.$section,
+                            raw: &file.$($section).+,
                         },
                     ],
                     &<$type>::default(),
@@ -114,6 +127,9 @@ impl Config {
             server: section!(server: ServerConfig),
             device: section!(device: DeviceConfig),
             scheduler: section!(scheduler: SchedulerConfig),
+            policy: PoliciesConfig {
+                uncontrolled: section!(policy.uncontrolled: UncontrolledConfig),
+            },
             model_store: section!(model_store: ModelStoreConfig),
             profile: section!(profile: ProfileConfig),
             runtime: section!(runtime: RuntimeConfig),
@@ -143,6 +159,18 @@ impl Config {
         config.origins = origins;
         config.check()?;
         Ok(config)
+    }
+
+    /// A policy with its settings.
+    pub fn policy_spec(&self, policy: Policy) -> PolicySpec {
+        match policy {
+            Policy::Fifo => PolicySpec::Fifo,
+            Policy::Edf => PolicySpec::Edf,
+            Policy::Uncontrolled => PolicySpec::Uncontrolled {
+                lanes: self.policy.uncontrolled.lanes,
+                share: self.policy.uncontrolled.share.map(Share),
+            },
+        }
     }
 
     /// The settings of the model `name`.
@@ -273,6 +301,13 @@ impl Config {
             ByteSize(1),
             ByteSize(1 << 44),
         )?;
+        let lanes = self.policy.uncontrolled.lanes;
+        self.within("policy.uncontrolled.lanes", lanes, 1, 64)?;
+        if let Some(share) = self.policy.uncontrolled.share {
+            self.within("policy.uncontrolled.share", share, 1, ATOMS_MAX)?;
+        }
+        let legs = self.telemetry.timeline_legs;
+        self.within("telemetry.timeline_legs", legs, 1, 1 << 20)?;
         let share = self.profile.online_share;
         self.within("profile.online_share", share, 0.0, 0.5)?;
         self.check_model("defaults", &self.defaults)?;
@@ -326,7 +361,8 @@ impl Config {
                 false => format!("defaults.{key}"),
             }
         };
-        self.within(&path("weight"), model.weight, 1e-6, 1e6)?;
+        let (least, most) = WEIGHT_RANGE;
+        self.within(&path("weight"), model.weight, least, most)?;
         self.within(&path("max_batch_size"), model.max_batch_size, 1, 65_536)?;
         self.within(&path("slots"), model.slots, 1, 64)?;
         self.within(&path("queue_count_max"), model.queue_count_max, 1, 1 << 20)?;
@@ -350,12 +386,8 @@ impl Config {
             return Err(self.bad(&path("preferred_batch_sizes"), &found, &expected));
         }
         if let Some(slo) = model.slo {
-            self.within(
-                &path("slo"),
-                slo,
-                Span::from_micros(1),
-                Span::from_millis(3_600_000),
-            )?;
+            let (least, most) = SLO_RANGE;
+            self.within(&path("slo"), slo, least, most)?;
         }
         Ok(())
     }

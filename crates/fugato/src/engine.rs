@@ -7,6 +7,7 @@
 mod found;
 mod journal;
 mod lifecycle;
+mod live;
 mod load;
 mod open;
 mod overrides;
@@ -18,22 +19,26 @@ mod serve;
 mod served;
 mod settings;
 mod table;
+mod timeline;
 mod warm;
 mod workbench;
 
 pub use profiles::ProfileFileError;
 pub use serve::{ServeError, serve};
+pub use timeline::TimelineFileError;
 pub use workbench::{BenchModel, Workbench};
 
 use crate::api::{
     Explanation, InferReply, InferRequest, InferenceService, LoadRequest, LogSettings, ModelInfo,
-    ModelStatistics, ModelStatus, ProfileReport, TraceSettings,
+    ModelSettings, ModelStatistics, ModelStatus, ModelUpdate, ProfileReport, SchedulerSettings,
+    SchedulerUpdate, TimelineTrace, TraceSettings,
 };
 use crate::error::{ErrorKind, InferError};
 use crate::modelconfig::complete;
 use crate::server::proto::ModelConfig;
 use crate::shm::SharedMemory;
 use crate::telemetry;
+use fugato_core::Nanos;
 use fugato_core::sched::Input;
 use fugato_device::MonotonicClock;
 use lifecycle::Lifecycle;
@@ -193,6 +198,34 @@ impl InferenceService for Engine {
     ) -> Result<ProfileReport, InferError> {
         let served = self.runner.table.served(name, version)?;
         self.runner.profile(&served).await
+    }
+
+    async fn scheduler(&self) -> Result<SchedulerSettings, InferError> {
+        self.runner.scheduler_settings().await
+    }
+
+    async fn update_scheduler(
+        &self,
+        update: SchedulerUpdate,
+    ) -> Result<SchedulerSettings, InferError> {
+        self.lifecycle.update_scheduler(update).await
+    }
+
+    fn model_settings(&self, name: &str) -> Result<ModelSettings, InferError> {
+        self.runner.model_settings(name)
+    }
+
+    async fn update_model_settings(
+        &self,
+        name: &str,
+        update: ModelUpdate,
+    ) -> Result<ModelSettings, InferError> {
+        self.lifecycle.update_model_settings(name, &update).await
+    }
+
+    fn timeline(&self, last: Nanos) -> TimelineTrace {
+        let now = self.runner.clock.now();
+        self.runner.timeline.since(now.before(last))
     }
 
     fn regions(&self) -> &SharedMemory {

@@ -97,7 +97,8 @@ error_kinds! {
     Draining => 503 Unavailable true "draining",
     /// The server stopped before the request ended.
     ShuttingDown => 503 Unavailable true "shutting_down",
-    /// The server's control mode does not let clients load and unload models.
+    /// The server's control mode does not let clients load and unload models, nor change how
+    /// they are scheduled.
     ControlDisabled => 403 PermissionDenied false "control_disabled",
     /// A model could not be loaded; what was served before still is.
     LoadFailed => 400 FailedPrecondition false "load_failed",
@@ -209,7 +210,7 @@ impl InferError {
         Fault::Unimplemented { what: what.into() }.into()
     }
 
-    /// Clients may not load and unload models, because of `reason`.
+    /// Clients may not load and unload models or change settings, because of `reason`.
     pub fn control_disabled(reason: impl Into<String>) -> Self {
         Fault::ControlDisabled {
             reason: reason.into(),

@@ -17,3 +17,4 @@ pub mod runtime;
 pub mod server;
 pub mod shm;
 pub mod telemetry;
+pub mod timeline;

@@ -104,6 +104,7 @@ fn a_driver_that_panics_leaves_nobody_waiting() {
             task_done: Box::new(|_, _, _| {}),
             sample: Box::new(|_| None),
             profile: Box::new(|_, _| {}),
+            leg_ended: Box::new(|_| {}),
         },
         recorder: None,
         real_time: false,

@@ -1,12 +1,16 @@
 //! The life of models on a real server: versions, loading, unloading, the hot switch,
 //! polling; under traffic where traffic could be lost.
 
+#[path = "lifecycle/live.rs"]
+mod live;
 #[path = "lifecycle/model.rs"]
 mod model;
 #[path = "lifecycle/overload.rs"]
 mod overload;
 #[path = "lifecycle/server.rs"]
 mod server;
+#[path = "lifecycle/timeline.rs"]
+mod timeline;
 
 use model::{Repository, adder_bytes};
 use server::{Client, PATIENCE, Server};

@@ -305,6 +305,7 @@ fn on_driver(policy: PolicySpec) -> (Vec<RecordedInputs>, u64, u64, Vec<ReplyRes
             task_done: Box::new(|_, _, _| {}),
             sample: Box::new(|_| None),
             profile: Box::new(|_, _| {}),
+            leg_ended: Box::new(|_| {}),
         },
         recorder: Some(Box::new(log.clone())),
         real_time: false,

@@ -92,6 +92,10 @@ pub struct SettingArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub record: Option<PathBuf>,
 
+    /// File that keeps a trace of the legs that ran last, for Perfetto
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub timeline: Option<PathBuf>,
+
     /// File to write once serving: JSON with the addresses of http, grpc and metrics
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub ready_file: Option<PathBuf>,
@@ -142,6 +146,7 @@ impl SettingArgs {
         raw.server.record = flags.record;
         raw.server.ready_file = flags.ready_file;
         raw.scheduler.policy = flags.policy;
+        raw.telemetry.timeline = flags.timeline;
         raw.device.kind = flags.device;
         raw.model_store.dir = flags.model_store;
         raw.profile.file = flags.profile;

@@ -80,9 +80,25 @@ pub fn from_environment(
             })?;
             table.insert(setting.key.to_owned(), value);
         }
-        sections.insert(section.to_owned(), Value::Table(table));
+        insert(&mut sections, section, table);
     }
     Ok(RawConfig::deserialize(sections).expect("each value was read alone and is of its type"))
+}
+
+/// Puts a section, which may be one of several below a name, where the file has it.
+fn insert(sections: &mut Table, section: &str, settings: Table) {
+    match section.split_once('.') {
+        None => {
+            sections.insert(section.to_owned(), Value::Table(settings));
+        }
+        Some((outer, inner)) => {
+            let empty = || Value::Table(Table::new());
+            let outer = sections.entry(outer).or_insert_with(empty);
+            if let Value::Table(outer) = outer {
+                insert(outer, inner, settings);
+            }
+        }
+    }
 }
 
 /// `text` as the value of a setting: as a string where the setting takes one, else as
@@ -90,7 +106,8 @@ pub fn from_environment(
 fn value_of(section: &str, key: &str, text: &str) -> Result<Value, toml::de::Error> {
     let fits = |value: &Value| {
         let setting = Table::from_iter([(key.to_owned(), value.clone())]);
-        let table = Table::from_iter([(section.to_owned(), Value::Table(setting))]);
+        let mut table = Table::new();
+        insert(&mut table, section, setting);
         RawConfig::deserialize(table).map(drop)
     };
     let string = Value::String(text.to_owned());
@@ -122,6 +139,15 @@ fn unknown_key(table: &Table) -> Option<String> {
                     .flatten()
                     .find_map(|(name, model)| unknown_in(model, settings, &format!("model.{name}")))
             }
+            ("policy", _) => {
+                let policies = value.as_table().into_iter().flatten();
+                let mut policies =
+                    policies.map(|(name, policy)| (format!("policy.{name}"), policy));
+                policies.find_map(|(path, policy)| match known(&path) {
+                    Some((_, settings)) => unknown_in(policy, settings, &path),
+                    None => Some(path),
+                })
+            }
             (_, Some((_, settings))) => unknown_in(value, settings, section),
             (_, None) => Some(section.clone()),
         };
@@ -142,8 +168,14 @@ fn nearest(key: &str) -> Option<String> {
     };
     let settings = || SETTINGS.iter().flat_map(|(_, settings)| settings.iter());
     let sections = SETTINGS.iter().map(|(section, _)| *section);
+    let policies = || {
+        sections
+            .clone()
+            .filter_map(|section| section.strip_prefix("policy."))
+    };
     let siblings: Vec<&str> = match section {
         "" => sections.chain(["model"]).collect(),
+        "policy" => policies().collect(),
         _ => settings()
             .filter(|setting| setting.section == section)
             .map(|setting| setting.key)
@@ -210,6 +242,16 @@ mod tests {
                 "`model.resnet.weight`",
             ),
             (
+                "[policy.uncontroled]\nlanes = 2",
+                "`policy.uncontroled`",
+                "`policy.uncontrolled`",
+            ),
+            (
+                "[policy.uncontrolled]\nlane = 2",
+                "`policy.uncontrolled.lane`",
+                "`policy.uncontrolled.lanes`",
+            ),
+            (
                 "[scheduler]\nadmission = true\nzzz = 2",
                 "`scheduler.zzz`",
                 "`fugato config show`",
@@ -246,6 +288,7 @@ mod tests {
             ("FUGATO_DEFAULTS_SLO", "25ms"),
             ("FUGATO_DEFAULTS_PREFERRED_BATCH_SIZES", "[4, 8]"),
             ("FUGATO_SCHEDULER_ADMISSION", "false"),
+            ("FUGATO_POLICY_UNCONTROLLED_SHARE", "1"),
             ("FUGATO_ONNXRUNTIME", "lib/ort.so"),
             ("FUGATO_SERVICE_HOST", "ignored"),
         ]);
@@ -254,6 +297,7 @@ mod tests {
         assert_eq!(raw.server.http_port, Some(9000));
         assert_eq!(raw.defaults.preferred_batch_sizes, Some(vec![4, 8]));
         assert_eq!(raw.scheduler.admission, Some(false));
+        assert_eq!(raw.policy.uncontrolled.share, Some(1));
         assert_eq!(raw.runtime.onnxruntime, Some(PathBuf::from("lib/ort.so")));
         for (name, text) in [
             ("FUGATO_SERVER_HTTP_PORT", "many"),

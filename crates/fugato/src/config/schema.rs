@@ -301,9 +301,9 @@ section! {
         /// Logical processors to use. `auto` is all that the process may run on, which is
         /// what a container or `taskset` allowed.
         cores: Cores = Cores::Auto;
-        /// In-order queues of the whole device, hence legs that may run at once where a
-        /// policy oversubscribes it. As many instances as a person gives one device of a
-        /// few cores; each costs a thread.
+        /// In-order queues of each partition of the device, hence legs that may run there at
+        /// once where a policy oversubscribes it. As many instances as a person gives one
+        /// device of a few cores; one that is used costs a thread.
         lanes: u16 = 8;
         /// Niceness of the threads that run models. Fifteen steps below the server's
         /// threads, at 0, are a weight of about 1 to 30, so that the server answers at once
@@ -348,6 +348,22 @@ section! {
         queue_bytes_max: ByteSize = ByteSize::mib(2048);
     }
     unset {}
+}
+
+section! {
+    /// Policy `uncontrolled`. How many instances a model has and how long it waits for a batch
+    /// is in `[defaults]`, in `[model.NAME]` or in its `config.pbtxt`.
+    "policy.uncontrolled" RawUncontrolled => UncontrolledConfig in UNCONTROLLED {
+        /// Most legs at once on one device, of all models. Twice the lanes that the device has
+        /// by default: its own limit counts first, and this one where legs have shares.
+        lanes: u16 = 16;
+    }
+    unset {
+        /// Slices of the device that a leg uses: threads of an instance, on a CPU, each leg
+        /// where the fewest others are. One of the shares that the device's partitions have.
+        /// The whole device by default, as sessions have a thread for each core.
+        share: u16 = "the whole device";
+    }
 }
 
 section! {
@@ -444,6 +460,9 @@ section! {
         /// Ended requests with an id that `GET /v2/models/NAME/explain/ID` remembers; 0 turns
         /// it off. A few seconds' worth of a busy server, and about a megabyte.
         explanations: u32 = 4096;
+        /// Legs that ended last which `GET /v2/timeline` and the file `timeline` show, 1 to
+        /// 1048576. A minute of a thousand legs a second, in eight megabytes.
+        timeline_legs: u32 = 65_536;
         /// Whether requests are traced from the start; clients can change it. Off, because
         /// every trace costs the collector more than it costs here.
         trace: bool = false;
@@ -452,6 +471,10 @@ section! {
         trace_rate: u64 = 1000;
     }
     unset {
+        /// File that keeps the timeline: what ran where and when, as a trace that Perfetto and
+        /// `chrome://tracing` open. Written anew every five seconds or more, and at the end. Off,
+        /// because it takes up to a fiftieth of a core; `GET /v2/timeline` needs none.
+        timeline: PathBuf = "not written";
         /// URL of the OpenTelemetry collector that takes spans, by OTLP over gRPC
         /// (`http://127.0.0.1:4317`). None by default: then spans are lines of the log.
         otlp_endpoint: String = "none; spans go to the log";
@@ -459,10 +482,11 @@ section! {
 }
 
 /// The sections, in the order they are shown, each with its settings.
-pub const SETTINGS: [(&str, &[Setting]); 9] = [
+pub const SETTINGS: [(&str, &[Setting]); 10] = [
     ("server", SERVER),
     ("device", DEVICE),
     ("scheduler", SCHEDULER),
+    ("policy.uncontrolled", UNCONTROLLED),
     ("defaults", MODEL_DEFAULTS),
     ("model_store", MODEL_STORE),
     ("profile", PROFILE),
@@ -481,6 +505,8 @@ pub struct RawConfig {
     pub device: RawDevice,
     /// `[scheduler]`.
     pub scheduler: RawScheduler,
+    /// `[policy.NAME]`, by name.
+    pub policy: RawPolicies,
     /// `[defaults]`.
     pub defaults: RawModel,
     /// `[model.NAME]`, by name.
@@ -495,4 +521,19 @@ pub struct RawConfig {
     pub log: RawLog,
     /// `[telemetry]`.
     pub telemetry: RawTelemetry,
+}
+
+/// What one source says of the settings of policies.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPolicies {
+    /// `[policy.uncontrolled]`.
+    pub uncontrolled: RawUncontrolled,
+}
+
+/// The settings of all policies that have any.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PoliciesConfig {
+    /// `[policy.uncontrolled]`.
+    pub uncontrolled: UncontrolledConfig,
 }

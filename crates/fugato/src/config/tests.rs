@@ -71,6 +71,14 @@ fn values_out_of_range_name_key_value_range_and_origin() {
             "[scheduler]\nadmission_quantile = nan",
             "scheduler.admission_quantile",
         ),
+        (
+            "[policy.uncontrolled]\nlanes = 0",
+            "policy.uncontrolled.lanes",
+        ),
+        (
+            "[policy.uncontrolled]\nshare = 0",
+            "policy.uncontrolled.share",
+        ),
         ("[model.a]\nweight = -1.0", "model.a.weight"),
         ("[model.a]\nslots = 0", "model.a.slots"),
         (
@@ -95,6 +103,29 @@ fn values_out_of_range_name_key_value_range_and_origin() {
         error.to_string(),
         "`device.lanes` is 0, expected 1 to 64 (set by: file fugato.toml)"
     );
+}
+
+#[test]
+fn a_policy_is_made_with_its_settings() {
+    let text = "[policy.uncontrolled]\nlanes = 4\nshare = 1";
+    let config = Config::resolve(&file(text)).expect("valid");
+    let expected = PolicySpec::Uncontrolled {
+        lanes: 4,
+        share: Some(Share(1)),
+    };
+    assert_eq!(config.policy_spec(Policy::Uncontrolled), expected);
+    let path = "policy.uncontrolled.share";
+    assert_eq!(
+        config.origins.origin(path),
+        Origin::File("fugato.toml".into())
+    );
+    let config = Config::resolve(&Sources::default()).expect("valid");
+    for name in PolicySpec::NAMES {
+        use clap::ValueEnum as _;
+        let policy = Policy::from_str(name, false).expect("every policy can be configured");
+        let usual = PolicySpec::named(name).expect("it has a name");
+        assert_eq!(config.policy_spec(policy), usual, "{name}");
+    }
 }
 
 #[test]

@@ -85,6 +85,8 @@ pub struct Hooks {
     pub drained: Box<dyn FnMut(ModelId) + Send>,
     /// A task ended well.
     pub task_done: TaskDoneHook,
+    /// A leg ended: its [`Decision::LegEnded`].
+    pub leg_ended: Box<dyn FnMut(&Decision) + Send>,
     /// Asked for one row of inputs of a model that is run without requests, to be measured.
     pub sample: SampleHook,
     /// A model was measured, or drifted from its profile.
@@ -357,10 +359,13 @@ impl Effects for DeviceEffects {
                 (self.hooks.profile)(model, ProfileEvent::Measured { done });
             }
             Decision::Drifted { model, .. } => (self.hooks.profile)(model, ProfileEvent::Drifted),
+            Decision::LegEnded { .. } => {
+                (self.hooks.leg_ended)(decision);
+                self.courses.note(decision);
+            }
             Decision::Accepted { .. }
             | Decision::Issued { .. }
             | Decision::Revoking { .. }
-            | Decision::LegEnded { .. }
             | Decision::Ended { .. } => self.courses.note(decision),
         }
     }

@@ -179,7 +179,21 @@ impl Lifecycle {
         }
     }
 
-    fn check_control(&self) -> Result<(), InferError> {
+    pub(super) fn runner(&self) -> &Runner {
+        &self.0.runner
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// Keeps everything else from being done to a model.
+    pub(super) async fn hold(&self, name: &str) -> OwnedMutexGuard<()> {
+        self.0.locks.lock(name).await
+    }
+
+    /// Whether clients may change what is served, and how.
+    pub(super) fn check_control(&self) -> Result<(), InferError> {
         let mode = match self.0.config.server.model_control_mode {
             ModelControlMode::Explicit => return Ok(()),
             ModelControlMode::None => "none",
@@ -204,6 +218,7 @@ impl Lifecycle {
 
     /// Takes a model out; says whether it was known.
     fn take_out(&self, name: &str, gone: bool) -> bool {
+        self.0.runner.live.forget(name);
         let Some(retired) = self.0.runner.table.clear(name, gone) else {
             return false;
         };

@@ -167,7 +167,10 @@ impl Loader {
             .insert(id, counted);
         let spec = model_spec(id, &info, settings, &options);
         let mailbox = &self.runner.mailbox;
-        mailbox.control(Input::ModelAdded(spec));
+        // What a client changed before holds for the new version too.
+        let live = self.runner.live.of(name);
+        self.runner.timeline.name(id, name, &version);
+        mailbox.control(Input::ModelAdded(live.spec(&settings.model, spec.clone())));
         if let Some(profile) = profile.map(Box::new) {
             mailbox.control(Input::ProfileGiven { model: id, profile });
         }
@@ -178,6 +181,7 @@ impl Loader {
             info,
             metrics,
             content: stored.info().hash.clone(),
+            spec,
             settings: Arc::clone(settings),
             gate: Gate::default(),
         }))

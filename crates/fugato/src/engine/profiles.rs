@@ -6,11 +6,11 @@
 //! measured anew.
 
 use crate::config::Config;
-use fugato_core::ModelId;
 use fugato_core::profile::{
     AnalysisOptions, DeviceKey, GridPoint, Knee, ModelProfile, Profile, ProfileError, SCHEMA,
     analyse,
 };
+use fugato_core::{ModelId, Nanos};
 use fugato_device::RequestInputs;
 use std::collections::BTreeMap;
 use std::fs;
@@ -166,6 +166,13 @@ impl Profiles {
             in_force,
         };
         self.models_mut().insert(id, model);
+    }
+
+    /// Draws later conclusions about a model for another objective.
+    pub(super) fn aim(&self, id: ModelId, slo: Option<Nanos>) {
+        if let Some(model) = self.models_mut().get_mut(&id) {
+            model.blank.slo_s = slo.map(Nanos::as_secs_f64);
+        }
     }
 
     pub(super) fn forget(&self, id: ModelId) {

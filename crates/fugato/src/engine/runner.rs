@@ -1,11 +1,13 @@
 //! The way of a request: found its model, checked, handed to the driver, answered.
 
 use super::journal::{self, Found, Journal, Record};
+use super::live::LiveModels;
 use super::profiles::Profiles;
 use super::reply;
 use super::served::ServedModel;
 use super::settings::Queueing;
 use super::table::Table;
+use super::timeline::LiveTimeline;
 use crate::api::{
     Explanation, InferReply, InferRequest, ProfileReport, TraceContext, ValidRequest, validate,
 };
@@ -34,6 +36,8 @@ pub(super) struct Runner {
     pub(super) journal: Journal,
     pub(super) traces: Traces,
     pub(super) profiles: Arc<Profiles>,
+    pub(super) live: LiveModels,
+    pub(super) timeline: Arc<LiveTimeline>,
     /// Cancelled when the driver has ended.
     pub(super) ended: CancellationToken,
 }

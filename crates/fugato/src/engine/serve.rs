@@ -3,12 +3,14 @@
 use super::Engine;
 use super::journal::Journal;
 use super::lifecycle::{Lifecycle, LoadCounts, Seen};
+use super::live::LiveModels;
 use super::load::{DEVICE, ModelsById};
 use super::open;
 use super::profiles::{ProfileFileError, Profiles};
 use super::runner::Runner;
 use super::table::Table;
-use crate::config::{ByteSize, Config, ConfigError, ModelControlMode, Policy};
+use super::timeline::{LiveTimeline, TimelineFile, TimelineFileError};
+use crate::config::{ByteSize, Config, ConfigError, ModelControlMode};
 use crate::driver::{
     self, DriverParts, FileRecorder, Hooks, Mailbox, ProfileEvent, RealClock, RecorderThread,
     RecordingError, TaskTiming,
@@ -23,7 +25,7 @@ use crate::telemetry::{Telemetry, TraceExportError, TraceOptions, Traces};
 use fugato_core::ModelId;
 use fugato_core::driver::{Recorder, RecordingFooter};
 use fugato_core::sched::{
-    DeadlineMode, Input, PolicySpec, QueueLimits, Scheduler, SchedulerConfig,
+    DeadlineMode, Input, PolicySettingError, QueueLimits, Scheduler, SchedulerConfig,
 };
 use fugato_device::{
     CpuError, Device, LoadError, MonotonicClock, RuntimeError, bound_heap, hasten_this_thread,
@@ -97,9 +99,15 @@ pub enum ServeError {
     /// The recording cannot be written.
     #[error(transparent)]
     Recording(#[from] RecordingError),
+    /// The timeline cannot be written.
+    #[error(transparent)]
+    Timeline(#[from] TimelineFileError),
     /// The profile that was given cannot be used.
     #[error(transparent)]
     Profile(#[from] ProfileFileError),
+    /// The policy's settings are not of this device.
+    #[error(transparent)]
+    Policy(#[from] PolicySettingError),
     /// The operating system refused something.
     #[error("{what} failed")]
     Io {
@@ -150,6 +158,7 @@ struct Running {
     mailbox: Arc<Mailbox>,
     driver: JoinHandle<Scheduler>,
     recording: Option<RecorderThread>,
+    timeline: Option<TimelineFile>,
     server: Server,
     lifecycle: Lifecycle,
     models: Seen,
@@ -192,6 +201,7 @@ impl Running {
         let (drained_sender, drained) = unbounded_channel();
         let (profiled_sender, profiled) = unbounded_channel();
         let scheduler_config = scheduler_config(&config);
+        scheduler_config.policy.check(device.spec())?;
         let (recorder, recording) = match &config.server.record {
             None => (None, None),
             Some(path) => {
@@ -201,6 +211,12 @@ impl Running {
         };
         let devices: BTreeMap<_, Arc<dyn Device>> =
             [(DEVICE, Arc::clone(&device) as Arc<dyn Device>)].into();
+        let kept = usize::try_from(config.telemetry.timeline_legs).unwrap_or(usize::MAX);
+        let timeline = Arc::new(LiveTimeline::new(kept, device.spec()));
+        let timeline_file = match &config.telemetry.timeline {
+            Some(path) => Some(TimelineFile::create(path, Arc::clone(&timeline))?),
+            None => None,
+        };
         let ended = CancellationToken::new();
         let driver = driver::spawn(DriverParts {
             clock: RealClock(clock),
@@ -213,6 +229,7 @@ impl Running {
                 Arc::clone(&by_id),
                 profiled_sender,
                 Arc::clone(&profiles),
+                Arc::clone(&timeline),
             ),
             recorder,
             real_time: config.scheduler.real_time,
@@ -232,6 +249,8 @@ impl Running {
             ),
             traces,
             profiles,
+            live: LiveModels::default(),
+            timeline,
             ended: ended.clone(),
         });
         tokio::spawn(Arc::clone(&runner).follow_profiles(profiled));
@@ -249,6 +268,7 @@ impl Running {
             mailbox,
             driver,
             recording,
+            timeline: timeline_file,
             server,
             lifecycle,
             models,
@@ -314,6 +334,10 @@ impl Running {
             // What led to a panic is worth the most.
             (_, Some(recording)) => recording.close(),
         };
+        let timeline = match self.timeline {
+            Some(file) => tokio::task::spawn_blocking(move || file.finish()).await,
+            None => Ok(Ok(())),
+        };
         if let Some(path) = &self.config.server.ready_file {
             // Whoever waits for it must not find that of a server that is gone.
             let _ = std::fs::remove_file(path);
@@ -321,6 +345,10 @@ impl Running {
         match ended {
             Ok(Ok(_)) => {
                 recorded?;
+                timeline.map_err(|error| ServeError::Io {
+                    what: "writing the timeline",
+                    source: io::Error::other(error),
+                })??;
                 result?;
                 tracing::info!("stopped");
                 Ok(())
@@ -462,21 +490,13 @@ fn shared_memory(config: &Config) -> SharedMemory {
 }
 
 fn scheduler_config(config: &Config) -> SchedulerConfig {
-    let policy = match config.scheduler.policy {
-        Policy::Fifo => PolicySpec::Fifo,
-        Policy::Edf => PolicySpec::Edf,
-        Policy::Uncontrolled => PolicySpec::Uncontrolled {
-            lanes: config.device.lanes,
-            share: None,
-        },
-    };
     let deadlines = if config.scheduler.admission {
         DeadlineMode::Enforce
     } else {
         DeadlineMode::Observe
     };
     SchedulerConfig {
-        policy,
+        policy: config.policy_spec(config.scheduler.policy),
         deadlines,
         commit_lead: config.scheduler.commit_lead.nanos(),
         limits: QueueLimits {
@@ -498,6 +518,7 @@ fn hooks(
     models: ModelsById,
     profiled: UnboundedSender<(ModelId, ProfileEvent)>,
     profiles: Arc<Profiles>,
+    timeline: Arc<LiveTimeline>,
 ) -> Hooks {
     Hooks {
         drained: Box::new(move |model: ModelId| {
@@ -512,6 +533,7 @@ fn hooks(
                 known.metrics.executed(batch, &timing.split);
             }
         }),
+        leg_ended: Box::new(move |ended| timeline.note(ended)),
         sample: Box::new(move |model| profiles.sample(model)),
         profile: Box::new(move |model, event| {
             let _ = profiled.send((model, event));

@@ -3,6 +3,7 @@
 use super::settings::Settings;
 use crate::api::{ModelInfo, ShapeSignature};
 use crate::telemetry::ModelMetrics;
+use fugato_core::sched::ModelSpec;
 use fugato_core::{ModelId, ShapeClass};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -23,6 +24,8 @@ pub(super) struct ServedModel {
     /// load to keep it as it is.
     pub(super) content: String,
     pub(super) settings: Arc<Settings>,
+    /// As it is configured; what clients changed of it comes on top.
+    pub(super) spec: ModelSpec,
     pub(super) gate: Gate,
 }
 

@@ -48,6 +48,12 @@ pub(crate) enum Fault {
         found: String,
         expected: String,
     },
+    #[error("{object} has no setting `{name}`, it has {}", name_list(expected))]
+    UnknownSetting {
+        object: String,
+        name: String,
+        expected: Vec<String>,
+    },
     #[error("input `{input}` of model `{model}` has its data {found}, expected {expected}")]
     Payload {
         model: String,
@@ -294,7 +300,7 @@ pub(crate) enum Fault {
     Draining,
     #[error("the server stopped before the request ended")]
     ShuttingDown,
-    #[error("models are not loaded or unloaded by clients: {reason}")]
+    #[error("clients change nothing of models and their scheduling: {reason}")]
     ControlDisabled { reason: String },
     #[error(
         "parameter `{name}` of the order to {what} model `{model}` is {found}, expected {expected}"
@@ -402,6 +408,7 @@ impl Fault {
             | Self::Parameter { .. }
             | Self::ControlParameter { .. }
             | Self::Setting { .. }
+            | Self::UnknownSetting { .. }
             | Self::LogSetting { .. } => ErrorKind::InvalidValue,
             Self::UnknownOutput { .. } => ErrorKind::UnknownOutput,
             Self::TooLarge { .. } | Self::TooMany { .. } => ErrorKind::TooLarge,

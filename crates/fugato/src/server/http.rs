@@ -31,12 +31,14 @@ pub(super) mod fuzz;
 #[path = "http/error.rs"]
 mod http_error;
 mod large;
+mod live;
 mod raw;
 mod reply;
 mod request;
 mod routes;
 mod shm;
 mod statistics;
+mod timeline;
 
 pub use routes::{HTTP_ROUTES, HttpRoute};
 
@@ -81,6 +83,15 @@ pub(super) fn router<S: InferenceService>(
         .route("/v2/repository/index", post(index::<S>))
         .route("/v2/models/stats", get(statistics::all::<S>))
         .route("/v2/models/{name}/explain/{id}", get(explain::<S>))
+        .route(
+            "/v2/scheduler",
+            get(live::scheduler::<S>).post(live::set_scheduler::<S>),
+        )
+        .route("/v2/timeline", get(timeline::timeline::<S>))
+        .route(
+            "/v2/models/{name}/settings",
+            get(live::model::<S>).post(live::set_model::<S>),
+        )
         .route(
             "/v2/repository/models/{name}/load",
             post(control::load::<S>),

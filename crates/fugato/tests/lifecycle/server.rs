@@ -8,9 +8,12 @@ use fugato::server::proto::{
     ModelInferRequest, ModelRepositoryParameter, RepositoryIndexRequest,
     RepositoryModelLoadRequest, RepositoryModelUnloadRequest,
 };
+use serde_json::Value;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -20,6 +23,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Server {
     child: Child,
     grpc: String,
+    http: String,
     _folder: tempfile::TempDir,
 }
 
@@ -46,19 +50,36 @@ impl Server {
         let mut server = Self {
             child,
             grpc: String::new(),
+            http: String::new(),
             _folder: folder,
         };
-        server.grpc = server.wait_until_ready(&ready).await;
+        [server.grpc, server.http] = server.wait_until_ready(&ready).await;
         server
     }
 
-    async fn wait_until_ready(&mut self, ready: &Path) -> String {
+    /// What a server says that cannot start.
+    pub(crate) fn refused(repository: &Repository, arguments: &[&str]) -> String {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fugato"));
+        command.arg("serve");
+        command.arg("--model-repository").arg(repository.path());
+        command.arg("--model-store").arg(folder.path());
+        for port in ["--http-port", "--grpc-port", "--metrics-port"] {
+            command.args([port, "0"]);
+        }
+        let output = command.args(arguments).stdin(Stdio::null()).output();
+        let output = output.expect("the binary runs");
+        assert!(!output.status.success(), "it serves");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    async fn wait_until_ready(&mut self, ready: &Path) -> [String; 2] {
         let patience = Instant::now() + PATIENCE;
         loop {
             if let Ok(text) = std::fs::read_to_string(ready) {
-                let json: serde_json::Value =
-                    serde_json::from_str(&text).expect("the ready file is JSON");
-                return json["grpc"].as_str().expect("gRPC is served").to_owned();
+                let json: Value = serde_json::from_str(&text).expect("the ready file is JSON");
+                let at = |port: &str| json[port].as_str().expect("it is served").to_owned();
+                return [at("grpc"), at("http")];
             }
             if let Some(status) = self.child.try_wait().expect("the child can be asked") {
                 panic!("the server ended before it was ready: {status}");
@@ -75,6 +96,40 @@ impl Server {
             .await
             .expect("it listens");
         Client(GrpcInferenceServiceClient::new(channel))
+    }
+
+    /// Asks over HTTP, with a body or without; gives the status, the label of the error and
+    /// the JSON of the reply.
+    pub(crate) async fn http(&self, path: &str, body: Option<&str>) -> (u16, String, Value) {
+        let mut stream = TcpStream::connect(&self.http).await.expect("it listens");
+        let (method, body) = match body {
+            Some(body) => ("POST", body),
+            None => ("GET", ""),
+        };
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        );
+        let sent = stream.write_all(request.as_bytes()).await;
+        sent.expect("the request can be sent");
+        let mut text = String::new();
+        let read = stream.read_to_string(&mut text).await;
+        read.expect("the reply is text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        let label = head
+            .lines()
+            .find_map(|line| line.strip_prefix("fugato-error: "));
+        let json = serde_json::from_str(body).expect(body);
+        (
+            status.expect("a status"),
+            label.unwrap_or_default().to_owned(),
+            json,
+        )
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -95,8 +150,16 @@ impl Server {
     }
 
     pub(crate) fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    pub(crate) fn interrupt(&self) {
+        self.signal("INT");
+    }
+
+    fn signal(&self, name: &str) {
         let sent = Command::new("kill")
-            .args(["-s", "TERM", &self.pid().to_string()])
+            .args(["-s", name, &self.pid().to_string()])
             .status()
             .expect("kill runs");
         assert!(sent.success());
@@ -164,6 +227,16 @@ impl Client {
         model: &str,
         version: &str,
     ) -> Result<(f32, String), Status> {
+        self.ask_as(model, version, "").await
+    }
+
+    /// As [`Self::ask`], with an id that the request can be explained by.
+    pub(crate) async fn ask_as(
+        &mut self,
+        model: &str,
+        version: &str,
+        id: &str,
+    ) -> Result<(f32, String), Status> {
         let input = InferInputTensor {
             name: "input".to_owned(),
             datatype: "FP32".to_owned(),
@@ -173,6 +246,7 @@ impl Client {
         let request = ModelInferRequest {
             model_name: model.to_owned(),
             model_version: version.to_owned(),
+            id: id.to_owned(),
             inputs: vec![input],
             raw_input_contents: vec![0.0f32.to_le_bytes().to_vec().into()],
             ..Default::default()

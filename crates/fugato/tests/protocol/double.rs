@@ -2,14 +2,16 @@
 
 use fugato::api::{
     BatchStatistics, Counted, Explanation, InferReply, InferRequest, InferenceService, LoadRequest,
-    LogSetting, LogSettings, ModelInfo, ModelState, ModelStatistics, ModelStatus, ProfileReport,
-    ProfileServing, ReplyOutput, TraceContext, TraceSettings, validate,
+    LogSetting, LogSettings, ModelInfo, ModelSettings, ModelState, ModelStatistics, ModelStatus,
+    ModelUpdate, Objective, ProfileReport, ProfileServing, ReplyOutput, SchedulerSettings,
+    SchedulerUpdate, TimelineTrace, TraceContext, TraceSettings, validate,
 };
 use fugato::error::{ErrorKind, InferError};
 use fugato::server::proto::{DataType, ModelConfig, ModelInput};
 use fugato::server::{Addresses, Drained, Server, ServerOptions};
 use fugato::shm::{SharedMemory, SharedMemoryOptions};
 use fugato_core::profile::{DeviceKey, Profile, SCHEMA};
+use fugato_core::sched::DeadlineMode;
 use fugato_core::{Nanos, Timestamp};
 use fugato_device::{ElementType, InputData, MonotonicClock, TensorData, TensorSpec};
 use std::collections::BTreeMap;
@@ -415,6 +417,53 @@ impl InferenceService for Double {
                 device_seconds: 0.5,
             },
         })
+    }
+
+    async fn scheduler(&self) -> Result<SchedulerSettings, InferError> {
+        Ok(SchedulerSettings {
+            policy: "edf",
+            settings: serde_json::Map::new(),
+            deadlines: DeadlineMode::Enforce,
+            policies: &["edf"],
+        })
+    }
+
+    async fn update_scheduler(
+        &self,
+        _update: SchedulerUpdate,
+    ) -> Result<SchedulerSettings, InferError> {
+        self.scheduler().await
+    }
+
+    fn model_settings(&self, name: &str) -> Result<ModelSettings, InferError> {
+        self.model(name, None)?;
+        let objective = Objective {
+            slo: None,
+            weight: 1.0,
+        };
+        Ok(ModelSettings {
+            model_name: name.to_owned(),
+            in_force: objective,
+            live: Vec::new(),
+            configured: objective,
+        })
+    }
+
+    async fn update_model_settings(
+        &self,
+        name: &str,
+        _update: ModelUpdate,
+    ) -> Result<ModelSettings, InferError> {
+        self.model_settings(name)
+    }
+
+    fn timeline(&self, _last: Nanos) -> TimelineTrace {
+        TimelineTrace {
+            devices: Vec::new(),
+            models: BTreeMap::new(),
+            legs: Vec::new(),
+            lost: 0,
+        }
     }
 
     async fn metrics(&self) -> String {

@@ -33,7 +33,7 @@ const fn unimplemented(method: &'static str, path: &'static str) -> HttpRoute {
 }
 
 /// Every URL of Triton's protocol and extensions on the HTTP port.
-pub const HTTP_ROUTES: [HttpRoute; 45] = [
+pub const HTTP_ROUTES: [HttpRoute; 50] = [
     done("GET", "/v2"),
     done("GET", "/v2/health/live"),
     done("GET", "/v2/health/ready"),
@@ -48,6 +48,11 @@ pub const HTTP_ROUTES: [HttpRoute; 45] = [
     done("GET", "/v2/models/{name}/explain/{id}"),
     done("GET", "/v2/models/{name}/profile"),
     done("GET", "/v2/models/{name}/versions/{version}/profile"),
+    done("GET", "/v2/models/{name}/settings"),
+    done("POST", "/v2/models/{name}/settings"),
+    done("GET", "/v2/scheduler"),
+    done("POST", "/v2/scheduler"),
+    done("GET", "/v2/timeline"),
     done("POST", "/v2/repository/index"),
     done("GET", "/v2/models/stats"),
     done("GET", "/v2/models/{name}/stats"),
