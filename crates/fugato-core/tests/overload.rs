@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{MS, arrival, at, config, device, model, world};
+use common::{MS, arrival, at, batches, config, device, model, world};
 use fugato_core::sched::{
     Arrival, DeadlineMode, DropReason, Input, ModelSpec, Outcome, PolicySpec, Rejection,
     SchedulerConfig, Start,
@@ -282,6 +282,68 @@ fn a_doomed_request_is_dropped_where_it_stands() {
             predicted: at(161 * MS + 1)
         })
     );
+}
+
+/// A batch that is committed behind a leg which runs longer than predicted is looked at
+/// anew when its first request could no longer end in time: that one is dropped before it
+/// runs, and those behind it do not wait for it.
+#[test]
+fn a_committed_batch_is_taken_back_when_the_leg_before_it_overruns() {
+    let mut tasks = 0;
+    let mut world = world(
+        config(PolicySpec::Edf),
+        vec![device(0, 2, 1)],
+        move |start| {
+            tasks += 1;
+            Nanos::from_millis(match (start.model.0, tasks) {
+                (0, 4) => 100,
+                (0, _) => 10,
+                _ => 30 * u64::from(start.batch.0),
+            })
+        },
+    );
+    for id in [0, 1] {
+        let spec = ModelSpec {
+            slo: Some(Nanos::from_millis(1_000)),
+            ..model(id)
+        };
+        world.push(Timestamp::ZERO, Input::ModelAdded(spec));
+    }
+    // Three teach the latencies; at 200 ms a run of 100 ms begins that looks like one of 10.
+    for (request, model, items, ms) in [(0, 0, 1, 0), (1, 1, 1, 50), (2, 1, 2, 100), (3, 0, 1, 200)]
+    {
+        world.push_arrival(Arrival {
+            items: BatchSize(items),
+            ..arrival(request, model, ms * MS)
+        });
+    }
+    for (request, due) in [(4, 280), (5, 500)] {
+        world.push_arrival(Arrival {
+            deadline: Some(at(due * MS)),
+            ..arrival(request, 1, 201 * MS)
+        });
+    }
+    world.run();
+    let tasks = batches(&mut world);
+    assert_eq!(
+        tasks[3..],
+        [vec![3], vec![4, 5], vec![4], vec![5]],
+        "both together, the first alone, the second alone"
+    );
+    let mut ended = |request| {
+        let found = world.effects_mut().ended.iter();
+        found
+            .filter(|ended| ended.request == RequestId(request))
+            .map(|ended| (ended.at, ended.outcome))
+            .collect::<Vec<_>>()
+    };
+    // Together they take 60 ms, so 220 ms is the last moment to start; alone 30 ms, so 250 ms.
+    let dropped = Outcome::Dropped(DropReason::Doomed {
+        deadline: at(280 * MS),
+        predicted: at(280 * MS + 1),
+    });
+    assert_eq!(ended(4), [(at(250 * MS + 1), dropped)]);
+    assert_eq!(ended(5), [(at(330 * MS), Outcome::Completed)]);
 }
 
 /// Requests of model 0 wait, 10 ms each and due at 165 ms, when at 100 ms requests of

@@ -6,7 +6,8 @@
 //! predicted, the controller drops requests that cannot meet their deadline and chooses
 //! the largest batch that ends before the earliest deadline in it. Ours differs: it
 //! predicts with an online median in place of a rolling maximum, commits a leg ahead and
-//! revokes it when a more urgent request arrives, and does not load models on demand.
+//! revokes it when a more urgent request arrives or the leg before it runs so long that the
+//! first request would be late, and does not load models on demand.
 
 use super::{Backlog, CapacityRule, Policy, QueueOrder, ServiceBound, Verdict};
 use crate::id::BatchSize;
@@ -45,8 +46,14 @@ impl Policy for Edf {
             return verdict;
         }
         let verdict = view.devices().find_map(|device| {
+            let offer = view.whole_device_offer(device)?;
+            if let Some(task) = view.lapsed(offer.0) {
+                // What waits is looked at anew: a smaller batch, or one without its first
+                // request, which would hold the lane for nothing.
+                return Some(Verdict::Revoke { task });
+            }
             let head = view.first_ready(device)?;
-            match view.whole_device_offer(device)? {
+            match offer {
                 (at, Offer::Now) => Some(launch_or_drop(view, head, at, view.now())),
                 (at, Offer::After(free)) => Some(launch_or_drop(view, head, at, free)),
                 (at, Offer::Closed) => {

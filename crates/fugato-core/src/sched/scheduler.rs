@@ -16,7 +16,7 @@ use crate::device::DeviceSpec;
 use crate::id::{DeviceId, ModelId, RequestId, TaskId};
 use crate::policy::{self, Policy, ServiceBound};
 use crate::profile::{Judged, LatencyModel};
-use crate::time::Timestamp;
+use crate::time::{Nanos, Timestamp};
 pub use measure::ProfileStatus;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -234,7 +234,8 @@ impl Scheduler {
         let work = state.any_ready() || !state.continuing.is_empty();
         let commit = if work { self.next_commit_point() } else { None };
         let measure = self.next_measurement().map(|next| next.due);
-        let times = [expiry, parked, commit, measure, self.look_again];
+        let lapse = self.next_lapse();
+        let times = [expiry, parked, commit, lapse, measure, self.look_again];
         times.into_iter().flatten().min()
     }
 
@@ -246,6 +247,17 @@ impl Scheduler {
             let open = state.ledger.next(at).is_none();
             let end = front.started? + front.predicted?;
             open.then(|| end.before(state.config.commit_lead))
+        });
+        points.filter(|&point| point > state.now).min()
+    }
+
+    /// When the next committed leg becomes too late for its first request, because the leg
+    /// before it runs longer than predicted.
+    fn next_lapse(&self) -> Option<Timestamp> {
+        let state = &self.state;
+        let points = state.ledger.occupied().filter_map(|at| {
+            let next = state.ledger.next(at).filter(|next| !next.revoking)?;
+            Some(state.task(next.task).start_by? + Nanos::new(1))
         });
         points.filter(|&point| point > state.now).min()
     }

@@ -209,6 +209,10 @@ pub(super) struct Task {
     pub(super) ahead: bool,
     /// The most slices that other legs held at any time since its leg started.
     pub(super) beside: Share,
+    /// While leg 0 is committed behind a running leg: the last moment at which its start
+    /// lets the first request end in time, at the median. `None` where there is none, or
+    /// where it was past when the leg was committed.
+    pub(super) start_by: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -281,6 +281,15 @@ impl<'a> View<'a> {
         (next.leg.0 == 0 && !next.revoking).then_some((next.task, task.key))
     }
 
+    /// The committed leg of a lane that may be revoked, and that starts too late for its
+    /// first request by now, which it did not when it was committed: the leg before it runs
+    /// longer than predicted.
+    pub fn lapsed(&self, at: LaneRef) -> Option<TaskId> {
+        let (task, _) = self.revocable(at)?;
+        let latest = self.state.task(task).start_by?;
+        (latest < self.state.now).then_some(task)
+    }
+
     /// The verdict that moves on a task with legs left, where a lane is open for one:
     /// behind its own running leg, on the lane of its last leg, or on a free whole-device lane
     /// of its device. Tasks begun go before new ones, so that slots fall free.

@@ -170,6 +170,7 @@ impl Scheduler {
             stage: LegStage::Committed,
             ahead: false,
             beside: Share(0),
+            start_by: None,
         };
         self.state.tasks.insert(id, task);
         self.state.measuring.run(id, next.model);

@@ -8,6 +8,7 @@ use crate::sched::decision::Decision;
 use crate::sched::ledger::{LaneLeg, LaneRef};
 use crate::sched::outcome::Outcome;
 use crate::sched::state::{LegStage, Place, Task};
+use crate::time::Timestamp;
 
 impl Scheduler {
     pub(super) fn apply(&mut self, verdict: Verdict) {
@@ -81,9 +82,27 @@ impl Scheduler {
             stage: LegStage::Committed,
             ahead: false,
             beside: Share(0),
+            start_by: self.start_by(model, batch, first, at),
         };
         self.state.tasks.insert(id, task);
         self.issue(id, LegIndex(0), at, requests);
+    }
+
+    /// When a batch that is about to be committed behind a running leg must start at the
+    /// latest, so that its first request ends in time.
+    fn start_by(
+        &self,
+        model: ModelId,
+        batch: BatchSize,
+        first: RequestId,
+        at: LaneRef,
+    ) -> Option<Timestamp> {
+        let state = &self.state;
+        state.ledger.front(at)?;
+        let free = state.ledger.free_at(at, state.now)?;
+        let deadline = state.enforced(state.request(first).deadline)?;
+        let run = state.predict_task(model, batch, at, 0.5)?.measured()?;
+        Some(deadline.before(run)).filter(|&latest| free <= latest)
     }
 
     /// The first requests of a class that fit the batch; the first one always does.
