@@ -190,7 +190,8 @@ impl Place {
 
     /// Confines the calling thread to this place.
     fn enter(&self) {
-        let entered = os::pin(&self.cores).and_then(|()| os::set_niceness(self.niceness));
+        let entered = os::pin(&self.cores)
+            .and_then(|()| os::yield_to_others(self.niceness, self.class == LaneClass::Normal));
         if let Err(error) = entered {
             tracing::warn!(%error, cores = ?self.cores, "a lane's thread runs unpinned");
         }
