@@ -214,3 +214,35 @@ pub(crate) fn processor_name() -> String {
     });
     name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_have_long_slices_where_the_kernel_knows_slices() {
+        let attributes = |long_slice| {
+            let own = std::thread::spawn(move || {
+                yield_to_others(15, long_slice).expect("any thread may yield");
+                let mut found = std::mem::MaybeUninit::<SchedAttr>::zeroed();
+                // SAFETY: the kernel writes at most the size given; thread 0 is the calling
+                // one, and the last argument must be 0.
+                let status = unsafe {
+                    let (size, none) = (size_of::<SchedAttr>(), 0);
+                    libc::syscall(libc::SYS_sched_getattr, 0, found.as_mut_ptr(), size, none)
+                };
+                assert_eq!(status, 0, "{}", io::Error::last_os_error());
+                // SAFETY: all bits of it are valid in numbers, and zeroed before.
+                unsafe { found.assume_init() }
+            });
+            own.join().expect("the thread ends")
+        };
+        let (long, usual) = (attributes(true), attributes(false));
+        assert_eq!((long.nice, usual.nice), (15, 15));
+        // Older kernels say 0.
+        let knows = usual.runtime > 0;
+        let expected = if knows { LONG_SLICE_NS } else { 0 };
+        assert_eq!(long.runtime, expected);
+        assert!(usual.runtime <= LONG_SLICE_NS);
+    }
+}
