@@ -1,6 +1,8 @@
-//! Charts of a profile as SVG, one page each, made to be put on a slide.
+//! Charts as SVG, one page each, made to be put on a slide: of a profile ([`charts`]), of
+//! what ran where and when ([`space_time`]), and of what several policies hold
+//! ([`against_load`]).
 //!
-//! For each model: latency against share with the knee, throughput, and both optima on the
+//! Of a profile: for each model: latency against share with the knee, throughput, and both optima on the
 //! (batch, share) surface; and one overview of all models. The charts show what a
 //! [`Profile`] says and conclude nothing themselves: undecided knees, infeasible optima,
 //! failed points and computed profiles are drawn as such.
@@ -8,7 +10,10 @@
 //! Equal profiles give equal bytes.
 
 mod canvas;
+mod curves;
 mod frame;
+mod gantt;
+pub(crate) mod inline;
 mod latency;
 mod marks;
 mod optima;
@@ -18,6 +23,9 @@ mod scale;
 mod tests;
 mod throughput;
 mod view;
+
+pub use curves::{LoadCurves, LoadLine, LoadPoint, against_load};
+pub use gantt::space_time;
 
 use fugato_core::profile::{Profile, ProfileError};
 use std::collections::BTreeSet;

@@ -122,13 +122,18 @@ pub(super) struct Canvas {
 }
 
 impl Canvas {
-    /// A white page; `title` and `description` are what screen readers say.
+    /// A white page of a slide's size; `title` and `description` are what screen readers say.
     pub(super) fn new(title: &str, description: &str) -> Self {
+        Self::sized(title, description, (WIDTH, HEIGHT))
+    }
+
+    /// As [`Canvas::new`], of another size.
+    pub(super) fn sized(title: &str, description: &str, (width, height): (f64, f64)) -> Self {
         let mut root = Element::new("svg");
         root.assign("xmlns", "http://www.w3.org/2000/svg");
-        root.assign("viewBox", format!("0 0 {WIDTH} {HEIGHT}"));
-        root.assign("width", WIDTH);
-        root.assign("height", HEIGHT);
+        root.assign("viewBox", format!("0 0 {width} {height}"));
+        root.assign("width", width);
+        root.assign("height", height);
         root.assign("role", "img");
         root.assign("font-family", FONTS);
         let mut canvas = Self { root };
@@ -137,7 +142,7 @@ impl Canvas {
             element.append(Text::new(readable(text)));
             canvas.root.append(element);
         }
-        canvas.rect((0.0, 0.0), (WIDTH, HEIGHT), WHITE, None);
+        canvas.rect((0.0, 0.0), (width, height), WHITE, None);
         canvas
     }
 

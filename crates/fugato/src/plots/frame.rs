@@ -25,7 +25,7 @@ pub(super) const TOLERANCE: &str = "#c0304a";
 pub(super) const CHORD: &str = "#2f7d4f";
 
 /// Told apart also by those who see no red and green.
-const MODELS: [&str; 10] = [
+pub(super) const MODELS: [&str; 10] = [
     "#3b6fb6", "#d9822b", "#2a9d8f", "#b5446e", "#6a5acd", "#8a6d3b", "#4b8b3b", "#c0504d",
     "#5f9ea0", "#555b66",
 ];
@@ -74,14 +74,20 @@ fn blend(stops: &[[u8; 3]], part: f64) -> String {
 
 /// A page with its title, what it shows, and where its numbers come from.
 pub(super) fn page(profile: &Profile, title: &str, subtitle: &str) -> Canvas {
-    let mut canvas = Canvas::new(&format!("{title}: {subtitle}"), &origin(profile));
+    titled(title, subtitle, &origin(profile), profile.synthetic)
+}
+
+/// A page with its title, what it shows, and `origin`, in red where the numbers are not
+/// measured.
+pub(super) fn titled(title: &str, subtitle: &str, origin: &str, computed: bool) -> Canvas {
+    let mut canvas = Canvas::new(&format!("{title}: {subtitle}"), origin);
     let room = WIDTH - 2.0 * MARGIN;
     let style = Style::plain(30.0, INK).bold();
     canvas.text((MARGIN, 54.0), &fitted(title, 30.0, room), style);
     let style = Style::plain(18.0, GREY);
     canvas.text((MARGIN, 82.0), &fitted(subtitle, 18.0, room), style);
-    let colour = if profile.synthetic { TOLERANCE } else { GREY };
-    let text = fitted(&origin(profile), 14.0, room);
+    let colour = if computed { TOLERANCE } else { GREY };
+    let text = fitted(origin, 14.0, room);
     canvas.text((MARGIN, HEIGHT - 18.0), &text, Style::plain(14.0, colour));
     canvas
 }
