@@ -19,7 +19,8 @@ demo: runtime build ## Serve models of the zoo under load and print a table (SER
 	@SERVE=$(SERVE) scripts/demo.sh
 
 build: ## Build the release binary
-	$(CARGO) build --release --locked --package fugato
+	FUGATO_COMMIT="$$(git describe --always --dirty --exclude '*' 2>/dev/null)" \
+		$(CARGO) build --release --locked --package fugato
 
 test: fmt tools typos deny runtime clippy unit doc acceptance ## Run every check and test
 	@echo "test: format, spelling, dependencies, lints, tests, docs and acceptance passed"

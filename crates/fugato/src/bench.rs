@@ -2,9 +2,10 @@
 //! Protocol, several models at once, over HTTP and gRPC mixed.
 //!
 //! Start reading at [`run`]. [`load`] sends, [`client`] speaks the protocols, [`stats`]
-//! counts, [`mod@report`] prints; [`expect`] holds the answers that replies are checked
+//! counts, [`mod@report`] prints, [`capacity`] searches the largest load that is held; [`expect`] holds the answers that replies are checked
 //! against, and [`golden`] makes them.
 
+pub mod capacity;
 pub mod client;
 pub mod cpu;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod workload_file;
 
 pub use workload_file::{ReadError, read_workload};
 
+use crate::provenance::Provenance;
 use client::{CallError, Client, Prepared, ServerUrl};
 use cpu::{Process, cpu_time, own_niceness};
 use expect::{Case, ExpectError, read_cases};
@@ -67,6 +69,8 @@ pub struct Bench {
     pub drain: Duration,
     /// The server's process, where its CPU time is to be measured (on this machine).
     pub server_pid: Option<u32>,
+    /// What the report says of how, where and when it was made.
+    pub provenance: Option<Provenance>,
 }
 
 /// Why a run could not be made. Errors of single requests are counted, not returned.
@@ -352,8 +356,9 @@ fn report(
         })
         .collect();
     let mut report = Report {
-        schema: REPORT_SCHEMA,
-        version: env!("CARGO_PKG_VERSION"),
+        schema: REPORT_SCHEMA.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        provenance: bench.provenance.clone(),
         pacing: bench.pacing,
         interrupted,
         urls: bench.urls.iter().map(ToString::to_string).collect(),

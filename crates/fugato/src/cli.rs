@@ -11,6 +11,7 @@ pub mod model;
 pub mod profile;
 pub mod reference;
 pub mod replay;
+pub mod report;
 pub mod serve;
 mod settings;
 pub mod zoo;
@@ -42,6 +43,8 @@ pub enum Command {
     Replay(replay::Args),
     /// Send a load to a server, measure it, and check the answers
     Bench(bench::Args),
+    /// Show runs as a page, or compare several
+    Report(report::Args),
     /// Measure what share of the device each model can use
     Profile(profile::Args),
     /// Look at models, and write what they should answer
@@ -89,6 +92,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Serve(args) => serve::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Model(args) => model::run(&args),
         Command::Zoo(args) => zoo::run(&args),

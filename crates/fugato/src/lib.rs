@@ -12,6 +12,8 @@ pub mod fuzz;
 pub mod modelconfig;
 pub mod plots;
 pub mod profiler;
+pub mod provenance;
+pub mod report;
 pub mod repository;
 pub mod runtime;
 pub mod server;

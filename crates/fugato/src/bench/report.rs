@@ -1,7 +1,9 @@
 //! The report of a run: as a table for people, as JSON and CSV for programs.
 
 use super::stats::Figures;
-use serde::Serialize;
+use crate::provenance::Provenance;
+use fugato_core::capacity;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
 /// The schema of [`Report`] as JSON. A change that could break a reader makes a new one.
@@ -22,7 +24,7 @@ const BUSY_CORES: f64 = 0.8;
 const FEW_ANSWERS: u64 = 100;
 
 /// How requests were paced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum Loop {
     /// By the workload's arrivals, whatever the server does; latency counts from the
@@ -37,12 +39,14 @@ pub enum Loop {
 }
 
 /// The result of a run. All figures cover the measured time only.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// [`REPORT_SCHEMA`].
-    pub schema: &'static str,
+    pub schema: String,
     /// The version of the load generator.
-    pub version: &'static str,
+    pub version: String,
+    /// How, where and when the run was made, where its maker said.
+    pub provenance: Option<Provenance>,
     /// How requests were paced.
     #[serde(rename = "loop")]
     pub pacing: Loop,
@@ -55,6 +59,7 @@ pub struct Report {
     /// Whether answers were compared with expected ones.
     pub checked: bool,
     /// Whether inputs and outputs went through system shared memory.
+    #[serde(default)]
     pub shared_memory: bool,
     /// Seconds of load before the measured time.
     pub warmup_s: f64,
@@ -73,7 +78,7 @@ pub struct Report {
 }
 
 /// What the load generator used, from the start of the load to the last reply.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClientUsage {
     /// User and system CPU seconds, where the system says.
     pub cpu_s: Option<f64>,
@@ -86,7 +91,7 @@ pub struct ClientUsage {
 }
 
 /// What the server used in the same time.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerUsage {
     /// Its process.
     pub pid: u32,
@@ -97,7 +102,7 @@ pub struct ServerUsage {
 }
 
 /// The result for one model.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelReport {
     /// Its name.
     pub name: String,
@@ -156,9 +161,8 @@ impl Report {
     /// Whether attainment is at least `wanted` over all requests, and at least the
     /// smaller of `wanted` and 95 % for each model. A model without requests fails.
     pub fn attains(&self, wanted: f64) -> bool {
-        let reaches = |figures: &Figures, wanted| figures.attainment.is_some_and(|a| a >= wanted);
-        let mut models = self.models.iter();
-        reaches(&self.total, wanted) && models.all(|m| reaches(&m.figures, wanted.min(0.95)))
+        let models = self.models.iter().map(|model| model.figures.attainment);
+        capacity::holds(wanted, self.total.attainment, models)
     }
 
     /// The report as indented JSON.
@@ -321,7 +325,7 @@ fn row(name: &str, slo_ms: Option<f64>, figures: &Figures) -> [String; 11] {
 }
 
 /// Rows as columns: the first to the left, the others to the right.
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.max().unwrap_or(0)
@@ -357,8 +361,9 @@ mod tests {
         }
         let figures = recorder.figures(Some(Nanos::from_millis(25)), SECOND);
         let mut report = Report {
-            schema: REPORT_SCHEMA,
-            version: "0",
+            schema: REPORT_SCHEMA.to_owned(),
+            version: "0".to_owned(),
+            provenance: None,
             pacing: Loop::Open,
             interrupted: false,
             urls: vec!["grpc://a:1".to_owned(), "http://a:2".to_owned()],

@@ -1,7 +1,7 @@
 //! What one model's requests came to, and the figures over them.
 
 use fugato_core::Nanos;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The most different error texts kept per model; the rest are only counted.
@@ -178,6 +178,7 @@ impl Recorder {
             goodput_rps: per_second(in_time, measured),
             attainment: ratio(in_time, self.scheduled),
             latency_ms: Percentiles::of(&self.latencies),
+            latency_curve: distribution(&self.latencies),
             lateness_ms: Percentiles::of(&self.lateness),
             mean_batch: ratio(self.batch_sum, self.batch_count),
             seconds: seconds.collect(),
@@ -193,7 +194,7 @@ impl Recorder {
 ///
 /// `requests = in_time + late + rejected + failed + wrong + unsent + unanswered`, and
 /// all but `in_time` are misses.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     /// Requests that came due in the measured time.
     pub requests: u64,
@@ -218,6 +219,10 @@ pub struct Figures {
     pub attainment: Option<f64>,
     /// Milliseconds from the scheduled send time to the reply, over right answers.
     pub latency_ms: Option<Percentiles>,
+    /// Points of the latencies' distribution: a part of the right answers, and the
+    /// milliseconds that this part took at most. Rising; empty in a total.
+    #[serde(default)]
+    pub latency_curve: Vec<(f64, f64)>,
     /// Milliseconds from the scheduled to the actual send time: the client's own delay,
     /// contained in `latency_ms`.
     pub lateness_ms: Option<Percentiles>,
@@ -226,6 +231,7 @@ pub struct Figures {
     pub mean_batch: Option<f64>,
     /// Rejected requests by the server's word for the reason (HTTP header and gRPC metadata
     /// `fugato-error`), or by the protocol's status where it has none.
+    #[serde(default)]
     pub rejected_by: BTreeMap<String, RejectedFigures>,
     /// Milliseconds from the scheduled send time to the whole refusal, over all rejected
     /// requests.
@@ -234,13 +240,15 @@ pub struct Figures {
     #[serde(skip)]
     refusals: Vec<Nanos>,
     /// By second of the measured time, by when requests came due.
+    #[serde(default)]
     pub seconds: Vec<SecondFigures>,
     /// The first few error texts and their counts.
+    #[serde(default)]
     pub errors: BTreeMap<String, u64>,
 }
 
 /// The requests that were refused for one reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RejectedFigures {
     /// How many.
     pub count: u64,
@@ -251,7 +259,7 @@ pub struct RejectedFigures {
 }
 
 /// The requests that came due in one second of the measured time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecondFigures {
     /// All of them.
     pub requests: u64,
@@ -298,7 +306,7 @@ impl Figures {
 
 /// Exact percentiles by the nearest-rank method: the p-th is the smallest sample that
 /// at least p % of all samples do not exceed. In milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
     /// The mean.
     pub mean: f64,
@@ -332,6 +340,24 @@ impl Percentiles {
             max,
         })
     }
+}
+
+/// Parts of a distribution that a curve through it is drawn by, in per mille.
+fn curve_parts() -> impl Iterator<Item = usize> {
+    // Every 2 %, and the tail where objectives are missed.
+    (0..49)
+        .map(|step| step * 20)
+        .chain([970, 980, 985, 990, 995, 999, 1_000])
+}
+
+/// Points of the distribution of rising samples; each part's value is its nearest rank.
+fn distribution(sorted: &[Nanos]) -> Vec<(f64, f64)> {
+    let at = |per_mille: usize| {
+        let rank = (sorted.len() * per_mille).div_ceil(1_000).max(1);
+        let sample = sorted.get(rank - 1)?;
+        Some((per_mille as f64 / 1e3, sample.as_millis_f64()))
+    };
+    curve_parts().filter_map(at).collect()
 }
 
 fn per_second(count: u64, time: Nanos) -> f64 {
@@ -404,6 +430,12 @@ mod tests {
         assert_eq!(figures.attainment, Some(0.2));
         assert!((figures.goodput_rps - 1.0).abs() < 1e-12);
         assert_eq!(figures.mean_batch, Some(3.0));
+        let curve = &figures.latency_curve;
+        assert_eq!(
+            (curve[0], curve[curve.len() - 1]),
+            ((0.0, 10.0), (1.0, 26.0))
+        );
+        assert!(curve.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1));
         assert_eq!(figures.errors["busy"], 2);
         let full = figures.rejected_by["queue_full"];
         let (due, sent) = full.due_ms.zip(full.sent_ms).expect("two were rejected");

@@ -25,6 +25,7 @@ fn bench(urls: Vec<ServerUrl>) -> Bench {
         max_outstanding: 100,
         drain: DRAIN,
         server_pid: Some(std::process::id()),
+        provenance: None,
     }
 }
 

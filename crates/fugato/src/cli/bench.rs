@@ -1,13 +1,17 @@
 //! `fugato bench`.
 
 use super::Outcome;
+use crate::bench::capacity::{self, Hunt, Probe};
 use crate::bench::client::ServerUrl;
 use crate::bench::regions::SharedMemory;
 use crate::bench::report::{Loop, Report};
 use crate::bench::{Bench, read_workload, run as run_bench};
+use crate::provenance::Provenance;
+use crate::report::{Run, page};
 use anyhow::{Context, bail};
 use clap::ValueHint;
 use fugato_core::Nanos;
+use fugato_core::capacity::LargestSettings;
 use fugato_core::workload::{ArrivalProcess, DurationError, ModelLoad, Workload, parse_duration};
 use std::collections::hash_map::RandomState;
 use std::fs;
@@ -23,10 +27,12 @@ Examples:
   fugato bench --url grpc://127.0.0.1:8001 --url http://127.0.0.1:8000 \\
       --workload examples/demo.toml --expect expected --assert-attainment 0.99
   fugato bench --url http://127.0.0.1:8000 --model bert-tiny --concurrency 4
+  fugato bench --workload examples/demo.toml --find-capacity --attainment 0.99 --seeds 5
 
 Open loop, unless --concurrency is given: requests are sent when the workload says,
 whatever the server does, and latency counts from then. Exit code 1: an answer was
-wrong, the asserted attainment was missed, or the run was interrupted.";
+wrong, the asserted attainment was missed, no load was held, or the run was
+interrupted.";
 
 /// Time measured where neither the workload nor a flag says one.
 const DEFAULT_DURATION: Nanos = Nanos::from_millis(10_000);
@@ -105,6 +111,28 @@ pub struct Args {
     /// Write the report to this file as well, as JSON
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub out: Option<PathBuf>,
+    /// Write a page with tables and charts to this file as well
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "find_capacity")]
+    pub report: Option<PathBuf>,
+    /// Search the largest multiple of the workload's rates that the server holds: run at
+    /// 1x (or --scale), at doubled or halved rates until one multiple is held and one is
+    /// not, and then between them
+    #[arg(long, requires = "attainment", conflicts_with_all = ["concurrency", "assert_attainment"])]
+    pub find_capacity: bool,
+    /// With --find-capacity: what counts as held, over all requests; each model must reach
+    /// the smaller of this and 0.95
+    #[arg(long, value_name = "FRACTION", requires = "find_capacity", value_parser = fraction)]
+    pub attainment: Option<f64>,
+    /// With --find-capacity: searches, each with the next seed
+    #[arg(long, value_name = "COUNT", default_value_t = 3, requires = "find_capacity", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub seeds: u32,
+    /// With --find-capacity: end where the multiple that is not held is at most this part
+    /// above the one that is
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.02, requires = "find_capacity", value_parser = fraction)]
+    pub tolerance: f64,
+    /// With --find-capacity: rest between two runs
+    #[arg(long, value_name = "DURATION", default_value = "1s", requires = "find_capacity", value_parser = duration)]
+    pub pause: Nanos,
     /// Fail where attainment is below this over all requests, or below the smaller of
     /// this and 0.95 for any model
     #[arg(long, value_name = "FRACTION", value_parser = fraction)]
@@ -143,26 +171,10 @@ fn fraction(text: &str) -> Result<f64, String> {
 /// Where the run cannot be made or its report cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let bench = resolve(args)?;
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(args.threads.into()).enable_all();
-    let runtime = runtime.build().context("cannot start the load generator")?;
-    let report = runtime.block_on(async {
-        let stop = CancellationToken::new();
-        let interrupt = stop.clone();
-        let mut terminate = signal(SignalKind::terminate()).context("cannot hear SIGTERM")?;
-        tokio::spawn(async move {
-            let interrupted = tokio::select! {
-                interrupted = tokio::signal::ctrl_c() => interrupted.is_ok(),
-                _ = terminate.recv() => true,
-            };
-            if interrupted {
-                interrupt.cancel();
-            }
-        });
-        Ok::<_, anyhow::Error>(run_bench(&bench, stop).await?)
-    })?;
-    // Requests that were never answered must not hold the process.
-    runtime.shutdown_background();
+    if args.find_capacity {
+        return find_capacity(args, bench);
+    }
+    let report = on_runtime(args, async |stop| Ok(run_bench(&bench, stop).await?))?;
     let text = match args.format {
         Format::Table => report.table(),
         Format::Json => report.json() + "\n",
@@ -178,7 +190,80 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         fs::write(path, report.json() + "\n")
             .with_context(|| format!("cannot write `{}`", path.display()))?;
     }
+    if let Some(path) = &args.report {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let page = page(&[Run::measured(stem, report.clone())]);
+        fs::write(path, page).with_context(|| format!("cannot write `{}`", path.display()))?;
+    }
     outcome(args, &report)
+}
+
+/// Runs `work` on a runtime of its own; SIGINT and SIGTERM cancel the token it gets.
+fn on_runtime<T>(
+    args: &Args,
+    work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(args.threads.into()).enable_all();
+    let runtime = runtime.build().context("cannot start the load generator")?;
+    let result = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let interrupt = stop.clone();
+        let mut terminate = signal(SignalKind::terminate()).context("cannot hear SIGTERM")?;
+        tokio::spawn(async move {
+            let interrupted = tokio::select! {
+                interrupted = tokio::signal::ctrl_c() => interrupted.is_ok(),
+                _ = terminate.recv() => true,
+            };
+            if interrupted {
+                interrupt.cancel();
+            }
+        });
+        work(stop).await
+    });
+    // Requests that were never answered must not hold the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Searches the largest load held and prints what was found.
+fn find_capacity(args: &Args, bench: Bench) -> anyhow::Result<Outcome> {
+    if args.format == Format::Csv {
+        bail!("capacity is not written as CSV; hint: `--format json`");
+    }
+    let settings = LargestSettings {
+        start: args.scale.unwrap_or(1.0),
+        tolerance: args.tolerance,
+        ..LargestSettings::default()
+    };
+    let hunt = Hunt {
+        bench,
+        attainment: args.attainment.context("no attainment is given")?,
+        settings,
+        seeds: args.seeds,
+        pause: args.pause.into(),
+    };
+    let report = on_runtime(args, async |stop| {
+        let progress = |probe: &Probe| {
+            // Progress that nobody can read is no reason to end a search.
+            let _ = writeln!(std::io::stderr(), "{}", probe.line());
+        };
+        Ok(capacity::find(&hunt, stop, progress).await?)
+    })?;
+    let text = match args.format {
+        Format::Table | Format::Csv => report.table(),
+        Format::Json => report.json() + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    if let Some(path) = &args.out {
+        fs::write(path, report.json() + "\n")
+            .with_context(|| format!("cannot write `{}`", path.display()))?;
+    }
+    if report.interrupted || report.factor.is_none() {
+        writeln!(std::io::stderr(), "failed: {}", report.answer())?;
+        return Ok(Outcome::CheckFailed);
+    }
+    Ok(Outcome::Success)
 }
 
 fn outcome(args: &Args, report: &Report) -> anyhow::Result<Outcome> {
@@ -222,8 +307,9 @@ fn resolve(args: &Args) -> anyhow::Result<Bench> {
                 );
             }
             match args.scale {
-                Some(factor) => workload.scaled(factor)?,
-                None => workload,
+                // The search for capacity begins there.
+                Some(factor) if !args.find_capacity => workload.scaled(factor)?,
+                _ => workload,
             }
         }
         (None, Some(model)) => single(args, model)?,
@@ -250,6 +336,7 @@ fn resolve(args: &Args) -> anyhow::Result<Bench> {
         max_outstanding: args.max_outstanding,
         drain: args.drain.into(),
         server_pid: args.server_pid,
+        provenance: Some(Provenance::of_this_process()),
     })
 }
 
@@ -324,6 +411,14 @@ mod tests {
                 "0 to 1",
             ),
             (&["--model", "m", "--workload", "w.toml"], "cannot be used"),
+            (
+                &["--model", "m", "--rate", "1", "--find-capacity"],
+                "--attainment",
+            ),
+            (
+                &["--model", "m", "--rate", "1", "--seeds", "2"],
+                "--find-capacity",
+            ),
             (&["--workload", "none.toml"], "cannot read `none.toml`"),
         ] {
             let error = parse(args).expect_err(part);
