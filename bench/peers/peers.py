@@ -6,6 +6,7 @@ All listen on loopback only. `python peers.py` prints what each answers with, as
 that they start here. Python 3.11 or 3.12, and the packages of requirements.txt.
 """
 
+import ctypes
 import json
 import os
 import shutil
@@ -24,6 +25,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SCRATCH = ROOT / ".fugato" / "peers"
 START_S = 120
+# Of Linux's sys/prctl.h.
+PR_SET_CHILD_SUBREAPER = 36
 # Below the load generator, which shares the cores and must send on time.
 NICE = ["nice", "-n", "5"]
 
@@ -98,10 +101,13 @@ class Server:
         self.log = self.scratch / "log"
 
     def spawn(self, command, variables=None, **others):
+        # What a server leaves behind becomes a child of this process, which can then end it.
+        if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+            raise Failed("the system cannot hand orphaned processes to this one")
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
                 [*NICE, *map(str, command)], env=variables, stderr=log,
-                stdout=others.get("stdout", log), start_new_session=True,
+                stdout=others.get("stdout", log),
             )  # fmt: skip
 
     def wait_until(self, ready):
@@ -116,7 +122,6 @@ class Server:
     def __exit__(self, *_):
         """Stops the process and what it started, and removes the shared memory they leave
         behind where they have to be killed."""
-        started = descendants(self.process.pid)
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -124,11 +129,9 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        for pid in started:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        # Nothing else runs below this process by now; a dying server may still start some.
+        while any([kill(pid) for pid in descendants(os.getpid())]):
+            time.sleep(0.02)
         for region in Path("/dev/shm").glob(self.regions() + "*"):
             region.unlink(missing_ok=True)
 
@@ -148,6 +151,20 @@ def answers(url):
             return reply.status == 200
     except (urllib.error.URLError, OSError):
         return False
+
+
+def kill(pid):
+    """Ends a process; gives whether it was still there."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return True
+    except ChildProcessError:
+        # Its own parent has to wait for it, or this process once that one is gone.
+        return True
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def descendants(pid):
