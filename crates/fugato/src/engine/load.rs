@@ -169,8 +169,10 @@ impl Loader {
         let mailbox = &self.runner.mailbox;
         // What a client changed before holds for the new version too.
         let live = self.runner.live.of(name);
+        let in_force = live.spec(&settings.model, spec.clone());
+        self.runner.profiles.aim(id, in_force.slo);
         self.runner.timeline.name(id, name, &version);
-        mailbox.control(Input::ModelAdded(live.spec(&settings.model, spec.clone())));
+        mailbox.control(Input::ModelAdded(in_force));
         if let Some(profile) = profile.map(Box::new) {
             mailbox.control(Input::ProfileGiven { model: id, profile });
         }
