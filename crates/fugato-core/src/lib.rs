@@ -8,6 +8,7 @@ pub mod capacity;
 pub mod device;
 pub mod driver;
 mod id;
+pub mod mix;
 pub mod policy;
 pub mod profile;
 pub mod sched;

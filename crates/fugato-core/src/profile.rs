@@ -11,6 +11,7 @@ mod knee;
 mod online;
 mod optima;
 mod parallelism;
+mod resize;
 mod surface;
 mod survey;
 mod synthetic;

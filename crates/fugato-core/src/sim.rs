@@ -6,8 +6,10 @@
 
 mod contention;
 mod device;
+mod fleet;
 mod histogram;
 mod ideal;
+mod placement;
 mod profiled;
 mod report;
 mod scenario;
@@ -18,11 +20,13 @@ mod world;
 
 pub use contention::{Part, TimeSlicing};
 pub use device::{Overheads, SimDevice, Used};
+pub use fleet::Fleet;
 pub use histogram::Histogram;
 pub use ideal::{
     Division, IdealError, IdealModel, IdealModelReport, IdealOptions, IdealReport, headroom,
     ideal_offered, ideal_saturated,
 };
+pub use placement::{Placement, Replica};
 pub use profiled::{ProfiledService, ServiceTable};
 pub use report::{ModelReport, PolicyReport, Report, SCHEMA};
 pub use scenario::{Scenario, ScenarioError, SimOptions, Simulated, Simulation};

@@ -95,6 +95,16 @@ impl ServiceTable {
         self.cell(batch, share).service
     }
 
+    /// The largest batch it knows.
+    pub fn max_batch(&self) -> BatchSize {
+        self.max_batch
+    }
+
+    /// Slices of the device it is for.
+    pub fn slices(&self) -> Share {
+        self.slices
+    }
+
     fn cell(&self, batch: BatchSize, share: Share) -> Cell {
         let batch = batch.0.clamp(1, self.max_batch.0) as usize - 1;
         let share = usize::from(share.0.clamp(1, self.slices.0)) - 1;

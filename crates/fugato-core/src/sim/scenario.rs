@@ -162,6 +162,38 @@ impl Scenario {
         &self.device
     }
 
+    /// Some of the models, with their load, on a device of as many slices.
+    ///
+    /// # Panics
+    /// Where the device has another number of slices, or the workload other models.
+    pub(super) fn part(&self, models: &[usize], workload: Workload, device: DeviceSpec) -> Self {
+        assert_eq!(
+            device.slices, self.device.slices,
+            "a device of another size"
+        );
+        let models: Vec<Hosted> = models
+            .iter()
+            .map(|&model| self.models[model].clone())
+            .collect();
+        let loads = workload.models().iter().map(|load| &load.name);
+        assert!(
+            loads.eq(models.iter().map(|model| &model.profile.name)),
+            "other models"
+        );
+        Self {
+            device,
+            workload,
+            options: self.options,
+            models,
+        }
+    }
+
+    /// The profiles and tables of the models.
+    pub(super) fn hosted(&self) -> impl Iterator<Item = (&ModelProfile, &ServiceTable)> {
+        let models = self.models.iter();
+        models.map(|model| (&*model.profile, &*model.table))
+    }
+
     /// Runs it under the policy of `config`.
     pub fn run(&self, config: SchedulerConfig, seed: u64) -> Simulated {
         self.simulation(config, seed).run()
