@@ -14,6 +14,7 @@ pub mod replay;
 pub mod report;
 pub mod serve;
 mod settings;
+pub mod simulate;
 pub mod zoo;
 
 pub use settings::SettingArgs;
@@ -47,6 +48,8 @@ pub enum Command {
     Report(report::Args),
     /// Measure what share of the device each model can use
     Profile(profile::Args),
+    /// Run the scheduler on simulated devices, under any policy
+    Simulate(simulate::Args),
     /// Look at models, and write what they should answer
     Model(model::Args),
     /// List and write the models of the papers
@@ -94,6 +97,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Bench(args) => bench::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Profile(args) => profile::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Model(args) => model::run(&args),
         Command::Zoo(args) => zoo::run(&args),
         Command::Config(args) => config::run(&args),

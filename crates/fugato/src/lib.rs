@@ -18,5 +18,6 @@ pub mod repository;
 pub mod runtime;
 pub mod server;
 pub mod shm;
+pub mod simulation;
 pub mod telemetry;
 pub mod timeline;

@@ -37,7 +37,8 @@ pub struct Placement {
 }
 
 /// What a model asks for, in millionths of a device: its knee's slices over the time that
-/// its runs take, at the largest batch that its objective lets it assemble and run. A
+/// its runs take, at the largest batch that can be assembled within its objective, and run
+/// within it. A
 /// saturated model asks for its knee all the time.
 pub(super) fn demand(
     load: &ModelLoad,
@@ -57,7 +58,9 @@ pub(super) fn demand(
         let service = table.service(BatchSize(batch), knee);
         service.alone.as_secs_f64()
     };
-    let fits = |&batch: &u32| run(batch) + (f64::from(batch) / items).max(run(batch)) <= slo;
+    // To the nanosecond, as a batch may take exactly its objective to assemble.
+    let within = slo + 1e-9;
+    let fits = |&batch: &u32| run(batch).max(f64::from(batch) / items) <= within;
     let largest = load.max_batch_size.map_or(profile.max_batch, |most| most.0);
     let batch = (1..=largest.min(table.max_batch().0)).rev().find(fits);
     let batch = batch.unwrap_or(1);

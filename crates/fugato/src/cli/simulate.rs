@@ -1,0 +1,305 @@
+//! `fugato simulate`.
+
+mod show;
+
+use super::Outcome;
+use crate::bench::read_workload;
+use crate::config::Span;
+use crate::simulation::{self, Contender, Plan, find_capacity, find_devices, overload, simulate};
+use anyhow::{Context, bail};
+use clap::ValueHint;
+use clap::builder::PossibleValuesParser;
+use fugato_core::device::ATOMS_MAX;
+use fugato_core::mix::{MIXES, Mix};
+use fugato_core::profile::{BUILT_IN, Profile, built_in};
+use fugato_core::sched::{DeadlineMode, DynamicBatching, PolicySpec};
+use fugato_core::sim::{Overheads, Scenario, SimOptions, TimeSlicing, sim_device};
+use fugato_core::workload::{ArrivalProcess, ModelLoad, Workload};
+use fugato_core::{Nanos, Share};
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+const EXAMPLES: &str = "\
+Examples:
+  fugato simulate --workload c-4 --policy edf,uncontrolled --seed 1
+  fugato simulate --workload arv --saturated --policy fifo,ideal --seed 1
+  fugato simulate --profile profile.json --workload load.toml --policy edf --find-capacity
+  fugato simulate --workload c-7 --policy edf --slices 148 --devices 2 --format json --seed 1
+
+Nothing runs but the scheduler: service times come from a profile, and every policy has the
+same requests. Mixes built in, on built-in profiles: c-2, c-3, c-4, c-7, arv and convnet.
+docs/concepts/simulation.md says what is simulated and how true it is.";
+
+/// What `fugato simulate` was asked.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Profile of the models, or `v100-dstack` or `convnet` [default: the mix's]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub profile: Option<PathBuf>,
+    /// Workload file, or a built-in mix: c-2, c-3, c-4, c-7, arv, convnet
+    #[arg(long, value_name = "FILE|MIX", value_hint = ValueHint::FilePath)]
+    pub workload: PathBuf,
+    /// Policies to compare
+    #[arg(
+        long,
+        value_name = "POLICY,..",
+        value_delimiter = ',',
+        required = true,
+        value_parser = policies()
+    )]
+    pub policy: Vec<String>,
+    /// Keep every model's queue full, whatever the workload's rates
+    #[arg(long)]
+    pub saturated: bool,
+    /// Factor on all rates
+    #[arg(long, value_name = "FACTOR", conflicts_with = "saturated")]
+    pub scale: Option<f64>,
+    /// Measured time [default: the workload's; of a mix 10s]
+    #[arg(long, value_name = "TIME")]
+    pub duration: Option<Span>,
+    /// Time before it that is not measured [default: the workload's; of a mix 1s]
+    #[arg(long, value_name = "TIME")]
+    pub warmup: Option<Span>,
+    /// Equal devices, each with a scheduler of its own
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub devices: u32,
+    /// Slices of each device [default: the profile's]
+    #[arg(long, value_name = "COUNT")]
+    pub slices: Option<u16>,
+    /// Seed of arrivals and noise [default: the workload's, else drawn and printed]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// What deadlines do [default: enforce; observe where saturated]
+    #[arg(long, value_name = "MODE")]
+    pub deadlines: Option<Deadlines>,
+    /// Time from handing a leg to a free lane to its start
+    #[arg(long, value_name = "TIME", default_value = "20us")]
+    pub launch: Span,
+    /// Time from the end of a leg to the start of the one committed behind it
+    #[arg(long, value_name = "TIME", default_value = "5us")]
+    pub boundary: Span,
+    /// How long a leg runs before another on the same slices has its turn
+    #[arg(long, value_name = "TIME", default_value = "2ms")]
+    pub quantum: Span,
+    /// What each such turn costs
+    #[arg(long, value_name = "TIME", default_value = "20us")]
+    pub switch: Span,
+    /// Give every run its median time
+    #[arg(long)]
+    pub no_noise: bool,
+    /// Tasks of a model in flight
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    pub slots: u16,
+    /// Instances of a model under `uncontrolled`
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub instances: u16,
+    /// How long a request may wait for its batch to fill under `uncontrolled`
+    #[arg(long, value_name = "TIME", default_value = "0ms")]
+    pub max_queue_delay: Span,
+    /// Find the largest multiple of the workload that each policy holds
+    #[arg(long, conflicts_with_all = ["saturated", "find_devices"])]
+    pub find_capacity: bool,
+    /// Find the fewest devices on which each policy holds the workload, up to this many
+    #[arg(long, value_name = "MOST", conflicts_with = "saturated", value_parser = clap::value_parser!(u32).range(1..))]
+    pub find_devices: Option<u32>,
+    /// Attainment that counts as held, over all requests (of each model at least the
+    /// smaller of this and 0.95)
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.99, value_parser = fraction)]
+    pub attainment: f64,
+    /// Seeds to find the capacity for, from the seed on
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub seeds: u32,
+    /// How to print
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: Format,
+}
+
+/// What deadlines do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Deadlines {
+    /// What cannot end in time is refused or dropped.
+    Enforce,
+    /// Everything runs, late or not.
+    Observe,
+}
+
+/// How the report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs; `schema` numbers its layout.
+    Json,
+    /// One line per policy and model.
+    Csv,
+}
+
+fn policies() -> PossibleValuesParser {
+    PossibleValuesParser::new(PolicySpec::NAMES.into_iter().chain(["ideal"]))
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    let value: Option<f64> = text.parse().ok();
+    let value = value.filter(|value| *value > 0.0 && *value <= 1.0);
+    value.ok_or_else(|| "expected a number above 0 and at most 1, such as 0.99".to_owned())
+}
+
+/// Simulates what was asked, and prints what it gave.
+///
+/// # Errors
+/// Where profile, workload or settings cannot be; the message names what and why.
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let plan = resolve(args)?;
+    let text = if args.find_capacity {
+        let report = find_capacity(&plan, args.attainment, args.seeds)?;
+        show::capacity(&report, &plan, args.format)?
+    } else if let Some(most) = args.find_devices {
+        let found = find_devices(&plan, args.attainment, most)?;
+        show::devices(&found, &plan, args.format, (args.attainment, most))?
+    } else {
+        let ran = simulate(&plan)?;
+        show::report(&ran.report, args.format)?
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    if let Some((asked, have)) = overload(&plan).filter(|_| args.find_devices.is_none()) {
+        writeln!(
+            std::io::stderr(),
+            "note: at their knees the models need {asked:.2} devices for this load, {:.2} more than \
+             the {have} there are; misses are expected",
+            asked - have
+        )?;
+    }
+    Ok(Outcome::Success)
+}
+
+/// The plan that was asked for.
+fn resolve(args: &Args) -> anyhow::Result<Plan> {
+    let mix = mix(&args.workload);
+    let profile = match (&args.profile, mix) {
+        (Some(path), _) => read_profile(path)?,
+        (None, Some(mix)) => mix.profiles(),
+        (None, None) => bail!(
+            "workload `{}` needs a profile of its models\n\nhint: `--profile FILE`, or a built-in \
+             one: {}",
+            args.workload.display(),
+            BUILT_IN.join(", ")
+        ),
+    };
+    let slices = args.slices.unwrap_or(profile.device.slices);
+    if !(1..=ATOMS_MAX).contains(&slices) {
+        bail!("`--slices` is {slices}, expected 1 to {ATOMS_MAX}");
+    }
+    if args.devices == 0 {
+        bail!("`--devices` is 0, expected at least 1");
+    }
+    let profile = profile.resized(slices);
+    let workload = workload(args, mix)?;
+    let seed = args.seed.or(workload.seed());
+    // The one place where a seed is drawn; every report prints it.
+    let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32);
+    let deadlines = match args.deadlines {
+        Some(Deadlines::Enforce) => DeadlineMode::Enforce,
+        Some(Deadlines::Observe) => DeadlineMode::Observe,
+        None if workload.is_saturated() => DeadlineMode::Observe,
+        None => DeadlineMode::Enforce,
+    };
+    let device = sim_device(&profile.device.kind, Share(slices));
+    let scenario = Scenario::new(&profile, workload, device, options(args))?;
+    let policies = args.policy.iter();
+    let policies = policies.map(|name| {
+        Contender::named(name).with_context(|| format!("policy `{name}` has no settings by name"))
+    });
+    Ok(Plan {
+        scenario: scenario.with_batching(&DynamicBatching {
+            instances: args.instances,
+            max_queue_delay: args.max_queue_delay.nanos(),
+            ..DynamicBatching::default()
+        }),
+        profile,
+        devices: args.devices,
+        policies: policies.collect::<anyhow::Result<_>>()?,
+        deadlines,
+        seed,
+    })
+}
+
+fn options(args: &Args) -> SimOptions {
+    SimOptions {
+        overheads: Overheads {
+            launch: args.launch.nanos(),
+            boundary: args.boundary.nanos(),
+            slicing: TimeSlicing {
+                quantum: args.quantum.nanos(),
+                switch: args.switch.nanos(),
+            },
+        },
+        noise: !args.no_noise,
+        slots: args.slots,
+        timeline: 0,
+    }
+}
+
+/// The built-in mix that a workload names, unless it is a path.
+fn mix(workload: &Path) -> Option<&'static Mix> {
+    workload.to_str().and_then(Mix::named)
+}
+
+fn workload(args: &Args, mix: Option<&Mix>) -> anyhow::Result<Workload> {
+    let workload = match mix {
+        Some(mix) => mix.rated()?,
+        None => read_workload(&args.workload).with_context(|| {
+            let known: Vec<&str> = MIXES.iter().map(|mix| mix.name).collect();
+            format!(
+                "`{}` is no built-in mix ({}) and no workload file",
+                args.workload.display(),
+                known.join(", ")
+            )
+        })?,
+    };
+    let workload = match args.scale {
+        Some(factor) => workload
+            .scaled(factor)
+            .context("`--scale` cannot be applied")?,
+        None => workload,
+    };
+    let span = |span: Option<Span>| span.map(Span::nanos);
+    let workload = simulation::lasting(workload, span(args.duration), span(args.warmup))?;
+    if args.saturated {
+        return Ok(saturate(&workload)?);
+    }
+    if (args.find_capacity || args.find_devices.is_some()) && workload.is_saturated() {
+        bail!("the workload has saturated arrivals, which have no multiple to hold");
+    }
+    Ok(workload)
+}
+
+fn saturate(workload: &Workload) -> Result<Workload, fugato_core::workload::WorkloadError> {
+    let models = workload.models().iter();
+    let models = models.map(|load| ModelLoad {
+        arrivals: ArrivalProcess::Saturated,
+        ..load.clone()
+    });
+    let (duration, warmup): (Nanos, Nanos) = (workload.duration(), workload.warmup());
+    Workload::new(duration, warmup, workload.seed(), models.collect())
+}
+
+fn read_profile(path: &Path) -> anyhow::Result<Profile> {
+    if let Some(profile) = path.to_str().and_then(built_in) {
+        return Ok(profile);
+    }
+    let name = path.display();
+    let text = fs::read_to_string(path).with_context(|| {
+        format!(
+            "cannot read `{name}`; the built-in profiles are {}",
+            BUILT_IN.join(", ")
+        )
+    })?;
+    let profile: Profile =
+        serde_json::from_str(&text).with_context(|| format!("`{name}` is no profile"))?;
+    let checked = profile.check();
+    checked.with_context(|| format!("profile `{name}` cannot be used"))?;
+    Ok(profile)
+}

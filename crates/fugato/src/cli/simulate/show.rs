@@ -1,0 +1,299 @@
+//! What `fugato simulate` prints.
+
+use super::Format;
+use crate::simulation::{CapacityReport, Plan};
+use fugato_core::sim::{PolicyReport, Report};
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// The schema of the answer to how many devices a load needs.
+const DEVICES_SCHEMA: &str = "fugato.devices/1";
+
+/// The report of a simulation.
+pub(super) fn report(report: &Report, format: Format) -> serde_json::Result<String> {
+    Ok(match format {
+        Format::Json => json(report)?,
+        Format::Csv => csv(report),
+        Format::Table => table(report),
+    })
+}
+
+fn json(value: &impl Serialize) -> serde_json::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+fn table(report: &Report) -> String {
+    let mut text = heading(report);
+    let mut rows = vec![
+        [
+            "policy",
+            "model",
+            "requests",
+            "goodput/s",
+            "attained",
+            "p50 ms",
+            "p99 ms",
+            "batch",
+            "util",
+            "occup",
+            "Jain",
+            "refused",
+            "late",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
+    for policy in &report.policies {
+        rows.push(total(policy));
+        for model in &policy.models {
+            rows.push(vec![
+                String::new(),
+                model.name.clone(),
+                model.requests.to_string(),
+                format!("{:.1}", model.goodput),
+                percent(model.attainment),
+                number(model.p50_ms),
+                number(model.p99_ms),
+                number(model.mean_batch),
+                String::new(),
+                percent(Some(model.occupancy)),
+            ]);
+        }
+    }
+    text += &aligned(&rows, 2);
+    text
+}
+
+fn heading(report: &Report) -> String {
+    let kind = if report.synthetic {
+        "a synthetic profile of"
+    } else {
+        "the profile of"
+    };
+    let devices = match report.devices {
+        1 => "1 device".to_owned(),
+        devices => format!("{devices} devices"),
+    };
+    format!(
+        "simulated on {kind} {}: {devices} of {} slices, {} s, seed {}\n\n",
+        report.profile, report.slices, report.duration_s, report.seed
+    )
+}
+
+fn total(policy: &PolicyReport) -> Vec<String> {
+    vec![
+        policy.policy.clone(),
+        String::new(),
+        policy.requests.to_string(),
+        format!("{:.1}", policy.goodput),
+        percent(policy.attainment),
+        String::new(),
+        String::new(),
+        String::new(),
+        percent(Some(policy.utilisation)),
+        percent(Some(policy.occupancy)),
+        format!("{:.3}", policy.jain),
+        (policy.rejected + policy.dropped + policy.failed).to_string(),
+        policy.late.to_string(),
+    ]
+}
+
+fn percent(part: Option<f64>) -> String {
+    part.map_or("-".to_owned(), |part| format!("{:.1} %", part * 100.0))
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or("-".to_owned(), |value| format!("{value:.2}"))
+}
+
+/// The rows in columns, the first `left` of them aligned left.
+fn aligned(rows: &[Vec<String>], left: usize) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells = cells.map(|(column, (cell, &width))| {
+            if column < left {
+                format!("{cell:<width$}")
+            } else {
+                format!("{cell:>width$}")
+            }
+        });
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+fn csv(report: &Report) -> String {
+    let mut text = String::from(
+        "seed,policy,model,requests,goodput,attainment,p50_ms,p99_ms,mean_batch,utilisation,\
+         occupancy,jain,rejected,dropped,failed,late\n",
+    );
+    let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
+    for policy in &report.policies {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{},{},,{},{},{},,,,{},{},{},{},{},{},{}",
+            report.seed,
+            policy.policy,
+            policy.requests,
+            policy.goodput,
+            number(policy.attainment),
+            policy.utilisation,
+            policy.occupancy,
+            policy.jain,
+            policy.rejected,
+            policy.dropped,
+            policy.failed,
+            policy.late
+        );
+        for model in &policy.models {
+            let _ = writeln!(
+                text,
+                "{},{},{},{},{},{},{},{},{},,{},,,,,",
+                report.seed,
+                policy.policy,
+                quoted(&model.name),
+                model.requests,
+                model.goodput,
+                number(model.attainment),
+                number(model.p50_ms),
+                number(model.p99_ms),
+                number(model.mean_batch),
+                model.occupancy
+            );
+        }
+    }
+    text
+}
+
+/// A field of CSV; a model's name may hold commas.
+fn quoted(field: &str) -> String {
+    if field.contains([',', '"', '\n']) {
+        format!("\"{}\"", field.replace('"', "\"\""))
+    } else {
+        field.to_owned()
+    }
+}
+
+/// What each policy holds.
+pub(super) fn capacity(
+    report: &CapacityReport,
+    plan: &Plan,
+    format: Format,
+) -> serde_json::Result<String> {
+    if format == Format::Json {
+        return json(report);
+    }
+    let mut rows = vec![
+        ["policy", "multiple", "+-", "low", "high", "requests/s"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for policy in &report.policies {
+        let multiple = policy.multiple;
+        let of = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
+        rows.push(vec![
+            policy.policy.to_owned(),
+            of(multiple.map(|multiple| multiple.mean)),
+            of(multiple.and_then(|multiple| multiple.interval)),
+            of(multiple.map(|multiple| multiple.low)),
+            of(multiple.map(|multiple| multiple.high)),
+            policy
+                .rate
+                .map_or("-".to_owned(), |rate| format!("{rate:.1}")),
+        ]);
+    }
+    if format == Format::Csv {
+        return Ok(lines(&rows));
+    }
+    let mut text = format!(
+        "simulated: the largest multiple of the workload held at {} % on {} device(s) of {} slices, \
+         {} seeds from {}\n\n",
+        report.attainment * 100.0,
+        report.devices,
+        plan.scenario.device().slices.0,
+        report.seeds,
+        report.seed
+    );
+    text += &aligned(&rows, 1);
+    for policy in &report.policies {
+        let line = match policy.multiple {
+            None => format!(
+                "{} does not hold the smallest multiple tried\n",
+                policy.policy
+            ),
+            Some(held) if held.mean < 1.0 => format!(
+                "{} does not hold the workload: {:.1} % of it at most\n",
+                policy.policy,
+                held.mean * 100.0
+            ),
+            Some(_) => continue,
+        };
+        text += &line;
+    }
+    Ok(text)
+}
+
+fn lines(rows: &[Vec<String>]) -> String {
+    rows.iter().map(|row| row.join(",") + "\n").collect()
+}
+
+#[derive(Serialize)]
+struct DevicesReport<'a> {
+    schema: &'static str,
+    seed: u64,
+    attainment: f64,
+    most: u32,
+    policies: Vec<DevicesNeeded<'a>>,
+}
+
+#[derive(Serialize)]
+struct DevicesNeeded<'a> {
+    policy: &'a str,
+    devices: Option<u32>,
+}
+
+/// How many devices each policy needs.
+pub(super) fn devices(
+    found: &[(&str, Option<u32>)],
+    plan: &Plan,
+    format: Format,
+    (attainment, most): (f64, u32),
+) -> serde_json::Result<String> {
+    if format == Format::Json {
+        let policies = found.iter();
+        return json(&DevicesReport {
+            schema: DEVICES_SCHEMA,
+            seed: plan.seed,
+            attainment,
+            most,
+            policies: policies
+                .map(|&(policy, devices)| DevicesNeeded { policy, devices })
+                .collect(),
+        });
+    }
+    let mut rows = vec![["policy", "devices"].map(str::to_owned).to_vec()];
+    for (policy, devices) in found {
+        let devices = devices.map_or(format!("more than {most}"), |count| count.to_string());
+        rows.push(vec![(*policy).to_owned(), devices]);
+    }
+    if format == Format::Csv {
+        return Ok(lines(&rows));
+    }
+    let heading = format!(
+        "simulated: the fewest devices of {} slices that hold the workload at {} %, seed {}\n\n",
+        plan.scenario.device().slices.0,
+        attainment * 100.0,
+        plan.seed
+    );
+    Ok(heading + &aligned(&rows, 1))
+}

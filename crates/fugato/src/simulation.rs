@@ -1,0 +1,363 @@
+//! Runs simulations: every policy on the same requests, devices side by side on threads.
+//!
+//! The simulation itself is [`fugato_core::sim`], which starts no threads.
+
+use fugato_core::Nanos;
+use fugato_core::capacity::{Capacity, Fewest, Largest, LargestSettings, Spread, holds};
+use fugato_core::profile::Profile;
+use fugato_core::sched::{DeadlineMode, PolicySpec, SchedulerConfig};
+use fugato_core::sim::{
+    Fleet, IdealError, IdealOptions, PolicyReport, Report, SCHEMA, Scenario, Simulated, Tally,
+    ideal_offered,
+};
+use fugato_core::workload::{Workload, WorkloadError};
+use serde::Serialize;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The schema of [`CapacityReport`].
+pub const CAPACITY_SCHEMA: &str = "fugato.capacity/1";
+
+/// What is simulated.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The profile, of the simulated number of slices.
+    pub profile: Profile,
+    /// The workload on one device.
+    pub scenario: Scenario,
+    /// Devices.
+    pub devices: u32,
+    /// The policies, in the order of the report.
+    pub policies: Vec<Contender>,
+    /// What deadlines do.
+    pub deadlines: DeadlineMode,
+    /// The seed of arrivals and noise.
+    pub seed: u64,
+}
+
+/// What decides.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Contender {
+    /// A policy, run by the scheduler.
+    Policy(PolicySpec),
+    /// The ideal scheduler at kernel grain, on one device.
+    Ideal,
+}
+
+impl Contender {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Policy(spec) => spec.name(),
+            Self::Ideal => "ideal",
+        }
+    }
+
+    /// The contender of a name; `None` for an unknown one.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "ideal" => Some(Self::Ideal),
+            name => PolicySpec::named(name).map(Self::Policy),
+        }
+    }
+}
+
+/// Why a plan cannot be simulated.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// A part of the workload is not valid.
+    #[error("the workload cannot be divided over the devices")]
+    Workload(#[from] WorkloadError),
+    /// The ideal scheduler lacks something.
+    #[error("policy `ideal` cannot be simulated")]
+    Ideal(#[from] IdealError),
+    /// Zero devices.
+    #[error("a simulation on 0 devices, expected at least 1")]
+    NoDevice,
+    /// `ideal` on several devices.
+    #[error("policy `ideal` has one device, and {found} were asked for; hint: leave it out")]
+    IdealDevices {
+        /// How many.
+        found: u32,
+    },
+}
+
+/// What a plan gave.
+#[derive(Debug)]
+pub struct Ran {
+    /// The report of all policies.
+    pub report: Report,
+    /// The runs of each policy, a world each; none of `ideal`.
+    pub runs: Vec<Vec<Simulated>>,
+}
+
+/// Runs every policy of a plan.
+///
+/// # Errors
+/// [`PlanError`].
+pub fn simulate(plan: &Plan) -> Result<Ran, PlanError> {
+    let fleet = fleet(plan, plan.scenario.workload(), plan.devices)?;
+    let worlds = fleet.worlds();
+    let specs: Vec<&PolicySpec> = plan.policies.iter().filter_map(spec).collect();
+    let mut runs = in_parallel(specs.len() * worlds, |job| {
+        fleet.run(job % worlds, config(plan, specs[job / worlds]), plan.seed)
+    });
+    let mut policies = Vec::new();
+    let mut by_policy = Vec::new();
+    for contender in &plan.policies {
+        if *contender == Contender::Ideal {
+            policies.push(ideal(plan, plan.scenario.workload())?);
+            by_policy.push(Vec::new());
+            continue;
+        }
+        let own: Vec<Simulated> = runs.drain(..worlds).collect();
+        let total = fleet.total(own.iter().map(|run| &run.tally));
+        policies.push(PolicyReport::new(
+            contender.name(),
+            plan.scenario.workload(),
+            &total,
+        ));
+        by_policy.push(own);
+    }
+    Ok(Ran {
+        report: Report {
+            schema: SCHEMA.to_owned(),
+            seed: plan.seed,
+            profile: format!("{}: {}", plan.profile.device.kind, plan.profile.device.name),
+            synthetic: plan.profile.synthetic,
+            devices: plan.devices,
+            slices: plan.scenario.device().slices.0,
+            duration_s: plan.scenario.workload().duration().as_secs_f64(),
+            policies,
+        },
+        runs: by_policy,
+    })
+}
+
+fn spec(contender: &Contender) -> Option<&PolicySpec> {
+    match contender {
+        Contender::Policy(spec) => Some(spec),
+        Contender::Ideal => None,
+    }
+}
+
+fn config(plan: &Plan, policy: &PolicySpec) -> SchedulerConfig {
+    SchedulerConfig {
+        policy: policy.clone(),
+        deadlines: plan.deadlines,
+        ..SchedulerConfig::default()
+    }
+}
+
+fn fleet(plan: &Plan, workload: &Workload, devices: u32) -> Result<Fleet, PlanError> {
+    if devices == 0 {
+        return Err(PlanError::NoDevice);
+    }
+    if devices > 1 && plan.policies.contains(&Contender::Ideal) {
+        return Err(PlanError::IdealDevices { found: devices });
+    }
+    let scenario = plan.scenario.clone().with_workload(workload.clone());
+    Ok(Fleet::new(&scenario, devices)?)
+}
+
+fn ideal(plan: &Plan, workload: &Workload) -> Result<PolicyReport, PlanError> {
+    let options = IdealOptions::new(plan.scenario.device().slices);
+    let report = ideal_offered(&plan.profile, workload, options, plan.seed)?;
+    Ok(PolicyReport::from(&report))
+}
+
+/// The largest multiples of a workload that policies hold.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CapacityReport {
+    /// Always [`CAPACITY_SCHEMA`].
+    pub schema: &'static str,
+    /// The first seed; the others follow it.
+    pub seed: u64,
+    /// Seeds.
+    pub seeds: u32,
+    /// The attainment that counts as held, over all requests; of each model, the smaller of it
+    /// and 0.95.
+    pub attainment: f64,
+    /// Simulated devices.
+    pub devices: u32,
+    /// What each policy holds.
+    pub policies: Vec<HeldLoad>,
+}
+
+/// What one policy holds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HeldLoad {
+    /// The policy.
+    pub policy: &'static str,
+    /// The largest multiple held, over the seeds; absent where some seed's smallest was not.
+    pub multiple: Option<Spread>,
+    /// Requests per second at the mean multiple.
+    pub rate: Option<f64>,
+    /// Seed by seed: the largest multiple held, and the smallest that was not.
+    pub seeds: Vec<Capacity>,
+}
+
+/// Searches the largest multiple of the workload that each policy holds, for `seeds` seeds from
+/// the plan's on.
+///
+/// # Errors
+/// [`PlanError`]; a workload without rates among them.
+pub fn find_capacity(plan: &Plan, wanted: f64, seeds: u32) -> Result<CapacityReport, PlanError> {
+    let count = plan.policies.len() * seeds as usize;
+    let found = in_parallel(count, |job| {
+        let contender = &plan.policies[job / seeds as usize];
+        let seed = plan.seed.wrapping_add((job % seeds as usize) as u64);
+        largest(plan, contender, wanted, seed)
+    });
+    let found = found.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let workload = plan.scenario.workload();
+    let rates = workload.models().iter();
+    let rate: f64 = rates
+        .map(|load| load.arrivals.mean_rate(workload.end()))
+        .sum();
+    let policies = plan.policies.iter().zip(found.chunks(seeds as usize));
+    Ok(CapacityReport {
+        schema: CAPACITY_SCHEMA,
+        seed: plan.seed,
+        seeds,
+        attainment: wanted,
+        devices: plan.devices,
+        policies: policies
+            .map(|(contender, seeds)| {
+                let held: Option<Vec<f64>> = seeds.iter().map(|seed| seed.holds).collect();
+                let multiple = held.and_then(|held| Spread::of(&held));
+                HeldLoad {
+                    policy: contender.name(),
+                    rate: multiple.map(|multiple| multiple.mean * rate),
+                    multiple,
+                    seeds: seeds.to_vec(),
+                }
+            })
+            .collect(),
+    })
+}
+
+fn largest(
+    plan: &Plan,
+    contender: &Contender,
+    wanted: f64,
+    seed: u64,
+) -> Result<Capacity, PlanError> {
+    let settings = LargestSettings::default();
+    let Ok(mut search) = Largest::new(settings) else {
+        panic!("the default settings of a search are not valid: {settings:?}");
+    };
+    while let Some(factor) = search.next_probe() {
+        let workload = plan.scenario.workload().scaled(factor)?;
+        let report = alone(plan, contender, &workload, plan.devices, seed)?;
+        search.record(is_held(&report, wanted));
+    }
+    Ok(search.found())
+}
+
+/// The fewest devices on which each policy holds the workload, up to `most`; `None` where more
+/// are needed.
+///
+/// # Errors
+/// [`PlanError`].
+pub fn find_devices(
+    plan: &Plan,
+    wanted: f64,
+    most: u32,
+) -> Result<Vec<(&'static str, Option<u32>)>, PlanError> {
+    let found = in_parallel(plan.policies.len(), |job| {
+        let contender = &plan.policies[job];
+        let mut search = Fewest::new(most);
+        while let Some(devices) = search.next_probe() {
+            let workload = plan.scenario.workload();
+            let report = alone(plan, contender, workload, devices, plan.seed)?;
+            search.record(is_held(&report, wanted));
+        }
+        Ok((contender.name(), search.found()))
+    });
+    found.into_iter().collect()
+}
+
+fn is_held(report: &PolicyReport, wanted: f64) -> bool {
+    let models = report.models.iter().map(|model| model.attainment);
+    holds(wanted, report.attainment, models)
+}
+
+/// One policy under one load, on this thread.
+fn alone(
+    plan: &Plan,
+    contender: &Contender,
+    workload: &Workload,
+    devices: u32,
+    seed: u64,
+) -> Result<PolicyReport, PlanError> {
+    let fleet = fleet(plan, workload, devices)?;
+    let Contender::Policy(spec) = contender else {
+        let plan = Plan {
+            seed,
+            ..plan.clone()
+        };
+        return ideal(&plan, workload);
+    };
+    let runs: Vec<Tally> = (0..fleet.worlds())
+        .map(|world| fleet.run(world, config(plan, spec), seed).tally)
+        .collect();
+    Ok(PolicyReport::new(
+        spec.name(),
+        workload,
+        &fleet.total(&runs),
+    ))
+}
+
+/// What the workload asks for against what there is, both in devices' slices at the models'
+/// knees; `None` where it fits, or is saturated and would take whatever there is.
+#[must_use]
+pub fn overload(plan: &Plan) -> Option<(f64, f64)> {
+    let (asked, have) = (plan.scenario.demand(), f64::from(plan.devices));
+    let open = !plan.scenario.workload().is_saturated();
+    (open && asked > have).then_some((asked, have))
+}
+
+/// Does the jobs 0 to `count` on as many threads as the machine has cores; results in order.
+fn in_parallel<T: Send>(count: usize, job: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, T)>> = Mutex::new(Vec::with_capacity(count));
+    std::thread::scope(|scope| {
+        for _ in 0..cores.min(count) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        return;
+                    }
+                    let result = job(index);
+                    let mut done = done.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    done.push((index, result));
+                }
+            });
+        }
+    });
+    let mut done = done
+        .into_inner()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    done.sort_by_key(|&(index, _)| index);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// A workload for another time.
+///
+/// # Errors
+/// As [`Workload::lasting`].
+pub fn lasting(
+    workload: Workload,
+    duration: Option<Nanos>,
+    warmup: Option<Nanos>,
+) -> Result<Workload, WorkloadError> {
+    let duration = duration.unwrap_or(workload.duration());
+    let warmup = warmup.unwrap_or(workload.warmup());
+    workload.lasting(duration, warmup)
+}

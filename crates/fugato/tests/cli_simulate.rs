@@ -1,0 +1,143 @@
+//! `fugato simulate` as a user meets it.
+
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn simulate(args: &[&str], folder: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fugato"));
+    command.arg("simulate").args(args).current_dir(folder);
+    command.env_clear().env("HOME", folder);
+    command.output().expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+fn json(args: &[&str], folder: &Path) -> Value {
+    let output = simulate(&[args, &["--format", "json"]].concat(), folder);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a scratch folder")
+}
+
+const SHORT: [&str; 6] = ["--duration", "500ms", "--warmup", "100ms", "--seed", "7"];
+
+#[test]
+fn one_seed_gives_one_report_with_every_policy_on_the_same_requests() {
+    let folder = scratch();
+    let args = [
+        &["--workload", "c-4", "--policy", "fifo,edf,ideal"][..],
+        &SHORT,
+    ]
+    .concat();
+    let report = json(&args, folder.path());
+    assert_eq!(report, json(&args, folder.path()));
+    assert_eq!(report["schema"], "fugato.simulation/1");
+    assert_eq!(report["seed"], 7);
+    assert_eq!(report["synthetic"], true);
+    let policies = report["policies"].as_array().expect("policies");
+    let names: Vec<&Value> = policies.iter().map(|policy| &policy["policy"]).collect();
+    assert_eq!(names, ["fifo", "edf", "ideal"]);
+    for policy in policies {
+        assert_eq!(policy["requests"], policies[0]["requests"]);
+        assert_eq!(policy["models"].as_array().expect("models").len(), 4);
+        let figures = ["goodput", "attainment", "utilisation", "occupancy", "jain"];
+        assert!(
+            figures.iter().all(|figure| policy[figure].is_f64()),
+            "{policy}"
+        );
+    }
+}
+
+#[test]
+fn tables_say_that_they_are_simulated_and_csv_has_a_line_per_model() {
+    let folder = scratch();
+    let args = [
+        &["--workload", "arv", "--saturated", "--policy", "fifo"][..],
+        &SHORT,
+    ]
+    .concat();
+    let table = simulate(&args, folder.path());
+    let table = text(&table.stdout);
+    assert!(
+        table.starts_with("simulated on a synthetic profile of v100"),
+        "{table}"
+    );
+    let csv = simulate(&[&args[..], &["--format", "csv"]].concat(), folder.path());
+    let csv = text(&csv.stdout);
+    let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
+    assert_eq!(columns, [16; 5], "{csv}");
+}
+
+#[test]
+fn what_a_load_needs_is_found_and_what_cannot_be_held_is_said() {
+    let folder = scratch();
+    let of = |mix: &'static str| [&["--workload", mix, "--policy", "edf"][..], &SHORT].concat();
+    let output = simulate(&of("c-7"), folder.path());
+    let note = text(&output.stderr);
+    // 112.7 % by the paper's table.
+    assert!(note.contains("need 1.13 devices"), "{note}");
+    let short = of("c-2");
+    let report = json(
+        &[&short[..], &["--find-capacity", "--seeds", "2"]].concat(),
+        folder.path(),
+    );
+    assert_eq!(report["schema"], "fugato.capacity/1");
+    let held = report["policies"][0]["multiple"]["mean"]
+        .as_f64()
+        .expect("some load is held");
+    assert!(held > 0.0 && held < 1.0, "{held}");
+    assert!(report["policies"][0]["multiple"]["interval"].is_f64());
+    let report = json(
+        &[&short[..], &["--find-devices", "16"]].concat(),
+        folder.path(),
+    );
+    let devices = report["policies"][0]["devices"].as_u64();
+    assert!(
+        devices.is_some_and(|devices| (2..=16).contains(&devices)),
+        "{report}"
+    );
+}
+
+#[test]
+fn what_cannot_be_simulated_is_refused_by_name() {
+    let folder = scratch();
+    let unknown = "duration = \"1s\"\n[[model]]\nname = \"nobody\"\nslo = \"9ms\"\n\
+                   arrivals = { kind = \"poisson\", rate = 1.0 }\n";
+    fs::write(folder.path().join("load.toml"), unknown).expect("written");
+    let file = ["--profile", "v100-dstack", "--workload", "load.toml"];
+    let cases: [(&[&str], &str); 6] = [
+        (
+            &file,
+            "model `nobody` of the workload is not in the profile",
+        ),
+        (&["--workload", "load.toml"], "needs a profile"),
+        (
+            &["--workload", "c-9", "--profile", "convnet"],
+            "`c-9` is no built-in mix",
+        ),
+        (&["--workload", "c-2", "--devices", "0"], "`--devices` is 0"),
+        (
+            &["--workload", "c-2", "--slices", "300"],
+            "`--slices` is 300",
+        ),
+        (
+            &["--workload", "c-2", "--profile", "none.json"],
+            "cannot read `none.json`",
+        ),
+    ];
+    for (args, message) in cases {
+        let output = simulate(&[args, &["--policy", "fifo"]].concat(), folder.path());
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let error = text(&output.stderr);
+        assert!(error.contains(message), "{args:?} said {error}");
+    }
+    let output = simulate(&["--workload", "c-2", "--policy", "lifo"], folder.path());
+    assert!(text(&output.stderr).contains("possible values"));
+}
