@@ -1,17 +1,19 @@
 //! Policies: who runs next, where, in what batch. One trait, one file each; the server
 //! and the simulator run the same ones.
 
+mod dstack;
 mod edf;
 mod fifo;
 mod sizing;
 mod uncontrolled;
 
+pub use dstack::{Dstack, LeftOut, Plan, PlannedRun};
 pub use edf::Edf;
 pub use fifo::Fifo;
 pub use sizing::{OperatingPoint, Sizer, Sizing};
 pub use uncontrolled::Uncontrolled;
 
-use crate::id::{BatchSize, ModelId, RequestId, ShapeClass, TaskId};
+use crate::id::{BatchSize, DeviceId, ModelId, RequestId, ShapeClass, TaskId};
 use crate::sched::{DropReason, LaneRef, PolicySpec, View};
 use crate::time::Timestamp;
 use std::fmt;
@@ -35,6 +37,12 @@ pub trait Policy: fmt::Debug + Send {
 
     /// Whose backlog a new request waits for.
     fn backlog(&self) -> Backlog;
+
+    /// What it has planned for a device; `None` for a policy that plans nothing ahead, and
+    /// before its first plan.
+    fn plan(&self, _device: DeviceId) -> Option<&Plan> {
+        None
+    }
 
     /// What to do now.
     ///
@@ -145,5 +153,10 @@ pub fn from_spec(spec: &PolicySpec) -> Box<dyn Policy> {
         PolicySpec::Fifo => Box::new(Fifo),
         PolicySpec::Edf => Box::new(Edf),
         PolicySpec::Uncontrolled { lanes, share } => Box::new(Uncontrolled::new(*lanes, *share)),
+        PolicySpec::Dstack {
+            point,
+            margin,
+            dynamic,
+        } => Box::new(Dstack::new(*point, *margin, *dynamic)),
     }
 }

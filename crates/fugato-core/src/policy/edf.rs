@@ -156,7 +156,7 @@ fn leaves_next(view: &View<'_>, at: LaneRef) -> Option<Timestamp> {
 /// The largest batch between `alone` and `most` whose predicted end is by `deadline`, by
 /// bisection: predictions rise with the batch, and where noise breaks that the answer is
 /// still one whose end is in time.
-fn largest_in_time(
+pub(super) fn largest_in_time(
     alone: BatchSize,
     most: BatchSize,
     deadline: Timestamp,

@@ -101,6 +101,18 @@ impl Sizer {
         known.is_some_and(|(known, _)| *known == basis(view, device, model))
     }
 
+    /// What was last found of a model, if nothing that it rests on has changed or not; the
+    /// nominal share where it was never sized.
+    ///
+    /// # Cost
+    /// A look-up.
+    pub fn latest(&self, view: &View<'_>, device: DeviceId, model: ModelId) -> Sizing {
+        match self.known.get(&model) {
+            Some((_, sizing)) => *sizing,
+            None => nominal(view, device, model),
+        }
+    }
+
     /// Forgets models that are gone.
     pub fn retain(&mut self, view: &View<'_>) {
         self.known.retain(|&model, _| view.knows(model));

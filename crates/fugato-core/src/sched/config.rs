@@ -2,6 +2,7 @@
 
 use crate::device::DeviceSpec;
 use crate::id::{BatchSize, DeviceId, ModelId, Share};
+use crate::policy::OperatingPoint;
 use crate::time::Nanos;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -92,6 +93,26 @@ pub enum PolicySpec {
         #[serde(default)]
         share: Option<Share>,
     },
+    /// [`crate::policy::Dstack`].
+    Dstack {
+        /// What models' batches and shares are chosen by.
+        #[serde(default)]
+        point: OperatingPoint,
+        /// Slices above the chosen share, as far as the device has such partitions.
+        #[serde(default = "no_slices")]
+        margin: Share,
+        /// Whether models run between their planned runs.
+        #[serde(default = "yes")]
+        dynamic: bool,
+    },
+}
+
+const fn yes() -> bool {
+    true
+}
+
+const fn no_slices() -> Share {
+    Share(0)
 }
 
 /// Lanes that [`PolicySpec::named`] lets an oversubscribing policy use at once on a device.
@@ -99,7 +120,7 @@ const LANES: u16 = 16;
 
 impl PolicySpec {
     /// Names of all policies, in the order of the documentation.
-    pub const NAMES: [&'static str; 3] = ["fifo", "edf", "uncontrolled"];
+    pub const NAMES: [&'static str; 4] = ["fifo", "edf", "uncontrolled", "dstack"];
 
     /// The policy of a name, with its usual settings; `None` for a name that is not among
     /// [`NAMES`](Self::NAMES).
@@ -112,6 +133,11 @@ impl PolicySpec {
                 lanes: LANES,
                 share: None,
             },
+            "dstack" => Self::Dstack {
+                point: OperatingPoint::Efficacy,
+                margin: Share(0),
+                dynamic: true,
+            },
             _ => return None,
         })
     }
@@ -122,6 +148,7 @@ impl PolicySpec {
             Self::Fifo => "fifo",
             Self::Edf => "edf",
             Self::Uncontrolled { .. } => "uncontrolled",
+            Self::Dstack { .. } => "dstack",
         }
     }
 }

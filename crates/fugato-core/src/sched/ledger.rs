@@ -209,6 +209,22 @@ impl Ledger {
         })
     }
 
+    /// The first partition of that share with a normal lane and all atoms within `atoms`.
+    ///
+    /// # Cost
+    /// The partitions of that share.
+    pub(super) fn fit(
+        &self,
+        device: DeviceId,
+        share: Share,
+        atoms: AtomSet,
+    ) -> Option<&PartitionSpec> {
+        let ledger = self.devices.get(&device)?;
+        let parts = ledger.by_share.get(&share)?.iter();
+        let mut parts = parts.map(|part| &ledger.spec.partitions[usize::from(part.0)]);
+        parts.find(|part| atoms.contains(part.atoms))
+    }
+
     /// A free lane of a partition of that share whose atoms nobody holds: the one that
     /// leaves the free atoms least broken up, the first of equal ones.
     ///

@@ -14,7 +14,7 @@ use super::state::{Place, State};
 use super::view::View;
 use crate::device::DeviceSpec;
 use crate::id::{DeviceId, ModelId, RequestId, TaskId};
-use crate::policy::{self, Policy, ServiceBound};
+use crate::policy::{self, Plan, Policy, ServiceBound};
 use crate::profile::{Judged, LatencyModel};
 use crate::time::{Nanos, Timestamp};
 pub use measure::ProfileStatus;
@@ -324,6 +324,12 @@ impl Scheduler {
     /// The name of the policy in force.
     pub fn policy(&self) -> &'static str {
         self.policy.name()
+    }
+
+    /// What the policy in force has planned for a device; `None` where it plans nothing
+    /// ahead, and before its first plan.
+    pub fn plan(&self, device: DeviceId) -> Option<&Plan> {
+        self.policy.plan(device)
     }
 
     /// What the policy in force promises to models that wait.

@@ -191,6 +191,12 @@ impl<'a> View<'a> {
         self.state.ledger.place(device, share)
     }
 
+    /// The first partition of exactly that share all of whose atoms are among `atoms`,
+    /// whoever holds them: for plans.
+    pub fn fit(&self, device: DeviceId, share: Share, atoms: AtomSet) -> Option<&'a PartitionSpec> {
+        self.state.ledger.fit(device, share, atoms)
+    }
+
     /// As [`place`](Self::place), where partitions may overlap: the open lane of that share
     /// whose atoms the fewest legs cover.
     pub fn least_crowded(&self, device: DeviceId, share: Share) -> Option<LaneRef> {
@@ -392,6 +398,16 @@ impl<'a> View<'a> {
     /// The quantile of latency that promises are made with.
     pub fn admission_quantile(&self) -> f64 {
         self.state.config.admission_quantile
+    }
+
+    /// The objective that requests without one are placed by.
+    pub fn best_effort(&self) -> Nanos {
+        self.state.config.best_effort
+    }
+
+    /// How long before the predicted end of a leg another may be committed behind it.
+    pub fn commit_lead(&self) -> Nanos {
+        self.state.config.commit_lead
     }
 
     /// A waiting request's deadline, if deadlines are enforced.

@@ -1,0 +1,171 @@
+//! The dynamic stage: what runs where nothing is planned.
+
+use super::place;
+use super::session::{Session, run};
+use crate::id::Share;
+use crate::policy::{Sizing, Verdict};
+use crate::sched::{LaneRef, Offer, ReadyHead, Running, View};
+use crate::time::{Nanos, Timestamp};
+
+/// Models that are tried at most: each that does not fit costs some predictions.
+const TRIES: usize = 16;
+
+/// A slot: a lane, and the free time on it.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    at: LaneRef,
+    from: Timestamp,
+    until: Timestamp,
+}
+
+/// The free slice, as far as it was looked at.
+struct Free<'a> {
+    /// By share: the free place that is planned for latest.
+    longest: Vec<(Share, Option<Slot>)>,
+    /// Behind legs that are about to end.
+    behind: &'a [(Share, Slot)],
+}
+
+impl Session {
+    /// Starts a model in the free slice: of those that do not run the one with the fewest
+    /// runs in the last ten sessions that fits, of equal ones the one due first; where none
+    /// fits, one that runs already.
+    pub(super) fn opportunity(&mut self, view: &View<'_>) -> Option<Verdict> {
+        let legs: Vec<(Running, Slot)> = self.behind(view).collect();
+        if view.free(self.device).is_empty() && legs.is_empty() {
+            return None;
+        }
+        let behind: Vec<(Share, Slot)> = legs
+            .iter()
+            .map(|(leg, slot)| (Share(leg.atoms.count()), *slot))
+            .collect();
+        let mut free = Free {
+            longest: Vec::new(),
+            behind: &behind,
+        };
+        for head in self.candidates(view, &legs) {
+            let sizing = self.sizing(view, head);
+            if let Some(verdict) = place::doomed(view, self.device, head, sizing.share) {
+                return Some(verdict);
+            }
+            if let Some(verdict) = self.fitted(view, head, sizing, &mut free) {
+                self.board.ran(head.model);
+                return Some(verdict);
+            }
+        }
+        None
+    }
+
+    /// Legs that end so soon that another may be committed behind them, with the slot that
+    /// they leave.
+    fn behind<'a>(&'a self, view: &'a View<'_>) -> impl Iterator<Item = (Running, Slot)> + 'a {
+        view.running(self.device)
+            .filter_map(|leg| match view.offer(leg.at) {
+                Offer::After(end) => Some((
+                    leg,
+                    Slot {
+                        at: leg.at,
+                        from: end,
+                        until: self.needed(leg.atoms, None),
+                    },
+                )),
+                Offer::Now | Offer::Closed => None,
+            })
+    }
+
+    /// Who may start, in order. Without the dynamic stage: only whom the plan has no run for.
+    fn candidates(&self, view: &View<'_>, ending: &[(Running, Slot)]) -> Vec<ReadyHead> {
+        let is_planned = |model| {
+            let mut runs = self.plan.runs.iter();
+            runs.any(|run| run.model == model)
+        };
+        let ready = view.ready(self.device);
+        let ready = ready.filter(|head| self.settings.dynamic || !is_planned(head.model));
+        let mut ready: Vec<_> = ready
+            .enumerate()
+            .map(|(rank, head)| {
+                let tasks = usize::from(view.in_flight(head.model));
+                let of_it = ending.iter().filter(|(leg, _)| leg.model == head.model);
+                let runs = tasks > of_it.count();
+                (runs, self.board.runs(head.model), rank, head)
+            })
+            .collect();
+        ready.sort_unstable_by_key(|&(runs, score, rank, _)| (runs, score, rank));
+        let ready = ready.into_iter().map(|(.., head)| head);
+        ready.take(TRIES).collect()
+    }
+
+    fn sizing(&self, view: &View<'_>, head: ReadyHead) -> Sizing {
+        match self.sizes.get(&head.model) {
+            Some(sizing) => *sizing,
+            None => self.latest(view, head.model),
+        }
+    }
+
+    /// The run of a model in the free slice, in its share or a smaller one in which it keeps
+    /// its objective; `None` where it does not fit.
+    fn fitted(
+        &self,
+        view: &View<'_>,
+        head: ReadyHead,
+        sizing: Sizing,
+        free: &mut Free<'_>,
+    ) -> Option<Verdict> {
+        let objective = view.slo(head.model).unwrap_or(view.best_effort());
+        let alone = view.items(head.key.request());
+        let mut shares: Vec<Share> = view.shares(self.device).collect();
+        shares.retain(|&share| share <= sizing.share);
+        shares.into_iter().rev().find_map(|share| {
+            let known = run(view, head.model, alone, share);
+            let length = match known {
+                Some(length) if share < sizing.share && length > objective => return None,
+                Some(length) => length,
+                // Not known: it may take as long as a run may.
+                None if share == sizing.share => objective.scaled(1, 2),
+                None => return None,
+            };
+            let slot = self.slot(view, share, length, free)?;
+            let deadline = view.enforced_deadline(head.key.request());
+            let in_time = deadline.is_none_or(|deadline| slot.from + length <= deadline);
+            if share < sizing.share && !in_time {
+                return None;
+            }
+            let most = view.max_batch(head.model);
+            Some(Verdict::Launch {
+                model: head.model,
+                class: head.class,
+                batch: place::batch(view, head, slot.at, (slot.from, slot.until), most),
+                at: slot.at,
+            })
+        })
+    }
+
+    /// A slot of a share that is free for a length of time.
+    fn slot(
+        &self,
+        view: &View<'_>,
+        share: Share,
+        length: Nanos,
+        free: &mut Free<'_>,
+    ) -> Option<Slot> {
+        let fits = |slot: &Slot| slot.from + length <= slot.until;
+        let known = free.longest.iter().find(|(known, _)| *known == share);
+        let longest = match known {
+            Some((_, slot)) => *slot,
+            None => {
+                let found = place::longest(view, self.device, share, self.reserved(None));
+                let slot = found.map(|(at, until)| Slot {
+                    at,
+                    from: view.now(),
+                    until,
+                });
+                free.longest.push((share, slot));
+                slot
+            }
+        };
+        let behind = free.behind.iter();
+        let behind = behind.filter(|(known, _)| *known == share);
+        let mut slots = longest.into_iter().chain(behind.map(|(_, slot)| *slot));
+        slots.find(fits)
+    }
+}
