@@ -10,7 +10,7 @@ mod common;
 use common::{Log, MS, US, arrival, at, config, device, model, world};
 use fugato_core::device::DeviceSpec;
 use fugato_core::driver::{RecordedInputs, RecordingHeader, Replay};
-use fugato_core::policy::CapacityRule;
+use fugato_core::policy::{CapacityRule, OperatingPoint};
 use fugato_core::sched::{
     Action, Arrival, DeadlineMode, DynamicBatching, INPUT_VERSION, Input, LegResult, ModelSpec,
     Overdue, PolicySpec, QueueLimits, SchedulerConfig, Start,
@@ -40,6 +40,11 @@ fn policies() -> impl Strategy<Value = PolicySpec> {
     prop_oneof![
         prop::sample::select(named.to_vec()),
         crowded.prop_map(|(lanes, share)| PolicySpec::Uncontrolled { lanes, share }),
+        any::<bool>().prop_map(|dynamic| PolicySpec::Dstack {
+            point: OperatingPoint::Work,
+            margin: Share(1),
+            dynamic,
+        }),
     ]
 }
 

@@ -122,6 +122,13 @@ impl PolicySpec {
     /// Names of all policies, in the order of the documentation.
     pub const NAMES: [&'static str; 4] = ["fifo", "edf", "uncontrolled", "dstack"];
 
+    /// `dstack` as published.
+    pub const DSTACK: Self = Self::Dstack {
+        point: OperatingPoint::Efficacy,
+        margin: Share(0),
+        dynamic: true,
+    };
+
     /// The policy of a name, with its usual settings; `None` for a name that is not among
     /// [`NAMES`](Self::NAMES).
     #[must_use]
@@ -133,11 +140,7 @@ impl PolicySpec {
                 lanes: LANES,
                 share: None,
             },
-            "dstack" => Self::Dstack {
-                point: OperatingPoint::Efficacy,
-                margin: Share(0),
-                dynamic: true,
-            },
+            "dstack" => Self::DSTACK,
             _ => return None,
         })
     }

@@ -23,6 +23,8 @@ pub enum Policy {
     /// Every model at once, with a number of instances, preferred batch sizes and a queue
     /// delay, and no shares.
     Uncontrolled,
+    /// Sessions of planned runs in shares that never overlap, and what fits between them.
+    Dstack,
 }
 
 /// Who decides when models are loaded and unloaded (Triton's modes).
@@ -120,7 +122,7 @@ kinds! {
     Span: "length of time",
     ByteSize: "bytes",
     Cores: "`auto` or a list of cores",
-    Policy: "`fifo`, `edf` or `uncontrolled`",
+    Policy: "`fifo`, `edf`, `uncontrolled` or `dstack`",
     DeviceKind: "`auto` or `cpu`",
     ModelControlMode: "`none`, `poll` or `explicit`",
     LogFormat: "`text` or `json`",
