@@ -371,6 +371,11 @@ impl<'a> View<'a> {
         self.state.model(model).in_flight
     }
 
+    /// Tasks of a model that could start beside those in flight.
+    pub fn free_slots(&self, model: ModelId) -> usize {
+        self.state.model(model).free_slots.len()
+    }
+
     /// Items that one batch of the class could take now, at most `most` (but the first
     /// request is counted whatever it brings).
     pub fn batch_available(&self, model: ModelId, class: ShapeClass, most: BatchSize) -> BatchSize {

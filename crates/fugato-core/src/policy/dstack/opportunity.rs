@@ -113,6 +113,11 @@ impl Session {
     ) -> Option<Verdict> {
         let objective = view.slo(head.model).unwrap_or(view.best_effort());
         let alone = view.items(head.key.request());
+        // The model's own planned run needs a place for its task too.
+        let own = match view.free_slots(head.model) {
+            0 | 1 => self.next_run(head.model),
+            _ => Timestamp::MAX,
+        };
         let mut shares: Vec<Share> = view.shares(self.device).collect();
         shares.retain(|&share| share <= sizing.share);
         shares.into_iter().rev().find_map(|share| {
@@ -124,7 +129,11 @@ impl Session {
                 None if share == sizing.share => objective.scaled(1, 2),
                 None => return None,
             };
-            let slot = self.slot(view, share, length, free)?;
+            let mut slot = self.slot(view, share, length, free)?;
+            slot.until = slot.until.min(own);
+            if slot.from + length > slot.until {
+                return None;
+            }
             let deadline = view.enforced_deadline(head.key.request());
             let in_time = deadline.is_none_or(|deadline| slot.from + length <= deadline);
             if share < sizing.share && !in_time {

@@ -299,6 +299,18 @@ impl Session {
         next.map_or(Timestamp::MAX, |(start, _)| start)
     }
 
+    /// When a model is planned next, in this session or in the next one.
+    pub(super) fn next_run(&self, model: ModelId) -> Timestamp {
+        let mut rest = self.pending.iter();
+        let next = rest.find(|run| run.model == model).map(|run| run.start);
+        let again = || {
+            let mut runs = self.plan.runs.iter();
+            let first = runs.find(|run| run.model == model)?;
+            Some(first.start + self.plan.length)
+        };
+        next.or_else(again).unwrap_or(Timestamp::MAX)
+    }
+
     /// When something is planned next, or the session ends.
     pub(super) fn wake(&self, now: Timestamp) -> Timestamp {
         let mut starts = self.pending.iter().map(|run| run.start);
