@@ -155,6 +155,7 @@ fn main() -> std::io::Result<()> {
             lanes: 1,
             share: None,
         },
+        PolicySpec::DSTACK,
     ];
     for policy in policies {
         for (models, queued) in [

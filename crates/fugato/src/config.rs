@@ -19,9 +19,9 @@ pub use origin::{Origin, Origins, Shown};
 pub use read::{FileConfig, from_environment, read_file};
 pub use reference::reference;
 pub use schema::{
-    DeviceConfig, DeviceKind, LogConfig, LogFormat, ModelConfig, ModelControlMode,
-    ModelStoreConfig, PoliciesConfig, Policy, ProfileConfig, RawConfig, RawDevice, RawLog,
-    RawModel, RawModelStore, RawPolicies, RawProfile, RawRuntime, RawScheduler, RawServer,
+    DeviceConfig, DeviceKind, DstackConfig, LogConfig, LogFormat, ModelConfig, ModelControlMode,
+    ModelStoreConfig, PoliciesConfig, Policy, ProfileConfig, RawConfig, RawDevice, RawDstack,
+    RawLog, RawModel, RawModelStore, RawPolicies, RawProfile, RawRuntime, RawScheduler, RawServer,
     RawTelemetry, RawUncontrolled, RuntimeConfig, SETTINGS, SchedulerConfig, ServerConfig, Setting,
     TelemetryConfig, UncontrolledConfig,
 };
@@ -129,6 +129,7 @@ impl Config {
             scheduler: section!(scheduler: SchedulerConfig),
             policy: PoliciesConfig {
                 uncontrolled: section!(policy.uncontrolled: UncontrolledConfig),
+                dstack: section!(policy.dstack: DstackConfig),
             },
             model_store: section!(model_store: ModelStoreConfig),
             profile: section!(profile: ProfileConfig),
@@ -169,6 +170,11 @@ impl Config {
             Policy::Uncontrolled => PolicySpec::Uncontrolled {
                 lanes: self.policy.uncontrolled.lanes,
                 share: self.policy.uncontrolled.share.map(Share),
+            },
+            Policy::Dstack => PolicySpec::Dstack {
+                point: self.policy.dstack.point,
+                margin: Share(self.policy.dstack.margin),
+                dynamic: self.policy.dstack.dynamic,
             },
         }
     }
@@ -306,6 +312,8 @@ impl Config {
         if let Some(share) = self.policy.uncontrolled.share {
             self.within("policy.uncontrolled.share", share, 1, ATOMS_MAX)?;
         }
+        let margin = self.policy.dstack.margin;
+        self.within("policy.dstack.margin", margin, 0, ATOMS_MAX)?;
         let legs = self.telemetry.timeline_legs;
         self.within("telemetry.timeline_legs", legs, 1, 1 << 20)?;
         let share = self.profile.online_share;

@@ -470,7 +470,7 @@ fn a_recording_of_a_real_run_replays_to_the_same_hash() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let recording = folder.path().join("run.jsonl");
     let path = recording.to_str().expect("the path is text");
-    for policy in ["fifo", "edf", "uncontrolled"] {
+    for policy in ["fifo", "edf", "uncontrolled", "dstack"] {
         let server = Server::start(&["--record", path, "--policy", policy]);
         std::thread::scope(|scope| {
             for _ in 0..4 {

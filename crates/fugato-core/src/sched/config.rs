@@ -183,7 +183,7 @@ impl PolicySpec {
             expected,
         };
         match *self {
-            Self::Fifo | Self::Edf => Ok(()),
+            Self::Fifo | Self::Edf | Self::Dstack { .. } => Ok(()),
             Self::Uncontrolled { lanes, .. } if !(1..=LANES_MAX).contains(&lanes) => {
                 Err(bad("lanes", lanes, format!("1 to {LANES_MAX}")))
             }

@@ -7,6 +7,7 @@
 
 use super::origin::{Layer, Origins};
 use super::units::{ByteSize, Cores, Span};
+use fugato_core::policy::OperatingPoint;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -123,6 +124,7 @@ kinds! {
     ByteSize: "bytes",
     Cores: "`auto` or a list of cores",
     Policy: "`fifo`, `edf`, `uncontrolled` or `dstack`",
+    OperatingPoint: "`efficacy`, `work`, `knee` or `published`",
     DeviceKind: "`auto` or `cpu`",
     ModelControlMode: "`none`, `poll` or `explicit`",
     LogFormat: "`text` or `json`",
@@ -369,6 +371,24 @@ section! {
 }
 
 section! {
+    /// Policy `dstack`.
+    "policy.dstack" RawDstack => DstackConfig in DSTACK {
+        /// What the batch and the share of a model are chosen by: `efficacy` (throughput over
+        /// latency and share), `work` (least slice-seconds per item), `knee` (smallest share of
+        /// nearly the best latency) or `published` (as a publication states, where the profile
+        /// has it). Efficacy, as D-STACK; `work` holds the larger load.
+        point: OperatingPoint = OperatingPoint::Efficacy;
+        /// Most slices above the chosen share, as far as the device has such partitions. None,
+        /// as shares are whole partitions already.
+        margin: u16 = 0;
+        /// Whether models run between their planned runs. Without it the policy is its static
+        /// stage, to compare with.
+        dynamic: bool = true;
+    }
+    unset {}
+}
+
+section! {
     /// What holds for every model whose own section `[model.NAME]` does not say otherwise.
     "defaults" RawModel => ModelConfig in MODEL_DEFAULTS {
         /// Worth of a reply in time relative to other models, above 0. Equal.
@@ -485,11 +505,12 @@ section! {
 }
 
 /// The sections, in the order they are shown, each with its settings.
-pub const SETTINGS: [(&str, &[Setting]); 10] = [
+pub const SETTINGS: [(&str, &[Setting]); 11] = [
     ("server", SERVER),
     ("device", DEVICE),
     ("scheduler", SCHEDULER),
     ("policy.uncontrolled", UNCONTROLLED),
+    ("policy.dstack", DSTACK),
     ("defaults", MODEL_DEFAULTS),
     ("model_store", MODEL_STORE),
     ("profile", PROFILE),
@@ -532,6 +553,8 @@ pub struct RawConfig {
 pub struct RawPolicies {
     /// `[policy.uncontrolled]`.
     pub uncontrolled: RawUncontrolled,
+    /// `[policy.dstack]`.
+    pub dstack: RawDstack,
 }
 
 /// The settings of all policies that have any.
@@ -539,4 +562,6 @@ pub struct RawPolicies {
 pub struct PoliciesConfig {
     /// `[policy.uncontrolled]`.
     pub uncontrolled: UncontrolledConfig,
+    /// `[policy.dstack]`.
+    pub dstack: DstackConfig,
 }

@@ -79,6 +79,7 @@ fn values_out_of_range_name_key_value_range_and_origin() {
             "[policy.uncontrolled]\nshare = 0",
             "policy.uncontrolled.share",
         ),
+        ("[policy.dstack]\nmargin = 257", "policy.dstack.margin"),
         ("[model.a]\nweight = -1.0", "model.a.weight"),
         ("[model.a]\nslots = 0", "model.a.slots"),
         (
