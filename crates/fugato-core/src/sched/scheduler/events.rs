@@ -1,7 +1,7 @@
 //! What each event does to the state.
 
 use super::Scheduler;
-use crate::id::{DeviceId, LegIndex, ModelId, RequestId, Share, TaskId};
+use crate::id::{DeviceId, LegIndex, ModelId, RequestId, Share, SlotIndex, TaskId};
 use crate::sched::action::Action;
 use crate::sched::admission::Admitted;
 use crate::sched::config::ModelSpec;
@@ -11,6 +11,7 @@ use crate::sched::ledger::LaneRef;
 use crate::sched::outcome::{DropReason, FailReason, Outcome, Rejection};
 use crate::sched::state::{LegStage, Model, Place, Request};
 use crate::time::{Nanos, Timestamp};
+use std::collections::BTreeSet;
 
 impl Scheduler {
     /// Gives up requests whose time has come, and looks at parked models again.
@@ -394,6 +395,10 @@ impl Scheduler {
 
     pub(super) fn model_changed(&mut self, spec: ModelSpec) {
         let id = spec.id;
+        // A slot above an earlier, smaller number may be held still.
+        let tasks = self.state.tasks.iter();
+        let of_model = tasks.filter(|(_, task)| task.model == id);
+        let used: BTreeSet<SlotIndex> = of_model.map(|(_, task)| task.slot).collect();
         let model = self.state.model_mut(id);
         assert_eq!(
             model.spec.legs, spec.legs,
@@ -403,14 +408,8 @@ impl Scheduler {
             spec.slots > 0 && spec.max_batch.0 > 0,
             "a model without slots or batch: {spec:?}"
         );
-        let used: Vec<_> = (0..model.spec.slots)
-            .map(crate::id::SlotIndex)
-            .filter(|slot| !model.free_slots.contains(slot))
-            .collect();
-        model.free_slots = (0..spec.slots)
-            .map(crate::id::SlotIndex)
-            .filter(|slot| !used.contains(slot))
-            .collect();
+        let slots = (0..spec.slots).map(SlotIndex);
+        model.free_slots = slots.filter(|slot| !used.contains(slot)).collect();
         model.spec = spec.clone();
         self.state.measuring.serves(&spec);
         // Its batches follow its objective.
