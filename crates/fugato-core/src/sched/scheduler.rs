@@ -1,5 +1,6 @@
 //! The [`Scheduler`] type: events in, actions out.
 
+mod audit;
 mod events;
 mod measure;
 mod verdicts;
@@ -206,11 +207,15 @@ impl Scheduler {
                 self.action_count += 1;
                 return Some(action);
             }
-            if self.budget == 0 || !self.dirty && !self.measure() {
-                return None;
-            }
             if !self.dirty {
+                // Not counted: it ends by itself, with a run or with nothing to measure.
+                if !self.measure() {
+                    return None;
+                }
                 continue;
+            }
+            if self.budget == 0 {
+                return None;
             }
             self.budget -= 1;
             let verdict = self.policy.decide(&View::new(&self.state));
