@@ -503,6 +503,32 @@ impl Ledger {
         }
         gone
     }
+
+    /// Compares what is noted of each device with its lanes.
+    ///
+    /// # Panics
+    /// Where they differ.
+    pub(super) fn audit(&self) {
+        for (id, device) in self.devices.iter() {
+            let mut held = AtomSet::EMPTY;
+            let mut occupied = BTreeSet::new();
+            for (part, lanes) in device.spec.partitions.iter().zip(&device.lanes) {
+                for (lane, index) in lanes.iter().zip(0..) {
+                    assert!(
+                        lane.front.is_some() || lane.next.is_none(),
+                        "a leg waits on an empty lane of {} of {id}",
+                        part.id
+                    );
+                    if lane.front.is_some() {
+                        held = held.union(part.atoms);
+                        occupied.insert((part.id, LaneId(index)));
+                    }
+                }
+            }
+            assert_eq!(device.occupied, occupied, "occupied lanes of {id}");
+            assert_eq!(device.held, held, "held atoms of {id}");
+        }
+    }
 }
 
 #[cfg(test)]

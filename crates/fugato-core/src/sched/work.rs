@@ -101,6 +101,22 @@ impl WorkByOrder {
     }
 }
 
+impl WorkByOrder {
+    /// Compares every level with the work of each block.
+    ///
+    /// # Panics
+    /// Where a sum is wrong.
+    pub(super) fn audit(&self, blocks: &BTreeMap<u64, u64>) {
+        for (level, found) in self.levels.iter().enumerate() {
+            let mut expected: BTreeMap<u64, u64> = BTreeMap::new();
+            for (&block, &work) in blocks.iter().filter(|&(_, &work)| work > 0) {
+                *expected.entry(index(block, level)).or_default() += work;
+            }
+            assert_eq!(*found, expected, "sums of work, level {level}");
+        }
+    }
+}
+
 pub(super) const fn block_of(order: Timestamp) -> u64 {
     order.as_nanos() >> BLOCK_SHIFT
 }

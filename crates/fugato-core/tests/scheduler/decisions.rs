@@ -1,0 +1,151 @@
+//! What each policy decides in one small scenario, written down in `decisions/`.
+//!
+//! `FUGATO_BLESS=1 cargo test -p fugato-core --test scheduler decisions` writes the files
+//! anew; read the difference before it is committed.
+
+use crate::common::{MS, US, arrival, at, config, model};
+use crate::harness::Harness;
+use fugato_core::device::{DeviceSpec, LaneClass};
+use fugato_core::profile::{GridPoint, Knee, ModelProfile};
+use fugato_core::sched::{Action, DynamicBatching, Input, ModelSpec, PolicySpec, SchedulerConfig};
+use fugato_core::{BatchSize, DeviceId, ModelId, Nanos, Share};
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+/// Items that a model's run takes per slice: 1 ms and 0.5 ms per item on one slice, up to
+/// its knee.
+const KNEES: [u16; 3] = [1, 2, 4];
+
+fn run(model: ModelId, batch: BatchSize, share: Share) -> Nanos {
+    let knee = KNEES[model.0 as usize];
+    let one = Nanos::from_micros(1_000 + 500 * u64::from(batch.0)).times(u64::from(knee));
+    one.scaled(1, u64::from(share.0.min(knee)))
+}
+
+fn profile(id: u32) -> ModelProfile {
+    let mut profile = ModelProfile::new(format!("model-{id}"), "hash", 4);
+    let knee = Some(KNEES[id as usize]);
+    profile.knee = Knee {
+        tolerance: knee,
+        ..Knee::default()
+    };
+    for (batch, share) in [1, 2, 4]
+        .into_iter()
+        .flat_map(|b| (1..=4).map(move |s| (b, s)))
+    {
+        let median_s = run(ModelId(id), BatchSize(batch), Share(share)).as_secs_f64();
+        profile.grid.push(GridPoint {
+            batch,
+            share,
+            neighbours: 0,
+            median_s: Some(median_s),
+            p95_s: Some(median_s),
+            low_s: None,
+            high_s: None,
+            repeats: 9,
+            failed: None,
+        });
+    }
+    profile
+}
+
+/// Three models with knees of 1, 2 and 4 of four slices, objectives of 25, 50 and 100 ms,
+/// and a burst that the device works off in about 40 ms.
+fn scenario(policy: PolicySpec) -> Harness {
+    let lanes = [LaneClass::Normal; 3];
+    let device = DeviceSpec::ranges(DeviceId(0), "sim", Share(4), Share(1), &lanes, &lanes[..1]);
+    let settings = SchedulerConfig {
+        commit_lead: Nanos::from_micros(300),
+        ..config(policy)
+    };
+    let shares: Vec<Share> = device.partitions.iter().map(|part| part.share()).collect();
+    let mut world = Harness::new(settings, vec![device], move |start| {
+        run(
+            start.model,
+            start.batch,
+            shares[usize::from(start.partition.0)],
+        )
+    });
+    for id in 0..3 {
+        let spec = ModelSpec {
+            slo: Some(Nanos::from_millis(25 << id)),
+            max_batch: BatchSize(4),
+            batching: DynamicBatching {
+                max_queue_delay: Nanos::from_millis(1),
+                ..DynamicBatching::default()
+            },
+            ..model(id)
+        };
+        world.input(at(0), Input::ModelAdded(spec));
+        let profile = Box::new(profile(id));
+        world.input(
+            at(0),
+            Input::ProfileGiven {
+                model: ModelId(id),
+                profile,
+            },
+        );
+    }
+    for request in 0..15 {
+        world.arrival(arrival(
+            request,
+            (request % 3) as u32,
+            MS + request * 700 * US,
+        ));
+    }
+    world
+}
+
+fn written(world: &mut Harness) -> String {
+    world.run(10_000);
+    let mut text = String::new();
+    for (when, action) in &world.actions {
+        let ms = when.as_nanos() as f64 / 1e6;
+        match action {
+            Action::Start(start) => {
+                let requests: Vec<u64> = start.requests.iter().map(|id| id.0).collect();
+                let (model, part) = (start.model.0, start.partition.0);
+                let lane = start.lane.0;
+                writeln!(
+                    text,
+                    "{ms:>8.3} run  model {model} on {part}.{lane}: {requests:?}"
+                )
+            }
+            Action::Revoke { task, .. } => writeln!(text, "{ms:>8.3} take back {task}"),
+            Action::Finish { request, outcome } => {
+                writeln!(text, "{ms:>8.3} end  {request}: {outcome:?}")
+            }
+            Action::ModelDrained { model } => writeln!(text, "{ms:>8.3} drained {model}"),
+        }
+        .expect("a string takes all");
+    }
+    text
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "whether the files are written is the caller's choice"
+)]
+fn decisions_are_as_written_down() {
+    let bless = std::env::var("FUGATO_BLESS").is_ok();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scheduler/decisions");
+    let mut differing = Vec::new();
+    for name in PolicySpec::NAMES {
+        let policy = PolicySpec::named(name).expect("a policy of its name");
+        let found = written(&mut scenario(policy));
+        let path = folder.join(format!("{name}.txt"));
+        if bless {
+            fs::write(&path, found).expect("the folder is writable");
+        } else if fs::read_to_string(&path).unwrap_or_default() != found {
+            differing.push(format!("{name}:\n{found}"));
+        }
+    }
+    assert!(
+        differing.is_empty(),
+        "other decisions than in `tests/scheduler/decisions`; if they are meant, write them by\n    \
+         FUGATO_BLESS=1 cargo test -p fugato-core --test scheduler decisions\n{}",
+        differing.join("\n")
+    );
+}
