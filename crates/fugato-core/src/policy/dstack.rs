@@ -35,6 +35,10 @@
 //!   planned on.
 //! - Models without an objective are planned by that of best effort, and unknown ones as if
 //!   a run took half of theirs.
+//! - A run in between does not take the last task slot of its model while the model's own
+//!   planned run needs one.
+//! - A plan is bounded: 512 runs, some smaller shares, some models sized anew; and the
+//!   dynamic stage tries sixteen models.
 //! - Changing a share costs nothing: a partition is chosen per run.
 
 mod opportunity;

@@ -68,6 +68,8 @@ struct DeviceLedger {
 /// The ledger of all present devices.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
+    /// Rises when a leg takes a lane or leaves it.
+    pub(super) moves: u64,
     devices: DenseMap<DeviceId, DeviceLedger>,
 }
 
@@ -434,6 +436,7 @@ impl Ledger {
             lane.next.is_none(),
             "{at:?} holds a running and a committed leg already"
         );
+        self.moves += 1;
         let lane = self.lane_mut(at);
         if lane.front.is_none() {
             lane.front = Some(leg);
@@ -478,6 +481,7 @@ impl Ledger {
         let is_it = |known: &Option<LaneLeg>| {
             known.is_some_and(|known| (known.task, known.leg) == (task, leg))
         };
+        self.moves += 1;
         let lane = self.lane_mut(at);
         let gone = if is_it(&lane.front) {
             let gone = lane.front.take();

@@ -118,6 +118,7 @@ impl Scheduler {
             latency,
             ready: BTreeMap::new(),
             parked: BTreeSet::new(),
+            moves: 0,
             expiry: BTreeSet::new(),
             continuing: BTreeSet::new(),
             waiting: 0,

@@ -46,6 +46,8 @@ pub(super) struct State {
     /// By device that hosts them and is present.
     pub(super) ready: BTreeMap<DeviceId, BTreeSet<(ModelKey, ModelId)>>,
     pub(super) parked: BTreeSet<(Timestamp, ModelId)>,
+    /// Rises when anything in `ready` changes.
+    pub(super) moves: u64,
     pub(super) expiry: BTreeSet<(Timestamp, RequestId)>,
     pub(super) continuing: BTreeSet<TaskId>,
     /// Requests that wait, of all models.
@@ -471,6 +473,7 @@ impl State {
         if ready == old {
             return;
         }
+        self.moves += 1;
         for device in &model.spec.devices {
             let Some(set) = self.ready.get_mut(device) else {
                 continue;

@@ -111,6 +111,13 @@ impl<'a> View<'a> {
         Some(ReadyHead { model, class, key })
     }
 
+    /// A number that rises when a model comes to be able to start or ceases to, when its
+    /// first request changes, and when a leg takes a lane or leaves it: while it stays,
+    /// nothing fits that did not fit before.
+    pub fn moves(&self) -> u64 {
+        self.state.moves + self.state.ledger.moves
+    }
+
     /// Whether a model is known.
     pub fn knows(&self, model: ModelId) -> bool {
         self.state.models.contains_key(&model)

@@ -1,7 +1,7 @@
 //! The dynamic stage: what runs where nothing is planned.
 
 use super::place;
-use super::session::{Session, run};
+use super::session::{Refused, Session, run};
 use crate::id::Share;
 use crate::policy::{Sizing, Verdict};
 use crate::sched::{LaneRef, Offer, ReadyHead, Running, View};
@@ -31,10 +31,29 @@ impl Session {
     /// runs in the last ten sessions that fits, of equal ones the one due first; where none
     /// fits, one that runs already.
     pub(super) fn opportunity(&mut self, view: &View<'_>) -> Option<Verdict> {
-        let legs: Vec<(Running, Slot)> = self.behind(view).collect();
-        if view.free(self.device).is_empty() && legs.is_empty() {
+        let ending: Vec<Running> = view
+            .running(self.device)
+            .filter(|leg| matches!(view.offer(leg.at), Offer::After(_)))
+            .collect();
+        let asked = Refused {
+            moves: view.moves(),
+            pending: self.pending.len(),
+            session: self.plan.start,
+            ending: ending.len(),
+        };
+        if self.refused == Some(asked) || view.free(self.device).is_empty() && ending.is_empty() {
             return None;
         }
+        let verdict = self.fill(view, &self.behind(view, ending));
+        match &verdict {
+            Some(Verdict::Launch { model, .. }) => self.board.ran(*model),
+            Some(_) => {}
+            None => self.refused = Some(asked),
+        }
+        verdict
+    }
+
+    fn fill(&self, view: &View<'_>, legs: &[(Running, Slot)]) -> Option<Verdict> {
         let behind: Vec<(Share, Slot)> = legs
             .iter()
             .map(|(leg, slot)| (Share(leg.atoms.count()), *slot))
@@ -43,34 +62,27 @@ impl Session {
             longest: Vec::new(),
             behind: &behind,
         };
-        for head in self.candidates(view, &legs) {
+        for head in self.candidates(view, legs) {
             let sizing = self.sizing(view, head);
-            if let Some(verdict) = place::doomed(view, self.device, head, sizing.share) {
-                return Some(verdict);
-            }
-            if let Some(verdict) = self.fitted(view, head, sizing, &mut free) {
-                self.board.ran(head.model);
-                return Some(verdict);
+            let verdict = place::doomed(view, self.device, head, sizing.share)
+                .or_else(|| self.fitted(view, head, sizing, &mut free));
+            if verdict.is_some() {
+                return verdict;
             }
         }
         None
     }
 
-    /// Legs that end so soon that another may be committed behind them, with the slot that
-    /// they leave.
-    fn behind<'a>(&'a self, view: &'a View<'_>) -> impl Iterator<Item = (Running, Slot)> + 'a {
-        view.running(self.device)
-            .filter_map(|leg| match view.offer(leg.at) {
-                Offer::After(end) => Some((
-                    leg,
-                    Slot {
-                        at: leg.at,
-                        from: end,
-                        until: self.needed(leg.atoms, None),
-                    },
-                )),
-                Offer::Now | Offer::Closed => None,
-            })
+    /// The slots that legs leave behind which another may be committed.
+    fn behind(&self, view: &View<'_>, ending: Vec<Running>) -> Vec<(Running, Slot)> {
+        let slots = ending.into_iter().filter_map(|leg| {
+            let Offer::After(from) = view.offer(leg.at) else {
+                return None;
+            };
+            let (at, until) = (leg.at, self.needed(leg.atoms, None));
+            Some((leg, Slot { at, from, until }))
+        });
+        slots.collect()
     }
 
     /// Who may start, in order. Without the dynamic stage: only whom the plan has no run for.

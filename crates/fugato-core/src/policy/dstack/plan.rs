@@ -156,7 +156,11 @@ enum Spread {
 /// length. Where that leaves something out, it is tried with one model pushed apart and with
 /// none, and the plan kept that leaves least out.
 pub(super) fn plan(space: &Space<'_>, start: Timestamp, length: Nanos, demands: &[Demand]) -> Plan {
-    let plans = [Spread::All, Spread::First, Spread::Nobody].into_iter();
+    let plans = [Spread::All, Spread::First, Spread::Nobody];
+    // Where there is more work than time, something is left out in any case.
+    let overloaded =
+        area(demands, length) > u128::from(length.as_nanos()) * u128::from(space.all.count());
+    let plans = plans.into_iter().take(if overloaded { 1 } else { 3 });
     let mut best: Option<(u128, Plan)> = None;
     for spread in plans {
         let attempt = Attempt::new(space, start, length).run(demands, spread);
@@ -169,6 +173,18 @@ pub(super) fn plan(space: &Space<'_>, start: Timestamp, length: Nanos, demands: 
     }
     best.map(|(_, plan)| plan).unwrap_or_default()
 }
+
+/// Slice-nanoseconds that models ask of a session.
+pub(super) fn area(demands: &[Demand], session: Nanos) -> u128 {
+    let areas = demands.iter().map(|demand| {
+        let slices = demand.length.times(u64::from(demand.share.0));
+        u128::from(slices.as_nanos()) * u128::from(demand.turns(session))
+    });
+    areas.sum()
+}
+
+/// The most smaller shares that one attempt tries, as each costs a look through its turn.
+const NARROWER_MAX: u32 = 64;
 
 /// One turn of a model.
 #[derive(Clone, Copy, Debug)]
@@ -188,6 +204,8 @@ struct Attempt<'a> {
     plan: Plan,
     /// Slice-nanoseconds left out.
     area: u128,
+    /// Smaller shares that may still be tried.
+    narrower: u32,
 }
 
 impl<'a> Attempt<'a> {
@@ -206,6 +224,7 @@ impl<'a> Attempt<'a> {
             timeline,
             plan,
             area: 0,
+            narrower: NARROWER_MAX,
         }
     }
 
@@ -248,8 +267,14 @@ impl<'a> Attempt<'a> {
     fn place(&mut self, demands: &[Demand], turn: &Turn, late: bool) {
         let demand = &demands[turn.demand];
         let own = [(demand.share, demand.length)];
-        let shapes = own.iter().chain(&demand.narrower);
-        for &(share, length) in shapes {
+        let shapes = own.iter().chain(&demand.narrower).zip(0..);
+        for (&(share, length), narrower) in shapes {
+            if narrower > 0 {
+                if self.narrower == 0 {
+                    break;
+                }
+                self.narrower -= 1;
+            }
             let found = late
                 .then(|| self.at(turn.due.before(length), turn, share, length))
                 .flatten()

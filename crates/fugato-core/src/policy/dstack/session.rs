@@ -26,10 +26,23 @@ pub(super) struct Session {
     /// Sizes in force, of the models that asked when the session began.
     pub(super) sizes: BTreeMap<ModelId, Sizing>,
     pub(super) board: Scoreboard,
+    /// What was so when the dynamic stage last found nothing: it finds nothing while that
+    /// stays.
+    pub(super) refused: Option<Refused>,
     sizer: Sizer,
     demands: Vec<Demand>,
     /// When a model with an objective above the session's length is to be planned again.
     turns: BTreeMap<ModelId, Timestamp>,
+}
+
+/// What the dynamic stage rests on, besides time, which only takes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) moves: u64,
+    pub(super) pending: usize,
+    pub(super) session: Timestamp,
+    /// Legs that another may be committed behind.
+    pub(super) ending: usize,
 }
 
 /// What becomes of a planned run whose time has come.
@@ -53,6 +66,7 @@ impl Session {
             pending: VecDeque::new(),
             sizes: BTreeMap::new(),
             board: Scoreboard::default(),
+            refused: None,
             sizer: Sizer::new(settings.point),
             demands: Vec::new(),
             turns: BTreeMap::new(),
@@ -174,13 +188,8 @@ impl Session {
         for demand in &demands {
             self.turns.insert(demand.model, now + demand.every);
         }
-        let area = |demand: &Demand| {
-            let turns = length.as_nanos().div_ceil(demand.every.as_nanos().max(1));
-            u128::from(demand.length.times(u64::from(demand.share.0)).as_nanos())
-                * u128::from(turns)
-        };
         let whole = length.times(u64::from(view.slices(self.device).0));
-        let tight = demands.iter().map(area).sum::<u128>() * 2 > u128::from(whole.as_nanos());
+        let tight = plan::area(&demands, length) * 2 > u128::from(whole.as_nanos());
         if tight {
             for demand in &mut demands {
                 demand.narrower = narrower(view, self.device, demand);
