@@ -1,21 +1,36 @@
 //! Policies: who runs next, where, in what batch. One trait, one file each; the server
 //! and the simulator run the same ones.
 
+mod aimd;
+mod clipper;
 mod dstack;
 mod edf;
 mod fifo;
+mod gslice;
+mod max_min;
+mod max_throughput;
+mod nexus;
+mod sizes;
 mod sizing;
+mod temporal;
+mod turn;
 mod uncontrolled;
 
+pub use clipper::Clipper;
 pub use dstack::{Dstack, LeftOut, Plan, PlannedRun};
 pub use edf::Edf;
 pub use fifo::Fifo;
+pub use gslice::Gslice;
+pub use max_min::MaxMin;
+pub use max_throughput::MaxThroughput;
+pub use nexus::Nexus;
 pub use sizing::{OperatingPoint, Sizer, Sizing};
+pub use temporal::Temporal;
 pub use uncontrolled::Uncontrolled;
 
-use crate::id::{BatchSize, DeviceId, ModelId, RequestId, ShapeClass, TaskId};
-use crate::sched::{DropReason, LaneRef, PolicySpec, View};
-use crate::time::Timestamp;
+use crate::id::{BatchSize, DeviceId, ModelId, RequestId, ShapeClass, Share, TaskId};
+use crate::sched::{DropReason, LaneRef, LegResult, PolicySpec, View};
+use crate::time::{Nanos, Timestamp};
 use std::fmt;
 
 /// A scheduling policy.
@@ -50,6 +65,35 @@ pub trait Policy: fmt::Debug + Send {
     /// At most logarithmic in the number of models, and independent of queue lengths but
     /// for the requests that go into the batch.
     fn decide(&mut self, view: &View<'_>) -> Verdict;
+
+    /// Learns of a leg that ended: what a policy counts or adapts to.
+    ///
+    /// # Cost
+    /// As that of [`decide`](Self::decide).
+    fn ran(&mut self, _ran: &Ran) {}
+}
+
+/// A leg that ended, of a task with requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Where.
+    pub device: DeviceId,
+    /// Of which model.
+    pub model: ModelId,
+    /// Items in the batch.
+    pub batch: BatchSize,
+    /// Slices that it held.
+    pub share: Share,
+    /// The model's latency objective.
+    pub slo: Option<Nanos>,
+    /// The device's time of the leg.
+    pub took: Nanos,
+    /// The device's time of the task's legs so far.
+    pub task_took: Nanos,
+    /// Whether it was the task's last leg.
+    pub is_last: bool,
+    /// How it ended.
+    pub result: LegResult,
 }
 
 /// What a policy promises about the use of devices.
@@ -152,7 +196,16 @@ pub fn from_spec(spec: &PolicySpec) -> Box<dyn Policy> {
     match spec {
         PolicySpec::Fifo => Box::new(Fifo),
         PolicySpec::Edf => Box::new(Edf),
+        PolicySpec::Temporal { cycle } => Box::new(Temporal::new(*cycle)),
         PolicySpec::Uncontrolled { lanes, share } => Box::new(Uncontrolled::new(*lanes, *share)),
+        PolicySpec::Clipper { target_percent } => Box::new(Clipper::new(*target_percent)),
+        PolicySpec::Nexus => Box::<Nexus>::default(),
+        PolicySpec::Gslice {
+            lanes,
+            target_percent,
+        } => Box::new(Gslice::new(*lanes, *target_percent)),
+        PolicySpec::MaxThroughput => Box::new(MaxThroughput::new()),
+        PolicySpec::MaxMin => Box::new(MaxMin::new()),
         PolicySpec::Dstack {
             point,
             margin,

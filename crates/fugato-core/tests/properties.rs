@@ -10,7 +10,7 @@ mod common;
 use common::{Log, MS, US, arrival, at, config, device, model, world};
 use fugato_core::device::DeviceSpec;
 use fugato_core::driver::{RecordedInputs, RecordingHeader, Replay};
-use fugato_core::policy::{CapacityRule, OperatingPoint};
+use fugato_core::policy::{CapacityRule, OperatingPoint, from_spec};
 use fugato_core::sched::{
     Action, Arrival, DeadlineMode, DynamicBatching, INPUT_VERSION, Input, LegResult, ModelSpec,
     Overdue, PolicySpec, QueueLimits, SchedulerConfig, Start,
@@ -38,9 +38,17 @@ fn policies() -> impl Strategy<Value = PolicySpec> {
     let named = PolicySpec::NAMES.map(|name| PolicySpec::named(name).expect("it is in the list"));
     let crowded = (1u16..5, prop::option::of(Just(Share(1))));
     prop_oneof![
-        prop::sample::select(named.to_vec()),
-        crowded.prop_map(|(lanes, share)| PolicySpec::Uncontrolled { lanes, share }),
-        any::<bool>().prop_map(|dynamic| PolicySpec::Dstack {
+        4 => prop::sample::select(named.to_vec()),
+        1 => crowded.prop_map(|(lanes, share)| PolicySpec::Uncontrolled { lanes, share }),
+        1 => prop::option::of(100 * US..20 * MS).prop_map(|cycle| PolicySpec::Temporal {
+            cycle: cycle.map(Nanos::new)
+        }),
+        1 => (10u8..=100).prop_map(|target_percent| PolicySpec::Clipper { target_percent }),
+        1 => (1u16..5, 10u8..=100).prop_map(|(lanes, target_percent)| PolicySpec::Gslice {
+            lanes,
+            target_percent
+        }),
+        1 => any::<bool>().prop_map(|dynamic| PolicySpec::Dstack {
             point: OperatingPoint::Work,
             margin: Share(1),
             dynamic,
@@ -237,7 +245,7 @@ fn capacity_held(
                 let here = running
                     .values()
                     .filter(|other| other.device == start.device);
-                match fugato_core::policy::from_spec(&scenario.config.policy).capacity() {
+                match from_spec(&scenario.config.policy).capacity() {
                     CapacityRule::Exclusive => {
                         let atoms = |start: &Start| {
                             let device = &scenario.devices[usize::from(start.device.0)];

@@ -171,7 +171,8 @@ fn size(view: &View<'_>, device: DeviceId, model: ModelId, point: OperatingPoint
     let rate = view.rate(model);
     let limits = Limits {
         slo_s: view.slo(model).map(Nanos::as_secs_f64),
-        arrival_rate: (rate > 0.0).then_some(rate),
+        // A knee is a property of the model, whatever it is asked for.
+        arrival_rate: (rate > 0.0 && point != OperatingPoint::Knee).then_some(rate),
         max_batch: view.max_batch(model).0,
         blocking_s: 0.0,
     };
@@ -183,7 +184,8 @@ fn size(view: &View<'_>, device: DeviceId, model: ModelId, point: OperatingPoint
         .iter()
         .filter(|candidate| excess(candidate) <= 0.0);
     let best = match point {
-        OperatingPoint::Knee => at_knee(view, model, feasible.copied().collect()),
+        OperatingPoint::Knee => at_knee(view, model, feasible.copied().collect())
+            .or_else(|| at_knee(view, model, candidates.clone())),
         OperatingPoint::Efficacy | OperatingPoint::Work | OperatingPoint::Published => feasible
             .copied()
             .min_by(|a, b| a.cost(point).total_cmp(&b.cost(point))),

@@ -84,6 +84,12 @@ pub enum PolicySpec {
     Fifo,
     /// [`crate::policy::Edf`].
     Edf,
+    /// [`crate::policy::Temporal`].
+    Temporal {
+        /// How long the turns of all models take together; `None` for the largest objective.
+        #[serde(default)]
+        cycle: Option<Nanos>,
+    },
     /// [`crate::policy::Uncontrolled`].
     Uncontrolled {
         /// The most legs at once on one device.
@@ -93,6 +99,24 @@ pub enum PolicySpec {
         #[serde(default)]
         share: Option<Share>,
     },
+    /// [`crate::policy::Clipper`].
+    Clipper {
+        /// The part of its model's objective that a batch may take, in percent.
+        target_percent: u8,
+    },
+    /// [`crate::policy::Nexus`].
+    Nexus,
+    /// [`crate::policy::Gslice`].
+    Gslice {
+        /// The most legs at once on one device.
+        lanes: u16,
+        /// The part of its model's objective that a batch may take, in percent.
+        target_percent: u8,
+    },
+    /// [`crate::policy::MaxThroughput`].
+    MaxThroughput,
+    /// [`crate::policy::MaxMin`].
+    MaxMin,
     /// [`crate::policy::Dstack`].
     Dstack {
         /// What models' batches and shares are chosen by.
@@ -119,8 +143,23 @@ const fn no_slices() -> Share {
 const LANES: u16 = 16;
 
 impl PolicySpec {
+    /// The part of an objective that a batch may take unless told otherwise, in percent: a
+    /// request that just missed a batch waits for a whole one, and then runs in the next.
+    pub const TARGET_PERCENT: u8 = 50;
+
     /// Names of all policies, in the order of the documentation.
-    pub const NAMES: [&'static str; 4] = ["fifo", "edf", "uncontrolled", "dstack"];
+    pub const NAMES: [&'static str; 10] = [
+        "fifo",
+        "edf",
+        "temporal",
+        "uncontrolled",
+        "clipper",
+        "nexus",
+        "gslice",
+        "max-throughput",
+        "max-min",
+        "dstack",
+    ];
 
     /// `dstack` as published.
     pub const DSTACK: Self = Self::Dstack {
@@ -136,10 +175,21 @@ impl PolicySpec {
         Some(match name {
             "fifo" => Self::Fifo,
             "edf" => Self::Edf,
+            "temporal" => Self::Temporal { cycle: None },
             "uncontrolled" => Self::Uncontrolled {
                 lanes: LANES,
                 share: None,
             },
+            "clipper" => Self::Clipper {
+                target_percent: Self::TARGET_PERCENT,
+            },
+            "nexus" => Self::Nexus,
+            "gslice" => Self::Gslice {
+                lanes: LANES,
+                target_percent: Self::TARGET_PERCENT,
+            },
+            "max-throughput" => Self::MaxThroughput,
+            "max-min" => Self::MaxMin,
             "dstack" => Self::DSTACK,
             _ => return None,
         })
@@ -150,7 +200,13 @@ impl PolicySpec {
         match self {
             Self::Fifo => "fifo",
             Self::Edf => "edf",
+            Self::Temporal { .. } => "temporal",
             Self::Uncontrolled { .. } => "uncontrolled",
+            Self::Clipper { .. } => "clipper",
+            Self::Nexus => "nexus",
+            Self::Gslice { .. } => "gslice",
+            Self::MaxThroughput => "max-throughput",
+            Self::MaxMin => "max-min",
             Self::Dstack { .. } => "dstack",
         }
     }
@@ -183,11 +239,30 @@ impl PolicySpec {
             expected,
         };
         match *self {
-            Self::Fifo | Self::Edf | Self::Dstack { .. } => Ok(()),
-            Self::Uncontrolled { lanes, .. } if !(1..=LANES_MAX).contains(&lanes) => {
+            Self::Temporal { cycle: Some(cycle) } if cycle == Nanos::ZERO => {
+                Err(bad("cycle", 0, "more than 0 ns".to_owned()))
+            }
+            Self::Clipper { target_percent } | Self::Gslice { target_percent, .. }
+                if !(1..=100).contains(&target_percent) =>
+            {
+                let found = u16::from(target_percent);
+                Err(bad("target_percent", found, "1 to 100".to_owned()))
+            }
+            Self::Uncontrolled { lanes, .. } | Self::Gslice { lanes, .. }
+                if !(1..=LANES_MAX).contains(&lanes) =>
+            {
                 Err(bad("lanes", lanes, format!("1 to {LANES_MAX}")))
             }
-            Self::Uncontrolled { share: None, .. } => Ok(()),
+            Self::Fifo
+            | Self::Edf
+            | Self::Temporal { .. }
+            | Self::Uncontrolled { share: None, .. }
+            | Self::Clipper { .. }
+            | Self::Nexus
+            | Self::Gslice { .. }
+            | Self::MaxThroughput
+            | Self::MaxMin
+            | Self::Dstack { .. } => Ok(()),
             Self::Uncontrolled {
                 share: Some(share), ..
             } => {

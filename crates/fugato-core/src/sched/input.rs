@@ -103,6 +103,31 @@ pub enum Input {
     Timeout,
 }
 
+impl Input {
+    /// Whether a model or a device comes, goes or changes its settings, or what is known of
+    /// a model is given anew.
+    pub(super) const fn changes_configuration(&self) -> bool {
+        match self {
+            Self::ModelAdded(_)
+            | Self::ModelChanged(_)
+            | Self::ProfileGiven { .. }
+            | Self::DeviceAdded(_)
+            | Self::DeviceLost { .. } => true,
+            Self::Arrived(_)
+            | Self::Cancelled { .. }
+            | Self::LegStarted { .. }
+            | Self::LegFinished { .. }
+            | Self::LegRevoked { .. }
+            | Self::ModelRemoved { .. }
+            | Self::ProfileWanted { .. }
+            | Self::PolicyChanged(_)
+            | Self::DeadlinesChanged(_)
+            | Self::Drain
+            | Self::Timeout => false,
+        }
+    }
+}
+
 /// A request as the scheduler sees it: no payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arrival {

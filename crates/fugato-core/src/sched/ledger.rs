@@ -227,14 +227,28 @@ impl Ledger {
         parts.find(|part| atoms.contains(part.atoms))
     }
 
-    /// A free lane of a partition of that share whose atoms nobody holds: the one that
-    /// leaves the free atoms least broken up, the first of equal ones.
+    /// The atoms of each partition of that share.
+    pub(super) fn atoms_of_share(
+        &self,
+        device: DeviceId,
+        share: Share,
+    ) -> impl Iterator<Item = AtomSet> {
+        let ledger = self.devices.get(&device);
+        let parts = ledger.and_then(|ledger| ledger.by_share.get(&share));
+        let partitions = ledger.map_or(&[][..], |ledger| &ledger.spec.partitions);
+        let parts = parts.into_iter().flatten();
+        parts.map(|part| partitions[usize::from(part.0)].atoms)
+    }
+
+    /// A free lane of a partition of that share whose atoms nobody holds, nor any of the
+    /// atoms that are `kept`: the one that leaves the free atoms least broken up, the first
+    /// of equal ones.
     ///
     /// # Cost
     /// The partitions of that share.
-    pub(super) fn place(&self, device: DeviceId, share: Share) -> Option<LaneRef> {
+    pub(super) fn place(&self, device: DeviceId, share: Share, kept: AtomSet) -> Option<LaneRef> {
         let ledger = self.devices.get(&device)?;
-        let free = self.free(device);
+        let free = self.free(device).without(kept);
         let parts = ledger.by_share.get(&share)?.iter();
         let fits = parts.filter(|part| {
             let atoms = ledger.spec.partitions[usize::from(part.0)].atoms;
@@ -594,7 +608,7 @@ mod tests {
             device, "ranges", slices, unit, &normal, &normal,
         ));
         let take = |ledger: &mut Ledger, share| {
-            let at = ledger.place(device, Share(share))?;
+            let at = ledger.place(device, Share(share), AtomSet::EMPTY)?;
             ledger.claim(at, leg(1), CapacityRule::Exclusive);
             Some(ledger.atoms(at).iter().collect::<Vec<u16>>())
         };

@@ -127,6 +127,7 @@ impl Scheduler {
             promised: super::work::WorkByOrder::default(),
             rivals: super::rivals::Rivals::default(),
             draining: false,
+            configuration: 0,
             next_task: 0,
             measuring: super::measuring::Measuring::default(),
         };
@@ -154,6 +155,7 @@ impl Scheduler {
         self.dirty = true;
         self.budget = self.state.config.verdicts_max;
         self.fire_timers();
+        self.state.configuration += u64::from(input.changes_configuration());
         match input {
             Input::Arrived(arrival) => self.arrived(&arrival),
             Input::Cancelled { request } => self.cancelled(request),

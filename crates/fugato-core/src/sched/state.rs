@@ -62,6 +62,8 @@ pub(super) struct State {
     /// Who asks for the device.
     pub(super) rivals: Rivals,
     pub(super) draining: bool,
+    /// Rises when a model or a device comes, goes or changes its settings.
+    pub(super) configuration: u64,
     pub(super) next_task: u64,
     pub(super) measuring: Measuring,
 }
@@ -215,6 +217,8 @@ pub(super) struct Task {
     /// lets the first request end in time, at the median. `None` where there is none, or
     /// where it was past when the leg was committed.
     pub(super) start_by: Option<Timestamp>,
+    /// Device time of its legs so far.
+    pub(super) spent: Nanos,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

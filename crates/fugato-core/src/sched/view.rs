@@ -140,6 +140,11 @@ impl<'a> View<'a> {
         items as f64 * 1e9 / (1_u64 << RATE_PERIOD) as f64
     }
 
+    /// Whether a request of a model waits.
+    pub fn waits(&self, model: ModelId) -> bool {
+        !self.state.model(model).queue.is_empty()
+    }
+
     /// Items of a model that wait.
     pub fn waiting_items(&self, model: ModelId) -> u64 {
         self.state.model(model).queue.items()
@@ -187,6 +192,42 @@ impl<'a> View<'a> {
         self.state.ledger.lanes(device, partition)
     }
 
+    /// A number that rises when a model or a device comes, goes or changes its settings, or
+    /// a model's profile is given: when a plan over all models should be made anew.
+    pub fn configuration(&self) -> u64 {
+        self.state.configuration
+    }
+
+    /// The legs on the device's lanes, running or committed: their models, and how long
+    /// each should take in all, where that is known.
+    pub fn on_lanes(
+        &self,
+        device: DeviceId,
+    ) -> impl Iterator<Item = (ModelId, Option<Nanos>)> + use<'a> {
+        let state = self.state;
+        let legs = state.ledger.occupied_on(device);
+        let legs = legs.flat_map(|at| [state.ledger.front(at), state.ledger.next(at)]);
+        legs.flatten()
+            .map(|leg| (state.task(leg.task).model, leg.predicted))
+    }
+
+    /// Of the partitions of exactly that share, the one that should fall free first, and
+    /// when: its atoms, and the end of the last leg on them. A leg whose end nobody knows
+    /// counts as ending at once.
+    ///
+    /// # Cost
+    /// The partitions of that share times the legs that run.
+    pub fn falls_free(&self, device: DeviceId, share: Share) -> Option<(AtomSet, Timestamp)> {
+        let running: Vec<Running> = self.running(device).collect();
+        let parts = self.state.ledger.atoms_of_share(device, share);
+        let free = parts.map(|atoms| {
+            let over = running.iter().filter(|leg| leg.atoms.overlaps(atoms));
+            let ends = over.filter_map(|leg| leg.ends);
+            (atoms, ends.fold(self.now(), Timestamp::max))
+        });
+        free.min_by_key(|&(_, end)| end)
+    }
+
     /// The atoms that nobody holds.
     pub fn free(&self, device: DeviceId) -> AtomSet {
         self.state.ledger.free(device)
@@ -195,7 +236,12 @@ impl<'a> View<'a> {
     /// A free lane of a partition of exactly that share whose atoms nobody holds: the one
     /// that leaves the free atoms least broken up.
     pub fn place(&self, device: DeviceId, share: Share) -> Option<LaneRef> {
-        self.state.ledger.place(device, share)
+        self.place_outside(device, share, AtomSet::EMPTY)
+    }
+
+    /// As [`place`](Self::place), on none of the atoms that are `kept`.
+    pub fn place_outside(&self, device: DeviceId, share: Share, kept: AtomSet) -> Option<LaneRef> {
+        self.state.ledger.place(device, share, kept)
     }
 
     /// The first partition of exactly that share all of whose atoms are among `atoms`,

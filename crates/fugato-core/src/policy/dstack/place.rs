@@ -2,7 +2,7 @@
 
 use crate::device::AtomSet;
 use crate::id::{BatchSize, DeviceId, Share};
-use crate::policy::{Verdict, edf};
+use crate::policy::{Verdict, turn};
 use crate::sched::{DropReason, LaneRef, Offer, ReadyHead, View};
 use crate::time::Timestamp;
 
@@ -74,11 +74,11 @@ pub(super) fn batch(
         return alone;
     }
     let most = view.batch_available(head.model, head.class, most);
-    let fitting = edf::largest_in_time(alone, most, until, |batch| end(batch, 0.5));
+    let fitting = turn::largest_in_time(alone, most, until, |batch| end(batch, 0.5));
     match view.enforced_deadline(request) {
         Some(deadline) => {
             let careful = view.admission_quantile();
-            edf::largest_in_time(alone, fitting, deadline, |batch| end(batch, careful))
+            turn::largest_in_time(alone, fitting, deadline, |batch| end(batch, careful))
         }
         None => fitting,
     }

@@ -2,6 +2,7 @@
 
 use super::Scheduler;
 use crate::id::{DeviceId, LegIndex, ModelId, RequestId, Share, SlotIndex, TaskId};
+use crate::policy::Ran;
 use crate::sched::action::Action;
 use crate::sched::admission::Admitted;
 use crate::sched::config::ModelSpec;
@@ -269,15 +270,20 @@ impl Scheduler {
             predicted,
         });
         self.state.measuring.ended(self.state.now);
+        let took = ended - started;
+        self.state.task_mut(id).spent += took;
         if self.state.measuring.is_running(id) {
             self.measured(id, (started, ended), result);
-        } else if result == LegResult::Failed {
-            self.finish_requests(id, Outcome::Failed(FailReason::Run));
         } else {
-            self.state.learn(id, ended - started, predicted);
-            self.check_drift(model);
-            if leg.0 + 1 == self.state.model(model).spec.legs {
-                self.finish_requests(id, Outcome::Completed);
+            self.tell_policy(id, took, result);
+            if result == LegResult::Failed {
+                self.finish_requests(id, Outcome::Failed(FailReason::Run));
+            } else {
+                self.state.learn(id, took, predicted);
+                self.check_drift(model);
+                if leg.0 + 1 == self.state.model(model).spec.legs {
+                    self.finish_requests(id, Outcome::Completed);
+                }
             }
         }
         let task = self.state.task_mut(id);
@@ -297,6 +303,24 @@ impl Scheduler {
                 self.update_continuing(id);
             }
         }
+    }
+
+    /// Tells the policy of a leg that ended.
+    fn tell_policy(&mut self, id: TaskId, took: Nanos, result: LegResult) {
+        let task = self.state.task(id);
+        let spec = &self.state.model(task.model).spec;
+        let ran = Ran {
+            device: task.at.device,
+            model: task.model,
+            batch: task.batch,
+            share: self.state.ledger.share(task.at),
+            slo: spec.slo,
+            took,
+            task_took: task.spent,
+            is_last: task.leg.0 + 1 == spec.legs,
+            result,
+        };
+        self.policy.ran(&ran);
     }
 
     /// Ends what is left of a task's requests in one way.
@@ -437,6 +461,7 @@ impl Scheduler {
         if model.stopping && model.queue.is_empty() && model.in_flight == 0 {
             self.state.unpark(id);
             self.state.models.remove(&id);
+            self.state.configuration += 1;
             self.state.rivals.forget(id);
             self.state.latency.forget(id);
             self.state.measuring.forget(id);

@@ -171,6 +171,7 @@ impl Scheduler {
             ahead: false,
             beside: Share(0),
             start_by: None,
+            spent: Nanos::ZERO,
         };
         self.state.tasks.insert(id, task);
         self.state.measuring.run(id, next.model);

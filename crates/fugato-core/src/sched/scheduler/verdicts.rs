@@ -8,7 +8,7 @@ use crate::sched::decision::Decision;
 use crate::sched::ledger::{LaneLeg, LaneRef};
 use crate::sched::outcome::Outcome;
 use crate::sched::state::{LegStage, Place, Task};
-use crate::time::Timestamp;
+use crate::time::{Nanos, Timestamp};
 
 impl Scheduler {
     pub(super) fn apply(&mut self, verdict: Verdict) {
@@ -83,6 +83,7 @@ impl Scheduler {
             ahead: false,
             beside: Share(0),
             start_by: self.start_by(model, batch, first, at),
+            spent: Nanos::ZERO,
         };
         self.state.tasks.insert(id, task);
         self.issue(id, LegIndex(0), at, requests);
