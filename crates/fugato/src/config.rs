@@ -19,11 +19,12 @@ pub use origin::{Origin, Origins, Shown};
 pub use read::{FileConfig, from_environment, read_file};
 pub use reference::reference;
 pub use schema::{
-    DeviceConfig, DeviceKind, DstackConfig, LogConfig, LogFormat, ModelConfig, ModelControlMode,
-    ModelStoreConfig, PoliciesConfig, Policy, ProfileConfig, RawConfig, RawDevice, RawDstack,
-    RawLog, RawModel, RawModelStore, RawPolicies, RawProfile, RawRuntime, RawScheduler, RawServer,
-    RawTelemetry, RawUncontrolled, RuntimeConfig, SETTINGS, SchedulerConfig, ServerConfig, Setting,
-    TelemetryConfig, UncontrolledConfig,
+    ClipperConfig, DeviceConfig, DeviceKind, DstackConfig, GsliceConfig, LogConfig, LogFormat,
+    ModelConfig, ModelControlMode, ModelStoreConfig, PoliciesConfig, Policy, ProfileConfig,
+    RawClipper, RawConfig, RawDevice, RawDstack, RawGslice, RawLog, RawModel, RawModelStore,
+    RawPolicies, RawProfile, RawRuntime, RawScheduler, RawServer, RawTelemetry, RawTemporal,
+    RawUncontrolled, RuntimeConfig, SETTINGS, SchedulerConfig, ServerConfig, Setting,
+    TelemetryConfig, TemporalConfig, UncontrolledConfig,
 };
 pub use units::{ByteSize, Cores, Span, UnitError};
 
@@ -128,7 +129,10 @@ impl Config {
             device: section!(device: DeviceConfig),
             scheduler: section!(scheduler: SchedulerConfig),
             policy: PoliciesConfig {
+                temporal: section!(policy.temporal: TemporalConfig),
                 uncontrolled: section!(policy.uncontrolled: UncontrolledConfig),
+                clipper: section!(policy.clipper: ClipperConfig),
+                gslice: section!(policy.gslice: GsliceConfig),
                 dstack: section!(policy.dstack: DstackConfig),
             },
             model_store: section!(model_store: ModelStoreConfig),
@@ -171,6 +175,19 @@ impl Config {
                 lanes: self.policy.uncontrolled.lanes,
                 share: self.policy.uncontrolled.share.map(Share),
             },
+            Policy::Temporal => PolicySpec::Temporal {
+                cycle: self.policy.temporal.cycle.map(Span::nanos),
+            },
+            Policy::Clipper => PolicySpec::Clipper {
+                target_percent: self.policy.clipper.target_percent,
+            },
+            Policy::Nexus => PolicySpec::Nexus,
+            Policy::Gslice => PolicySpec::Gslice {
+                lanes: self.policy.gslice.lanes,
+                target_percent: self.policy.gslice.target_percent,
+            },
+            Policy::MaxThroughput => PolicySpec::MaxThroughput,
+            Policy::MaxMin => PolicySpec::MaxMin,
             Policy::Dstack => PolicySpec::Dstack {
                 point: self.policy.dstack.point,
                 margin: Share(self.policy.dstack.margin),
@@ -307,13 +324,7 @@ impl Config {
             ByteSize(1),
             ByteSize(1 << 44),
         )?;
-        let lanes = self.policy.uncontrolled.lanes;
-        self.within("policy.uncontrolled.lanes", lanes, 1, 64)?;
-        if let Some(share) = self.policy.uncontrolled.share {
-            self.within("policy.uncontrolled.share", share, 1, ATOMS_MAX)?;
-        }
-        let margin = self.policy.dstack.margin;
-        self.within("policy.dstack.margin", margin, 0, ATOMS_MAX)?;
+        self.check_policies()?;
         let legs = self.telemetry.timeline_legs;
         self.within("telemetry.timeline_legs", legs, 1, 1 << 20)?;
         let share = self.profile.online_share;
@@ -323,6 +334,29 @@ impl Config {
             self.check_model(&format!("model.{name}"), model)?;
         }
         Ok(())
+    }
+
+    fn check_policies(&self) -> Result<(), ConfigError> {
+        let policy = &self.policy;
+        self.within(
+            "policy.uncontrolled.lanes",
+            policy.uncontrolled.lanes,
+            1,
+            64,
+        )?;
+        if let Some(share) = policy.uncontrolled.share {
+            self.within("policy.uncontrolled.share", share, 1, ATOMS_MAX)?;
+        }
+        if let Some(cycle) = policy.temporal.cycle {
+            let (least, most) = SLO_RANGE;
+            self.within("policy.temporal.cycle", cycle, least, most)?;
+        }
+        self.within("policy.dstack.margin", policy.dstack.margin, 0, ATOMS_MAX)?;
+        let percent = policy.clipper.target_percent;
+        self.within("policy.clipper.target_percent", percent, 1, 100)?;
+        let percent = policy.gslice.target_percent;
+        self.within("policy.gslice.target_percent", percent, 1, 100)?;
+        self.within("policy.gslice.lanes", policy.gslice.lanes, 1, 64)
     }
 
     /// Checks the limits on clients, and that a server that can be reached from outside is

@@ -21,9 +21,22 @@ pub enum Policy {
     Fifo,
     /// One task at a time, earliest deadline first; drops what will be late.
     Edf,
+    /// One model at a time on the whole device, in turns whose lengths are in proportion to
+    /// the objectives.
+    Temporal,
     /// Every model at once, with a number of instances, preferred batch sizes and a queue
     /// delay, and no shares.
     Uncontrolled,
+    /// The whole device in order of arrival, with batches that grow while they are in time.
+    Clipper,
+    /// Models packed into duty cycles of the whole device, with batches for their rates.
+    Nexus,
+    /// Each model in a partition of its own at its knee, with batches that adapt.
+    Gslice,
+    /// In shares; what brings most items per slice-second first.
+    MaxThroughput,
+    /// In shares; the model that had least device time by its weight first.
+    MaxMin,
     /// Sessions of planned runs in shares that never overlap, and what fits between them.
     Dstack,
 }
@@ -115,6 +128,7 @@ kinds! {
     bool: "`true` or `false`",
     f64: "number",
     i32: "whole number",
+    u8: "whole number",
     u16: "whole number",
     u32: "whole number",
     u64: "whole number",
@@ -123,7 +137,7 @@ kinds! {
     Span: "length of time",
     ByteSize: "bytes",
     Cores: "`auto` or a list of cores",
-    Policy: "`fifo`, `edf`, `uncontrolled` or `dstack`",
+    Policy: "`fifo`, `edf`, `temporal`, `uncontrolled`, `clipper`, `nexus`, `gslice`, `max-throughput`, `max-min` or `dstack`",
     OperatingPoint: "`efficacy`, `work`, `knee` or `published`",
     DeviceKind: "`auto` or `cpu`",
     ModelControlMode: "`none`, `poll` or `explicit`",
@@ -355,6 +369,17 @@ section! {
 }
 
 section! {
+    /// Policy `temporal`.
+    "policy.temporal" RawTemporal => TemporalConfig in TEMPORAL {}
+    unset {
+        /// How long the turns of all models take together. The largest objective of the models by
+        /// default, so that each has its turn within it; shorter serves short objectives better
+        /// where runs are short.
+        cycle: Span = "the largest objective";
+    }
+}
+
+section! {
     /// Policy `uncontrolled`. How many instances a model has and how long it waits for a batch
     /// is in `[defaults]`, in `[model.NAME]` or in its `config.pbtxt`.
     "policy.uncontrolled" RawUncontrolled => UncontrolledConfig in UNCONTROLLED {
@@ -368,6 +393,30 @@ section! {
         /// The whole device by default, as sessions have a thread for each core.
         share: u16 = "the whole device";
     }
+}
+
+section! {
+    /// Policy `clipper`. How long a model waits for a fuller batch is its
+    /// `max_queue_delay_microseconds`.
+    "policy.clipper" RawClipper => ClipperConfig in CLIPPER {
+        /// Part of its model's objective that a batch may take, in percent. Half, as a request
+        /// that just missed a batch waits for a whole one; all of it is Clipper's own rule.
+        target_percent: u8 = 50;
+    }
+    unset {}
+}
+
+section! {
+    /// Policy `gslice`.
+    "policy.gslice" RawGslice => GsliceConfig in GSLICE {
+        /// Most legs at once on one device, of all models. Each model runs one at a time, so
+        /// this counts where more models than it are served.
+        lanes: u16 = 16;
+        /// Part of its model's objective that a batch may take, in percent. Half, as a request
+        /// that just missed a batch waits for a whole one.
+        target_percent: u8 = 50;
+    }
+    unset {}
 }
 
 section! {
@@ -505,11 +554,14 @@ section! {
 }
 
 /// The sections, in the order they are shown, each with its settings.
-pub const SETTINGS: [(&str, &[Setting]); 11] = [
+pub const SETTINGS: [(&str, &[Setting]); 14] = [
     ("server", SERVER),
     ("device", DEVICE),
     ("scheduler", SCHEDULER),
+    ("policy.temporal", TEMPORAL),
     ("policy.uncontrolled", UNCONTROLLED),
+    ("policy.clipper", CLIPPER),
+    ("policy.gslice", GSLICE),
     ("policy.dstack", DSTACK),
     ("defaults", MODEL_DEFAULTS),
     ("model_store", MODEL_STORE),
@@ -551,8 +603,14 @@ pub struct RawConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawPolicies {
+    /// `[policy.temporal]`.
+    pub temporal: RawTemporal,
     /// `[policy.uncontrolled]`.
     pub uncontrolled: RawUncontrolled,
+    /// `[policy.clipper]`.
+    pub clipper: RawClipper,
+    /// `[policy.gslice]`.
+    pub gslice: RawGslice,
     /// `[policy.dstack]`.
     pub dstack: RawDstack,
 }
@@ -560,8 +618,14 @@ pub struct RawPolicies {
 /// The settings of all policies that have any.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PoliciesConfig {
+    /// `[policy.temporal]`.
+    pub temporal: TemporalConfig,
     /// `[policy.uncontrolled]`.
     pub uncontrolled: UncontrolledConfig,
+    /// `[policy.clipper]`.
+    pub clipper: ClipperConfig,
+    /// `[policy.gslice]`.
+    pub gslice: GsliceConfig,
     /// `[policy.dstack]`.
     pub dstack: DstackConfig,
 }
