@@ -11,6 +11,7 @@ pub mod error;
 pub mod fuzz;
 pub mod modelconfig;
 pub mod plots;
+pub mod policies;
 pub mod profiler;
 pub mod provenance;
 pub mod report;

@@ -2,6 +2,7 @@
 //!
 //! The simulation itself is [`fugato_core::sim`], which starts no threads.
 
+use crate::policies::{self, SettingError};
 use fugato_core::Nanos;
 use fugato_core::capacity::{Capacity, Fewest, Largest, LargestSettings, Spread, holds};
 use fugato_core::profile::Profile;
@@ -39,28 +40,38 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Contender {
     /// A policy, run by the scheduler.
-    Policy(PolicySpec),
+    Policy {
+        /// With its settings.
+        spec: PolicySpec,
+        /// As it was asked for: its name, and the settings that were named.
+        label: String,
+    },
     /// The ideal scheduler at kernel grain, on one device.
     Ideal,
 }
 
 impl Contender {
-    /// Its name on the command line.
+    /// Its name in reports.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
-            Self::Policy(spec) => spec.name(),
+            Self::Policy { label, .. } => label,
             Self::Ideal => "ideal",
         }
     }
 
-    /// The contender of a name; `None` for an unknown one.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "ideal" => Some(Self::Ideal),
-            name => PolicySpec::named(name).map(Self::Policy),
+    /// The contender of a name, with settings as [`policies::parse`] reads them.
+    ///
+    /// # Errors
+    /// [`SettingError`], naming what is wrong.
+    pub fn parse(text: &str) -> Result<Self, SettingError> {
+        if text == "ideal" {
+            return Ok(Self::Ideal);
         }
+        Ok(Self::Policy {
+            spec: policies::parse(text)?,
+            label: text.to_owned(),
+        })
     }
 }
 
@@ -139,7 +150,7 @@ pub fn simulate(plan: &Plan) -> Result<Ran, PlanError> {
 
 fn spec(contender: &Contender) -> Option<&PolicySpec> {
     match contender {
-        Contender::Policy(spec) => Some(spec),
+        Contender::Policy { spec, .. } => Some(spec),
         Contender::Ideal => None,
     }
 }
@@ -191,7 +202,7 @@ pub struct CapacityReport {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HeldLoad {
     /// The policy.
-    pub policy: &'static str,
+    pub policy: String,
     /// The largest multiple held, over the seeds; absent where some seed's smallest was not.
     pub multiple: Option<Spread>,
     /// Requests per second at the mean multiple.
@@ -213,11 +224,7 @@ pub fn find_capacity(plan: &Plan, wanted: f64, seeds: u32) -> Result<CapacityRep
         largest(plan, contender, wanted, seed)
     });
     let found = found.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let workload = plan.scenario.workload();
-    let rates = workload.models().iter();
-    let rate: f64 = rates
-        .map(|load| load.arrivals.mean_rate(workload.end()))
-        .sum();
+    let rate = total_rate(plan);
     let policies = plan.policies.iter().zip(found.chunks(seeds as usize));
     Ok(CapacityReport {
         schema: CAPACITY_SCHEMA,
@@ -230,7 +237,7 @@ pub fn find_capacity(plan: &Plan, wanted: f64, seeds: u32) -> Result<CapacityRep
                 let held: Option<Vec<f64>> = seeds.iter().map(|seed| seed.holds).collect();
                 let multiple = held.and_then(|held| Spread::of(&held));
                 HeldLoad {
-                    policy: contender.name(),
+                    policy: contender.name().to_owned(),
                     rate: multiple.map(|multiple| multiple.mean * rate),
                     multiple,
                     seeds: seeds.to_vec(),
@@ -267,7 +274,7 @@ pub fn find_devices(
     plan: &Plan,
     wanted: f64,
     most: u32,
-) -> Result<Vec<(&'static str, Option<u32>)>, PlanError> {
+) -> Result<Vec<(String, Option<u32>)>, PlanError> {
     let found = in_parallel(plan.policies.len(), |job| {
         let contender = &plan.policies[job];
         let mut search = Fewest::new(most);
@@ -276,7 +283,7 @@ pub fn find_devices(
             let report = alone(plan, contender, workload, devices, plan.seed)?;
             search.record(is_held(&report, wanted));
         }
-        Ok((contender.name(), search.found()))
+        Ok((contender.name().to_owned(), search.found()))
     });
     found.into_iter().collect()
 }
@@ -295,7 +302,7 @@ fn alone(
     seed: u64,
 ) -> Result<PolicyReport, PlanError> {
     let fleet = fleet(plan, workload, devices)?;
-    let Contender::Policy(spec) = contender else {
+    let Contender::Policy { spec, label } = contender else {
         let plan = Plan {
             seed,
             ..plan.clone()
@@ -305,11 +312,51 @@ fn alone(
     let runs: Vec<Tally> = (0..fleet.worlds())
         .map(|world| fleet.run(world, config(plan, spec), seed).tally)
         .collect();
-    Ok(PolicyReport::new(
-        spec.name(),
-        workload,
-        &fleet.total(&runs),
-    ))
+    Ok(PolicyReport::new(label, workload, &fleet.total(&runs)))
+}
+
+/// What policies do with multiples of a workload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sweep {
+    /// The multiples, rising.
+    pub multiples: Vec<f64>,
+    /// Requests per second at a multiple of one.
+    pub rate: f64,
+    /// `reports[policy][multiple][seed]`, in the order of the plan.
+    pub reports: Vec<Vec<Vec<PolicyReport>>>,
+}
+
+/// Runs every policy at each multiple of the workload, for `seeds` seeds from the plan's on.
+///
+/// # Errors
+/// [`PlanError`]; a workload without rates among them.
+pub fn sweep(plan: &Plan, multiples: &[f64], seeds: u32) -> Result<Sweep, PlanError> {
+    let seeds = seeds as usize;
+    let each = multiples.len() * seeds;
+    let reports = in_parallel(plan.policies.len() * each, |job| {
+        let (contender, rest) = (&plan.policies[job / each], job % each);
+        let workload = plan.scenario.workload().scaled(multiples[rest / seeds])?;
+        let seed = plan.seed.wrapping_add((rest % seeds) as u64);
+        alone(plan, contender, &workload, plan.devices, seed)
+    });
+    let reports = reports.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let of_policies = reports.chunks(each.max(1));
+    Ok(Sweep {
+        multiples: multiples.to_vec(),
+        rate: total_rate(plan),
+        reports: of_policies
+            .map(|policy| policy.chunks(seeds.max(1)).map(<[_]>::to_vec).collect())
+            .collect(),
+    })
+}
+
+/// Requests per second of all models, on average.
+fn total_rate(plan: &Plan) -> f64 {
+    let workload = plan.scenario.workload();
+    let rates = workload.models().iter();
+    rates
+        .map(|load| load.arrivals.mean_rate(workload.end()))
+        .sum()
 }
 
 /// What the workload asks for against what there is, both in devices' slices at the models'

@@ -1,5 +1,6 @@
 //! `fugato simulate`.
 
+mod files;
 mod show;
 
 use super::Outcome;
@@ -8,11 +9,10 @@ use crate::config::Span;
 use crate::simulation::{self, Contender, Plan, find_capacity, find_devices, overload, simulate};
 use anyhow::{Context, bail};
 use clap::ValueHint;
-use clap::builder::PossibleValuesParser;
 use fugato_core::device::ATOMS_MAX;
 use fugato_core::mix::{MIXES, Mix};
 use fugato_core::profile::{BUILT_IN, Profile, built_in};
-use fugato_core::sched::{DeadlineMode, DynamicBatching, PolicySpec};
+use fugato_core::sched::{DeadlineMode, DynamicBatching};
 use fugato_core::sim::{Overheads, Scenario, SimOptions, TimeSlicing, sim_device};
 use fugato_core::workload::{ArrivalProcess, ModelLoad, Workload};
 use fugato_core::{Nanos, Share};
@@ -26,6 +26,7 @@ Examples:
   fugato simulate --workload c-4 --policy edf,uncontrolled --seed 1
   fugato simulate --workload arv --saturated --policy fifo,ideal --seed 1
   fugato simulate --profile profile.json --workload load.toml --policy edf --find-capacity
+  fugato simulate --workload arv --saturated --policy temporal,dstack:point=published --timeline arv.json --plots pictures
   fugato simulate --workload c-7 --policy edf --slices 148 --devices 2 --format json --seed 1
 
 Nothing runs but the scheduler: service times come from a profile, and every policy has the
@@ -42,15 +43,16 @@ pub struct Args {
     /// Workload file, or a built-in mix: c-2, c-3, c-4, c-7, arv, convnet
     #[arg(long, value_name = "FILE|MIX", value_hint = ValueHint::FilePath)]
     pub workload: PathBuf,
-    /// Policies to compare
+    /// Policies to compare, each with settings if wished (`dstack:point=work:dynamic=false`), and
+    /// `ideal`
     #[arg(
         long,
         value_name = "POLICY,..",
         value_delimiter = ',',
         required = true,
-        value_parser = policies()
+        value_parser = Contender::parse
     )]
-    pub policy: Vec<String>,
+    pub policy: Vec<Contender>,
     /// Keep every model's queue full, whatever the workload's rates
     #[arg(long)]
     pub saturated: bool,
@@ -112,6 +114,16 @@ pub struct Args {
     /// Seeds to find the capacity for, from the seed on
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub seeds: u32,
+    /// Where to write what ran, as a Chrome trace with a track per slice; of several policies one
+    /// file each
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["find_capacity", "find_devices"])]
+    pub timeline: Option<PathBuf>,
+    /// Folder for pictures: what ran where per policy, and attainment and goodput against load
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath, conflicts_with_all = ["find_capacity", "find_devices"])]
+    pub plots: Option<PathBuf>,
+    /// Where to write the report as a page
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["find_capacity", "find_devices"])]
+    pub report: Option<PathBuf>,
     /// How to print
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: Format,
@@ -137,10 +149,6 @@ pub enum Format {
     Csv,
 }
 
-fn policies() -> PossibleValuesParser {
-    PossibleValuesParser::new(PolicySpec::NAMES.into_iter().chain(["ideal"]))
-}
-
 fn fraction(text: &str) -> Result<f64, String> {
     let value: Option<f64> = text.parse().ok();
     let value = value.filter(|value| *value > 0.0 && *value <= 1.0);
@@ -161,6 +169,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         show::devices(&found, &plan, args.format, (args.attainment, most))?
     } else {
         let ran = simulate(&plan)?;
+        files::write(args, &plan, &ran)?;
         show::report(&ran.report, args.format)?
     };
     std::io::stdout().write_all(text.as_bytes())?;
@@ -207,11 +216,13 @@ fn resolve(args: &Args) -> anyhow::Result<Plan> {
         None => DeadlineMode::Enforce,
     };
     let device = sim_device(&profile.device.kind, Share(slices));
+    for contender in &args.policy {
+        if let Contender::Policy { spec, label } = contender {
+            spec.check(&device)
+                .with_context(|| format!("policy `{label}` cannot run on this device"))?;
+        }
+    }
     let scenario = Scenario::new(&profile, workload, device, options(args))?;
-    let policies = args.policy.iter();
-    let policies = policies.map(|name| {
-        Contender::named(name).with_context(|| format!("policy `{name}` has no settings by name"))
-    });
     Ok(Plan {
         scenario: scenario.with_batching(&DynamicBatching {
             instances: args.instances,
@@ -220,7 +231,7 @@ fn resolve(args: &Args) -> anyhow::Result<Plan> {
         }),
         profile,
         devices: args.devices,
-        policies: policies.collect::<anyhow::Result<_>>()?,
+        policies: args.policy.clone(),
         deadlines,
         seed,
     })
@@ -238,7 +249,11 @@ fn options(args: &Args) -> SimOptions {
         },
         noise: !args.no_noise,
         slots: args.slots,
-        timeline: 0,
+        timeline: if args.timeline.is_some() || args.plots.is_some() {
+            files::LEGS_MAX
+        } else {
+            0
+        },
     }
 }
 

@@ -12,11 +12,11 @@ use crate::api::{
 };
 use crate::config::{Config, ModelConfig, Policy, SLO_RANGE, Span, WEIGHT_RANGE};
 use crate::error::{Fault, InferError};
+use crate::policies::{self, SettingError};
 use clap::ValueEnum as _;
 use fugato_core::device::DeviceSpec;
 use fugato_core::sched::{Input, ModelSpec, PolicySpec};
 use fugato_device::Device as _;
-use serde::Deserialize as _;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -162,7 +162,7 @@ impl Runner {
         let (policy, deadlines) = asked.await.map_err(|_| InferError::shutting_down())?;
         Ok(SchedulerSettings {
             policy: policy.name(),
-            settings: named(&policy).1,
+            settings: policies::settings(&policy).1,
             deadlines,
             policies: &PolicySpec::NAMES,
         })
@@ -278,52 +278,42 @@ fn configured_policy(config: &Config, name: &str) -> Result<PolicySpec, InferErr
     Ok(config.policy_spec(policy))
 }
 
-/// The name of a policy, as recordings write it, and its settings.
-fn named(policy: &PolicySpec) -> (String, Map<String, Value>) {
-    match serde_json::to_value(policy) {
-        Ok(Value::Object(named)) => match named.into_iter().next() {
-            Some((name, Value::Object(settings))) => (name, settings),
-            _ => unreachable!("settings of a policy have names"),
-        },
-        // One without settings is its name alone.
-        _ => (policy.name().to_owned(), Map::new()),
-    }
-}
-
 /// The policy with other values of some of its settings.
 fn with_settings(
     policy: PolicySpec,
     changes: Map<String, Value>,
     device: &DeviceSpec,
 ) -> Result<PolicySpec, InferError> {
-    let mut policy = policy;
-    for (name, value) in changes {
-        let (key, mut settings) = named(&policy);
-        if !settings.contains_key(&name) {
-            return Err(Fault::UnknownSetting {
-                object: format!("policy `{}`", policy.name()),
-                name,
-                expected: settings.keys().cloned().collect(),
-            }
-            .into());
-        }
-        settings.insert(name.clone(), value.clone());
-        let changed = Map::from_iter([(key, Value::Object(settings))]);
-        policy = PolicySpec::deserialize(Value::Object(changed))
-            .map_err(|error| setting(&name, &value, expected(&error)))?;
-    }
-    policy
+    let changed = changes
+        .into_iter()
+        .try_fold(policy, |policy, (name, value)| {
+            policies::with_setting(&policy, &name, value).map_err(refused)
+        })?;
+    changed
         .check(device)
         .map_err(|bad| setting(bad.setting, &bad.found, bad.expected))?;
-    Ok(policy)
+    Ok(changed)
 }
 
-/// What a setting takes, from what reading its value failed with.
-fn expected(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match text.rsplit_once("expected ") {
-        Some((_, "u16" | "u32" | "u64")) => "a whole number that is not negative".to_owned(),
-        Some((_, what)) => what.to_owned(),
-        None => text,
+fn refused(error: SettingError) -> InferError {
+    match error {
+        SettingError::UnknownSetting {
+            policy,
+            name,
+            expected,
+        } => Fault::UnknownSetting {
+            object: format!("policy `{policy}`"),
+            name,
+            expected,
+        }
+        .into(),
+        SettingError::Value {
+            name,
+            found,
+            expected,
+        } => setting(&name, &found, expected),
+        SettingError::UnknownPolicy { found } | SettingError::Form { found } => {
+            setting("policy", &found, "the name of a policy".to_owned())
+        }
     }
 }

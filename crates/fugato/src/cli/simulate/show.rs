@@ -264,7 +264,7 @@ struct DevicesNeeded<'a> {
 
 /// How many devices each policy needs.
 pub(super) fn devices(
-    found: &[(&str, Option<u32>)],
+    found: &[(String, Option<u32>)],
     plan: &Plan,
     format: Format,
     (attainment, most): (f64, u32),
@@ -277,7 +277,7 @@ pub(super) fn devices(
             attainment,
             most,
             policies: policies
-                .map(|&(policy, devices)| DevicesNeeded { policy, devices })
+                .map(|(policy, devices)| DevicesNeeded { policy, devices: *devices })
                 .collect(),
         });
     }

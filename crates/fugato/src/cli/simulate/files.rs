@@ -1,0 +1,194 @@
+//! What a simulation writes beside what it prints: traces, pictures, a page.
+
+use super::Args;
+use crate::plots::{Chart, LoadCurves, LoadLine, LoadPoint, against_load, space_time};
+use crate::report::{self, Run};
+use crate::simulation::{Plan, Ran, sweep};
+use crate::timeline::{Scene, write_trace};
+use anyhow::Context;
+use fugato_core::ModelId;
+use fugato_core::device::DeviceSpec;
+use fugato_core::timeline::TimelineLeg;
+use fugato_core::{DeviceId, Nanos, Timestamp};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// Legs that a trace and a picture hold: what a viewer opens in a moment.
+pub(super) const LEGS_MAX: usize = 100_000;
+
+/// What a picture of what ran where shows: from the end of the warm-up on, so long that runs
+/// of some milliseconds are wide enough to read.
+const SHOWN: Nanos = Nanos::from_millis(300);
+
+/// The multiples of the workload that pictures against load show.
+const MULTIPLES: [f64; 8] = [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0];
+
+/// Seeds per point of such a picture.
+const SEEDS: u32 = 3;
+
+/// Writes the files that were asked for.
+pub(super) fn write(args: &Args, plan: &Plan, ran: &Ran) -> anyhow::Result<()> {
+    if let Some(path) = &args.timeline {
+        traces(path, plan, ran)?;
+    }
+    if let Some(folder) = &args.plots {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make `{}`", folder.display()))?;
+        for chart in pictures(args, plan, ran)? {
+            write_file(&folder.join(&chart.file), chart.svg.as_bytes())?;
+        }
+    }
+    if let Some(path) = &args.report {
+        let json = serde_json::to_string(&ran.report)?;
+        let run = Run::from_json(what(args, plan), &json)?;
+        write_file(path, report::page(&[run]).as_bytes())?;
+    }
+    Ok(())
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    fs::write(path, bytes).with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+fn what(args: &Args, plan: &Plan) -> String {
+    format!(
+        "{} on {}, seed {}",
+        args.workload.display(),
+        plan.profile.device.name,
+        plan.seed
+    )
+}
+
+/// What ran under one policy, of all its worlds.
+struct Shown {
+    label: String,
+    devices: Vec<DeviceSpec>,
+    legs: Vec<TimelineLeg>,
+    lost: u64,
+}
+
+/// Each policy that the scheduler ran.
+fn shown<'a>(plan: &'a Plan, ran: &'a Ran) -> impl Iterator<Item = Shown> + use<'a> {
+    let policies = plan.policies.iter().zip(&ran.runs);
+    policies
+        .filter(|(_, runs)| !runs.is_empty())
+        .map(|(contender, runs)| {
+            let mut shown = Shown {
+                label: contender.name().to_owned(),
+                devices: Vec::new(),
+                legs: Vec::new(),
+                lost: 0,
+            };
+            for (run, id) in runs.iter().zip(0..) {
+                // Each world has one device, which it knows as the first.
+                let id = DeviceId(id);
+                let device = plan.scenario.device().clone();
+                shown.devices.push(DeviceSpec { id, ..device });
+                let Some(timeline) = &run.timeline else {
+                    continue;
+                };
+                let legs = timeline.legs();
+                shown
+                    .legs
+                    .extend(legs.map(|leg| TimelineLeg { device: id, ..*leg }));
+                shown.lost += timeline.lost();
+            }
+            shown
+        })
+}
+
+fn names(plan: &Plan) -> BTreeMap<ModelId, String> {
+    let models = plan.scenario.workload().models().iter();
+    (0..)
+        .map(ModelId)
+        .zip(models.map(|model| model.name.clone()))
+        .collect()
+}
+
+fn traces(path: &Path, plan: &Plan, ran: &Ran) -> anyhow::Result<()> {
+    let (names, many) = (names(plan), ran.runs.len() > 1);
+    for shown in shown(plan, ran) {
+        let path = if many {
+            beside(path, &shown.label)
+        } else {
+            path.to_owned()
+        };
+        let scene = Scene {
+            simulated: true,
+            what: &shown.label,
+            devices: &shown.devices,
+            models: &names,
+            legs: &shown.legs,
+            lost: shown.lost,
+        };
+        let unwritten = || format!("cannot write `{}`", path.display());
+        let file = File::create(&path).with_context(unwritten)?;
+        write_trace(&scene, file).with_context(unwritten)?;
+    }
+    Ok(())
+}
+
+/// `arv.json` becomes `arv-edf.json`.
+fn beside(path: &Path, label: &str) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let mut name = format!("{stem}-{}", file_name(label));
+    if let Some(extension) = path.extension() {
+        name = format!("{name}.{}", extension.to_string_lossy());
+    }
+    path.with_file_name(name)
+}
+
+fn file_name(label: &str) -> String {
+    label.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "-")
+}
+
+fn pictures(args: &Args, plan: &Plan, ran: &Ran) -> anyhow::Result<Vec<Chart>> {
+    let names = names(plan);
+    let begin = Timestamp::ZERO + plan.scenario.workload().warmup();
+    let mut charts: Vec<Chart> = shown(plan, ran)
+        .map(|shown| {
+            let scene = Scene {
+                simulated: true,
+                what: &what(args, plan),
+                devices: &shown.devices,
+                models: &names,
+                legs: &shown.legs,
+                lost: shown.lost,
+            };
+            let chart = space_time(&scene, &shown.label, Some(begin..begin + SHOWN));
+            let file = format!("space-time-{}.svg", file_name(&shown.label));
+            Chart { file, ..chart }
+        })
+        .collect();
+    if !plan.scenario.workload().is_saturated() {
+        charts.extend(against_load(&curves(args, plan)?));
+    }
+    Ok(charts)
+}
+
+fn curves(args: &Args, plan: &Plan) -> anyhow::Result<LoadCurves> {
+    let swept = sweep(plan, &MULTIPLES, SEEDS)?;
+    let policies = plan.policies.iter().zip(&swept.reports);
+    let lines = policies.map(|(contender, points)| LoadLine {
+        name: contender.name().to_owned(),
+        points: swept
+            .multiples
+            .iter()
+            .zip(points)
+            .map(|(multiple, seeds)| LoadPoint {
+                load: multiple * swept.rate,
+                attainment: seeds.iter().filter_map(|seed| seed.attainment).collect(),
+                goodput: seeds.iter().map(|seed| seed.goodput).collect(),
+            })
+            .collect(),
+    });
+    Ok(LoadCurves {
+        simulated: true,
+        what: what(args, plan),
+        title: "Attainment against load".to_owned(),
+        load_title: "load, requests/s".to_owned(),
+        aim: args.attainment,
+        lines: lines.collect(),
+    })
+}
