@@ -1,6 +1,7 @@
 //! `fugato simulate` as a user meets it.
 
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -139,5 +140,66 @@ fn what_cannot_be_simulated_is_refused_by_name() {
         assert!(error.contains(message), "{args:?} said {error}");
     }
     let output = simulate(&["--workload", "c-2", "--policy", "lifo"], folder.path());
-    assert!(text(&output.stderr).contains("possible values"));
+    let error = text(&output.stderr);
+    assert!(
+        error.contains("policy is `lifo`, expected one of fifo, edf"),
+        "{error}"
+    );
+    let output = simulate(
+        &["--workload", "c-2", "--policy", "dstack:speed=work"],
+        folder.path(),
+    );
+    assert!(text(&output.stderr).contains("`speed`"));
+}
+
+#[test]
+fn what_ran_is_written_as_traces_pictures_and_a_page() {
+    let folder = scratch();
+    let args = [
+        &["--workload", "c-2", "--policy", "edf,dstack:dynamic=false"][..],
+        &["--timeline", "ran.json", "--plots", "pictures"],
+        &["--report", "page.html", "--devices", "2"],
+        &SHORT,
+    ]
+    .concat();
+    let output = simulate(&args, folder.path());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).expect(name);
+    for policy in ["edf", "dstack-dynamic-false"] {
+        let trace = read(&format!("ran-{policy}.json"));
+        let trace: Value = serde_json::from_str(&trace).expect("JSON");
+        let events = trace["traceEvents"].as_array().expect("events");
+        let devices: BTreeSet<u64> = events
+            .iter()
+            .filter(|event| event["ph"] == "X")
+            .filter_map(|event| event["pid"].as_u64())
+            .collect();
+        assert_eq!(devices.len(), 2, "legs on both devices");
+        assert!(read(&format!("pictures/space-time-{policy}.svg")).contains("<svg "));
+    }
+    let mut pictures: Vec<_> = fs::read_dir(folder.path().join("pictures"))
+        .expect("a folder")
+        .map(|file| file.expect("a file").file_name())
+        .collect();
+    pictures.sort();
+    assert_eq!(pictures.len(), 4, "{pictures:?}");
+    let page = read("page.html");
+    assert!(page.contains("dstack:dynamic=false") && page.contains("imulated"));
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named() {
+    let folder = scratch();
+    for flag in ["--timeline", "--plots", "--report"] {
+        fs::write(folder.path().join("taken"), "").expect("written");
+        let args = [
+            &["--workload", "c-2", "--policy", "edf", flag, "taken/it"][..],
+            &SHORT,
+        ]
+        .concat();
+        let output = simulate(&args, folder.path());
+        assert_eq!(output.status.code(), Some(2), "{flag}");
+        let error = text(&output.stderr);
+        assert!(error.contains("taken/it"), "{flag} said {error}");
+    }
 }

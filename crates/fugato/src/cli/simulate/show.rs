@@ -277,7 +277,10 @@ pub(super) fn devices(
             attainment,
             most,
             policies: policies
-                .map(|(policy, devices)| DevicesNeeded { policy, devices: *devices })
+                .map(|(policy, devices)| DevicesNeeded {
+                    policy,
+                    devices: *devices,
+                })
                 .collect(),
         });
     }
