@@ -38,9 +38,13 @@ class Setting(NamedTuple):
     threads: int = 1
     instances: int = 1
     delay_ms: int = 0
+    refuse: bool = False
+    point: str = "efficacy"
 
     def __str__(self):
-        return f"batch {self.batch}, threads {self.threads}, instances {self.instances}, delay {self.delay_ms} ms"
+        words = f"batch {self.batch}, threads {self.threads}, instances {self.instances}, delay {self.delay_ms} ms"
+        words += ", refuses" if self.refuse else ""
+        return words + (f", {self.point}" if self.point != "efficacy" else "")
 
 
 class Failed(Exception):
@@ -235,7 +239,7 @@ class Triton(Server):
             )
             return "".join(rows)
 
-        batch, threads, instances, delay_ms = self.setting
+        batch, threads, instances, delay_ms = self.setting[:4]
         onnx = self.repository / name / "1" / "model.onnx"
         return (
             f'backend: "python"\nmax_batch_size: {batch}\n'
@@ -256,7 +260,7 @@ class PyTriton(Server):
     def __enter__(self):
         _, python, variables = environment()
         self.http, grpc = free_ports(2)
-        batch, threads, instances, delay_ms = self.setting
+        batch, threads, instances, delay_ms = self.setting[:4]
         models = described(self.repository)
         for name, model in models.items():
             model["onnx"] = str(self.repository / name / "1" / "model.onnx")
