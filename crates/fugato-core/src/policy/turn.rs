@@ -10,7 +10,6 @@
 
 use super::{Sizing, Verdict};
 use crate::id::{BatchSize, DeviceId};
-use crate::profile::Prediction;
 use crate::sched::{DropReason, LaneRef, Offer, ReadyHead, View};
 use crate::time::{Nanos, Timestamp};
 
@@ -105,10 +104,7 @@ impl Turn {
             return Fate::Run(most);
         };
         let alone = view.items(request);
-        let known = view
-            .predict_task(head.model, alone, self.at, 0.5)
-            .and_then(Prediction::measured);
-        match known {
+        match view.measured_task(head.model, alone, self.at) {
             // Nothing is known of so small or so large a batch: run it, to know.
             None => Fate::Run(alone),
             Some(run) if self.start + run <= deadline => {

@@ -453,6 +453,16 @@ impl<'a> View<'a> {
         self.state.predict_task(model, batch, at, quantile)
     }
 
+    /// The median time of a whole task on a lane, by measurements: beside the legs that
+    /// run, or where that was not measured alone in the share, which neighbours only add to.
+    /// `None` where neither was measured.
+    pub fn measured_task(&self, model: ModelId, batch: BatchSize, at: LaneRef) -> Option<Nanos> {
+        let here = self.predict_task(model, batch, at, 0.5);
+        let alone = (self.state.ledger.share(at), Share(0));
+        here.and_then(Prediction::measured)
+            .or_else(|| self.predict_at(model, batch, alone, 0.5)?.measured())
+    }
+
     /// The quantile of latency that promises are made with.
     pub fn admission_quantile(&self) -> f64 {
         self.state.config.admission_quantile
