@@ -19,7 +19,7 @@
 //! [`Division::MaxMin`] no model is slower than on a static share of `1/n`. Tests hold it to
 //! both. It is *near* a bound and not above every schedule in every figure: it does not look
 //! ahead, and a sum over unequal models can be raised by serving one of them less. How far
-//! it is from what *no* schedule can do [`headroom`] says: at most 1 % in all models at once on
+//! it is from what *no* schedule can do [`headroom()`] says: at most 1 % in all models at once on
 //! the paper's mixes, where the two divisions agree within 2 %.
 //!
 //! **Invariant:** integer time; the slices given never exceed the device's.
