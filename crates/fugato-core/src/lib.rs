@@ -7,6 +7,7 @@
 pub mod capacity;
 pub mod device;
 pub mod driver;
+mod flat;
 mod id;
 pub mod mix;
 pub mod policy;

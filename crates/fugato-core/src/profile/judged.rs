@@ -15,9 +15,10 @@ use super::online::cheapest;
 use super::{
     LatencyModel, ModelProfile, OnlineQuantiles, Prediction, Surface, SurfacePoint, Window,
 };
+use crate::flat::FlatMap;
 use crate::id::{BatchSize, LegIndex, ModelId, Share};
 use crate::time::Nanos;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 /// Times that the scores look back on.
 const LOOK_BACK: usize = Window::SIZE;
@@ -83,7 +84,7 @@ pub struct Standing {
 #[derive(Debug, Default)]
 pub struct Judged {
     online: OnlineQuantiles,
-    profiled: BTreeMap<ModelId, Profiled>,
+    profiled: FlatMap<ModelId, Profiled>,
 }
 
 /// A model with a profile.
@@ -259,7 +260,7 @@ fn pinball_loss(predicted: Nanos, took: Nanos, unit: Nanos) -> u64 {
 impl LatencyModel for Judged {
     fn predict(&self, point: SurfacePoint, quantile: f64) -> Option<Prediction> {
         let estimated = || self.online.predict(point, quantile);
-        let Some(known) = self.profiled.get(&point.model) else {
+        let Some(known) = self.profiled.get(point.model) else {
             return estimated();
         };
         let Some(measured) = known.predict(point, quantile) else {
@@ -279,7 +280,7 @@ impl LatencyModel for Judged {
         within: Nanos,
     ) -> Option<BatchSize> {
         let estimated = || self.online.best_batch(model, share, max_batch, within);
-        let Some(known) = self.profiled.get(&model) else {
+        let Some(known) = self.profiled.get(model) else {
             return estimated();
         };
         let measured = || cheapest(known.sizes(model, share, max_batch), within);
@@ -290,7 +291,7 @@ impl LatencyModel for Judged {
     }
 
     fn observe(&mut self, point: SurfacePoint, took: Nanos) {
-        if let Some(known) = self.profiled.get_mut(&point.model) {
+        if let Some(known) = self.profiled.get_mut(point.model) {
             known.judge(&self.online, point, took);
         }
         self.online.observe(point, took);
@@ -298,17 +299,13 @@ impl LatencyModel for Judged {
 
     fn learn(&mut self, model: ModelId, profile: &ModelProfile, slices: Share) {
         match Profiled::new(profile, slices) {
-            Some(known) => {
-                self.profiled.insert(model, known);
-            }
-            None => {
-                self.profiled.remove(&model);
-            }
+            Some(known) => self.profiled.insert(model, known),
+            None => self.profiled.remove(model),
         }
     }
 
     fn standing(&self, model: ModelId) -> Option<Standing> {
-        let known = self.profiled.get(&model)?;
+        let known = self.profiled.get(model)?;
         let error = |score: &Score| score.error().map(|error| error as f64 / 1e3);
         Some(Standing {
             median: known.source(0.5),
@@ -321,7 +318,7 @@ impl LatencyModel for Judged {
 
     fn forget(&mut self, model: ModelId) {
         self.online.forget(model);
-        self.profiled.remove(&model);
+        self.profiled.remove(model);
     }
 }
 

@@ -2,9 +2,9 @@
 //! (leg, batch, share), and a stated rule between and beyond measured batch sizes.
 
 use super::{Basis, LatencyModel, Prediction, SurfacePoint, Window};
+use crate::flat::FlatMap;
 use crate::id::{BatchSize, LegIndex, ModelId, Share};
 use crate::time::Nanos;
-use std::collections::BTreeMap;
 
 /// Quantiles above this are taken from the longer window.
 const TAIL_FROM: f64 = 0.75;
@@ -56,34 +56,30 @@ impl Times {
 /// does not, and are marked [`Basis::Extrapolated`].
 #[derive(Clone, Debug, Default)]
 pub struct OnlineQuantiles {
-    legs: BTreeMap<(ModelId, Share, LegIndex), BTreeMap<BatchSize, Times>>,
+    legs: FlatMap<LegKey, Leg>,
 }
+
+/// A leg of a model in a share, as one number: by model, then share, then leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct LegKey(u64);
+
+impl LegKey {
+    fn new(model: ModelId, share: Share, leg: LegIndex) -> Self {
+        Self(u64::from(model.0) << 32 | u64::from(share.0) << 16 | u64::from(leg.0))
+    }
+
+    fn model(self) -> u64 {
+        self.0 >> 32
+    }
+}
+
+/// The batch sizes that were seen of a leg.
+type Leg = FlatMap<BatchSize, Times>;
 
 impl LatencyModel for OnlineQuantiles {
     fn predict(&self, point: SurfacePoint, quantile: f64) -> Option<Prediction> {
-        let batches = self.legs.get(&(point.model, point.share, point.leg))?;
-        let at = |times: &Times| times.quantile(quantile);
-        let below = batches.range(..=point.batch).next_back();
-        let above = batches.range(point.batch..).next();
-        let (time, basis) = match (below, above) {
-            (Some((low, times)), _) if *low == point.batch => (at(times)?, Basis::Measured),
-            (Some((low, short)), Some((high, long))) => {
-                let short = at(short)?;
-                let rise = at(long)?.saturating_sub(short);
-                let part = u64::from(point.batch.0 - low.0);
-                (
-                    short + rise.scaled(part, u64::from(high.0 - low.0)),
-                    Basis::Measured,
-                )
-            }
-            (Some((low, times)), None) => {
-                let scaled = at(times)?.scaled(u64::from(point.batch.0), u64::from(low.0.max(1)));
-                (scaled, Basis::Extrapolated)
-            }
-            (None, Some((_, times))) => (at(times)?, Basis::Extrapolated),
-            (None, None) => return None,
-        };
-        Some(Prediction { time, basis })
+        let key = LegKey::new(point.model, point.share, point.leg);
+        predict(self.legs.get(key)?, point.batch, quantile)
     }
 
     fn best_batch(
@@ -93,28 +89,69 @@ impl LatencyModel for OnlineQuantiles {
         max_batch: BatchSize,
         within: Nanos,
     ) -> Option<BatchSize> {
-        let known = self.legs.get(&(model, share, LegIndex(0)))?;
-        let largest = known.keys().next_back()?;
+        let legs = self.legs_of(model, share)?;
+        let sizes = legs.first()?.keys();
+        let largest = sizes.last()?;
         let next = BatchSize(largest.0.saturating_mul(2)).min(max_batch);
-        let sizes = known
-            .range(..=max_batch)
-            .map(|(&size, _)| size)
+        let sizes = sizes.iter().copied();
+        let sizes = sizes
+            .filter(|&size| size <= max_batch)
             .chain((next > *largest).then_some(next));
-        let timed = sizes.filter_map(|size| Some((size, self.whole(model, share, size)?)));
+        let timed = sizes.filter_map(|size| Some((size, whole(legs, size)?)));
         cheapest(timed, within)
     }
 
     fn observe(&mut self, point: SurfacePoint, took: Nanos) {
-        let leg = self
-            .legs
-            .entry((point.model, point.share, point.leg))
-            .or_default();
-        leg.entry(point.batch).or_default().push(took);
+        let key = LegKey::new(point.model, point.share, point.leg);
+        self.legs.entry(key).entry(point.batch).push(took);
     }
 
     fn forget(&mut self, model: ModelId) {
-        self.legs.retain(|(known, _, _), _| *known != model);
+        self.legs
+            .retain(|known| known.model() != u64::from(model.0));
     }
+}
+
+impl OnlineQuantiles {
+    /// The legs of a model in a share from the first one on; `None` where that is unknown.
+    fn legs_of(&self, model: ModelId, share: Share) -> Option<&[Leg]> {
+        let keys = self.legs.keys();
+        let first = LegKey::new(model, share, LegIndex(0));
+        let from = keys.binary_search(&first).ok()?;
+        let last = LegKey::new(model, share, LegIndex(u16::MAX));
+        let count = keys[from..].iter().take_while(|&&key| key <= last).count();
+        self.legs.values().get(from..from + count)
+    }
+}
+
+fn predict(batches: &Leg, batch: BatchSize, quantile: f64) -> Option<Prediction> {
+    let at = |place: usize| {
+        let (size, times) = (batches.keys().get(place)?, batches.values().get(place)?);
+        Some((*size, times.quantile(quantile)?))
+    };
+    let (time, basis) = match batches.keys().binary_search(&batch) {
+        Ok(place) => (at(place)?.1, Basis::Measured),
+        Err(0) => (at(0)?.1, Basis::Extrapolated),
+        Err(place) if place == batches.keys().len() => {
+            let (low, time) = at(place - 1)?;
+            let scaled = time.scaled(u64::from(batch.0), u64::from(low.0.max(1)));
+            (scaled, Basis::Extrapolated)
+        }
+        Err(place) => {
+            let ((low, short), (high, long)) = (at(place - 1)?, at(place)?);
+            let rise = long.saturating_sub(short);
+            let part = u64::from(batch.0 - low.0);
+            let between = short + rise.scaled(part, u64::from(high.0 - low.0));
+            (between, Basis::Measured)
+        }
+    };
+    Some(Prediction { time, basis })
+}
+
+/// The median of some legs one after another.
+fn whole(legs: &[Leg], batch: BatchSize) -> Option<Nanos> {
+    let times = legs.iter().map(|leg| Some(predict(leg, batch, 0.5)?.time));
+    times.reduce(|sum, time| Some(sum? + time?))?
 }
 
 /// Of sizes with their times, smallest first, the one with the least time per item of those
@@ -134,26 +171,6 @@ pub(super) fn cheapest(
         }
     }
     best.map(|(size, _)| size)
-}
-
-impl OnlineQuantiles {
-    /// The median of all legs of a model one after another.
-    fn whole(&self, model: ModelId, share: Share, batch: BatchSize) -> Option<Nanos> {
-        let legs = self
-            .legs
-            .range((model, share, LegIndex(0))..=(model, share, LegIndex(u16::MAX)));
-        let times = legs.map(|(&(_, _, leg), _)| {
-            let point = SurfacePoint {
-                model,
-                leg,
-                batch,
-                share,
-                neighbours: Share(0),
-            };
-            self.predict(point, 0.5).map(|prediction| prediction.time)
-        });
-        times.reduce(|sum, time| Some(sum? + time?))?
-    }
 }
 
 #[cfg(test)]

@@ -4,16 +4,16 @@
 use super::file::{Fit, ModelProfile, PointKey, Times};
 use super::fit::median;
 use super::{Basis, Prediction};
+use crate::flat::FlatMap;
 use crate::id::{BatchSize, Share};
 use crate::time::Nanos;
-use std::collections::BTreeMap;
 
 /// What is known of one model's latency over (batch, share), for any part of the other
 /// slices busy.
 #[derive(Clone, Debug)]
 pub struct Surface {
     slices: u16,
-    measured: BTreeMap<PointKey, Times>,
+    measured: FlatMap<PointKey, Times>,
     fit: Option<Fit>,
     /// 95th percentile over median, at the median point: what an unmeasured point is given.
     tail: f64,
@@ -56,12 +56,15 @@ impl Surface {
     /// profile carries.
     #[must_use]
     pub fn new(model: &ModelProfile, slices: u16) -> Self {
-        let measured: BTreeMap<PointKey, Times> = model
+        let measured: FlatMap<PointKey, Times> = model
             .grid
             .iter()
             .filter_map(|point| Some((point.key(), point.times()?)))
             .collect();
-        let tails = measured.values().map(|times| times.p95_s / times.median_s);
+        let tails = measured
+            .values()
+            .iter()
+            .map(|times| times.p95_s / times.median_s);
         Self {
             slices,
             tail: median(tails.collect()).unwrap_or(1.0),
@@ -106,7 +109,7 @@ impl Surface {
     /// The latency at a point: measured there, or fitted; `None` outside the range.
     #[must_use]
     pub fn estimate(&self, point: PointKey) -> Option<Estimate> {
-        if let Some(times) = self.measured.get(&point) {
+        if let Some(times) = self.measured.get(point) {
             return Some(Estimate {
                 median_s: times.median_s,
                 p95_s: times.p95_s,
@@ -161,7 +164,8 @@ impl Surface {
     /// Every (batch, share) that the surface answers, up to `max_batch` items, in rising
     /// order.
     pub(super) fn places(&self, max_batch: u32) -> Vec<(u32, u16)> {
-        let measured = self.measured.keys().map(|point| (point.batch, point.share));
+        let measured = self.measured.keys().iter();
+        let measured = measured.map(|point| (point.batch, point.share));
         let fitted = self.fit.iter().flat_map(|fit| {
             let range = fit.range;
             (range.batch_min..=range.batch_max.min(max_batch)).flat_map(move |batch| {
@@ -204,7 +208,7 @@ impl Surface {
     fn slowdown(&self, point: PointKey, alone_s: f64) -> Option<f64> {
         let others = self.slices.checked_sub(point.share).filter(|&n| n > 0)?;
         let part = f64::from(point.neighbours.min(others)) / f64::from(others);
-        let full = self.measured.get(&PointKey {
+        let full = self.measured.get(PointKey {
             neighbours: others,
             ..point
         });
