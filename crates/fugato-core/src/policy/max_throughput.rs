@@ -5,9 +5,10 @@
 //! with: it favours cheap models, serves slightly more in all, and starves the dear ones.
 //! The paper says no more of it. Here a model's share and batch are those of least work
 //! (slice-seconds per item); whenever slices are free, the cheapest model with requests whose
-//! share fits starts. Shares are exclusive and runs are not preempted. A model that nothing
-//! is known of counts as the cheapest, so that it becomes known. Requests that cannot end in
-//! time even alone in their share are dropped; where deadlines are only observed, none.
+//! share fits starts, with more than its batch where more waits and is in time. Shares are
+//! exclusive and runs are not preempted. A model that nothing is known of counts as the
+//! cheapest, so that it becomes known. Requests that cannot end in time even alone in their
+//! share are dropped; where deadlines are only observed, none.
 
 use super::sizes::{Change, Sizes};
 use super::sizing::{OperatingPoint, Sizing};

@@ -56,15 +56,16 @@ impl Turn {
         }
     }
 
-    /// The verdict in a share: a launch of the batch that the model is sized for, a wait for
-    /// it to fill, or a drop of the head.
+    /// The verdict in a share: a launch, a wait for the batch that the model is sized for to
+    /// fill, or a drop of the head. Where more waits than that batch, more goes along, as
+    /// long as the head is in time.
     pub(super) fn in_share(self, view: &View<'_>, sizing: Sizing) -> Verdict {
         match self.grows_until(view, sizing.batch) {
             Some(until) => Verdict::Park {
                 model: self.head.model,
                 until: Some(until),
             },
-            None => self.verdict(view, sizing.batch, Some(sizing.batch)),
+            None => self.verdict(view, view.max_batch(self.head.model), Some(sizing.batch)),
         }
     }
 
