@@ -17,6 +17,7 @@ mod recent;
 mod rivals;
 mod scheduler;
 mod state;
+mod sums;
 mod view;
 mod work;
 

@@ -93,8 +93,8 @@ struct Profiled {
     surface: Surface,
     /// Slices of the device.
     slices: Share,
-    /// The measured batches, rising.
-    batches: Vec<BatchSize>,
+    /// The measured batches by share, rising, with their medians alone.
+    medians: Vec<Vec<(BatchSize, Nanos)>>,
     by_profile: Score,
     by_online: Score,
     /// Of the last legs, in thousandths: 1,000 outside the band, 0 within.
@@ -144,10 +144,21 @@ impl Profiled {
         let mut batches: Vec<_> = measured.map(|point| BatchSize(point.batch)).collect();
         batches.sort_unstable();
         batches.dedup();
-        (!batches.is_empty()).then(|| Self {
-            surface: Surface::new(profile, slices.0),
+        if batches.is_empty() {
+            return None;
+        }
+        let surface = Surface::new(profile, slices.0);
+        let medians = (0..=slices.0).map(|share| {
+            let median = |&batch: &BatchSize| {
+                let known = surface.predict(batch, Share(share), Share(0), 0.5)?;
+                Some((batch, known.time))
+            };
+            batches.iter().filter_map(median).collect()
+        });
+        Some(Self {
+            medians: medians.collect(),
+            surface,
             slices,
-            batches,
             by_profile: Score::default(),
             by_online: Score::default(),
             outside: Recent::default(),
@@ -223,21 +234,24 @@ impl Profiled {
         share: Share,
         max_batch: BatchSize,
     ) -> impl Iterator<Item = (BatchSize, Nanos)> {
-        let below = self
-            .batches
-            .iter()
-            .copied()
-            .filter(move |&size| size < max_batch);
-        below.chain([max_batch]).filter_map(move |batch| {
+        let medians = self.medians.get(usize::from(share.0));
+        let medians = medians.map_or(&[][..], Vec::as_slice);
+        let below = medians.partition_point(|&(size, _)| size < max_batch);
+        let largest = medians
+            .get(below)
+            .filter(|&&(size, _)| size == max_batch)
+            .copied();
+        let largest = largest.or_else(|| {
             let point = SurfacePoint {
                 model,
                 leg: LegIndex(0),
-                batch,
+                batch: max_batch,
                 share,
                 neighbours: Share(0),
             };
-            Some((batch, self.predict(point, 0.5)?.time))
-        })
+            Some((max_batch, self.predict(point, 0.5)?.time))
+        });
+        medians[..below].iter().copied().chain(largest)
     }
 }
 

@@ -63,7 +63,8 @@ impl Window {
     )]
     pub fn quantile(&self, quantile: f64) -> Option<u64> {
         let last = self.sorted.len().checked_sub(1)?;
-        let rank = (quantile.clamp(0.0, 1.0) * last as f64).floor() as usize;
+        // The cast cuts the fraction off.
+        let rank = (quantile.clamp(0.0, 1.0) * last as f64) as usize;
         Some(self.sorted[rank.min(last)])
     }
 

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** what is taken out of a block was put into it, at the same price.
 
+use super::sums::Sums;
 use crate::time::{Nanos, Timestamp};
 use std::collections::BTreeMap;
 
@@ -29,7 +30,7 @@ const LEVELS: usize = 6;
 /// level: neither grows with the number of requests or models.
 #[derive(Debug, Default)]
 pub(super) struct WorkByOrder {
-    levels: [BTreeMap<u64, u64>; LEVELS],
+    levels: [Sums; LEVELS],
 }
 
 impl WorkByOrder {
@@ -38,7 +39,7 @@ impl WorkByOrder {
             return;
         }
         for (level, sums) in self.levels.iter_mut().enumerate() {
-            *sums.entry(index(block, level)).or_default() += work.as_nanos();
+            sums.add(index(block, level), work.as_nanos());
         }
     }
 
@@ -49,17 +50,7 @@ impl WorkByOrder {
             return;
         }
         for (level, sums) in self.levels.iter_mut().enumerate() {
-            let at = index(block, level);
-            let held = sums.get(&at).copied().unwrap_or(0);
-            assert!(
-                held >= work.as_nanos(),
-                "{work} taken out of a block that holds {held} ns"
-            );
-            if held == work.as_nanos() {
-                sums.remove(&at);
-            } else {
-                sums.insert(at, held - work.as_nanos());
-            }
+            sums.remove(index(block, level), work.as_nanos());
         }
     }
 
@@ -75,7 +66,7 @@ impl WorkByOrder {
             } else {
                 0
             };
-            sum += sums.range(from..to).map(|(_, work)| work).sum::<u64>();
+            sum += sums.of(from..to);
         }
         Nanos::new(sum)
     }
@@ -91,7 +82,7 @@ impl WorkByOrder {
             Some(before) => self.up_to(Timestamp::from_nanos(before)).as_nanos(),
             None => 0,
         };
-        let blocks = self.levels[ROOM_LEVEL].range(first..).take(ROOM_BLOCKS);
+        let blocks = self.levels[ROOM_LEVEL].entries(first).take(ROOM_BLOCKS);
         let rooms = blocks.map(|(block, work)| {
             sum += work;
             let end = Timestamp::from_nanos((block + 1) << shift);
@@ -112,7 +103,8 @@ impl WorkByOrder {
             for (&block, &work) in blocks.iter().filter(|&(_, &work)| work > 0) {
                 *expected.entry(index(block, level)).or_default() += work;
             }
-            assert_eq!(*found, expected, "sums of work, level {level}");
+            let found: BTreeMap<u64, u64> = found.entries(0).collect();
+            assert_eq!(found, expected, "sums of work, level {level}");
         }
     }
 }
@@ -178,7 +170,7 @@ mod tests {
             for (block, work) in held.drain(..) {
                 sums.remove(block, Nanos::new(work));
             }
-            prop_assert!(sums.levels.iter().all(BTreeMap::is_empty));
+            prop_assert!(sums.levels.iter().all(|sums| sums.entries(0).next().is_none()));
         }
     }
 }
