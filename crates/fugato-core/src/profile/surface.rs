@@ -13,7 +13,7 @@ use crate::time::Nanos;
 #[derive(Clone, Debug)]
 pub struct Surface {
     slices: u16,
-    measured: FlatMap<PointKey, Times>,
+    measured: FlatMap<Rank, Times>,
     fit: Option<Fit>,
     /// 95th percentile over median, at the median point: what an unmeasured point is given.
     tail: f64,
@@ -51,15 +51,36 @@ pub enum Load {
     Busy,
 }
 
+/// A point's place in the order of points as one number, which compares at once: by batch,
+/// then share, then neighbours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank(u64);
+
+impl Rank {
+    fn of(point: PointKey) -> Self {
+        let (share, neighbours) = (u64::from(point.share), u64::from(point.neighbours));
+        Self(u64::from(point.batch) << 32 | share << 16 | neighbours)
+    }
+
+    /// The batch and the share.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "cut to the bits that each has"
+    )]
+    const fn place(self) -> (u32, u16) {
+        ((self.0 >> 32) as u32, (self.0 >> 16) as u16)
+    }
+}
+
 impl Surface {
     /// The surface of a model on a device of `slices` slices, with the fit that the
     /// profile carries.
     #[must_use]
     pub fn new(model: &ModelProfile, slices: u16) -> Self {
-        let measured: FlatMap<PointKey, Times> = model
+        let measured: FlatMap<Rank, Times> = model
             .grid
             .iter()
-            .filter_map(|point| Some((point.key(), point.times()?)))
+            .filter_map(|point| Some((Rank::of(point.key()), point.times()?)))
             .collect();
         let tails = measured
             .values()
@@ -109,7 +130,7 @@ impl Surface {
     /// The latency at a point: measured there, or fitted; `None` outside the range.
     #[must_use]
     pub fn estimate(&self, point: PointKey) -> Option<Estimate> {
-        if let Some(times) = self.measured.get(point) {
+        if let Some(times) = self.measured.get(Rank::of(point)) {
             return Some(Estimate {
                 median_s: times.median_s,
                 p95_s: times.p95_s,
@@ -165,7 +186,7 @@ impl Surface {
     /// order.
     pub(super) fn places(&self, max_batch: u32) -> Vec<(u32, u16)> {
         let measured = self.measured.keys().iter();
-        let measured = measured.map(|point| (point.batch, point.share));
+        let measured = measured.map(|rank| rank.place());
         let fitted = self.fit.iter().flat_map(|fit| {
             let range = fit.range;
             (range.batch_min..=range.batch_max.min(max_batch)).flat_map(move |batch| {
@@ -208,10 +229,10 @@ impl Surface {
     fn slowdown(&self, point: PointKey, alone_s: f64) -> Option<f64> {
         let others = self.slices.checked_sub(point.share).filter(|&n| n > 0)?;
         let part = f64::from(point.neighbours.min(others)) / f64::from(others);
-        let full = self.measured.get(PointKey {
+        let full = self.measured.get(Rank::of(PointKey {
             neighbours: others,
             ..point
-        });
+        }));
         let contention = match (full, &self.fit) {
             (Some(times), _) => times.median_s / alone_s - 1.0,
             (None, Some(fit)) => fit.contention?,

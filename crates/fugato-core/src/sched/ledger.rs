@@ -58,11 +58,26 @@ struct Lane {
 #[derive(Debug)]
 struct DeviceLedger {
     spec: DeviceSpec,
+    /// Of each partition.
+    shares: Vec<Share>,
     lanes: Vec<Vec<Lane>>,
     /// The partitions with a normal lane, by share.
     by_share: BTreeMap<Share, Vec<PartitionId>>,
     occupied: BTreeSet<(PartitionId, LaneId)>,
     held: AtomSet,
+}
+
+impl DeviceLedger {
+    fn atoms(&self, partition: PartitionId) -> AtomSet {
+        self.spec.partitions[usize::from(partition.0)].atoms
+    }
+
+    fn lane(&self, at: LaneRef) -> &Lane {
+        let lanes = self.lanes.get(usize::from(at.partition.0));
+        lanes
+            .and_then(|lanes| lanes.get(usize::from(at.lane.0)))
+            .unwrap_or_else(|| panic!("no such lane: {at:?}"))
+    }
 }
 
 /// The ledger of all present devices.
@@ -96,6 +111,7 @@ impl Ledger {
         }
         let id = spec.id;
         let device = DeviceLedger {
+            shares: spec.partitions.iter().map(PartitionSpec::share).collect(),
             spec,
             lanes,
             by_share,
@@ -147,7 +163,9 @@ impl Ledger {
     }
 
     pub(super) fn share(&self, at: LaneRef) -> Share {
-        self.partition(at).share()
+        let shares = &self.device(at.device).shares;
+        let share = shares.get(usize::from(at.partition.0));
+        *share.unwrap_or_else(|| panic!("{} has no {}", at.device, at.partition))
     }
 
     /// Slices of the device that other lanes hold; under an exclusive rule, those outside
@@ -157,13 +175,15 @@ impl Ledger {
     /// The occupied lanes of the device.
     pub(super) fn neighbours(&self, at: LaneRef) -> Share {
         let device = self.device(at.device);
-        let others = device
-            .occupied
-            .iter()
-            .filter(|&&lane| lane != (at.partition, at.lane));
-        let atoms =
-            others.map(|&(partition, _)| device.spec.partitions[usize::from(partition.0)].atoms);
-        Share(atoms.fold(AtomSet::EMPTY, AtomSet::union).count())
+        let occupied = device.occupied.iter();
+        let mut others = occupied.filter(|&&lane| lane != (at.partition, at.lane));
+        let Some(&(first, _)) = others.next() else {
+            return Share(0);
+        };
+        let atoms = others.fold(device.atoms(first), |atoms, &(partition, _)| {
+            atoms.union(device.atoms(partition))
+        });
+        Share(atoms.count())
     }
 
     /// Whether no lane of any device holds a leg.
@@ -298,13 +318,7 @@ impl Ledger {
     }
 
     fn lane(&self, at: LaneRef) -> &Lane {
-        let lanes = self
-            .device(at.device)
-            .lanes
-            .get(usize::from(at.partition.0));
-        lanes
-            .and_then(|lanes| lanes.get(usize::from(at.lane.0)))
-            .unwrap_or_else(|| panic!("no such lane: {at:?}"))
+        self.device(at.device).lane(at)
     }
 
     fn lane_mut(&mut self, at: LaneRef) -> &mut Lane {
@@ -335,10 +349,10 @@ impl Ledger {
         lead: Nanos,
     ) -> Offer {
         let device = self.device(at.device);
-        let lane = self.lane(at);
+        let lane = device.lane(at);
         let Some(front) = &lane.front else {
             let free = match rule {
-                CapacityRule::Exclusive => !device.held.overlaps(self.partition(at).atoms),
+                CapacityRule::Exclusive => !device.held.overlaps(device.atoms(at.partition)),
                 CapacityRule::Oversubscribed { lanes } => {
                     device.occupied.len() < usize::from(lanes)
                 }
@@ -408,6 +422,15 @@ impl Ledger {
     pub(super) fn occupied(&self) -> impl Iterator<Item = LaneRef> {
         let devices = self.devices.iter();
         devices.flat_map(|(device, _)| self.occupied_on(device))
+    }
+
+    /// The legs on each lane that holds one: that in front, and that committed behind it.
+    pub(super) fn legs(&self) -> impl Iterator<Item = (&LaneLeg, Option<&LaneLeg>)> {
+        let lanes = self.devices.values().flat_map(|device| {
+            let occupied = device.occupied.iter();
+            occupied.map(|&(part, lane)| &device.lanes[usize::from(part.0)][usize::from(lane.0)])
+        });
+        lanes.filter_map(|lane| Some((lane.front.as_ref()?, lane.next.as_ref())))
     }
 
     /// Lanes of a device that hold a leg.

@@ -250,10 +250,9 @@ impl Scheduler {
     /// When the next lane comes near enough to its predicted end to be committed to.
     fn next_commit_point(&self) -> Option<Timestamp> {
         let state = &self.state;
-        let points = state.ledger.occupied().filter_map(|at| {
-            let front = state.ledger.front(at)?;
-            let open = state.ledger.next(at).is_none();
+        let points = state.ledger.legs().filter_map(|(front, next)| {
             let end = front.started? + front.predicted?;
+            let open = next.is_none();
             open.then(|| end.before(state.config.commit_lead))
         });
         points.filter(|&point| point > state.now).min()
@@ -263,8 +262,8 @@ impl Scheduler {
     /// before it runs longer than predicted.
     fn next_lapse(&self) -> Option<Timestamp> {
         let state = &self.state;
-        let points = state.ledger.occupied().filter_map(|at| {
-            let next = state.ledger.next(at).filter(|next| !next.revoking)?;
+        let points = state.ledger.legs().filter_map(|(_, next)| {
+            let next = next.filter(|next| !next.revoking)?;
             Some(state.task(next.task).start_by? + Nanos::new(1))
         });
         points.filter(|&point| point > state.now).min()

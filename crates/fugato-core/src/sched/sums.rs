@@ -61,24 +61,27 @@ impl Sums {
     /// # Panics
     /// Where more is taken out than there is.
     pub(super) fn remove(&mut self, index: u64, amount: u64) {
-        let near = self.near().contains(&index);
-        let sum = match &mut self.window[place(index)] {
-            sum if near && *sum > 0 => sum,
-            _ => match self.far.get_mut(&index) {
-                Some(sum) => sum,
-                None => &mut 0,
-            },
-        };
-        assert!(
-            *sum >= amount,
-            "{amount} taken out of place {index}, which holds {sum}"
-        );
-        *sum -= amount;
-        if *sum > 0 || amount == 0 {
+        if amount == 0 {
             return;
         }
-        if self.far.is_empty() || self.far.remove(&index).is_none() {
-            self.taken -= 1;
+        let near = self.near().contains(&index) && self.window[place(index)] > 0;
+        let held = if near {
+            self.window[place(index)]
+        } else {
+            self.far.get(&index).copied().unwrap_or(0)
+        };
+        assert!(
+            held >= amount,
+            "{amount} taken out of place {index}, which holds {held}"
+        );
+        let left = held - amount;
+        if near {
+            self.window[place(index)] = left;
+            self.taken -= usize::from(left == 0);
+        } else if left == 0 {
+            self.far.remove(&index);
+        } else {
+            self.far.insert(index, left);
         }
     }
 
@@ -124,10 +127,6 @@ impl Sums {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the remainder is below the window's length"
-)]
 const fn place(index: u64) -> usize {
     (index % WINDOW) as usize
 }

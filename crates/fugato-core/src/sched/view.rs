@@ -307,15 +307,13 @@ impl<'a> View<'a> {
         for at in self.state.ledger.lanes(device, PartitionId(0)) {
             let offer = self.offer(at);
             let better = match (best, offer) {
-                (None, _) => true,
-                (Some((_, Offer::Now)), _) => false,
-                (Some(_), Offer::Now) => true,
+                (_, Offer::Now) => return Some((at, offer)),
+                (None, _) | (Some((_, Offer::Closed)), Offer::After(_)) => true,
                 (Some((_, Offer::After(known))), Offer::After(end)) => end < known,
-                (Some((_, Offer::Closed)), Offer::After(_)) => true,
                 (Some((known, Offer::Closed)), Offer::Closed) => {
                     self.revocable(known).is_none() && self.revocable(at).is_some()
                 }
-                (Some((_, Offer::After(_))), Offer::Closed) => false,
+                (Some((_, Offer::Now | Offer::After(_))), _) => false,
             };
             if better {
                 best = Some((at, offer));

@@ -4,7 +4,6 @@ mod concluded;
 
 use super::{DeviceKey, GridPoint, ModelProfile, Profile, SCHEMA};
 use serde::{Deserialize, Serialize};
-use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -19,7 +18,7 @@ const TIME_MAX_NS: u64 = 86_400_000_000_000;
 const TIME_EXPECTED: &str = "a positive number of seconds, at most a day";
 
 /// The place of a point in a model's grid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PointKey {
     /// Items in the batch.
@@ -28,26 +27,6 @@ pub struct PointKey {
     pub share: u16,
     /// Slices that are busy with other work; 0 is alone.
     pub neighbours: u16,
-}
-
-impl PointKey {
-    /// Its place among others as one number, which is compared at once.
-    fn rank(self) -> u64 {
-        u64::from(self.batch) << 32 | u64::from(self.share) << 16 | u64::from(self.neighbours)
-    }
-}
-
-impl Ord for PointKey {
-    /// By batch, then share, then neighbours.
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.rank().cmp(&other.rank())
-    }
-}
-
-impl PartialOrd for PointKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
 }
 
 impl fmt::Display for PointKey {
