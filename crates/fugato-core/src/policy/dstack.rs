@@ -24,7 +24,8 @@
 //! - What a session has no room for is left out in the order in which it is due, said in
 //!   [`Plan::left_out`], run by the dynamic stage where that finds room, and placed first in
 //!   the next session: so an overloaded plan leaves out each in its turn.
-//! - The pushing apart is given up where it leaves more out than it makes room for.
+//! - The pushing apart is given up where it leaves something out of a session that has room
+//!   for all, and more than it makes room for.
 //! - The dynamic stage looks at the next session too, as if it were like this one; it lets a
 //!   model that runs already run once more where no other fits, and runs models below their
 //!   share where they keep their objective.
@@ -34,7 +35,7 @@
 //!   taken, by a run that took longer than predicted, goes to another that nothing is
 //!   planned on.
 //! - Models without an objective are planned by that of best effort, and unknown ones as if
-//!   a run took half of theirs.
+//!   a run took half of theirs; one that takes longer delays what is planned behind it.
 //! - A run in between does not take the last task slot of its model while the model's own
 //!   planned run needs one.
 //! - A plan is bounded: 512 runs, some smaller shares, some models sized anew; and the

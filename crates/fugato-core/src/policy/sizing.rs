@@ -63,6 +63,8 @@ pub struct Sizer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Basis {
     device: DeviceId,
+    /// Which models and devices there are: a device may return with other partitions.
+    configuration: u64,
     slo: Option<Nanos>,
     /// In [`RATE_STEPS`]; `None` before the first request.
     rate: Option<i64>,
@@ -127,6 +129,7 @@ fn basis(view: &View<'_>, device: DeviceId, model: ModelId) -> Basis {
     let rate = view.rate(model);
     Basis {
         device,
+        configuration: view.configuration(),
         slo: view.slo(model),
         rate: (rate > 0.0).then(|| (rate.log2() * RATE_STEPS).round() as i64),
         knowledge: view.knowledge(model),

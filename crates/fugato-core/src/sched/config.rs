@@ -320,7 +320,8 @@ pub struct DynamicBatching {
     /// Batch sizes to aim for (`preferred_batch_size`), rising; empty for none.
     pub preferred: Vec<BatchSize>,
     /// How long a request may wait for its batch to reach a preferred (or the largest)
-    /// size (`max_queue_delay_microseconds`).
+    /// size (`max_queue_delay_microseconds`); under other policies that heed it, the size
+    /// that they aim at.
     pub max_queue_delay: Nanos,
 }
 

@@ -465,8 +465,9 @@ section! {
         /// Policy `uncontrolled`: batch sizes to wait for. None, as in Triton: whatever
         /// waits is run.
         preferred_batch_sizes: Vec<u32> = Vec::new();
-        /// Policy `uncontrolled`: longest time to wait for a preferred batch size. Zero, as
-        /// in Triton.
+        /// Longest time to wait for a fuller batch: under `uncontrolled` for a preferred size,
+        /// under `temporal`, `clipper`, `nexus`, `gslice`, `max-throughput` and `max-min` for
+        /// the one that they aim at; the other policies do not wait. Zero, as in Triton.
         max_queue_delay: Span = Span::default();
     }
     unset {

@@ -183,7 +183,8 @@ impl Session {
         let now = view.now();
         demands.retain(|demand| {
             let turn = self.turns.get(&demand.model);
-            demand.every <= length || turn.is_none_or(|&turn| turn < now + length)
+            let is_due = demand.every <= length || turn.is_none_or(|&turn| turn < now + length);
+            is_due || demand.first
         });
         for demand in &demands {
             self.turns.insert(demand.model, now + demand.every);
