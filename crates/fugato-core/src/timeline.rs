@@ -115,6 +115,15 @@ impl Timeline {
         });
     }
 
+    /// The same legs of models with other numbers.
+    #[must_use]
+    pub fn renamed(mut self, model: impl Fn(ModelId) -> ModelId) -> Self {
+        for leg in &mut self.legs {
+            leg.model = model(leg.model);
+        }
+        self
+    }
+
     /// The legs that were kept, in the order in which the scheduler heard of their ends.
     pub fn legs(&self) -> impl ExactSizeIterator<Item = &TimelineLeg> {
         self.legs.iter()

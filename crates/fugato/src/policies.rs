@@ -1,6 +1,7 @@
 //! Policies by name with settings by name, as the command line and the live endpoint take
 //! them. What a setting may be is the specification's own reading of it.
 
+use crate::config::Span;
 use fugato_core::sched::PolicySpec;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -98,7 +99,10 @@ pub(crate) fn with_setting(
             expected: settings.keys().cloned().collect(),
         });
     }
-    settings.insert(name.to_owned(), value.clone());
+    // A length of time is written as in the configuration, and counted in nanoseconds.
+    let span = value.as_str().and_then(|text| text.parse::<Span>().ok());
+    let counted = span.map_or_else(|| value.clone(), |span| span.nanos().as_nanos().into());
+    settings.insert(name.to_owned(), counted);
     let changed = Map::from_iter([(key, Value::Object(settings))]);
     PolicySpec::deserialize(Value::Object(changed)).map_err(|error| SettingError::Value {
         name: name.to_owned(),
@@ -111,6 +115,7 @@ pub(crate) fn with_setting(
 fn expected(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rsplit_once("expected ") {
+        Some((_, "u8")) => "a whole number of 0 to 255".to_owned(),
         Some((_, "u16" | "u32" | "u64")) => "a whole number that is not negative".to_owned(),
         Some((_, what)) => what.to_owned(),
         None => text,
@@ -120,7 +125,7 @@ fn expected(error: &serde_json::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fugato_core::Share;
+    use fugato_core::{Nanos, Share};
 
     #[test]
     fn settings_are_named_after_the_policy() {
@@ -131,6 +136,11 @@ mod tests {
         };
         assert_eq!(parsed, expected);
         assert_eq!(parse("edf"), Ok(PolicySpec::Edf));
+        let cycle = Some(Nanos::from_millis(20));
+        assert_eq!(
+            parse("temporal:cycle=20ms"),
+            Ok(PolicySpec::Temporal { cycle })
+        );
         let wrong = [
             ("edfx", "policy is `edfx`, expected one of fifo, edf"),
             (
@@ -148,6 +158,10 @@ mod tests {
             (
                 "uncontrolled:lanes=many",
                 "setting `lanes` is `\"many\"`, expected a whole number",
+            ),
+            (
+                "clipper:target_percent=500",
+                "setting `target_percent` is `500`, expected a whole number of 0 to 255",
             ),
         ];
         for (text, message) in wrong {

@@ -13,6 +13,7 @@ use fugato_core::sim::{
 };
 use fugato_core::workload::{Workload, WorkloadError};
 use serde::Serialize;
+use std::num::NonZeroU32;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -175,7 +176,10 @@ fn fleet(plan: &Plan, workload: &Workload, devices: u32) -> Result<Fleet, PlanEr
 }
 
 fn ideal(plan: &Plan, workload: &Workload) -> Result<PolicyReport, PlanError> {
-    let options = IdealOptions::new(plan.scenario.device().slices);
+    let options = IdealOptions {
+        in_flight: plan.scenario.slots(),
+        ..IdealOptions::new(plan.scenario.device().slices)
+    };
     let report = ideal_offered(&plan.profile, workload, options, plan.seed)?;
     Ok(PolicyReport::from(&report))
 }
@@ -216,7 +220,12 @@ pub struct HeldLoad {
 ///
 /// # Errors
 /// [`PlanError`]; a workload without rates among them.
-pub fn find_capacity(plan: &Plan, wanted: f64, seeds: u32) -> Result<CapacityReport, PlanError> {
+pub fn find_capacity(
+    plan: &Plan,
+    wanted: f64,
+    seeds: NonZeroU32,
+) -> Result<CapacityReport, PlanError> {
+    let seeds = seeds.get();
     let count = plan.policies.len() * seeds as usize;
     let found = in_parallel(count, |job| {
         let contender = &plan.policies[job / seeds as usize];
@@ -330,8 +339,8 @@ pub struct Sweep {
 ///
 /// # Errors
 /// [`PlanError`]; a workload without rates among them.
-pub fn sweep(plan: &Plan, multiples: &[f64], seeds: u32) -> Result<Sweep, PlanError> {
-    let seeds = seeds as usize;
+pub fn sweep(plan: &Plan, multiples: &[f64], seeds: NonZeroU32) -> Result<Sweep, PlanError> {
+    let seeds = seeds.get() as usize;
     let each = multiples.len() * seeds;
     let reports = in_parallel(plan.policies.len() * each, |job| {
         let (contender, rest) = (&plan.policies[job / each], job % each);
@@ -345,7 +354,7 @@ pub fn sweep(plan: &Plan, multiples: &[f64], seeds: u32) -> Result<Sweep, PlanEr
         multiples: multiples.to_vec(),
         rate: total_rate(plan),
         reports: of_policies
-            .map(|policy| policy.chunks(seeds.max(1)).map(<[_]>::to_vec).collect())
+            .map(|policy| policy.chunks(seeds).map(<[_]>::to_vec).collect())
             .collect(),
     })
 }

@@ -169,12 +169,20 @@ fn what_ran_is_written_as_traces_pictures_and_a_page() {
         let trace = read(&format!("ran-{policy}.json"));
         let trace: Value = serde_json::from_str(&trace).expect("JSON");
         let events = trace["traceEvents"].as_array().expect("events");
-        let devices: BTreeSet<u64> = events
+        let ran: BTreeSet<(u64, &str)> = events
             .iter()
             .filter(|event| event["ph"] == "X")
-            .filter_map(|event| event["pid"].as_u64())
+            .filter_map(|event| Some((event["pid"].as_u64()?, event["name"].as_str()?)))
+            .map(|(device, name)| (device, name.split(' ').next().unwrap_or(name)))
             .collect();
-        assert_eq!(devices.len(), 2, "legs on both devices");
+        let devices: BTreeSet<u64> = ran.iter().map(|(device, _)| *device).collect();
+        let models: BTreeSet<&str> = ran.iter().map(|(_, model)| *model).collect();
+        assert_eq!(
+            (ran.len(), devices.len()),
+            (2, 2),
+            "a model on each: {ran:?}"
+        );
+        assert_eq!(models, BTreeSet::from(["alexnet", "mobilenet"]));
         assert!(read(&format!("pictures/space-time-{policy}.svg")).contains("<svg "));
     }
     let mut pictures: Vec<_> = fs::read_dir(folder.path().join("pictures"))
@@ -185,6 +193,15 @@ fn what_ran_is_written_as_traces_pictures_and_a_page() {
     assert_eq!(pictures.len(), 4, "{pictures:?}");
     let page = read("page.html");
     assert!(page.contains("dstack:dynamic=false") && page.contains("imulated"));
+}
+
+#[test]
+fn a_trace_of_nothing_is_refused() {
+    let folder = scratch();
+    let args = ["--workload", "c-2", "--policy", "ideal", "--timeline", "it"];
+    let output = simulate(&args, folder.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("nothing to write"));
 }
 
 #[test]

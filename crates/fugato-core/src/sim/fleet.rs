@@ -3,7 +3,7 @@
 use super::placement::{Placement, Replica, WHOLE, demand};
 use super::scenario::{Scenario, Simulated};
 use super::tally::{ModelTally, Tally};
-use crate::id::DeviceId;
+use crate::id::{DeviceId, ModelId};
 use crate::sched::SchedulerConfig;
 use crate::workload::{ArrivalProcess, ModelLoad, Workload, WorkloadError};
 
@@ -81,8 +81,8 @@ impl Fleet {
         self.devices.len()
     }
 
-    /// Runs one of the devices, counted from 0 to [`worlds`](Self::worlds); its tally is
-    /// among all models of the workload.
+    /// Runs one of the devices, counted from 0 to [`worlds`](Self::worlds); its tally and
+    /// its timeline are among all models of the workload.
     ///
     /// # Panics
     /// Where there are not as many.
@@ -93,9 +93,14 @@ impl Fleet {
             .map(|replica| replica.model)
             .collect();
         let simulated = scenario.run(config, device_seed(seed, *index as u64));
+        // In its world the models are numbered from zero on.
+        let model = |own_id: ModelId| {
+            let place = own[own_id.0 as usize];
+            ModelId(u32::try_from(place).expect("models are numbered in 32 bits"))
+        };
         Simulated {
             tally: simulated.tally.spread(self.models, &own),
-            ..simulated
+            timeline: simulated.timeline.map(|timeline| timeline.renamed(model)),
         }
     }
 

@@ -162,6 +162,11 @@ impl Scenario {
         &self.device
     }
 
+    /// Tasks that a model may have in flight.
+    pub fn slots(&self) -> u16 {
+        self.options.slots
+    }
+
     /// Some of the models, with their load, on a device of as many slices.
     ///
     /// # Panics

@@ -19,6 +19,7 @@ use fugato_core::{Nanos, Share};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -98,22 +99,23 @@ pub struct Args {
     /// Instances of a model under `uncontrolled`
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub instances: u16,
-    /// How long a request may wait for its batch to fill under `uncontrolled`
+    /// How long a request may wait for its batch to fill, under all policies but `fifo`, `edf` and
+    /// `dstack`
     #[arg(long, value_name = "TIME", default_value = "0ms")]
     pub max_queue_delay: Span,
     /// Find the largest multiple of the workload that each policy holds
     #[arg(long, conflicts_with_all = ["saturated", "find_devices"])]
     pub find_capacity: bool,
     /// Find the fewest devices on which each policy holds the workload, up to this many
-    #[arg(long, value_name = "MOST", conflicts_with = "saturated", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "MOST", conflicts_with_all = ["saturated", "seeds"], value_parser = clap::value_parser!(u32).range(1..))]
     pub find_devices: Option<u32>,
     /// Attainment that counts as held, over all requests (of each model at least the
     /// smaller of this and 0.95)
     #[arg(long, value_name = "FRACTION", default_value_t = 0.99, value_parser = fraction)]
     pub attainment: f64,
     /// Seeds to find the capacity for, from the seed on
-    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    pub seeds: u32,
+    #[arg(long, value_name = "COUNT", default_value = "5")]
+    pub seeds: NonZeroU32,
     /// Where to write what ran, as a Chrome trace with a track per slice; of several policies one
     /// file each
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["find_capacity", "find_devices"])]
@@ -201,6 +203,9 @@ fn resolve(args: &Args) -> anyhow::Result<Plan> {
     if !(1..=ATOMS_MAX).contains(&slices) {
         bail!("`--slices` is {slices}, expected 1 to {ATOMS_MAX}");
     }
+    if args.timeline.is_some() && !args.policy.iter().any(|policy| *policy != Contender::Ideal) {
+        bail!("`--timeline` has nothing to write: `ideal` runs kernels, not legs");
+    }
     if args.devices == 0 {
         bail!("`--devices` is 0, expected at least 1");
     }
@@ -248,7 +253,8 @@ fn options(args: &Args) -> SimOptions {
             },
         },
         noise: !args.no_noise,
-        slots: args.slots,
+        // As in the server: an instance is a task in flight.
+        slots: args.slots.max(args.instances),
         timeline: if args.timeline.is_some() || args.plots.is_some() {
             files::LEGS_MAX
         } else {

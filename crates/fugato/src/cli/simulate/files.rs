@@ -8,10 +8,11 @@ use crate::timeline::{Scene, write_trace};
 use anyhow::Context;
 use fugato_core::ModelId;
 use fugato_core::device::DeviceSpec;
-use fugato_core::timeline::TimelineLeg;
+use fugato_core::timeline::{Timeline, TimelineLeg};
 use fugato_core::{DeviceId, Nanos, Timestamp};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 /// Legs that a trace and a picture hold: what a viewer opens in a moment.
@@ -25,7 +26,7 @@ const SHOWN: Nanos = Nanos::from_millis(300);
 const MULTIPLES: [f64; 8] = [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0];
 
 /// Seeds per point of such a picture.
-const SEEDS: u32 = 3;
+const SEEDS: NonZeroU32 = NonZeroU32::new(3).expect("not zero");
 
 /// Writes the files that were asked for.
 pub(super) fn write(args: &Args, plan: &Plan, ran: &Ran) -> anyhow::Result<()> {
@@ -74,27 +75,19 @@ fn shown<'a>(plan: &'a Plan, ran: &'a Ran) -> impl Iterator<Item = Shown> + use<
     policies
         .filter(|(_, runs)| !runs.is_empty())
         .map(|(contender, runs)| {
-            let mut shown = Shown {
+            let timelines = || runs.iter().filter_map(|run| run.timeline.as_ref());
+            let device = plan.scenario.device();
+            Shown {
                 label: contender.name().to_owned(),
-                devices: Vec::new(),
-                legs: Vec::new(),
-                lost: 0,
-            };
-            for (run, id) in runs.iter().zip(0..) {
-                // Each world has one device, which it knows as the first.
-                let id = DeviceId(id);
-                let device = plan.scenario.device().clone();
-                shown.devices.push(DeviceSpec { id, ..device });
-                let Some(timeline) = &run.timeline else {
-                    continue;
-                };
-                let legs = timeline.legs();
-                shown
-                    .legs
-                    .extend(legs.map(|leg| TimelineLeg { device: id, ..*leg }));
-                shown.lost += timeline.lost();
+                devices: (0..u16::try_from(plan.devices).unwrap_or(u16::MAX))
+                    .map(|id| DeviceSpec {
+                        id: DeviceId(id),
+                        ..device.clone()
+                    })
+                    .collect(),
+                legs: timelines().flat_map(Timeline::legs).copied().collect(),
+                lost: timelines().map(Timeline::lost).sum(),
             }
-            shown
         })
 }
 
@@ -155,6 +148,12 @@ fn pictures(args: &Args, plan: &Plan, ran: &Ran) -> anyhow::Result<Vec<Chart>> {
                 models: &names,
                 legs: &shown.legs,
                 lost: shown.lost,
+            };
+            // Of a long run only the last legs are kept.
+            let kept = shown.legs.iter().map(|leg| leg.started).min();
+            let begin = match kept {
+                Some(first) if shown.lost > 0 => begin.max(first),
+                _ => begin,
             };
             let chart = space_time(&scene, &shown.label, Some(begin..begin + SHOWN));
             let file = format!("space-time-{}.svg", file_name(&shown.label));
