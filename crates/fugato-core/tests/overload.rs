@@ -229,6 +229,31 @@ fn without_admission_overload_collapses_goodput() {
     }
 }
 
+/// Where there is time for all, admission serves what would be served without it: nobody is
+/// refused for the sake of rivals.
+#[test]
+fn a_moderate_load_loses_nothing_to_admission() {
+    for pair in [FLAT, STEEP] {
+        for scale in [0.5, 0.6] {
+            let load = workload(pair, scale, false);
+            let observe = SchedulerConfig {
+                deadlines: DeadlineMode::Observe,
+                ..config(PolicySpec::Edf)
+            };
+            let (mut with, mut without) = (0.0, 0.0);
+            for seed in [1, 2, 3] {
+                with += tally(config(PolicySpec::Edf), pair, &load, seed).total();
+                without += tally(observe.clone(), pair, &load, seed).total();
+            }
+            assert!(
+                with >= 0.995 * without,
+                "{}, {scale}: {with:.2} with admission, {without:.2} without",
+                pair.name
+            );
+        }
+    }
+}
+
 /// A request far back in the queue, behind a long run, is told as soon as it is certain
 /// that it cannot end in time, and not when its deadline passes.
 #[test]

@@ -162,8 +162,9 @@ impl State {
 
     /// Time before the request's task could start: until a whole-device lane falls free,
     /// then what goes before it in the policy's order, less what shares its batch of `batch`
-    /// items, spread over the lanes that may run at once. Where several models ask for the device, no
-    /// less than its model's backlog takes at its share of the device.
+    /// items, spread over the lanes that may run at once. Where several models ask for more
+    /// than the device can do, no less than its model's backlog takes at its share of the
+    /// device.
     fn predicted_wait(
         &self,
         arrival: &Arrival,
@@ -183,24 +184,29 @@ impl State {
         let before = model.queue.items_before(key, enough);
         let beside = model.price.times(before % u64::from(batch.0.max(1)));
         let own = model.price.times(before).saturating_sub(beside);
+        let width = self.width(arrival.model);
+        let claims = self.rivals.claims(self.now, width);
         let ahead = match self.backlog {
             Backlog::Own => own,
             Backlog::All => {
                 let all = self.work.up_to(key.order()).saturating_sub(beside);
-                all.max(self.rivals.stretched(arrival.model, own))
+                let stretched = self.rivals.stretched(arrival.model, own);
+                all.max(stretched.scaled(claims, 1_000))
             }
         };
-        let wait = self.busy(arrival.model) + ahead.scaled(1, self.width(arrival.model));
+        let wait = self.busy(arrival.model) + ahead.scaled(1, width);
         match self.order {
             QueueOrder::Arrival => wait,
             QueueOrder::Deadline => {
-                wait + self.rivals.overtaking(self.now, arrival.model, wait, slack)
+                let overtaking = self.rivals.overtaking(self.now, arrival.model, wait, slack);
+                wait + overtaking.scaled(claims, 1_000)
             }
         }
     }
 
     /// By how much the requests that were accepted and go after this one would miss their
-    /// deadlines if it were accepted too, with some time in reserve. Zero under an order by
+    /// deadlines if it were accepted too, with some time in reserve where more is asked than
+    /// the device can do. Zero under an order by
     /// arrival, where nobody is overtaken, and where no other model asks: one model's
     /// requests go into one another's batches.
     fn short_of_room(&self, arrival: &Arrival, deadline: Timestamp) -> Nanos {
@@ -214,7 +220,9 @@ impl State {
         };
         let price = self.model(arrival.model).price;
         let work = price.times(u64::from(arrival.items.0)).scaled(1, width);
+        let claims = self.rivals.claims(self.now, width);
         let reserve = self.rivals.reserve(self.now, arrival.model);
+        let reserve = reserve.scaled(claims, 1_000);
         (self.busy(arrival.model) + work + reserve).saturating_sub(room)
     }
 

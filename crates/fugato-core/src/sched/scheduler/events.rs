@@ -81,7 +81,8 @@ impl Scheduler {
         let now = self.state.now;
         if let Some(model) = self.state.models.get_mut(&arrival.model) {
             model.asked.add(now, u64::from(arrival.items.0));
-            self.state.rivals.asked(now, &model.spec);
+            let work = model.price.times(u64::from(arrival.items.0));
+            self.state.rivals.asked(now, &model.spec, work);
         }
         let admitted = match self.state.admit(arrival) {
             Ok(admitted) => admitted,
