@@ -66,3 +66,38 @@ id! {
     /// A number of slices of a device.
     Share(u16), "share of "
 }
+id! {
+    /// A tensor of a [`Graph`](crate::graph::Graph), counted from 0.
+    TensorIndex(u32), "tensor "
+}
+id! {
+    /// An operator of a [`Graph`](crate::graph::Graph), counted from 0 in its order.
+    OperatorIndex(u32), "operator "
+}
+id! {
+    /// A segment of a [`Graph`](crate::graph::Graph), counted from 0 in a topological order.
+    SegmentIndex(u32), "segment "
+}
+
+macro_rules! place {
+    ($($name:ident),*) => {
+        $(impl $name {
+            /// The place in a list.
+            #[must_use]
+            pub const fn place(self) -> usize {
+                self.0 as usize
+            }
+
+            /// The index of a place in a list.
+            ///
+            /// # Panics
+            /// Where the list has more than 2^32 entries, which no constructor lets through.
+            #[must_use]
+            pub fn at(place: usize) -> Self {
+                Self(u32::try_from(place).expect("lists of graphs are shorter than 2^32"))
+            }
+        })*
+    };
+}
+
+place!(TensorIndex, OperatorIndex, SegmentIndex);

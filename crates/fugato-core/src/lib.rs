@@ -8,6 +8,7 @@ pub mod capacity;
 pub mod device;
 pub mod driver;
 mod flat;
+pub mod graph;
 mod id;
 pub mod mix;
 pub mod policy;
@@ -19,7 +20,7 @@ pub mod timeline;
 pub mod workload;
 
 pub use id::{
-    BatchSize, DeviceId, LaneId, LegIndex, ModelId, PartitionId, RequestId, ShapeClass, Share,
-    SlotIndex, TaskId,
+    BatchSize, DeviceId, LaneId, LegIndex, ModelId, OperatorIndex, PartitionId, RequestId,
+    SegmentIndex, ShapeClass, Share, SlotIndex, TaskId, TensorIndex,
 };
 pub use time::{Nanos, Timestamp};
