@@ -11,6 +11,7 @@ mod flat;
 pub mod graph;
 mod id;
 pub mod mix;
+pub mod plan;
 pub mod policy;
 pub mod profile;
 pub mod sched;

@@ -1,0 +1,226 @@
+//! Stage plans: which segments of a model run side by side, and in which order.
+//!
+//! A [`Plan`] is a list of [`Stage`]s, one after the other; a stage is a set of [`Group`]s
+//! that run at once, each on a lane; a group is segments that run in order. [`Leg`]s are
+//! runs of stages that a scheduler dispatches as one piece.
+//!
+//! **Invariant:** a plan that passed [`Plan::check`] runs each segment once and never before
+//! what it reads: predecessors are in earlier stages, or earlier in the same group.
+//!
+//! A plan is made for one model, device, runtime, share and batch; [`Plan::matches`] refuses
+//! any other by name. It is written as JSON of a stated schema, its times in nanoseconds.
+
+mod check;
+mod legs;
+
+pub use check::PlanError;
+pub use legs::LegLimits;
+
+use crate::graph::Segments;
+use crate::id::{BatchSize, SegmentIndex, Share};
+use crate::profile::DeviceKey;
+use crate::time::Nanos;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::ops::Range;
+
+/// The schema that this build reads and writes.
+pub const SCHEMA: &str = "fugato.plan/1";
+
+/// The stages of one model, made for a batch and a share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Always [`SCHEMA`]; written first, so that a file of another schema is refused by
+    /// its name and not by the first field that is new in it.
+    #[serde(deserialize_with = "known_schema")]
+    pub schema: String,
+    /// What it was made for.
+    pub key: PlanKey,
+    /// The planner that made it.
+    pub planner: String,
+    /// Where the times of its stages are from.
+    pub costs: CostBasis,
+    /// The time of all stages, in nanoseconds.
+    #[serde(rename = "predicted_ns")]
+    pub predicted: Nanos,
+    /// The stages, in the order they run.
+    pub stages: Vec<Stage>,
+    /// The legs, in the order they run: every stage is in one.
+    pub legs: Vec<Leg>,
+}
+
+/// What must be equal for a plan to apply.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanKey {
+    /// The content hash of the model file, as the model store keys it.
+    pub model: String,
+    /// The device.
+    pub device: DeviceKey,
+    /// The runtime that runs the model, with its version: `onnxruntime 1.31.0`.
+    pub runtime: String,
+    /// Slices that the plan runs in.
+    pub share: Share,
+    /// Items in the batch.
+    pub batch: BatchSize,
+}
+
+/// Where the times of stages are from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CostBasis {
+    /// Each stage was run on the device.
+    Measured,
+    /// Computed by a model of the device.
+    Modelled,
+}
+
+/// Groups that run at once; the next stage starts when all have ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// The groups.
+    pub groups: Vec<Group>,
+    /// The time of the stage, in nanoseconds.
+    #[serde(rename = "predicted_ns")]
+    pub predicted: Nanos,
+}
+
+/// Segments that run one after the other on one lane.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Group {
+    /// The segments, in the order they run.
+    pub segments: Vec<SegmentIndex>,
+}
+
+/// Consecutive stages that are dispatched to the device as one piece.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leg {
+    /// Its stages, counted from 0.
+    pub stages: Range<u32>,
+    /// In how many parts of the batch it runs, one after the other, because the whole batch
+    /// takes longer than a leg may; from 1 to the items of the batch.
+    pub sub_batches: u32,
+    /// The time of its stages for the whole batch at once, in nanoseconds.
+    #[serde(rename = "predicted_ns")]
+    pub predicted: Nanos,
+}
+
+impl Plan {
+    /// A plan of these stages, cut into legs.
+    #[must_use]
+    pub fn new(
+        key: PlanKey,
+        planner: &str,
+        costs: CostBasis,
+        stages: Vec<Stage>,
+        limits: LegLimits,
+    ) -> Self {
+        Self {
+            schema: SCHEMA.to_owned(),
+            planner: planner.to_owned(),
+            costs,
+            predicted: total(&stages),
+            legs: limits.legs(&stages, key.batch),
+            key,
+            stages,
+        }
+    }
+
+    /// The stages of a leg.
+    ///
+    /// # Panics
+    /// Where the leg is not of this plan.
+    #[must_use]
+    pub fn stages_of(&self, leg: &Leg) -> &[Stage] {
+        &self.stages[leg.stages.start as usize..leg.stages.end as usize]
+    }
+
+    /// The largest number of groups that run at once: the lanes that the plan can use.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        let widths = self.stages.iter().map(|stage| stage.groups.len());
+        widths.max().unwrap_or(0)
+    }
+}
+
+impl Stage {
+    /// The stage's segments, group by group.
+    pub fn segments(&self) -> impl Iterator<Item = SegmentIndex> {
+        let groups = self.groups.iter();
+        groups.flat_map(|group| group.segments.iter().copied())
+    }
+}
+
+impl From<Vec<SegmentIndex>> for Group {
+    fn from(segments: Vec<SegmentIndex>) -> Self {
+        Self { segments }
+    }
+}
+
+/// What a stage would take.
+pub trait StageCost {
+    /// Why a stage could not be priced: a device that failed, a search that was stopped.
+    /// [`Infallible`](std::convert::Infallible) for computed costs.
+    type Error;
+
+    /// The time from the start of the groups, all at once, to the end of the last; fork
+    /// and join included.
+    ///
+    /// Groups stand in the order of their first segments, whose set is what a memo is
+    /// keyed by together with how it is divided.
+    ///
+    /// # Errors
+    /// Where there is no answer; the planner then stops with the same error.
+    fn stage(&mut self, groups: &[Group]) -> Result<Nanos, Self::Error>;
+
+    /// Whether the times are measured or computed.
+    fn basis(&self) -> CostBasis;
+}
+
+/// Divides segments into stages.
+pub trait Planner {
+    /// Its name, as a [`Plan`] says it.
+    fn name(&self) -> &'static str;
+
+    /// The stages of a model, each priced by `costs`, which pass [`Plan::check`].
+    ///
+    /// `progress` is told how far the search is, in no stated rhythm.
+    ///
+    /// # Errors
+    /// Only those of `costs`. What a stopped search had priced is in the memo of `costs`,
+    /// if it has one: the same call goes on from there.
+    fn stages<C: StageCost>(
+        &self,
+        segments: &Segments,
+        costs: &mut C,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Stage>, C::Error>;
+}
+
+/// How far a planner is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Segments that have their final stage.
+    pub planned: usize,
+    /// All segments.
+    pub segments: usize,
+    /// Stages that a price was asked of.
+    pub priced: u64,
+}
+
+fn total(stages: &[Stage]) -> Nanos {
+    let times = stages.iter().map(|stage| stage.predicted);
+    times.fold(Nanos::ZERO, |sum, time| sum + time)
+}
+
+fn known_schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let found = String::deserialize(deserializer)?;
+    check::schema(&found).map_err(serde::de::Error::custom)?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;
