@@ -25,7 +25,7 @@ fn resnet(name: &str, blocks: [u64; 4], bottleneck: bool) -> Network {
     let pool = Pool {
         kernel: 3,
         stride: 2,
-        padding: 1,
+        padding: [1; 4],
         ceil: false,
     };
     let mut x = net.max_pool("maxpool", &x, pool);
