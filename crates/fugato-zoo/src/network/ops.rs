@@ -219,14 +219,31 @@ impl Network {
         }
     }
 
+    /// Adds an average pooling; `count_padding` says whether the zeros around the image
+    /// count as elements of a window.
+    pub(crate) fn average_pool(
+        &mut self,
+        name: &str,
+        x: &Value,
+        pool: Pool,
+        count_padding: bool,
+    ) -> Value {
+        let mut attributes = pool.attributes();
+        let count = i64::from(count_padding);
+        attributes.push(AttributeProto::int("count_include_pad", count));
+        let y = self.node(name, "AveragePool", &[&x.name], attributes, pool.dims(x));
+        Value {
+            std: x.std / calming(pool.kernel * pool.kernel),
+            rectified: x.rectified,
+            ..y
+        }
+    }
+
     /// Adds the mean over all positions of each channel, without the positions' axes.
     pub(crate) fn global_average_pool(&mut self, name: &str, x: &Value) -> Value {
         let dims = vec![x.dims[0], x.dims[1], Dim::Size(1), Dim::Size(1)];
-        // Positions are neither independent nor equal: the mean of `n` of them is taken
-        // to keep `n^(-1/4)` of their deviation, between `n^(-1/2)` and 1.
-        let positions = (x.size(2) * x.size(3)) as f32;
         let mut y = self.node(name, "GlobalAveragePool", &[&x.name], Vec::new(), dims);
-        y.std = x.std / positions.powf(0.25);
+        y.std = x.std / calming(x.size(2) * x.size(3));
         self.flatten(&format!("{name}.flatten"), &y)
     }
 
@@ -285,6 +302,14 @@ impl Network {
             ..y
         }
     }
+}
+
+/// Gives the deviation of one position, in units of that of the mean of so many.
+///
+/// They are neither independent nor equal: the mean of `n` is taken to keep `n^(-1/4)` of
+/// their deviation, between `n^(-1/2)` and 1.
+fn calming(positions: u64) -> f32 {
+    (positions as f32).powf(0.25)
 }
 
 /// Gives the height and width of an image with its padding.
