@@ -29,5 +29,7 @@ pub use os::{Promptness, bound_heap, hasten_this_thread};
 pub use profiler::{Profiler, Visit, VisitError, partitions_beside};
 pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
 pub use shared::{InputFault, SharedSlice};
-pub use store::{Batching, LoadError, LoadErrorKind, ModelInfo, ModelStore, StoredModel};
+pub use store::{
+    Batching, Indivisible, LoadError, LoadErrorKind, ModelGraph, ModelInfo, ModelStore, StoredModel,
+};
 pub use tensor::{ElementType, InputData, InputTensor, OutputTensor, TensorData, TensorSpec};

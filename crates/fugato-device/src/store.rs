@@ -11,7 +11,9 @@
 
 mod entry;
 mod error;
+mod infer;
 mod info;
+mod operators;
 mod rows;
 mod wire;
 
@@ -19,6 +21,8 @@ pub(crate) use error::LoadCause;
 pub use error::{LoadError, LoadErrorKind};
 pub use info::{Batching, ModelInfo};
 pub(crate) use info::{fixed_first_dimension, tensors as model_tensors};
+
+pub use operators::{Indivisible, ModelGraph};
 
 use crate::capi::{Options, OrtError, Prepacked, Session, Value, onnx_of_number};
 use crate::reference::PlainSession;
@@ -30,7 +34,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// Initializers of at least this many bytes go to the weight file. Smaller ones stay in
 /// the graph, where the runtime's shape inference can read them; 1 KiB is the runtime's
@@ -73,6 +77,8 @@ struct Weights {
     prepacked: Prepacked,
     mapping: Option<Mmap>,
     graph: PathBuf,
+    /// The graph's operators, read when they are first asked for.
+    operators: OnceLock<Arc<ModelGraph>>,
     info: ModelInfo,
     runtime: Arc<Runtime>,
 }
@@ -190,6 +196,7 @@ impl ModelStore {
             drop(session);
         }
         let initializers = lay_out(&draft, &raw_graph)?;
+        infer::annotate(&self.runtime, &draft)?;
         draft.describe(info, initializers)?;
         draft.publish(&self.folder, key)
     }
@@ -241,6 +248,7 @@ impl ModelStore {
             prepacked: Prepacked::new().map_err(LoadCause::Runtime)?,
             mapping,
             graph: folder.join(entry::MODEL),
+            operators: OnceLock::new(),
             info: entry.info,
             runtime: Arc::clone(&self.runtime),
         };
@@ -312,6 +320,28 @@ impl StoredModel {
     /// weights in a form of their own, and need the original no more.
     pub fn give_pages_back(&self) {
         self.weights.give_back();
+    }
+
+    /// The optimised graph's operators and tensors, which plans are made of.
+    ///
+    /// # Errors
+    /// [`LoadErrorKind::Store`] where the stored graph cannot be read again.
+    pub fn graph(&self) -> Result<Arc<ModelGraph>, LoadError> {
+        self.model_graph().map_err(|cause| cause.of(&self.origin))
+    }
+
+    fn model_graph(&self) -> Result<Arc<ModelGraph>, LoadCause> {
+        let weights = &self.weights;
+        if let Some(read) = weights.operators.get() {
+            return Ok(Arc::clone(read));
+        }
+        let model = fugato_onnx::read_model(&weights.graph).map_err(|error| LoadCause::Store {
+            path: weights.graph.clone(),
+            action: "read",
+            source: io::Error::other(error),
+        })?;
+        let read = Arc::new(ModelGraph::import(&model, &weights.info)?);
+        Ok(Arc::clone(weights.operators.get_or_init(|| read)))
     }
 
     /// A session of the optimised graph over the shared weights.

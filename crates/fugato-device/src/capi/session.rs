@@ -107,6 +107,10 @@ pub(crate) enum TypeInfo {
     Tensor {
         /// `None` where the protocol has no such element type.
         element: Option<ElementType>,
+        /// The element type as `TensorProto.DataType` numbers it.
+        number: i32,
+        /// Whether the number of dimensions is known; `dims` is empty where it is not.
+        is_ranked: bool,
         /// -1: varies.
         dims: Vec<i64>,
         symbols: Vec<Option<String>>,
@@ -401,6 +405,8 @@ unsafe fn read_type(info: *const sys::OrtTypeInfo) -> Result<TypeInfo, OrtError>
         });
         Ok(TypeInfo::Tensor {
             element: element_of(onnx),
+            number: onnx as i32,
+            is_ranked: (api.TensorTypeAndShape_HasShape)(tensor),
             symbols: symbols.collect(),
             dims,
         })

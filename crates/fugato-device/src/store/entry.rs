@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <store>/<key>/entry.json    the hash of the rest of this file, a newline, an [`Entry`]
-//!               model.onnx    the optimised graph
+//!               model.onnx    the optimised graph, with the types of its inner values
 //!               weights.bin   its initializers, each at a multiple of 64 bytes
 //!         .draft-<random>/    an entry that is being written
 //!         .draft-<random>.lock    locked while its writer lives
@@ -22,7 +22,7 @@ use std::process;
 
 /// Raise it when the layout or content of an entry changes: older entries are then not
 /// found (the key contains it) and models are optimised anew.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 pub(super) const MODEL: &str = "model.onnx";
 pub(super) const WEIGHTS: &str = "weights.bin";

@@ -2,6 +2,7 @@
 
 use super::wire::WireError;
 use crate::capi::OrtError;
+use fugato_core::graph::GraphError;
 use ort::ErrorCode;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -98,6 +99,8 @@ pub(crate) enum LoadCause {
         #[source]
         source: io::Error,
     },
+    #[error("the graph that ONNX Runtime made of it cannot be used")]
+    Graph(#[from] GraphError),
     #[error("ONNX Runtime failed")]
     Runtime(#[source] OrtError),
 }
@@ -182,6 +185,7 @@ impl LoadError {
             | LoadCause::Zero { .. }
             | LoadCause::NoSuchPartition(_)
             | LoadCause::IdInUse => LoadErrorKind::Options,
+            LoadCause::Graph(_) => LoadErrorKind::InvalidModel,
             LoadCause::Store { .. } => LoadErrorKind::Store,
             LoadCause::Runtime(_) => LoadErrorKind::Runtime,
         }

@@ -154,6 +154,7 @@ pub(crate) fn tensors(
             element: Some(element),
             dims,
             symbols,
+            ..
         } => Ok(TensorSpec {
             name,
             element,

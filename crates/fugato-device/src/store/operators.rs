@@ -1,0 +1,278 @@
+//! The importer: a stored model's optimised graph as operators and tensors.
+//!
+//! Start at [`ModelGraph`], which holds the core's [`Graph`] for planners in
+//! which operator `i` is node `i` of the file.
+
+mod flops;
+mod shape;
+
+use super::info::ModelInfo;
+use fugato_core::graph::{Graph, GraphError, Operator, Segments, Tensor};
+use fugato_core::{OperatorIndex, TensorIndex};
+use fugato_onnx::proto::ValueInfoProto;
+use fugato_onnx::{GraphProto, ModelProto, NodeProto};
+use shape::{Size, TensorType};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A stored model's operators, as ONNX Runtime left them after optimising.
+pub struct ModelGraph {
+    graph: Graph,
+    /// By tensor; `None` for what is not a tensor, or of a type that is not known.
+    types: Vec<Option<TensorType>>,
+    indivisible: Option<Indivisible>,
+    uncounted: Vec<OperatorIndex>,
+}
+
+/// Why a model cannot be cut at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Indivisible {
+    /// An output is a constant or an input, so no operator gives it.
+    #[error("output `{output}` is not computed by any operator")]
+    OutputNotComputed {
+        /// The output.
+        output: String,
+    },
+}
+
+/// Why two operators cannot be cut apart at the tensor between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Uncuttable {
+    #[error("it is not a tensor, or ONNX Runtime cannot tell its type")]
+    NotATensor,
+}
+
+impl ModelGraph {
+    /// Reads the optimised graph of a model that the runtime has accepted.
+    pub(super) fn import(model: &ModelProto, info: &ModelInfo) -> Result<Self, GraphError> {
+        let empty = GraphProto::default();
+        let onnx = model.graph.as_ref().unwrap_or(&empty);
+        let mut importer = Importer::new(onnx, shape::batch_symbol(info));
+        let inputs = importer.inputs(&onnx.input);
+        let nodes = onnx.node.iter();
+        let operators = nodes.map(|node| importer.operator(node)).collect();
+        let outputs = onnx.output.iter();
+        let outputs = outputs.map(|port| importer.tensor(port.name())).collect();
+        let Importer {
+            tensors,
+            types,
+            uncounted,
+            ..
+        } = importer;
+        let graph = Graph::new(tensors, operators, inputs, outputs)?;
+        let uncomputed = graph
+            .outputs()
+            .iter()
+            .find(|&&output| graph.producer(output).is_none());
+        let uncomputed = uncomputed.map(|&output| Indivisible::OutputNotComputed {
+            output: graph.tensor(output).name.clone(),
+        });
+        Ok(Self {
+            indivisible: uncomputed,
+            graph,
+            types,
+            uncounted,
+        })
+    }
+
+    /// The operators and tensors.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The smallest pieces that a plan can place: those of the graph, or one where the
+    /// model is [`ModelGraph::indivisible`].
+    pub fn segments(&self) -> Segments {
+        match self.indivisible {
+            Some(_) => self.graph.whole(),
+            None => self.graph.segments(),
+        }
+    }
+
+    /// Why the model stays in one piece, if it must.
+    pub fn indivisible(&self) -> Option<&Indivisible> {
+        self.indivisible.as_ref()
+    }
+
+    /// Tensors between operators whose bytes at batch 1 are not known (and stand as 0),
+    /// since a dimension other than the batch varies.
+    pub fn unsized_tensors(&self) -> impl Iterator<Item = TensorIndex> {
+        let operators = self.graph.operators().iter();
+        let written = operators.flat_map(|operator| operator.outputs.iter().copied());
+        written.filter(|&tensor| self.size(tensor).is_none())
+    }
+
+    /// Operators whose floating-point operations are not known (and stand as 0).
+    pub fn uncounted_operators(&self) -> &[OperatorIndex] {
+        &self.uncounted
+    }
+
+    /// The shape and bytes of a tensor at any batch, where nothing but the batch varies.
+    fn size(&self, tensor: TensorIndex) -> Option<Size> {
+        self.types[tensor.place()].as_ref()?.size()
+    }
+}
+
+/// The tensors and types gathered so far.
+struct Importer {
+    tensors: Vec<Tensor>,
+    types: Vec<Option<TensorType>>,
+    by_name: BTreeMap<String, TensorIndex>,
+    /// The types that the file gives, until their tensors are met.
+    described: BTreeMap<String, TensorType>,
+    uncounted: Vec<OperatorIndex>,
+    operators: usize,
+}
+
+impl Importer {
+    fn new(onnx: &GraphProto, batch: Option<String>) -> Self {
+        let described = onnx.input.iter().chain(&onnx.output);
+        let described = described.chain(&onnx.value_info).filter_map(|value| {
+            let found = TensorType::read(value.tensor_type()?, batch.as_deref())?;
+            Some((value.name().to_owned(), found))
+        });
+        let mut importer = Self {
+            described: described.collect(),
+            tensors: Vec::new(),
+            types: Vec::new(),
+            by_name: BTreeMap::new(),
+            uncounted: Vec::new(),
+            operators: 0,
+        };
+        for name in weight_names(onnx) {
+            // The file lists weights as inputs too where it is of the format's first years.
+            importer.described.remove(name);
+        }
+        for tensor in &onnx.initializer {
+            importer.weight(tensor.name(), TensorType::of_weight(tensor));
+        }
+        for sparse in &onnx.sparse_initializer {
+            if let Some(values) = &sparse.values {
+                importer.weight(values.name(), TensorType::of_sparse(sparse));
+            }
+        }
+        importer
+    }
+
+    fn weight(&mut self, name: &str, found: Option<TensorType>) {
+        let bytes = found.as_ref().and_then(TensorType::size);
+        self.tensors.push(Tensor {
+            name: name.to_owned(),
+            bytes: bytes.map_or(0, |size| size.row_bytes),
+            weight: true,
+            ..Tensor::default()
+        });
+        self.types.push(found);
+        self.by_name
+            .insert(name.to_owned(), TensorIndex::at(self.tensors.len() - 1));
+    }
+
+    /// The tensor of a name, made where it is met for the first time.
+    fn tensor(&mut self, name: &str) -> TensorIndex {
+        if let Some(&known) = self.by_name.get(name) {
+            return known;
+        }
+        let found = self.described.remove(name);
+        let size = found.as_ref().and_then(TensorType::size);
+        self.tensors.push(Tensor {
+            name: name.to_owned(),
+            bytes: size.as_ref().map_or(0, |size| size.row_bytes),
+            per_item: size.is_some_and(|size| size.per_item),
+            weight: false,
+            uncut: found.is_none().then(|| Uncuttable::NotATensor.to_string()),
+        });
+        self.types.push(found);
+        let index = TensorIndex::at(self.tensors.len() - 1);
+        self.by_name.insert(name.to_owned(), index);
+        index
+    }
+
+    /// The tensors of the model's inputs or outputs; weights among the inputs are left
+    /// out, since nobody gives them.
+    fn inputs(&mut self, ports: &[ValueInfoProto]) -> Vec<TensorIndex> {
+        let found = ports.iter().map(|port| self.tensor(port.name()));
+        let found: Vec<_> = found.collect();
+        let is_given = |index: &TensorIndex| !self.tensors[index.place()].weight;
+        found.into_iter().filter(is_given).collect()
+    }
+
+    fn operator(&mut self, node: &NodeProto) -> Operator {
+        let named = node.input.iter().map(String::as_str);
+        let named = named.filter(|name| !name.is_empty());
+        let inputs: Vec<_> = named
+            .chain(captured(node))
+            .map(|name| self.tensor(name))
+            .collect();
+        let outputs = node.output.iter().filter(|name| !name.is_empty());
+        let outputs = outputs.map(|name| self.tensor(name)).collect();
+        let flops = flops::of(node, &|name| {
+            let index = self.by_name.get(name)?;
+            self.types[index.place()].as_ref()?.dims_at_one()
+        });
+        if flops.is_none() {
+            self.uncounted.push(OperatorIndex::at(self.operators));
+        }
+        self.operators += 1;
+        let mut weights: Vec<_> = inputs.clone();
+        weights.sort_unstable();
+        weights.dedup();
+        let weights = weights.iter().map(|weight| &self.tensors[weight.place()]);
+        let weights = weights.filter(|tensor| tensor.weight);
+        Operator {
+            name: node.name().to_owned(),
+            op_type: node.op_type().to_owned(),
+            weight_bytes: weights.map(|tensor| tensor.bytes).sum(),
+            inputs,
+            outputs,
+            flops: flops.unwrap_or(0),
+        }
+    }
+}
+
+/// The names a node reads beside its inputs: those its subgraphs take from around them.
+fn captured(node: &NodeProto) -> BTreeSet<&str> {
+    let mut captured = BTreeSet::new();
+    for graph in subgraphs(node) {
+        capture(graph, &mut captured);
+    }
+    captured
+}
+
+fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+    node.attribute
+        .iter()
+        .flat_map(|attribute| attribute.g.as_deref().into_iter().chain(&attribute.graphs))
+}
+
+fn capture<'a>(graph: &'a GraphProto, captured: &mut BTreeSet<&'a str>) {
+    let own = defined(graph);
+    let mut read = BTreeSet::new();
+    for node in &graph.node {
+        read.extend(node.input.iter().map(String::as_str));
+        for inner in subgraphs(node) {
+            capture(inner, &mut read);
+        }
+    }
+    read.extend(graph.output.iter().map(|output| output.name()));
+    let outer = read.into_iter().filter(|name| !name.is_empty());
+    captured.extend(outer.filter(|name| !own.contains(name)));
+}
+
+/// The names that a graph gives a value itself.
+fn defined(graph: &GraphProto) -> BTreeSet<&str> {
+    let inputs = graph.input.iter().map(|input| input.name());
+    let written = graph.node.iter().flat_map(|node| &node.output);
+    let weights = weight_names(graph);
+    inputs
+        .chain(written.map(String::as_str))
+        .chain(weights)
+        .collect()
+}
+
+/// The names of a graph's weights, sparse ones too.
+fn weight_names(graph: &GraphProto) -> impl Iterator<Item = &str> {
+    let sparse = graph.sparse_initializer.iter();
+    let sparse = sparse.filter_map(|sparse| Some(sparse.values.as_ref()?.name()));
+    let dense = graph.initializer.iter().map(|tensor| tensor.name());
+    dense.chain(sparse)
+}
