@@ -16,6 +16,13 @@ BINARY = Path(os.environ.get("FUGATO_BINARY", str(ROOT / "target" / "release" / 
 # What is made once and kept between runs: models and the model store.
 KEPT = ROOT / ".fugato" / "acceptance"
 
+# The zoo's models that are served. Those left out are larger or slower and add no sort of
+# operator; the tests of the device run them.
+ZOO = [
+    "squeezenet1_1", "mobilenet_v2", "shufflenet_v2_x1_0", "densenet121", "resnet18", "resnet50",
+    "googlenet", "vgg19", "bert-base", "bert-tiny", "identity",
+]  # fmt: skip
+
 # Loading the largest models for the first time optimises and writes 1 GB.
 START_SECONDS = 300
 STOP_SECONDS = 60

@@ -123,3 +123,28 @@ fn bert_base() {
 fn vgg19() {
     compare("vgg19");
 }
+
+#[test]
+fn alexnet() {
+    compare("alexnet");
+}
+
+#[test]
+fn inception() {
+    compare("inception_v3");
+}
+
+#[test]
+fn densenet() {
+    compare("densenet121");
+}
+
+#[test]
+fn resnext() {
+    compare("resnext50_32x4d");
+}
+
+#[test]
+fn shufflenet() {
+    compare("shufflenet_v2_x1_0");
+}

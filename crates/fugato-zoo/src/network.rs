@@ -21,6 +21,7 @@ use fugato_onnx::proto::{
 use fugato_onnx::{DataType, GraphProto, ModelProto, NodeProto, TensorProto};
 
 mod ops;
+mod rearrange;
 mod text;
 
 pub(crate) use ops::{AROUND_SPREAD, BRANCH_SCALE, BatchNorm, Conv, Pool, RELU_STD, SHIFT};
@@ -248,6 +249,14 @@ impl Network {
             let bytes = fill(seed, &param.dims, param.init);
             TensorProto::from_bytes(param.name.clone(), DataType::Float, &dims, bytes)
         });
+        self.with_weights(weights, metadata)
+    }
+
+    fn with_weights(
+        &self,
+        weights: impl Iterator<Item = TensorProto>,
+        metadata: Vec<StringStringEntryProto>,
+    ) -> ModelProto {
         let ports = |ports: &[Port]| -> Vec<ValueInfoProto> {
             let describe = |port: &Port| {
                 let dims = port.dims.iter().map(|dim| dim.to_onnx()).collect();
@@ -277,3 +286,6 @@ impl Network {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,8 +63,8 @@ impl TensorSeed {
     pub(crate) fn new(seed: u64, model: &str, tensor: &str) -> Self {
         let mut key = [0_u8; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
-        key[8..16].copy_from_slice(&fnv1a(model).to_le_bytes());
-        key[16..24].copy_from_slice(&fnv1a(tensor).to_le_bytes());
+        key[8..16].copy_from_slice(&fnv1a(model.as_bytes()).to_le_bytes());
+        key[16..24].copy_from_slice(&fnv1a(tensor.as_bytes()).to_le_bytes());
         Self(key)
     }
 
@@ -76,8 +76,8 @@ impl TensorSeed {
 }
 
 /// The 64-bit FNV-1a hash: stable across versions, unlike the standard library's.
-fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Checks the models of a repository with the onnx and onnxruntime packages.
 
-    check_models.py REPOSITORY [--skip-model NAME]...
+    check_models.py REPOSITORY [--layers] [--skip-model NAME]...
 
 For each REPOSITORY/<name>/1/model.onnx: the ONNX checker with full shape inference;
 outputs finite and spread, between items and within each; two random inputs give
 clearly different outputs; a batch of 3 equals three batches of 1 within 1e-4 of the
 largest value. Text models also: masked padding changes nothing, and the longest
-sequence runs while a longer one is refused. Exits 1 with one line per failure, 2 where there is nothing to check.
+sequence runs while a longer one is refused. With --layers also: the standard deviation of
+what each layer gives for one item lies between 0.05 and 10. Exits 1 with one line per failure, 2 where there is nothing to check.
 """
 
 import argparse
@@ -26,6 +27,14 @@ BATCH_TOLERANCE = 1e-4
 # allows, or a mixed-up batch would go unseen.
 DIFFERENCE_MIN = 1e-2
 SPREAD_MIN = 1e-3  # Standard deviation over the largest value.
+# Layers, whose outputs --layers looks at: the rest moves values, or computes with sizes and masks.
+LAYERS = {
+    "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "Gemm", "GlobalAveragePool",
+    "LayerNormalization", "MaxPool", "Relu", "Sum",
+}  # fmt: skip
+LAYER_STD_MIN, LAYER_STD_MAX = 0.05, 10.0
+# Outputs of layers taken from one run: all of NASNet's together are 3 GB.
+LAYERS_AT_ONCE = 100
 
 
 def random_input(port, rng):
@@ -41,7 +50,7 @@ def random_input(port, rng):
     raise ValueError(f"input {port.name} has type {port.type}, expected float or int64")
 
 
-def check(path, failures):
+def check(path, layers, failures):
     """Appends what is wrong with one model to `failures`; returns a summary."""
     onnx.checker.check_model(str(path), full_check=True)
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -84,7 +93,9 @@ def check(path, failures):
             f"{port.name} max {largest:.3g} spread {spread:.3g} "
             f"difference {difference:.3g} batch error {error:.1e}"
         )
-    return "; ".join(summary)
+    if layers:
+        summary.append(check_layers(path, items[0], failures))
+    return "; ".join(filter(None, summary))
 
 
 def check_padding(session, item, expected, failures):
@@ -102,6 +113,34 @@ def check_padding(session, item, expected, failures):
         changed = changed[:, :SEQUENCE] if changed.ndim == 3 else changed
         if not np.abs(before - changed).max() / np.abs(before).max() > DIFFERENCE_MIN:
             failures.append(f"{port.name}: the mask has no effect")
+
+
+def check_layers(path, item, failures):
+    """What each layer gives has a sane deviation; returns the least and the largest."""
+    model = onnx.load(str(path))
+    given = {port.name for port in model.graph.output}
+    names = [node.output[0] for node in model.graph.node if node.op_type in LAYERS]
+    model.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in names if name not in given
+    )
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    deviations = {}
+    for start in range(0, len(names), LAYERS_AT_ONCE):
+        some = names[start : start + LAYERS_AT_ONCE]
+        deviations.update((n, v.std()) for n, v in zip(some, session.run(some, item)))
+    for name, deviation in deviations.items():
+        if not LAYER_STD_MIN <= deviation <= LAYER_STD_MAX:
+            failures.append(
+                f"{name}: standard deviation {deviation:.3g}, "
+                f"expected {LAYER_STD_MIN} to {LAYER_STD_MAX}"
+            )
+    if not deviations:
+        return ""
+    return f"layers {min(deviations.values()):.2f} to {max(deviations.values()):.2f}"
 
 
 def check_longest(session, item, failures):
@@ -125,6 +164,7 @@ def check_longest(session, item, failures):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("repository", type=pathlib.Path)
+    parser.add_argument("--layers", action="store_true", help="look inside the models too")
     parser.add_argument("--skip-model", action="append", default=[], metavar="NAME")
     arguments = parser.parse_args()
     paths = [
@@ -139,7 +179,7 @@ def main():
     for path in paths:
         name, failures = path.parts[-3], []
         try:
-            summary = check(path, failures)
+            summary = check(path, arguments.layers, failures)
         except Exception as error:  # Whatever a library raises fails this model only.
             failures.append(f"{type(error).__name__}: {error}")
             summary = ""

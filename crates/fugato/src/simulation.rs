@@ -274,8 +274,20 @@ fn largest(
     Ok(search.found())
 }
 
-/// The fewest devices on which each policy holds the workload, up to `most`; `None` where more
-/// are needed.
+/// The fewest devices that hold a workload under one policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DevicesNeeded {
+    /// The policy.
+    pub policy: String,
+    /// The fewest devices that hold the workload with every seed; `None` where some seed
+    /// needs more than were tried.
+    pub devices: Option<u32>,
+    /// The fewest devices by seed.
+    pub seeds: Vec<Option<u32>>,
+}
+
+/// The fewest devices on which each policy holds the workload, up to `most`, for `seeds` seeds
+/// from the plan's on.
 ///
 /// # Errors
 /// [`PlanError`].
@@ -283,18 +295,31 @@ pub fn find_devices(
     plan: &Plan,
     wanted: f64,
     most: u32,
-) -> Result<Vec<(String, Option<u32>)>, PlanError> {
-    let found = in_parallel(plan.policies.len(), |job| {
-        let contender = &plan.policies[job];
+    seeds: NonZeroU32,
+) -> Result<Vec<DevicesNeeded>, PlanError> {
+    let seeds = seeds.get() as usize;
+    let found = in_parallel(plan.policies.len() * seeds, |job| {
+        let contender = &plan.policies[job / seeds];
+        let seed = plan.seed.wrapping_add((job % seeds) as u64);
         let mut search = Fewest::new(most);
         while let Some(devices) = search.next_probe() {
             let workload = plan.scenario.workload();
-            let report = alone(plan, contender, workload, devices, plan.seed)?;
+            let report = alone(plan, contender, workload, devices, seed)?;
             search.record(is_held(&report, wanted));
         }
-        Ok((contender.name().to_owned(), search.found()))
+        Ok(search.found())
     });
-    found.into_iter().collect()
+    let found = found.into_iter().collect::<Result<Vec<_>, PlanError>>()?;
+    let policies = plan.policies.iter().zip(found.chunks(seeds));
+    let needed = policies.map(|(contender, seeds)| DevicesNeeded {
+        policy: contender.name().to_owned(),
+        devices: seeds
+            .iter()
+            .copied()
+            .try_fold(0, |most, seed| Some(seed?.max(most))),
+        seeds: seeds.to_vec(),
+    });
+    Ok(needed.collect())
 }
 
 fn is_held(report: &PolicyReport, wanted: f64) -> bool {

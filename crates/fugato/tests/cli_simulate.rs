@@ -96,10 +96,13 @@ fn what_a_load_needs_is_found_and_what_cannot_be_held_is_said() {
     assert!(held > 0.0 && held < 1.0, "{held}");
     assert!(report["policies"][0]["multiple"]["interval"].is_f64());
     let report = json(
-        &[&short[..], &["--find-devices", "16"]].concat(),
+        &[&short[..], &["--find-devices", "16", "--seeds", "2"]].concat(),
         folder.path(),
     );
     let devices = report["policies"][0]["devices"].as_u64();
+    let seeds = report["policies"][0]["seeds"].as_array().expect("a list");
+    let most = seeds.iter().map(|seed| seed.as_u64()).max().expect("some");
+    assert_eq!((seeds.len(), most), (2, devices), "the most of all seeds");
     assert!(
         devices.is_some_and(|devices| (2..=16).contains(&devices)),
         "{report}"

@@ -19,17 +19,20 @@ pub(crate) const AROUND_SPREAD: f32 = 0.2;
 /// adds a quarter of its variance, so that a stage's variance grows slowly.
 pub(crate) const BRANCH_SCALE: f32 = 0.5;
 
-/// A convolution. Windows are square.
+/// Rows and columns added above, to the left, below and to the right.
+pub(crate) type Padding = [u64; 4];
+
+/// A convolution.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Conv {
     /// Channels it makes.
     pub(crate) channels: u64,
-    /// Side of the window.
-    pub(crate) kernel: u64,
+    /// Height and width of the window.
+    pub(crate) kernel: [u64; 2],
     /// Step between windows.
     pub(crate) stride: u64,
-    /// Rows and columns of zeros on each side.
-    pub(crate) padding: u64,
+    /// Zeros around the image.
+    pub(crate) padding: Padding,
     /// Groups of channels that do not mix.
     pub(crate) groups: u64,
     /// Whether a bias is added.
@@ -37,16 +40,31 @@ pub(crate) struct Conv {
 }
 
 impl Conv {
-    /// A convolution that keeps the size at stride 1, without bias.
-    pub(crate) const fn new(channels: u64, kernel: u64, stride: u64) -> Self {
+    /// A convolution of square windows that keeps the size at stride 1, without bias.
+    pub(crate) const fn new(channels: u64, side: u64, stride: u64) -> Self {
+        Self {
+            stride,
+            ..Self::of_window(channels, [side, side])
+        }
+    }
+
+    /// A convolution of stride 1 that keeps the size, without bias.
+    pub(crate) const fn of_window(channels: u64, kernel: [u64; 2]) -> Self {
+        let [rows, columns] = [kernel[0] / 2, kernel[1] / 2];
         Self {
             channels,
             kernel,
-            stride,
-            padding: kernel / 2,
+            stride: 1,
+            padding: [rows, columns, rows, columns],
             groups: 1,
             bias: false,
         }
+    }
+
+    /// The same without padding.
+    pub(crate) const fn unpadded(mut self) -> Self {
+        self.padding = [0; 4];
+        self
     }
 
     /// The same with a bias.
@@ -56,15 +74,15 @@ impl Conv {
     }
 }
 
-/// A max pooling. Windows are square.
+/// A pooling. Windows are square.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pool {
     /// Side of the window.
     pub(crate) kernel: u64,
     /// Step between windows.
     pub(crate) stride: u64,
-    /// Rows and columns added on each side, never the maximum.
-    pub(crate) padding: u64,
+    /// What is added around the image; never the maximum.
+    pub(crate) padding: Padding,
     /// Whether a last window may stick out.
     pub(crate) ceil: bool,
 }
@@ -78,6 +96,31 @@ pub(crate) struct BatchNorm {
     pub(crate) scale: f32,
 }
 
+impl Pool {
+    fn attributes(&self) -> Vec<AttributeProto> {
+        vec![
+            AttributeProto::ints("kernel_shape", &[self.kernel as i64; 2]),
+            AttributeProto::ints("strides", &[self.stride as i64; 2]),
+            AttributeProto::ints("pads", &self.padding.map(|side| side as i64)),
+            AttributeProto::int("ceil_mode", i64::from(self.ceil)),
+        ]
+    }
+
+    fn dims(&self, x: &Value) -> Vec<Dim> {
+        let side = |size: u64| {
+            let steps = size - self.kernel;
+            let steps = if self.ceil {
+                steps.div_ceil(self.stride)
+            } else {
+                steps / self.stride
+            };
+            Dim::Size(steps + 1)
+        };
+        let [height, width] = padded(x, self.padding).map(side);
+        vec![x.dims[0], x.dims[1], height, width]
+    }
+}
+
 impl Value {
     /// Gives the number of channels of an image value.
     pub(crate) fn channels(&self) -> u64 {
@@ -88,14 +131,10 @@ impl Value {
 impl Network {
     /// Adds a convolution; `name` is the prefix of its weights.
     pub(crate) fn conv(&mut self, name: &str, x: &Value, conv: Conv) -> Value {
-        let fan_in = x.size(1) / conv.groups * conv.kernel * conv.kernel;
+        let [rows, columns] = conv.kernel;
+        let fan_in = x.size(1) / conv.groups * rows * columns;
         let std = 1.0 / (x.std * (fan_in as f32).sqrt());
-        let dims = [
-            conv.channels,
-            x.size(1) / conv.groups,
-            conv.kernel,
-            conv.kernel,
-        ];
+        let dims = [conv.channels, x.size(1) / conv.groups, rows, columns];
         let weight = self.param(format!("{name}.weight"), &dims, Init::Filter { std });
         let mut inputs = vec![x.name.as_str(), &weight];
         let bias;
@@ -107,17 +146,16 @@ impl Network {
             );
             inputs.push(&bias);
         }
-        let square = |side: u64| [side as i64, side as i64];
-        let padding = conv.padding as i64;
         let attributes = vec![
-            AttributeProto::ints("kernel_shape", &square(conv.kernel)),
-            AttributeProto::ints("strides", &square(conv.stride)),
-            AttributeProto::ints("pads", &[padding; 4]),
+            AttributeProto::ints("kernel_shape", &conv.kernel.map(|side| side as i64)),
+            AttributeProto::ints("strides", &[conv.stride as i64; 2]),
+            AttributeProto::ints("pads", &conv.padding.map(|side| side as i64)),
             AttributeProto::int("group", conv.groups as i64),
         ];
-        let side =
-            |axis| Dim::Size((x.size(axis) + 2 * conv.padding - conv.kernel) / conv.stride + 1);
-        let dims = vec![x.dims[0], Dim::Size(conv.channels), side(2), side(3)];
+        let [height, width] = padded(x, conv.padding);
+        let side = |size: u64, window: u64| Dim::Size((size - window) / conv.stride + 1);
+        let (height, width) = (side(height, rows), side(width, columns));
+        let dims = vec![x.dims[0], Dim::Size(conv.channels), height, width];
         self.count_multiply_adds(dims.iter().copied().chain([Dim::Size(fan_in)]).collect());
         self.node(name, "Conv", &inputs, attributes, dims)
     }
@@ -173,27 +211,29 @@ impl Network {
 
     /// Adds a max pooling.
     pub(crate) fn max_pool(&mut self, name: &str, x: &Value, pool: Pool) -> Value {
-        let (kernel, stride) = (pool.kernel as i64, pool.stride as i64);
-        let attributes = vec![
-            AttributeProto::ints("kernel_shape", &[kernel; 2]),
-            AttributeProto::ints("strides", &[stride; 2]),
-            AttributeProto::ints("pads", &[pool.padding as i64; 4]),
-            AttributeProto::int("ceil_mode", i64::from(pool.ceil)),
-        ];
-        let side = |axis| {
-            let steps = x.size(axis) + 2 * pool.padding - pool.kernel;
-            Dim::Size(
-                1 + if pool.ceil {
-                    steps.div_ceil(pool.stride)
-                } else {
-                    steps / pool.stride
-                },
-            )
-        };
-        let dims = vec![x.dims[0], x.dims[1], side(2), side(3)];
-        let y = self.node(name, "MaxPool", &[&x.name], attributes, dims);
+        let y = self.node(name, "MaxPool", &[&x.name], pool.attributes(), pool.dims(x));
         Value {
             std: x.std,
+            rectified: x.rectified,
+            ..y
+        }
+    }
+
+    /// Adds an average pooling; `count_padding` says whether the zeros around the image
+    /// count as elements of a window.
+    pub(crate) fn average_pool(
+        &mut self,
+        name: &str,
+        x: &Value,
+        pool: Pool,
+        count_padding: bool,
+    ) -> Value {
+        let mut attributes = pool.attributes();
+        let count = i64::from(count_padding);
+        attributes.push(AttributeProto::int("count_include_pad", count));
+        let y = self.node(name, "AveragePool", &[&x.name], attributes, pool.dims(x));
+        Value {
+            std: x.std / calming(pool.kernel * pool.kernel),
             rectified: x.rectified,
             ..y
         }
@@ -202,11 +242,8 @@ impl Network {
     /// Adds the mean over all positions of each channel, without the positions' axes.
     pub(crate) fn global_average_pool(&mut self, name: &str, x: &Value) -> Value {
         let dims = vec![x.dims[0], x.dims[1], Dim::Size(1), Dim::Size(1)];
-        // Positions are neither independent nor equal: the mean of `n` of them is taken
-        // to keep `n^(-1/4)` of their deviation, between `n^(-1/2)` and 1.
-        let positions = (x.size(2) * x.size(3)) as f32;
         let mut y = self.node(name, "GlobalAveragePool", &[&x.name], Vec::new(), dims);
-        y.std = x.std / positions.powf(0.25);
+        y.std = x.std / calming(x.size(2) * x.size(3));
         self.flatten(&format!("{name}.flatten"), &y)
     }
 
@@ -265,6 +302,19 @@ impl Network {
             ..y
         }
     }
+}
+
+/// Gives the deviation of one position, in units of that of the mean of so many.
+///
+/// They are neither independent nor equal: the mean of `n` is taken to keep `n^(-1/4)` of
+/// their deviation, between `n^(-1/2)` and 1.
+fn calming(positions: u64) -> f32 {
+    (positions as f32).powf(0.25)
+}
+
+/// Gives the height and width of an image with its padding.
+fn padded(x: &Value, [top, left, bottom, right]: Padding) -> [u64; 2] {
+    [x.size(2) + top + bottom, x.size(3) + left + right]
 }
 
 fn rectify(x: &Value, y: Value) -> Value {

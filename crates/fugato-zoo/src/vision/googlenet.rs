@@ -9,7 +9,7 @@ const NORM: BatchNorm = BatchNorm {
 const POOL: Pool = Pool {
     kernel: 3,
     stride: 2,
-    padding: 0,
+    padding: [0; 4],
     ceil: true,
 };
 
@@ -106,7 +106,7 @@ fn inception(net: &mut Network, x: &Value, block: &Inception) -> Value {
     let pool = Pool {
         kernel: 3,
         stride: 1,
-        padding: 1,
+        padding: [1; 4],
         ceil: true,
     };
     let pooled = net.max_pool(&name("branch4.0"), x, pool);

@@ -6,7 +6,7 @@ use crate::network::{BRANCH_SCALE, BatchNorm, Conv, Network, Pool, Value};
 /// # Source
 /// He et al. 2016.
 pub(crate) fn resnet18() -> Network {
-    resnet("resnet18", [2, 2, 2, 2], false)
+    resnet("resnet18", [2, 2, 2, 2], Layers::Basic)
 }
 
 /// Builds ResNet-50.
@@ -14,10 +14,57 @@ pub(crate) fn resnet18() -> Network {
 /// # Source
 /// He et al. 2016, with the stride in the 3x3 convolution as in torchvision ("v1.5").
 pub(crate) fn resnet50() -> Network {
-    resnet("resnet50", [3, 4, 6, 3], true)
+    let layers = Layers::Bottleneck {
+        groups: 1,
+        widening: 1,
+    };
+    resnet("resnet50", [3, 4, 6, 3], layers)
 }
 
-fn resnet(name: &str, blocks: [u64; 4], bottleneck: bool) -> Network {
+/// Builds ResNeXt-50 of 32 groups of 4 channels.
+///
+/// # Source
+/// Xie et al. 2017, table 1, with the stride in the grouped convolution as in torchvision.
+pub(crate) fn resnext50_32x4d() -> Network {
+    let layers = Layers::Bottleneck {
+        groups: 32,
+        widening: 2,
+    };
+    resnet("resnext50_32x4d", [3, 4, 6, 3], layers)
+}
+
+/// What a residual block is made of.
+#[derive(Clone, Copy)]
+enum Layers {
+    /// Two 3x3 convolutions.
+    Basic,
+    /// A 3x3 convolution between two of 1x1, the last of which makes four times the
+    /// stage's width.
+    Bottleneck {
+        /// Groups of the 3x3 convolution.
+        groups: u64,
+        /// Channels inside, in units of the stage's width.
+        widening: u64,
+    },
+}
+
+impl Layers {
+    fn convs(self, width: u64, stride: u64) -> Vec<Conv> {
+        match self {
+            Self::Basic => vec![Conv::new(width, 3, stride), Conv::new(width, 3, 1)],
+            Self::Bottleneck { groups, widening } => vec![
+                Conv::new(width * widening, 1, 1),
+                Conv {
+                    groups,
+                    ..Conv::new(width * widening, 3, stride)
+                },
+                Conv::new(width * 4, 1, 1),
+            ],
+        }
+    }
+}
+
+fn resnet(name: &str, blocks: [u64; 4], layers: Layers) -> Network {
     let mut net = Network::new(name);
     let x = image(&mut net);
     let x = conv_norm(&mut net, ("conv1", "bn1"), &x, Conv::new(64, 7, 2));
@@ -25,20 +72,15 @@ fn resnet(name: &str, blocks: [u64; 4], bottleneck: bool) -> Network {
     let pool = Pool {
         kernel: 3,
         stride: 2,
-        padding: 1,
+        padding: [1; 4],
         ceil: false,
     };
     let mut x = net.max_pool("maxpool", &x, pool);
     for (stage, (blocks, width)) in (1..).zip(blocks.into_iter().zip([64, 128, 256, 512])) {
         for index in 0..blocks {
-            let block = Block {
-                name: format!("layer{stage}.{index}"),
-                width,
-                stride: if stage > 1 && index == 0 { 2 } else { 1 },
-                bottleneck,
-                project: index == 0 && (stage > 1 || bottleneck),
-            };
-            x = block.build(&mut net, &x);
+            let stride = if stage > 1 && index == 0 { 2 } else { 1 };
+            let convs = layers.convs(width, stride);
+            x = residual(&mut net, &format!("layer{stage}.{index}"), &x, &convs);
         }
     }
     let x = net.global_average_pool("avgpool", &x);
@@ -47,52 +89,31 @@ fn resnet(name: &str, blocks: [u64; 4], bottleneck: bool) -> Network {
     net
 }
 
-/// A residual block.
-struct Block {
-    name: String,
-    width: u64,
-    stride: u64,
-    bottleneck: bool,
-    /// Whether the shortcut is a convolution, because the shape changes.
-    project: bool,
-}
-
-impl Block {
-    fn build(&self, net: &mut Network, x: &Value) -> Value {
-        let convs = if self.bottleneck {
-            vec![
-                Conv::new(self.width, 1, 1),
-                Conv::new(self.width, 3, self.stride),
-                Conv::new(self.width * 4, 1, 1),
-            ]
-        } else {
-            vec![
-                Conv::new(self.width, 3, self.stride),
-                Conv::new(self.width, 3, 1),
-            ]
+/// Adds a residual block of these convolutions. The shortcut is a convolution where the
+/// shape changes.
+fn residual(net: &mut Network, name: &str, x: &Value, convs: &[Conv]) -> Value {
+    let last = convs[convs.len() - 1];
+    let mut y = x.clone();
+    for (index, conv) in (1..=convs.len()).zip(convs) {
+        y = net.conv(&format!("{name}.conv{index}"), &y, *conv);
+        let ends = index == convs.len();
+        let norm = BatchNorm {
+            epsilon: EPSILON,
+            scale: if ends { BRANCH_SCALE } else { 1.0 },
         };
-        let last = convs[convs.len() - 1];
-        let mut y = x.clone();
-        for (index, conv) in (1..=convs.len()).zip(&convs) {
-            y = net.conv(&format!("{}.conv{index}", self.name), &y, *conv);
-            let ends = index == convs.len();
-            let norm = BatchNorm {
-                epsilon: EPSILON,
-                scale: if ends { BRANCH_SCALE } else { 1.0 },
-            };
-            y = net.batch_norm(&format!("{}.bn{index}", self.name), &y, norm);
-            if !ends {
-                y = net.relu(&format!("{}.relu{index}", self.name), &y);
-            }
+        y = net.batch_norm(&format!("{name}.bn{index}"), &y, norm);
+        if !ends {
+            y = net.relu(&format!("{name}.relu{index}"), &y);
         }
-        let shortcut = if self.project {
-            let [conv, norm] = [0, 1].map(|i| format!("{}.downsample.{i}", self.name));
-            let project = Conv::new(last.channels, 1, self.stride);
-            conv_norm(net, (&conv, &norm), x, project)
-        } else {
-            x.clone()
-        };
-        let y = net.add(&format!("{}.add", self.name), &y, &shortcut);
-        net.relu(&format!("{}.relu", self.name), &y)
     }
+    let stride = convs.iter().map(|conv| conv.stride).product();
+    let shortcut = if stride > 1 || last.channels != x.channels() {
+        let [conv, norm] = [0, 1].map(|i| format!("{name}.downsample.{i}"));
+        let project = Conv::new(last.channels, 1, stride);
+        conv_norm(net, (&conv, &norm), x, project)
+    } else {
+        x.clone()
+    };
+    let y = net.add(&format!("{name}.add"), &y, &shortcut);
+    net.relu(&format!("{name}.relu"), &y)
 }

@@ -4,7 +4,7 @@ use crate::network::{Conv, Network, Pool, Value};
 const POOL: Pool = Pool {
     kernel: 3,
     stride: 2,
-    padding: 0,
+    padding: [0; 4],
     ceil: true,
 };
 
@@ -15,10 +15,7 @@ const POOL: Pool = Pool {
 pub(crate) fn squeezenet1_1() -> Network {
     let mut net = Network::new("squeezenet1_1");
     let x = image(&mut net);
-    let first = Conv {
-        padding: 0,
-        ..Conv::new(64, 3, 2).with_bias()
-    };
+    let first = Conv::new(64, 3, 2).with_bias().unpadded();
     let mut x = conv_relu(&mut net, "features.0", &x, first);
     // Index in torchvision's list of layers, squeezed channels, channels per expansion.
     let fires = [(3, 16, 64), (4, 16, 64), (6, 32, 128), (7, 32, 128)];

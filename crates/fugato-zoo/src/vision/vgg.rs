@@ -4,7 +4,7 @@ use crate::network::{Conv, Network, Pool};
 const POOL: Pool = Pool {
     kernel: 2,
     stride: 2,
-    padding: 0,
+    padding: [0; 4],
     ceil: false,
 };
 

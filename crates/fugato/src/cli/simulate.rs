@@ -107,13 +107,13 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["saturated", "find_devices"])]
     pub find_capacity: bool,
     /// Find the fewest devices on which each policy holds the workload, up to this many
-    #[arg(long, value_name = "MOST", conflicts_with_all = ["saturated", "seeds"], value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "MOST", conflicts_with = "saturated", value_parser = clap::value_parser!(u32).range(1..))]
     pub find_devices: Option<u32>,
     /// Attainment that counts as held, over all requests (of each model at least the
     /// smaller of this and 0.95)
     #[arg(long, value_name = "FRACTION", default_value_t = 0.99, value_parser = fraction)]
     pub attainment: f64,
-    /// Seeds to find the capacity for, from the seed on
+    /// Seeds to find the capacity or the devices for, from the seed on
     #[arg(long, value_name = "COUNT", default_value = "5")]
     pub seeds: NonZeroU32,
     /// Where to write what ran, as a Chrome trace with a track per slice; of several policies one
@@ -167,7 +167,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         let report = find_capacity(&plan, args.attainment, args.seeds)?;
         show::capacity(&report, &plan, args.format)?
     } else if let Some(most) = args.find_devices {
-        let found = find_devices(&plan, args.attainment, most)?;
+        let found = find_devices(&plan, args.attainment, most, args.seeds)?;
         show::devices(&found, &plan, args.format, (args.attainment, most))?
     } else {
         let ran = simulate(&plan)?;

@@ -1,7 +1,7 @@
 //! What `fugato simulate` prints.
 
 use super::Format;
-use crate::simulation::{CapacityReport, Plan};
+use crate::simulation::{CapacityReport, DevicesNeeded, Plan};
 use fugato_core::sim::{PolicyReport, Report};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -253,47 +253,49 @@ struct DevicesReport<'a> {
     seed: u64,
     attainment: f64,
     most: u32,
-    policies: Vec<DevicesNeeded<'a>>,
-}
-
-#[derive(Serialize)]
-struct DevicesNeeded<'a> {
-    policy: &'a str,
-    devices: Option<u32>,
+    policies: &'a [DevicesNeeded],
 }
 
 /// How many devices each policy needs.
 pub(super) fn devices(
-    found: &[(String, Option<u32>)],
+    found: &[DevicesNeeded],
     plan: &Plan,
     format: Format,
     (attainment, most): (f64, u32),
 ) -> serde_json::Result<String> {
     if format == Format::Json {
-        let policies = found.iter();
         return json(&DevicesReport {
             schema: DEVICES_SCHEMA,
             seed: plan.seed,
             attainment,
             most,
-            policies: policies
-                .map(|(policy, devices)| DevicesNeeded {
-                    policy,
-                    devices: *devices,
-                })
-                .collect(),
+            policies: found,
         });
     }
-    let mut rows = vec![["policy", "devices"].map(str::to_owned).to_vec()];
-    for (policy, devices) in found {
-        let devices = devices.map_or(format!("more than {most}"), |count| count.to_string());
-        rows.push(vec![(*policy).to_owned(), devices]);
+    let words = |devices: Option<u32>| match devices {
+        Some(count) => count.to_string(),
+        None => format!("more than {most}"),
+    };
+    let mut rows = vec![
+        ["policy", "devices", "least", "seeds"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for needed in found {
+        let least = needed.seeds.iter().flatten().min().copied();
+        rows.push(vec![
+            needed.policy.clone(),
+            words(needed.devices),
+            words(least),
+            needed.seeds.len().to_string(),
+        ]);
     }
     if format == Format::Csv {
         return Ok(lines(&rows));
     }
     let heading = format!(
-        "simulated: the fewest devices of {} slices that hold the workload at {} %, seed {}\n\n",
+        "simulated: the fewest devices of {} slices that hold the workload at {} % with every seed \
+         from {} on (least: with the best)\n\n",
         plan.scenario.device().slices.0,
         attainment * 100.0,
         plan.seed

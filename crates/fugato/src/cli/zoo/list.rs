@@ -34,7 +34,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 fn to_table() -> String {
     let mut text = format!(
-        "{:<14} {:>11} {:>14}  {:<24} {}\n",
+        "{:<18} {:>11} {:>14}  {:<24} {}\n",
         "MODEL", "PARAMETERS", "MULTIPLY-ADDS", "INPUT", "DESCRIPTION"
     );
     for model in models() {
@@ -44,7 +44,7 @@ fn to_table() -> String {
             format!("[{}]", dims.join(", "))
         });
         text.push_str(&format!(
-            "{:<14} {:>11} {:>12.2} G  {shape:<24} {}\n",
+            "{:<18} {:>11} {:>12.2} G  {shape:<24} {}\n",
             model.name,
             model.parameters(),
             model.multiply_adds() as f64 / 1e9,
