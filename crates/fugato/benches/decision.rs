@@ -7,6 +7,9 @@
 //! drain that answers it; the allocator and the caches are warm. The longest event of a
 //! policy that plans ahead is one that plans, or one that the machine interrupted: the
 //! 99.9th percentile tells them apart.
+//!
+//! A second table tells what `dstack`'s plans cost: the events after which another plan is in
+//! force, of sessions as long as objectives of 50 to 400 ms make them.
 
 use fugato_core::device::{DeviceSpec, LaneClass};
 use fugato_core::sched::{
@@ -21,6 +24,8 @@ use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 4_000;
 const WARM_UP: usize = 500;
+/// Of a bench of plans: hundreds of sessions.
+const REPLAN_ROUNDS: usize = 200_000;
 const STEP: Nanos = Nanos::from_micros(100);
 
 struct World {
@@ -32,10 +37,22 @@ struct World {
     running: VecDeque<Start>,
     /// How long each event took.
     times: Vec<Duration>,
+    /// How long each event took after which another plan was in force.
+    replans: Vec<Duration>,
+}
+
+/// What a bench is about.
+#[derive(Clone, Copy)]
+struct Size {
+    models: u32,
+    queued: u64,
+    slices: Share,
+    /// Of a model.
+    slo: fn(u32) -> Nanos,
 }
 
 impl World {
-    fn new(policy: PolicySpec, models: u32, queued: u64) -> Self {
+    fn new(policy: PolicySpec, size: Size) -> Self {
         let config = SchedulerConfig {
             policy,
             deadlines: DeadlineMode::Enforce,
@@ -47,20 +64,22 @@ impl World {
         };
         let mut scheduler = Scheduler::new(config);
         let lanes = [LaneClass::Normal; 4];
-        let device = DeviceSpec::nested(DeviceId(0), "bench", Share(2), &lanes, &lanes[..1]);
+        let device = DeviceSpec::nested(DeviceId(0), "bench", size.slices, &lanes, &lanes[..1]);
         scheduler.handle(Timestamp::ZERO, Input::DeviceAdded(device));
-        for id in 0..models {
-            scheduler.handle(Timestamp::ZERO, Input::ModelAdded(model(id)));
+        for id in 0..size.models {
+            let spec = model(id, (size.slo)(id));
+            scheduler.handle(Timestamp::ZERO, Input::ModelAdded(spec));
         }
         let mut world = Self {
             scheduler,
             now: Timestamp::ZERO,
             next: 0,
-            models,
+            models: size.models,
             running: VecDeque::new(),
             times: Vec::new(),
+            replans: Vec::new(),
         };
-        for _ in 0..=queued {
+        for _ in 0..=size.queued {
             world.arrive();
         }
         world
@@ -87,6 +106,7 @@ impl World {
 
     /// One event and all that it leads to.
     fn event(&mut self, input: Input) {
+        let planned = self.planned();
         let begun = Instant::now();
         self.scheduler.handle(self.now, input);
         let mut revoked = Vec::new();
@@ -98,13 +118,23 @@ impl World {
             }
         }
         black_box(self.scheduler.poll_timeout());
-        self.times.push(begun.elapsed());
+        let took = begun.elapsed();
+        self.times.push(took);
+        if planned != self.planned() {
+            self.replans.push(took);
+        }
         for task in revoked {
             let place = self.running.iter().position(|start| start.task == task);
             let gone = place.and_then(|place| self.running.remove(place));
             let Start { device, leg, .. } = gone.expect("what is revoked was started");
             self.event(Input::LegRevoked { device, task, leg });
         }
+    }
+
+    /// The session of the plan in force.
+    fn planned(&self) -> Option<(Timestamp, usize)> {
+        let plan = self.scheduler.plan(DeviceId(0))?;
+        Some((plan.start, plan.runs.len()))
     }
 
     /// One request in, one task through.
@@ -140,12 +170,11 @@ impl World {
 }
 
 /// One item per task, so that a round is one request whatever waits.
-fn model(id: u32) -> ModelSpec {
+fn model(id: u32, slo: Nanos) -> ModelSpec {
     ModelSpec {
         id: ModelId(id),
         name: format!("model-{id}"),
-        // Long enough that all is admitted, so that every arrival is priced to the end.
-        slo: Some(Nanos::from_millis(3_600_000 + u64::from(id % 7))),
+        slo: Some(slo),
         weight: 1.0,
         max_batch: BatchSize(1),
         slots: 1,
@@ -157,6 +186,20 @@ fn model(id: u32) -> ModelSpec {
         },
         batching: DynamicBatching::default(),
     }
+}
+
+/// Long enough that all is admitted, so that every arrival is priced to the end.
+fn an_hour(id: u32) -> Nanos {
+    Nanos::from_millis(3_600_000 + u64::from(id % 7))
+}
+
+/// Four kinds of models, of which the shortest has eight runs in a session.
+fn short(id: u32) -> Nanos {
+    Nanos::from_millis(50 << (id % 4))
+}
+
+fn per_mille(sorted: &[Duration], at: usize) -> u128 {
+    sorted[(sorted.len() - 1) * at / 1_000].as_nanos()
 }
 
 fn main() -> std::io::Result<()> {
@@ -176,7 +219,13 @@ fn main() -> std::io::Result<()> {
             (100, 10_000),
             (1_000, 10_000),
         ] {
-            let mut world = World::new(policy.clone(), models, queued);
+            let size = Size {
+                models,
+                queued,
+                slices: Share(2),
+                slo: an_hour,
+            };
+            let mut world = World::new(policy.clone(), size);
             for round in 0..WARM_UP + ROUNDS {
                 if round == WARM_UP {
                     world.times.clear();
@@ -185,13 +234,45 @@ fn main() -> std::io::Result<()> {
             }
             let mut times = world.times;
             times.sort_unstable();
-            let at = |per_mille: usize| times[(times.len() - 1) * per_mille / 1_000].as_nanos();
-            let (median, p99, p999, longest) = (at(500), at(990), at(999), at(1_000));
+            let [median, p99, p999, longest] =
+                [500, 990, 999, 1_000].map(|at| per_mille(&times, at));
             writeln!(
                 out,
                 "{name},{models},{queued},{median},{p99},{p999},{longest}"
             )?;
         }
+    }
+    writeln!(
+        out,
+        "\nmodels,slices,runs,plans,median_us,p90_us,longest_us"
+    )?;
+    for (models, slices) in [(10, 2), (10, 80), (100, 2), (100, 80), (100, 148)] {
+        let policy = PolicySpec::named("dstack").expect("a policy of its name");
+        let size = Size {
+            models,
+            queued: 0,
+            slices: Share(slices),
+            slo: short,
+        };
+        let mut world = World::new(policy, size);
+        for round in 0..REPLAN_ROUNDS {
+            if round == REPLAN_ROUNDS / 4 {
+                world.replans.clear();
+            }
+            world.round();
+        }
+        let mut times = world.replans;
+        times.sort_unstable();
+        let runs = world
+            .scheduler
+            .plan(DeviceId(0))
+            .map_or(0, |plan| plan.runs.len());
+        let [median, p90, longest] = [500, 900, 1_000].map(|at| per_mille(&times, at) / 1_000);
+        writeln!(
+            out,
+            "{models},{slices},{runs},{},{median},{p90},{longest}",
+            times.len()
+        )?;
     }
     Ok(())
 }
