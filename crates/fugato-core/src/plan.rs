@@ -11,12 +11,17 @@
 //! any other by name. It is written as JSON of a stated schema, its times in nanoseconds.
 
 mod check;
+mod cost;
 mod legs;
+mod memo;
+mod planner;
 
 pub use check::PlanError;
+pub use cost::{CostModel, ModelledCost};
 pub use legs::LegLimits;
+pub use memo::{Memo, Remembered};
+pub use planner::{Planner, Progress, StageCost};
 
-use crate::graph::Segments;
 use crate::id::{BatchSize, SegmentIndex, Share};
 use crate::profile::DeviceKey;
 use crate::time::Nanos;
@@ -158,57 +163,6 @@ impl From<Vec<SegmentIndex>> for Group {
     fn from(segments: Vec<SegmentIndex>) -> Self {
         Self { segments }
     }
-}
-
-/// What a stage would take.
-pub trait StageCost {
-    /// Why a stage could not be priced: a device that failed, a search that was stopped.
-    /// [`Infallible`](std::convert::Infallible) for computed costs.
-    type Error;
-
-    /// The time from the start of the groups, all at once, to the end of the last; fork
-    /// and join included.
-    ///
-    /// Groups stand in the order of their first segments, whose set is what a memo is
-    /// keyed by together with how it is divided.
-    ///
-    /// # Errors
-    /// Where there is no answer; the planner then stops with the same error.
-    fn stage(&mut self, groups: &[Group]) -> Result<Nanos, Self::Error>;
-
-    /// Whether the times are measured or computed.
-    fn basis(&self) -> CostBasis;
-}
-
-/// Divides segments into stages.
-pub trait Planner {
-    /// Its name, as a [`Plan`] says it.
-    fn name(&self) -> &'static str;
-
-    /// The stages of a model, each priced by `costs`, which pass [`Plan::check`].
-    ///
-    /// `progress` is told how far the search is, in no stated rhythm.
-    ///
-    /// # Errors
-    /// Only those of `costs`. What a stopped search had priced is in the memo of `costs`,
-    /// if it has one: the same call goes on from there.
-    fn stages<C: StageCost>(
-        &self,
-        segments: &Segments,
-        costs: &mut C,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Stage>, C::Error>;
-}
-
-/// How far a planner is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Segments that have their final stage.
-    pub planned: usize,
-    /// All segments.
-    pub segments: usize,
-    /// Stages that a price was asked of.
-    pub priced: u64,
 }
 
 fn total(stages: &[Stage]) -> Nanos {

@@ -151,51 +151,53 @@ pub enum PlanError {
     },
 }
 
+impl PlanKey {
+    /// Whether this is the key at hand.
+    ///
+    /// # Errors
+    /// The first part that differs, with both sides.
+    pub fn matches(&self, expected: &Self) -> Result<(), PlanError> {
+        if self.model != expected.model {
+            return Err(PlanError::Model {
+                found: self.model.clone(),
+                expected: expected.model.clone(),
+            });
+        }
+        if self.device != expected.device {
+            return Err(PlanError::Device {
+                found: self.device.clone(),
+                expected: expected.device.clone(),
+            });
+        }
+        if self.runtime != expected.runtime {
+            return Err(PlanError::Runtime {
+                found: self.runtime.clone(),
+                expected: expected.runtime.clone(),
+            });
+        }
+        if self.share != expected.share {
+            return Err(PlanError::Share {
+                found: self.share,
+                expected: expected.share,
+            });
+        }
+        if self.batch != expected.batch {
+            return Err(PlanError::Batch {
+                found: self.batch,
+                expected: expected.batch,
+            });
+        }
+        Ok(())
+    }
+}
+
 impl Plan {
     /// Whether the plan was made for this.
     ///
     /// # Errors
     /// The first part of the key that differs, with both sides.
     pub fn matches(&self, expected: &PlanKey) -> Result<(), PlanError> {
-        let PlanKey {
-            model,
-            device,
-            runtime,
-            share,
-            batch,
-        } = self.key.clone();
-        let expected = expected.clone();
-        if model != expected.model {
-            return Err(PlanError::Model {
-                found: model,
-                expected: expected.model,
-            });
-        }
-        if device != expected.device {
-            return Err(PlanError::Device {
-                found: device,
-                expected: expected.device,
-            });
-        }
-        if runtime != expected.runtime {
-            return Err(PlanError::Runtime {
-                found: runtime,
-                expected: expected.runtime,
-            });
-        }
-        if share != expected.share {
-            return Err(PlanError::Share {
-                found: share,
-                expected: expected.share,
-            });
-        }
-        if batch != expected.batch {
-            return Err(PlanError::Batch {
-                found: batch,
-                expected: expected.batch,
-            });
-        }
-        Ok(())
+        self.key.matches(expected)
     }
 
     /// Whether the plan runs these segments: each once, none before what it waits for, and

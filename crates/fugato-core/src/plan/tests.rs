@@ -1,5 +1,5 @@
 use super::*;
-use crate::graph::{Graph, Operator, Tensor};
+use crate::graph::{Graph, Operator, Segments, Tensor};
 use crate::id::TensorIndex;
 
 /// The groups of a stage, and its time in microseconds.
@@ -8,9 +8,10 @@ type Written<'a> = (&'a [&'a [u32]], u64);
 /// What is changed, and the message that it leads to.
 type Change<T> = (fn(&mut T), &'static str);
 
-/// A fork of two and a join: four segments, 0 -> {1, 2} -> 3.
-fn diamond() -> Segments {
-    let edges: [&[usize]; 4] = [&[], &[0], &[0], &[1, 2]];
+/// Segments of a graph whose operator `i` reads the results of those in `edges`.; none may be
+/// a chain.
+pub(super) fn segments_of(edges: &[&[usize]]) -> Segments {
+    let count = edges.len();
     let tensor = |place: usize| Tensor {
         name: format!("t{place}"),
         ..Tensor::default()
@@ -22,8 +23,15 @@ fn diamond() -> Segments {
         ..Operator::default()
     };
     let operators = edges.iter().enumerate().map(operator).collect();
-    let graph = Graph::new((0..4).map(tensor).collect(), operators, vec![], vec![]);
-    graph.expect("it has no circle").segments()
+    let graph = Graph::new((0..count).map(tensor).collect(), operators, vec![], vec![]);
+    let segments = graph.expect("it has no circle").segments();
+    assert_eq!(segments.count(), count, "a chain in the graph of a test");
+    segments
+}
+
+/// A fork of two and a join: four segments, 0 -> {1, 2} -> 3.
+fn diamond() -> Segments {
+    segments_of(&[&[], &[0], &[0], &[1, 2]])
 }
 
 fn key() -> PlanKey {

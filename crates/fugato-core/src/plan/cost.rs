@@ -1,0 +1,263 @@
+//! What a stage takes, computed: the parallelism model of a profile, with groups that share
+//! the slices.
+//!
+//! | design, section 5 | here |
+//! |---|---|
+//! | `N_i`, parallel operations of a kernel | the bytes that an operator writes, over [`CostModel::grain_bytes`] |
+//! | `N_i * t_p` | its floating-point operations over [`CostModel::flops_per_slice`] |
+//! | `t_np` | [`CostModel::launch_s`] |
+//! | `d_i`, `M` | bytes read and written, [`CostModel::bytes_per_slice`] |
+//! | `t_sync` | [`CostModel::sync_s`] |
+//!
+//! A kernel alone takes what [`Kernel::latency_s`] says. While it runs it **demands** the
+//! slices that its parallel operations fill and, while it waits for memory, all of the
+//! share's bandwidth; launching demands nothing. Groups run their kernels in order, at once.
+//! Where the demands of the running kernels exceed the share, all go slower by as much, and
+//! by [`CostModel::crowding`] more. A stage of several groups pays a fork and a join.
+//!
+//! # Source
+//! The kernels are D-STACK's with what the profile's model adds; that kernels at once divide
+//! a device by their demands is the fluid limit of a scheduler of thread blocks. What it
+//! leaves out is said in `docs/concepts/plans.md`.
+
+use super::{CostBasis, Group, StageCost};
+use crate::graph::{Graph, Operator, Segments};
+use crate::id::{BatchSize, Share};
+use crate::profile::Kernel;
+use crate::time::Nanos;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+
+/// A device, and the runtime on it, in the terms of the parallelism model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CostModel {
+    /// Floating-point operations per second on one slice, as far as kernels reach them.
+    pub flops_per_slice: f64,
+    /// Memory bandwidth of one slice, in bytes per second.
+    pub bytes_per_slice: f64,
+    /// Bytes of output that make one parallel operation.
+    pub grain_bytes: f64,
+    /// Serial time of each kernel, in seconds.
+    pub launch_s: f64,
+    /// Cost of each further slice of a kernel, in seconds.
+    pub sync_s: f64,
+    /// Most slices that one kernel of several at once can use: 1 where lanes are threads.
+    /// One that runs alone can use the whole share.
+    pub lane_slices: Share,
+    /// Groups that can run at once; further ones start as lanes come free.
+    pub lanes: u16,
+    /// Fork and join of a stage of several groups, in seconds.
+    pub fork_s: f64,
+    /// What each further group adds to that, in seconds.
+    pub group_s: f64,
+    /// What demand beyond the share costs over dividing it evenly: 0 for nothing, 1 for
+    /// twice as much.
+    pub crowding: f64,
+}
+
+/// The costs of the stages of one graph, at a batch and a share.
+#[derive(Clone, Debug)]
+pub struct ModelledCost {
+    /// By segment: its kernels where it runs alone, and where others run beside it.
+    alone: Vec<Vec<Piece>>,
+    beside: Vec<Vec<Piece>>,
+    lanes: usize,
+    fork_ns: f64,
+    group_ns: f64,
+    crowding: f64,
+}
+
+/// A kernel, alone in the share: serial time, then work. Whole nanoseconds, so that times
+/// of stages of one group add up.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    launch_ns: f64,
+    work_ns: f64,
+    /// The part of the share that the work takes up.
+    demand: f64,
+}
+
+impl CostModel {
+    /// The costs of the stages of a graph that was cut into these segments.
+    #[must_use]
+    pub fn costs(
+        &self,
+        graph: &Graph,
+        segments: &Segments,
+        batch: BatchSize,
+        share: Share,
+    ) -> ModelledCost {
+        let pieces = |slices: Share| -> Vec<Vec<Piece>> {
+            let of = |operator| self.piece(graph, graph.operator(operator), batch, share, slices);
+            let segments = segments.all().iter();
+            segments
+                .map(|segment| segment.operators.iter().map(|&index| of(index)).collect())
+                .collect()
+        };
+        ModelledCost {
+            alone: pieces(share),
+            beside: pieces(self.lane_slices.min(share)),
+            lanes: usize::from(self.lanes.max(1)),
+            fork_ns: whole_ns(self.fork_s),
+            group_ns: whole_ns(self.group_s),
+            crowding: self.crowding,
+        }
+    }
+
+    /// An operator on `slices` of the share.
+    fn piece(
+        &self,
+        graph: &Graph,
+        operator: &Operator,
+        batch: BatchSize,
+        share: Share,
+        slices: Share,
+    ) -> Piece {
+        let (slices, share) = (f64::from(slices.0.max(1)), f64::from(share.0.max(1)));
+        let items = f64::from(batch.0.max(1));
+        let written = operator.outputs.iter();
+        let written: u64 = written
+            .map(|&index| graph.tensor(index).bytes_at(batch))
+            .sum();
+        let width = written as f64 / self.grain_bytes;
+        let compute = items * operator.flops as f64 / self.flops_per_slice;
+        let read = operator.inputs.iter().map(|&index| graph.tensor(index));
+        let read = read.filter(|tensor| !tensor.weight);
+        let read: u64 = read.map(|tensor| tensor.bytes_at(batch)).sum();
+        let moved = operator.weight_bytes as f64 + written as f64 + read as f64;
+        let traffic = moved / self.bytes_per_slice;
+        // The batch is in the width and the bytes already: one pass over one item.
+        let kernel = Kernel {
+            width,
+            repeats: 1.0,
+            op_s: if width > 0.0 { compute / width } else { 0.0 },
+            launch_s: self.launch_s,
+            traffic_s: traffic,
+            ..Kernel::default()
+        };
+        let total = kernel.latency_s(1.0, slices, self.sync_s);
+        let work = total - self.launch_s;
+        // Memory waits take the bandwidth of the slices at hand, all else what it fills.
+        let (waiting, filled) = (traffic / slices, width.clamp(1.0, slices));
+        let demand = if work > 0.0 {
+            ((work - waiting) * filled + waiting * slices) / (work * share)
+        } else {
+            0.0
+        };
+        Piece {
+            launch_ns: whole_ns(self.launch_s),
+            work_ns: whole_ns(work),
+            demand,
+        }
+    }
+}
+
+/// Seconds as whole nanoseconds; negative and NaN as none.
+fn whole_ns(seconds: f64) -> f64 {
+    (seconds * 1e9).round().max(0.0)
+}
+
+impl StageCost for ModelledCost {
+    type Error = Infallible;
+
+    /// # Panics
+    /// Where a segment is not of the graph.
+    ///
+    /// # Cost
+    /// O(kernels x lanes).
+    fn stage(&mut self, groups: &[Group]) -> Result<Nanos, Infallible> {
+        let time = match groups {
+            [] => 0.0,
+            [group] => pieces(&self.alone, group)
+                .map(|p| p.launch_ns + p.work_ns)
+                .sum(),
+            _ => self.together(groups),
+        };
+        Ok(Nanos::from_secs_f64(time / 1e9))
+    }
+
+    fn basis(&self) -> CostBasis {
+        CostBasis::Modelled
+    }
+}
+
+fn pieces<'a>(of: &'a [Vec<Piece>], group: &'a Group) -> impl Iterator<Item = Piece> + 'a {
+    let segments = group.segments.iter();
+    segments.flat_map(|segment| of[segment.place()].iter().copied())
+}
+
+/// A lane that runs a group.
+struct Lane<I> {
+    rest: I,
+    /// What is left of the kernel's serial time, then of its work, alone.
+    left_ns: f64,
+    /// The work and its demand, while the serial time runs.
+    work: Option<Piece>,
+    /// What the running part demands.
+    demand: f64,
+}
+
+impl<I: Iterator<Item = Piece>> Lane<I> {
+    fn start(rest: I) -> Option<Self> {
+        let mut lane = Self {
+            rest,
+            left_ns: 0.0,
+            work: None,
+            demand: 0.0,
+        };
+        lane.next().then_some(lane)
+    }
+
+    /// Goes on to the next part that takes time; false at the end.
+    fn next(&mut self) -> bool {
+        loop {
+            if let Some(piece) = self.work.take() {
+                (self.left_ns, self.demand) = (piece.work_ns, piece.demand);
+            } else if let Some(piece) = self.rest.next() {
+                (self.left_ns, self.demand) = (piece.launch_ns, 0.0);
+                self.work = Some(piece);
+            } else {
+                return false;
+            }
+            if self.left_ns > 0.0 {
+                return true;
+            }
+        }
+    }
+}
+
+impl ModelledCost {
+    /// Groups at once, in nanoseconds: from one end of a kernel's part to the next.
+    fn together(&self, groups: &[Group]) -> f64 {
+        let mut waiting: VecDeque<_> = groups
+            .iter()
+            .map(|group| pieces(&self.beside, group))
+            .collect();
+        let mut lanes: Vec<Lane<_>> = Vec::with_capacity(self.lanes);
+        let mut time = self.fork_ns + self.group_ns * (groups.len() - 1) as f64;
+        loop {
+            while lanes.len() < self.lanes
+                && let Some(group) = waiting.pop_front()
+            {
+                lanes.extend(Lane::start(group));
+            }
+            let demand: f64 = lanes.iter().map(|lane| lane.demand).sum();
+            let beyond = (demand - 1.0).max(0.0);
+            let slow = 1.0 + (1.0 + self.crowding) * beyond;
+            let pace = |lane: &Lane<_>| if lane.demand > 0.0 { slow } else { 1.0 };
+            let ends = lanes.iter().map(|lane| lane.left_ns * pace(lane));
+            let Some(step) = ends.reduce(f64::min) else {
+                return time;
+            };
+            time += step;
+            lanes.retain_mut(|lane| {
+                lane.left_ns -= step / pace(lane);
+                // A rest below a thousandth of a nanosecond is rounding.
+                lane.left_ns > 1e-3 || lane.next()
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

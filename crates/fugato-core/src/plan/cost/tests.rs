@@ -1,0 +1,115 @@
+use super::*;
+use crate::graph::{Operator, Tensor};
+use crate::id::{SegmentIndex, TensorIndex};
+
+/// A device where one operation of 100 bytes of output takes 100 us on one slice, and each
+/// kernel 10 us of its own.
+const DEVICE: CostModel = CostModel {
+    flops_per_slice: 1e6,
+    bytes_per_slice: f64::INFINITY,
+    grain_bytes: 100.0,
+    launch_s: 10e-6,
+    sync_s: 0.0,
+    lane_slices: Share(u16::MAX),
+    lanes: 4,
+    fork_s: 3e-6,
+    group_s: 2e-6,
+    crowding: 0.0,
+};
+
+/// Independent operators of these widths, each operation of 100 floating-point operations.
+fn independent(widths: &[u64]) -> Graph {
+    let operator = |(place, &width): (usize, &u64)| Operator {
+        outputs: vec![TensorIndex::at(place)],
+        flops: 100 * width,
+        ..Operator::default()
+    };
+    let tensor = |(place, &width): (usize, &u64)| Tensor {
+        name: place.to_string(),
+        bytes: 100 * width,
+        per_item: true,
+        ..Tensor::default()
+    };
+    let operators = widths.iter().enumerate().map(operator).collect();
+    let tensors = widths.iter().enumerate().map(tensor).collect();
+    Graph::new(tensors, operators, vec![], vec![]).expect("nothing depends on anything")
+}
+
+fn micros(device: CostModel, widths: &[u64], share: u16, groups: &[&[u32]]) -> f64 {
+    let graph = independent(widths);
+    let mut costs = device.costs(&graph, &graph.segments(), BatchSize(1), Share(share));
+    let group = |segments: &&[u32]| {
+        Group::from(
+            segments
+                .iter()
+                .copied()
+                .map(SegmentIndex)
+                .collect::<Vec<_>>(),
+        )
+    };
+    let groups: Vec<Group> = groups.iter().map(group).collect();
+    let Ok(time) = costs.stage(&groups);
+    time.as_secs_f64() * 1e6
+}
+
+fn close(found: f64, expected: f64) {
+    assert!(
+        (found - expected).abs() < 0.01,
+        "{found} us, expected {expected}"
+    );
+}
+
+#[test]
+fn a_kernel_alone_fills_as_many_slices_as_it_has_operations() {
+    close(micros(DEVICE, &[4], 1, &[&[0]]), 410.0);
+    close(micros(DEVICE, &[4], 4, &[&[0]]), 110.0);
+    close(micros(DEVICE, &[4], 8, &[&[0]]), 110.0);
+    close(micros(DEVICE, &[4, 4], 8, &[&[0, 1]]), 220.0);
+    close(micros(DEVICE, &[], 8, &[]), 0.0);
+}
+
+#[test]
+fn groups_share_the_slices_and_pay_for_fork_and_join() {
+    // Four slices of eight each: neither waits.
+    close(micros(DEVICE, &[4, 4], 8, &[&[0], &[1]]), 115.0);
+    // All slices each: the work takes twice as long, launching does not.
+    close(micros(DEVICE, &[8, 8], 8, &[&[0], &[1]]), 215.0);
+    let crowded = CostModel {
+        crowding: 0.5,
+        ..DEVICE
+    };
+    close(
+        micros(crowded, &[8, 8], 8, &[&[0], &[1]]),
+        10.0 + 250.0 + 5.0,
+    );
+    // One of 100 us, and two of them: beside the first they take 150, then one is alone.
+    close(
+        micros(DEVICE, &[8, 4, 4], 8, &[&[0], &[1, 2]]),
+        10.0 + 150.0 + 110.0 + 5.0,
+    );
+}
+
+#[test]
+fn groups_wait_for_lanes_and_lanes_have_slices() {
+    let narrow = CostModel { lanes: 1, ..DEVICE };
+    close(micros(narrow, &[4, 4], 8, &[&[0], &[1]]), 225.0);
+    let threads = CostModel {
+        lane_slices: Share(1),
+        ..DEVICE
+    };
+    close(micros(threads, &[2, 2], 2, &[&[0], &[1]]), 215.0);
+    close(micros(threads, &[2, 2], 2, &[&[0, 1]]), 220.0);
+}
+
+#[test]
+fn bandwidth_is_shared_and_empty_kernels_cost_their_launch() {
+    // 100 bytes out at 1 byte per us and slice: 50 us on two slices, all of the bandwidth.
+    let slow = CostModel {
+        bytes_per_slice: 1e6,
+        flops_per_slice: f64::INFINITY,
+        ..DEVICE
+    };
+    close(micros(slow, &[1], 2, &[&[0]]), 60.0);
+    close(micros(slow, &[1, 1], 2, &[&[0], &[1]]), 115.0);
+    close(micros(slow, &[0, 0], 2, &[&[0], &[1]]), 15.0);
+}
