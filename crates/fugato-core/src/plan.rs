@@ -11,16 +11,26 @@
 //! any other by name. It is written as JSON of a stated schema, its times in nanoseconds.
 
 mod check;
+mod choice;
 mod cost;
+mod greedy;
+mod ios;
 mod legs;
+mod list;
 mod memo;
 mod planner;
+mod sequential;
 
 pub use check::PlanError;
+pub use choice::{AnyPlanner, UnknownPlanner};
 pub use cost::{CostModel, ModelledCost};
+pub use greedy::Greedy;
+pub use ios::Ios;
 pub use legs::LegLimits;
+pub use list::List;
 pub use memo::{Memo, Remembered};
 pub use planner::{Planner, Progress, StageCost};
+pub use sequential::Sequential;
 
 use crate::id::{BatchSize, SegmentIndex, Share};
 use crate::profile::DeviceKey;
