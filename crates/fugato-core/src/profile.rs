@@ -8,6 +8,7 @@ mod fit;
 mod interval;
 mod judged;
 mod knee;
+mod legs;
 mod online;
 mod optima;
 mod parallelism;
@@ -21,12 +22,13 @@ pub use analyse::{AnalysisOptions, analyse, conclude, knee_at};
 pub use bisection::{Bisection, BisectionPoint};
 pub use file::{
     BatchKnee, Candidate, Constraint, DeviceKey, Fit, FitPoint, FitRange, GridPoint, HeldOut,
-    Infeasible, Knee, KneeRule, ModelKey, ModelProfile, Optima, Optimum, OptimumPoint, PointKey,
-    Profile, ProfileError, Published, SCHEMA, Times, check_samples,
+    Infeasible, Knee, KneeRule, LegProfile, ModelKey, ModelProfile, Optima, Optimum, OptimumPoint,
+    PointKey, Profile, ProfileError, Published, SCHEMA, Times, check_samples,
 };
 pub use fit::fit;
 pub use judged::{JUDGED_MIN, Judged, LAG, Source, Standing};
 pub use knee::{CurvePoint, KneeFound, knee};
+pub use legs::Division;
 pub use online::OnlineQuantiles;
 pub use optima::{Limits, Violation, optima};
 pub use parallelism::{Kernel, KernelList};
@@ -114,7 +116,7 @@ pub trait LatencyModel: fmt::Debug + Send {
     /// Takes in one measured time.
     fn observe(&mut self, point: SurfacePoint, took: Nanos);
 
-    /// Takes in a measured profile of a model of one leg, made on a device of `slices`
+    /// Takes in a measured profile of a model of as many legs, made on a device of `slices`
     /// slices, in place of an earlier one. An estimator that makes no use of profiles
     /// ignores it.
     fn learn(&mut self, _model: ModelId, _profile: &ModelProfile, _slices: Share) {}

@@ -98,6 +98,27 @@ pub struct ModelProfile {
     pub published: Option<Published>,
     /// The measured points.
     pub grid: Vec<GridPoint>,
+    /// The legs of a plan that the model is cut into, in the order they run, each with a
+    /// surface of its own; empty for a model that runs whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub legs: Vec<LegProfile>,
+}
+
+/// What is known of one leg of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LegProfile {
+    /// Whether its times were made up from those of the whole model rather than measured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub assumed: bool,
+    /// Its knee at the largest batch, in slices.
+    #[serde(default)]
+    pub knee: Knee,
+    /// The parallelism model of the leg; none where all that is known is its grid.
+    #[serde(default)]
+    pub fit: Option<Fit>,
+    /// Its points, as those of a model.
+    pub grid: Vec<GridPoint>,
 }
 
 /// The smallest share that is enough, by three definitions, in slices; none where too
@@ -286,6 +307,19 @@ impl GridPoint {
     }
 }
 
+impl LegProfile {
+    /// What is known of a leg that was looked at as a model by itself, as
+    /// [`ModelProfile::each_leg`] gives it.
+    pub(super) fn of(leg: &ModelProfile, assumed: bool) -> Self {
+        Self {
+            assumed,
+            knee: leg.knee,
+            fit: leg.fit.clone(),
+            grid: leg.grid.clone(),
+        }
+    }
+}
+
 impl ModelProfile {
     /// A profile without points, to be filled and then
     /// analysed.
@@ -309,7 +343,35 @@ impl ModelProfile {
             unfinished: false,
             published: None,
             grid: Vec::new(),
+            legs: Vec::new(),
         }
+    }
+
+    /// The model without its legs, run whole.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        let mut whole = self.clone();
+        whole.legs = Vec::new();
+        whole
+    }
+
+    /// Each leg as if it were a model by itself, in the order they run; of a model that runs
+    /// whole, the model.
+    pub fn each_leg(&self) -> impl Iterator<Item = Self> {
+        let whole = self.legs.is_empty().then(|| self.clone());
+        let legs = self.legs.iter().enumerate();
+        let legs = legs.map(|(index, leg)| Self {
+            knee: leg.knee,
+            fit: leg.fit.clone(),
+            grid: leg.grid.clone(),
+            sparse: self.sparse,
+            ..Self::new(
+                format!("{}, leg {index}", self.name),
+                self.hash.clone(),
+                self.max_batch,
+            )
+        });
+        whole.into_iter().chain(legs)
     }
 
     /// The point at exactly this place.

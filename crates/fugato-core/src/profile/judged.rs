@@ -16,7 +16,7 @@ use super::{
     LatencyModel, ModelProfile, OnlineQuantiles, Prediction, Surface, SurfacePoint, Window,
 };
 use crate::flat::FlatMap;
-use crate::id::{BatchSize, LegIndex, ModelId, Share};
+use crate::id::{BatchSize, ModelId, Share};
 use crate::time::Nanos;
 use std::collections::VecDeque;
 
@@ -90,7 +90,8 @@ pub struct Judged {
 /// A model with a profile.
 #[derive(Debug)]
 struct Profiled {
-    surface: Surface,
+    /// By leg.
+    surfaces: Vec<Surface>,
     /// Slices of the device.
     slices: Share,
     /// The measured batches by share, rising, with their medians alone.
@@ -147,17 +148,16 @@ impl Profiled {
         if batches.is_empty() {
             return None;
         }
-        let surface = Surface::new(profile, slices.0);
+        let legs = profile.each_leg();
+        let surfaces: Vec<Surface> = legs.map(|leg| Surface::new(&leg, slices.0)).collect();
         let medians = (0..=slices.0).map(|share| {
-            let median = |&batch: &BatchSize| {
-                let known = surface.predict(batch, Share(share), Share(0), 0.5)?;
-                Some((batch, known.time))
-            };
+            let median =
+                |&batch: &BatchSize| Some((batch, in_turn(&surfaces, batch, Share(share))?));
             batches.iter().filter_map(median).collect()
         });
         Some(Self {
             medians: medians.collect(),
-            surface,
+            surfaces,
             slices,
             by_profile: Score::default(),
             by_online: Score::default(),
@@ -170,11 +170,16 @@ impl Profiled {
     /// slices, which it does not measure.
     fn predict(&self, point: SurfacePoint, quantile: f64) -> Option<Prediction> {
         let together = u32::from(point.share.0) + u32::from(point.neighbours.0);
-        if point.leg != LegIndex(0) || together > u32::from(self.slices.0) {
+        if together > u32::from(self.slices.0) {
             return None;
         }
-        self.surface
-            .predict(point.batch, point.share, point.neighbours, quantile)
+        let surface = self.surfaces.get(usize::from(point.leg.0))?;
+        surface.predict(point.batch, point.share, point.neighbours, quantile)
+    }
+
+    /// The median of all legs one after another, alone.
+    fn whole(&self, batch: BatchSize, share: Share) -> Option<Nanos> {
+        (share <= self.slices).then(|| in_turn(&self.surfaces, batch, share))?
     }
 
     fn source(&self, quantile: f64) -> Source {
@@ -230,7 +235,6 @@ impl Profiled {
     /// The measured batches up to `max_batch`, and that one, with their medians.
     fn sizes(
         &self,
-        model: ModelId,
         share: Share,
         max_batch: BatchSize,
     ) -> impl Iterator<Item = (BatchSize, Nanos)> {
@@ -241,18 +245,18 @@ impl Profiled {
             .get(below)
             .filter(|&&(size, _)| size == max_batch)
             .copied();
-        let largest = largest.or_else(|| {
-            let point = SurfacePoint {
-                model,
-                leg: LegIndex(0),
-                batch: max_batch,
-                share,
-                neighbours: Share(0),
-            };
-            Some((max_batch, self.predict(point, 0.5)?.time))
-        });
+        let largest = largest.or_else(|| Some((max_batch, self.whole(max_batch, share)?)));
         medians[..below].iter().copied().chain(largest)
     }
+}
+
+/// The median of legs one after another, alone.
+fn in_turn(legs: &[Surface], batch: BatchSize, share: Share) -> Option<Nanos> {
+    let times = legs
+        .iter()
+        .map(|leg| leg.predict(batch, share, Share(0), 0.5));
+    let whole = times.reduce(|sum, leg| Some(sum?.then(leg?)))??;
+    Some(whole.time)
 }
 
 /// `|predicted - took| / took`, in thousandths.
@@ -297,7 +301,7 @@ impl LatencyModel for Judged {
         let Some(known) = self.profiled.get(model) else {
             return estimated();
         };
-        let measured = || cheapest(known.sizes(model, share, max_batch), within);
+        let measured = || cheapest(known.sizes(share, max_batch), within);
         match known.source(0.5) {
             Source::Profile => measured().or_else(estimated),
             Source::Online => estimated().or_else(measured),
@@ -339,6 +343,7 @@ impl LatencyModel for Judged {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::LegIndex;
     use crate::profile::GridPoint;
     use proptest::prelude::*;
 

@@ -1,7 +1,7 @@
 //! A profile for a device of the same kind with another number of slices.
 
 use super::analyse::{AnalysisOptions, conclude};
-use super::file::{GridPoint, ModelProfile, Profile};
+use super::file::{GridPoint, LegProfile, ModelProfile, Profile};
 use std::collections::BTreeMap;
 
 impl Profile {
@@ -19,11 +19,19 @@ impl Profile {
         }
         resized.device.slices = slices;
         for model in &mut resized.models {
-            resize(model, self.device.slices, slices, self.synthetic);
             let mut options = AnalysisOptions::new(slices);
             if self.synthetic {
                 options.interval_floor = 0.0;
             }
+            if !model.legs.is_empty() {
+                let mut legs: Vec<ModelProfile> = model.each_leg().collect();
+                for (leg, known) in legs.iter_mut().zip(&mut model.legs) {
+                    resize(leg, self.device.slices, slices, self.synthetic);
+                    conclude(leg, &options);
+                    *known = LegProfile::of(leg, known.assumed);
+                }
+            }
+            resize(model, self.device.slices, slices, self.synthetic);
             conclude(model, &options);
         }
         resized

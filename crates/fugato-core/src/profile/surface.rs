@@ -73,7 +73,7 @@ impl Rank {
 }
 
 impl Surface {
-    /// The surface of a model on a device of `slices` slices, with the fit that the
+    /// The surface of a whole model on a device of `slices` slices, with the fit that the
     /// profile carries.
     #[must_use]
     pub fn new(model: &ModelProfile, slices: u16) -> Self {

@@ -17,7 +17,7 @@ const NORMAL_P95: f64 = 1.644_853_626_951_472_7;
 /// The first random stream that noise uses; those of arrivals count from 0.
 const NOISE_STREAM: u64 = 1 << 63;
 
-/// The service of one model at every batch and share of a device.
+/// The service of one model, or one leg of it, at every batch and share of a device.
 ///
 /// # Source
 /// The profile's measured point; else its fit; else, between two measured batches of one
@@ -89,7 +89,7 @@ impl ServiceTable {
         })
     }
 
-    /// What a whole run asks for; the batch and the share count as the largest known where they
+    /// What a run asks for; the batch and the share count as the largest known where they
     /// are larger.
     pub fn service(&self, batch: BatchSize, share: Share) -> Service {
         self.cell(batch, share).service
@@ -161,11 +161,11 @@ impl Point {
     }
 }
 
-/// Service times of models of one leg, from their profiles.
+/// Service times of models, leg by leg, from their profiles.
 #[derive(Debug)]
 pub struct ProfiledService {
-    /// By [`ModelId`](crate::ModelId).
-    tables: Vec<Arc<ServiceTable>>,
+    /// `[model][leg]`, by [`ModelId`](crate::ModelId) and [`LegIndex`](crate::LegIndex).
+    tables: Vec<Arc<[ServiceTable]>>,
     /// By [`PartitionId`](crate::PartitionId).
     shares: Vec<Share>,
     /// By model; empty without noise.
@@ -173,9 +173,9 @@ pub struct ProfiledService {
 }
 
 impl ProfiledService {
-    /// Times for the models with these tables, ids counted from 0, on a device whose
-    /// partitions have these shares.
-    pub fn new(tables: Vec<Arc<ServiceTable>>, shares: Vec<Share>) -> Self {
+    /// Times for the models with these tables, `[model][leg]`, ids counted from 0, on a
+    /// device whose partitions have these shares.
+    pub fn new(tables: Vec<Arc<[ServiceTable]>>, shares: Vec<Share>) -> Self {
         Self {
             tables,
             shares,
@@ -202,7 +202,8 @@ impl ServiceTime for ProfiledService {
     fn service(&mut self, start: &Start) -> Service {
         let model = start.model.0 as usize;
         let share = self.shares[usize::from(start.partition.0)];
-        let Cell { mut service, sigma } = self.tables[model].cell(start.batch, share);
+        let table = &self.tables[model][usize::from(start.leg.0)];
+        let Cell { mut service, sigma } = table.cell(start.batch, share);
         if sigma > 0.0
             && let Some(rng) = self.noise.get_mut(model)
         {
@@ -287,7 +288,7 @@ mod tests {
             not_before: Timestamp::ZERO,
             requests: Vec::new(),
         };
-        let service = || ProfiledService::new(vec![Arc::new(table())], vec![Share(1)]);
+        let service = || ProfiledService::new(vec![Arc::new([table()])], vec![Share(1)]);
         let draw = |mut service: ProfiledService| -> Vec<u64> {
             let times = (0..10_001).map(|_| service.service(&start).alone.as_nanos());
             times.collect()

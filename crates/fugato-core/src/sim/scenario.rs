@@ -55,7 +55,10 @@ pub struct Scenario {
 #[derive(Clone, Debug)]
 struct Hosted {
     profile: Arc<ModelProfile>,
+    /// Of the whole model.
     table: Arc<ServiceTable>,
+    /// By leg; of a model that runs whole, the table above.
+    legs: Arc<[ServiceTable]>,
     max_batch: BatchSize,
     /// Settings of the dynamic batcher.
     batching: DynamicBatching,
@@ -207,7 +210,7 @@ impl Scenario {
     /// The simulation at its beginning.
     pub fn simulation(&self, mut config: SchedulerConfig, seed: u64) -> Simulation {
         let options = &self.options;
-        let tables = self.models.iter().map(|model| model.table.clone());
+        let tables = self.models.iter().map(|model| model.legs.clone());
         let partitions = self.device.partitions.iter();
         let shares = partitions.map(PartitionSpec::share).collect();
         let mut service = ProfiledService::new(tables.collect(), shares);
@@ -266,7 +269,7 @@ impl Scenario {
             weight: load.weight,
             max_batch: model.max_batch,
             slots: self.options.slots,
-            legs: 1,
+            legs: u16::try_from(model.legs.len()).unwrap_or(u16::MAX),
             devices: vec![self.device.id],
             limits: QueueLimits {
                 requests: 16_384,
@@ -301,16 +304,25 @@ impl Hosted {
                 max: max.0,
             });
         }
-        let table = ServiceTable::new(model, Share(profile.device.slices), slices, max);
-        let table = table.ok_or_else(|| ScenarioError::NoTimes {
-            model: name(),
-            max: max.0,
-        })?;
+        let profiled = Share(profile.device.slices);
+        let table = |model: &ModelProfile| {
+            let table = ServiceTable::new(model, profiled, slices, max);
+            table.ok_or_else(|| ScenarioError::NoTimes {
+                model: model.name.clone(),
+                max: max.0,
+            })
+        };
+        let legs: Vec<ServiceTable> = model
+            .each_leg()
+            .map(|leg| table(&leg))
+            .collect::<Result<_, _>>()?;
+        let table = table(model)?;
         let mut profile = model.clone();
         profile.slo_s = Some(load.slo.as_secs_f64());
         Ok(Self {
             profile: Arc::new(profile),
             table: Arc::new(table),
+            legs: legs.into(),
             max_batch: max,
             batching: DynamicBatching::default(),
         })

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use clap::ValueHint;
 use fugato_core::device::ATOMS_MAX;
 use fugato_core::mix::{MIXES, Mix};
-use fugato_core::profile::{BUILT_IN, Profile, built_in};
+use fugato_core::profile::{BUILT_IN, Division, Profile, built_in};
 use fugato_core::sched::{DeadlineMode, DynamicBatching};
 use fugato_core::sim::{Overheads, Scenario, SimOptions, TimeSlicing, sim_device};
 use fugato_core::workload::{ArrivalProcess, ModelLoad, Workload};
@@ -90,6 +90,10 @@ pub struct Args {
     /// What each such turn costs
     #[arg(long, value_name = "TIME", default_value = "20us")]
     pub switch: Span,
+    /// Cut models whose profile has no legs into ones no longer than this, at their largest batch
+    /// and knee. How they are cut is an assumption
+    #[arg(long, value_name = "TIME")]
+    pub legs: Option<Span>,
     /// Give every run its median time
     #[arg(long)]
     pub no_noise: bool,
@@ -209,11 +213,11 @@ fn resolve(args: &Args) -> anyhow::Result<Plan> {
     if args.devices == 0 {
         bail!("`--devices` is 0, expected at least 1");
     }
-    let profile = profile.resized(slices);
     let workload = workload(args, mix)?;
     let seed = args.seed.or(workload.seed());
     // The one place where a seed is drawn; every report prints it.
     let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32);
+    let profile = cut(profile.resized(slices), args, &workload)?;
     let deadlines = match args.deadlines {
         Some(Deadlines::Enforce) => DeadlineMode::Enforce,
         Some(Deadlines::Observe) => DeadlineMode::Observe,
@@ -240,6 +244,40 @@ fn resolve(args: &Args) -> anyhow::Result<Plan> {
         deadlines,
         seed,
     })
+}
+
+/// The seed that assumed legs are drawn from: models are cut alike whatever arrives.
+const CUT_SEED: u64 = 1;
+
+/// The shortest leg that models are cut into: what a plan joins stages up to, by default.
+const LEG_MIN: Nanos = Nanos::from_micros(500);
+
+/// The profile with models cut as asked; says to people how many legs were made up.
+fn cut(profile: Profile, args: &Args, workload: &Workload) -> anyhow::Result<Profile> {
+    let Some(leg_max) = args.legs.map(Span::nanos) else {
+        return Ok(profile);
+    };
+    if leg_max < LEG_MIN {
+        bail!("`--legs` is {leg_max}, expected at least {LEG_MIN}");
+    }
+    let seed = CUT_SEED;
+    let divided = profile.divided(Division { leg_max, seed });
+    let used = |name: &str| workload.models().iter().any(|load| load.name == name);
+    let assumed = divided
+        .models
+        .iter()
+        .filter(|model| used(&model.name) && model.legs.iter().any(|leg| leg.assumed));
+    let assumed: Vec<String> = assumed
+        .map(|model| format!("{} {}", model.name, model.legs.len()))
+        .collect();
+    if !assumed.is_empty() {
+        writeln!(
+            std::io::stderr(),
+            "note: legs are an assumption, not a plan: {}",
+            assumed.join(", ")
+        )?;
+    }
+    Ok(divided)
 }
 
 fn options(args: &Args) -> SimOptions {

@@ -263,6 +263,20 @@ impl ModelProfile {
     /// # Errors
     /// As [`Profile::check`].
     pub fn check(&self, slices: u16) -> Result<(), ProfileError> {
+        self.check_whole(slices)?;
+        if self.legs.is_empty() {
+            return Ok(());
+        }
+        for leg in self.each_leg() {
+            leg.check_whole(slices)?;
+            if !leg.grid.iter().any(|point| point.times().is_some()) {
+                return Err(leg.wrong("grid", &"without times", "at least one point with times"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_whole(&self, slices: u16) -> Result<(), ProfileError> {
         let positive = [("slo_s", self.slo_s), ("arrival_rate", self.arrival_rate)];
         for (name, value) in positive {
             if let Some(found) = value.filter(|&value| !is_positive(value)) {

@@ -70,7 +70,16 @@ impl Scheduler {
         }
     }
 
+    /// Hands the latency model the surfaces of the legs that the model runs in: a profile
+    /// of other legs says nothing of them.
     fn learn_profile(&mut self, model: ModelId, profile: &ModelProfile) {
+        let legs = usize::from(self.state.model(model).spec.legs);
+        if legs != profile.legs.len().max(1) {
+            if legs == 1 {
+                self.learn_profile(model, &profile.whole());
+            }
+            return;
+        }
         let devices = &self.state.model(model).spec.devices;
         let present = devices
             .iter()
