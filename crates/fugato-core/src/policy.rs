@@ -5,6 +5,7 @@ mod aimd;
 mod clipper;
 mod dstack;
 mod edf;
+mod edf_legs;
 mod fifo;
 mod gslice;
 mod max_min;
@@ -19,6 +20,7 @@ mod uncontrolled;
 pub use clipper::Clipper;
 pub use dstack::{Dstack, LeftOut, Plan, PlannedRun};
 pub use edf::Edf;
+pub use edf_legs::EdfLegs;
 pub use fifo::Fifo;
 pub use gslice::Gslice;
 pub use max_min::MaxMin;
@@ -172,6 +174,14 @@ pub enum Verdict {
         /// Why.
         reason: DropReason,
     },
+    /// Give up a task that is between two legs, with all its requests: none of them could
+    /// end in time.
+    Abandon {
+        /// The task.
+        task: TaskId,
+        /// When it would end at the earliest.
+        predicted: Timestamp,
+    },
     /// Leave a model out until a time, or until a request of it arrives or a task of it
     /// ends.
     Park {
@@ -197,6 +207,7 @@ pub fn from_spec(spec: &PolicySpec) -> Box<dyn Policy> {
     match spec {
         PolicySpec::Fifo => Box::new(Fifo),
         PolicySpec::Edf => Box::new(Edf),
+        PolicySpec::EdfLegs => Box::new(EdfLegs),
         PolicySpec::Temporal { cycle } => Box::new(Temporal::new(*cycle)),
         PolicySpec::Uncontrolled { lanes, share } => Box::new(Uncontrolled::new(*lanes, *share)),
         PolicySpec::Clipper { target_percent } => Box::new(Clipper::new(*target_percent)),

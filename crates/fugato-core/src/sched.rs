@@ -34,4 +34,4 @@ pub use outcome::{DropReason, FailReason, Outcome, Rejection, Scope};
 pub use queue::{ModelKey, QueueKey};
 pub use scheduler::{Explanation, ModelStatus, ProfileStatus, Scheduler};
 pub use state::{Had, ModelFacts};
-pub use view::{ReadyHead, Running, View};
+pub use view::{Begun, ReadyHead, Running, View};

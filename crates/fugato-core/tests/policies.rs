@@ -622,6 +622,86 @@ fn legs_of_a_task_run_in_order_and_ahead_of_new_tasks() {
     assert_eq!(LegIndex(0).0, 0);
 }
 
+/// Models of three legs, of which each takes the model's number + 1 in milliseconds.
+fn in_three_legs(models: &[ModelSpec]) -> World {
+    let mut world = world(
+        SchedulerConfig {
+            deadlines: DeadlineMode::Enforce,
+            ..config(PolicySpec::EdfLegs)
+        },
+        vec![device(0, 1, 1)],
+        |start| Nanos::from_millis(u64::from(start.model.0) + 1),
+    );
+    for spec in models {
+        let spec = ModelSpec {
+            legs: 3,
+            ..spec.clone()
+        };
+        world.push(Timestamp::ZERO, Input::ModelAdded(spec));
+    }
+    world
+}
+
+fn model_and_leg(world: &mut World) -> Vec<(u32, u16)> {
+    let starts = starts(world);
+    let legs = starts.iter();
+    legs.map(|(_, start)| (start.model.0, start.leg.0))
+        .collect()
+}
+
+#[test]
+fn edf_legs_lets_an_urgent_task_in_between_two_legs() {
+    let slo = |id, millis| ModelSpec {
+        slo: Some(Nanos::from_millis(millis)),
+        ..model(id)
+    };
+    let mut world = in_three_legs(&[slo(0, 20), slo(4, 100)]);
+    world.push_arrival(arrival(0, 4, 0));
+    world.push_arrival(arrival(1, 0, 2 * MS));
+    world.push_arrival(arrival(2, 0, 12 * MS));
+    world.run();
+    let expected = [
+        (4, 0),
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (4, 1),
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (4, 2),
+    ];
+    assert_eq!(model_and_leg(&mut world), expected);
+    let ended = &world.effects_mut().ended;
+    let ends: Vec<(u64, Timestamp)> = ended.iter().map(|end| (end.request.0, end.at)).collect();
+    let expected = [(1, at(8 * MS)), (2, at(16 * MS)), (0, at(21 * MS))];
+    assert_eq!(ends, expected, "one leg is the most that anybody waits");
+}
+
+#[test]
+fn edf_legs_gives_a_task_up_that_can_no_longer_be_in_time() {
+    let slo = |id, millis| ModelSpec {
+        slo: Some(Nanos::from_millis(millis)),
+        slots: 1,
+        ..model(id)
+    };
+    let mut world = in_three_legs(&[slo(0, 10), slo(4, 17)]);
+    // What a leg takes is known after one run of each.
+    world.push_arrival(arrival(0, 0, 0));
+    world.push_arrival(arrival(1, 4, 10 * MS));
+    world.push_arrival(arrival(2, 4, 40 * MS));
+    world.push_arrival(arrival(3, 0, 41 * MS));
+    world.run();
+    let ended = world.effects_mut().ended.iter();
+    let late: Vec<u64> = ended
+        .filter(|end| matches!(end.outcome, Outcome::Dropped(DropReason::Doomed { .. })))
+        .map(|end| end.request.0)
+        .collect();
+    assert_eq!(late, [2]);
+    let legs = model_and_leg(&mut world);
+    assert_eq!(legs[6..], [(4, 0), (0, 0), (0, 1), (0, 2)]);
+}
+
 #[test]
 fn a_lost_device_fails_what_ran_and_keeps_what_waited() {
     let both = ModelSpec {

@@ -171,6 +171,7 @@ impl Config {
         match policy {
             Policy::Fifo => PolicySpec::Fifo,
             Policy::Edf => PolicySpec::Edf,
+            Policy::EdfLegs => PolicySpec::EdfLegs,
             Policy::Uncontrolled => PolicySpec::Uncontrolled {
                 lanes: self.policy.uncontrolled.lanes,
                 share: self.policy.uncontrolled.share.map(Share),

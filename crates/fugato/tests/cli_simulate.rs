@@ -116,7 +116,7 @@ fn what_cannot_be_simulated_is_refused_by_name() {
                    arrivals = { kind = \"poisson\", rate = 1.0 }\n";
     fs::write(folder.path().join("load.toml"), unknown).expect("written");
     let file = ["--profile", "v100-dstack", "--workload", "load.toml"];
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 7] = [
         (
             &file,
             "model `nobody` of the workload is not in the profile",
@@ -130,6 +130,10 @@ fn what_cannot_be_simulated_is_refused_by_name() {
         (
             &["--workload", "c-2", "--slices", "300"],
             "`--slices` is 300",
+        ),
+        (
+            &["--workload", "c-2", "--legs", "100us"],
+            "`--legs` is 100.0 us, expected at least 500.0 us",
         ),
         (
             &["--workload", "c-2", "--profile", "none.json"],
@@ -196,6 +200,29 @@ fn what_ran_is_written_as_traces_pictures_and_a_page() {
     assert_eq!(pictures.len(), 4, "{pictures:?}");
     let page = read("page.html");
     assert!(page.contains("dstack:dynamic=false") && page.contains("imulated"));
+}
+
+#[test]
+fn models_are_cut_into_assumed_legs() {
+    let folder = scratch();
+    let cut = ["--workload", "arv", "--policy", "edf-legs", "--legs", "4ms"];
+    let args = [&cut[..], &["--timeline", "ran.json"], &SHORT].concat();
+    let output = simulate(&args, folder.path());
+    let error = text(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    assert!(
+        error.contains("legs are an assumption, not a plan: alexnet 3, resnet50"),
+        "{error}"
+    );
+    let trace = fs::read_to_string(folder.path().join("ran.json")).expect("written");
+    let trace: Value = serde_json::from_str(&trace).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("events");
+    let longest = events
+        .iter()
+        .filter(|event| event["ph"] == "X")
+        .filter_map(|event| event["dur"].as_f64())
+        .fold(0.0, f64::max);
+    assert!((500.0..=4_000.0).contains(&longest), "{longest} us");
 }
 
 #[test]

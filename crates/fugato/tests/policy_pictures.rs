@@ -4,7 +4,7 @@
 use fugato::plots::space_time;
 use fugato::timeline::Scene;
 use fugato_core::device::{DeviceSpec, LaneClass};
-use fugato_core::profile::v100_dstack;
+use fugato_core::profile::{Division, Profile, v100_dstack};
 use fugato_core::sched::{PolicySpec, SchedulerConfig};
 use fugato_core::sim::{PolicyReport, Scenario, SimOptions};
 use fugato_core::workload::{ArrivalProcess, ModelLoad, Workload};
@@ -25,6 +25,9 @@ const MODELS: [(&str, u64, f64); 3] = [
 /// rates and batches have settled.
 const WINDOW: std::ops::Range<u64> = 1_000..1_400;
 
+/// Policies that decide anew between two legs.
+const IN_LEGS: [&str; 1] = ["edf-legs"];
+
 #[test]
 fn the_pictures_of_the_policies_are_what_they_do() {
     let lanes = [LaneClass::Normal; 4];
@@ -42,7 +45,16 @@ fn the_pictures_of_the_policies_are_what_they_do() {
     };
     let workload = workload.expect("valid");
     let devices = [device.clone()];
-    let scenario = Scenario::new(&v100_dstack(), workload, device, options).expect("valid");
+    let whole = v100_dstack();
+    // Legs of a millisecond or two would be too narrow to be seen.
+    let cut = whole.divided(Division {
+        leg_max: millis(5),
+        seed: 1,
+    });
+    let scenario = |profile: &Profile| {
+        Scenario::new(profile, workload.clone(), devices[0].clone(), options).expect("valid")
+    };
+    let (whole, cut) = (scenario(&whole), scenario(&cut));
     let names: BTreeMap<ModelId, String> = (0..)
         .zip(MODELS)
         .map(|(id, (name, ..))| (ModelId(id), name.to_owned()))
@@ -52,6 +64,11 @@ fn the_pictures_of_the_policies_are_what_they_do() {
         let config = SchedulerConfig {
             policy: PolicySpec::named(policy).expect("a known name"),
             ..SchedulerConfig::default()
+        };
+        let scenario = if IN_LEGS.contains(&policy) {
+            &cut
+        } else {
+            &whole
         };
         let simulated = scenario.run(config, 1);
         let report = PolicyReport::new(policy, scenario.workload(), &simulated.tally);

@@ -84,6 +84,8 @@ pub enum PolicySpec {
     Fifo,
     /// [`crate::policy::Edf`].
     Edf,
+    /// [`crate::policy::EdfLegs`].
+    EdfLegs,
     /// [`crate::policy::Temporal`].
     Temporal {
         /// How long the turns of all models take together; `None` for the largest objective.
@@ -148,9 +150,10 @@ impl PolicySpec {
     pub const TARGET_PERCENT: u8 = 50;
 
     /// Names of all policies, in the order of the documentation.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "fifo",
         "edf",
+        "edf-legs",
         "temporal",
         "uncontrolled",
         "clipper",
@@ -175,6 +178,7 @@ impl PolicySpec {
         Some(match name {
             "fifo" => Self::Fifo,
             "edf" => Self::Edf,
+            "edf-legs" => Self::EdfLegs,
             "temporal" => Self::Temporal { cycle: None },
             "uncontrolled" => Self::Uncontrolled {
                 lanes: LANES,
@@ -200,6 +204,7 @@ impl PolicySpec {
         match self {
             Self::Fifo => "fifo",
             Self::Edf => "edf",
+            Self::EdfLegs => "edf-legs",
             Self::Temporal { .. } => "temporal",
             Self::Uncontrolled { .. } => "uncontrolled",
             Self::Clipper { .. } => "clipper",
@@ -255,6 +260,7 @@ impl PolicySpec {
             }
             Self::Fifo
             | Self::Edf
+            | Self::EdfLegs
             | Self::Temporal { .. }
             | Self::Uncontrolled { share: None, .. }
             | Self::Clipper { .. }

@@ -11,6 +11,7 @@ use crate::id::{
 use crate::policy::Verdict;
 use crate::profile::{Prediction, SurfacePoint};
 use crate::time::{Nanos, Timestamp};
+use std::ops::Range;
 
 /// A read-only view of the scheduler, given to [`Policy::decide`](crate::policy::Policy).
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +49,25 @@ pub struct Running {
     pub atoms: AtomSet,
     /// When it should end, not before now; `None` where nothing is known of its time.
     pub ends: Option<Timestamp>,
+}
+
+/// A task with legs left of which none is on a lane ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// The task.
+    pub task: TaskId,
+    /// Its model.
+    pub model: ModelId,
+    /// Items in its batch.
+    pub batch: BatchSize,
+    /// The leg that was issued last.
+    pub leg: LegIndex,
+    /// Where that leg is or was.
+    pub at: LaneRef,
+    /// Whether that leg runs; else it has ended.
+    pub runs: bool,
+    /// Where its most urgent request stood.
+    pub key: QueueKey,
 }
 
 impl<'a> View<'a> {
@@ -286,8 +306,19 @@ impl<'a> View<'a> {
         (share, neighbours): (Share, Share),
         quantile: f64,
     ) -> Option<Prediction> {
-        let legs = (0..self.state.model(model).spec.legs).map(LegIndex);
-        let times = legs.map(|leg| {
+        let legs = 0..self.state.model(model).spec.legs;
+        self.predict_legs((model, legs), batch, (share, neighbours), quantile)
+    }
+
+    /// The `quantile` of the time of some legs of a model, one after another.
+    pub fn predict_legs(
+        &self,
+        (model, legs): (ModelId, Range<u16>),
+        batch: BatchSize,
+        (share, neighbours): (Share, Share),
+        quantile: f64,
+    ) -> Option<Prediction> {
+        let times = legs.map(LegIndex).map(|leg| {
             let point = SurfacePoint {
                 model,
                 leg,
@@ -336,6 +367,61 @@ impl<'a> View<'a> {
         let next = self.state.ledger.next(at)?;
         let task = self.state.task(next.task);
         (next.leg.0 == 0 && !next.revoking).then_some((next.task, task.key))
+    }
+
+    /// The committed leg of a lane that may be revoked, whichever of its task it is, and the
+    /// key of the task's most urgent request.
+    pub fn committed(&self, at: LaneRef) -> Option<(TaskId, QueueKey)> {
+        let next = self.state.ledger.next(at)?;
+        (!next.revoking).then(|| (next.task, self.state.task(next.task).key))
+    }
+
+    /// The tasks of a device that have a leg to issue, rising by id.
+    pub fn begun(&self, device: DeviceId) -> impl Iterator<Item = Begun> + use<'a> {
+        let state = self.state;
+        let tasks = state.continuing.iter().map(|&id| (id, state.task(id)));
+        let here = tasks.filter(move |(_, task)| task.at.device == device);
+        here.map(|(id, task)| Begun {
+            task: id,
+            model: task.model,
+            batch: task.batch,
+            leg: task.leg,
+            at: task.at,
+            runs: task.stage == LegStage::Running,
+            key: task.key,
+        })
+    }
+
+    /// The `quantile` of the time of all legs of a task that were not issued yet, in a share
+    /// with `neighbours` slices busy; `None` where nothing is known of one.
+    ///
+    /// # Cost
+    /// A prediction for each of these legs.
+    pub fn rest(
+        &self,
+        begun: Begun,
+        (share, neighbours): (Share, Share),
+        quantile: f64,
+    ) -> Option<Prediction> {
+        let legs = self.state.model(begun.model).spec.legs;
+        self.predict_legs(
+            (begun.model, begun.leg.0 + 1..legs),
+            begun.batch,
+            (share, neighbours),
+            quantile,
+        )
+    }
+
+    /// The latest enforced deadline of a task's requests: past it, nothing that it gives is in
+    /// time. `None` where one of them has none.
+    ///
+    /// # Cost
+    /// The requests of the batch.
+    pub fn last_deadline(&self, task: TaskId) -> Option<Timestamp> {
+        let requests = self.state.task(task).requests.iter();
+        let open = requests.filter_map(|id| self.state.requests.get(id));
+        let deadlines = open.map(|request| self.state.enforced(request.deadline));
+        deadlines.reduce(|latest, deadline| Some(latest?.max(deadline?)))?
     }
 
     /// The committed leg of a lane that may be revoked, and that starts too late for its

@@ -468,7 +468,7 @@ impl Reference {
                 self.refused(&open, reason);
             }
             Outcome::Dropped(reason) => {
-                assert!(open.task.is_none(), "{open:?} was dropped from a task");
+                self.dropped_from(&open, reason);
                 let sound = match reason {
                     DropReason::Expired { deadline } => {
                         enforced && open.deadline == Some(deadline) && deadline <= now
@@ -484,9 +484,26 @@ impl Reference {
                     }
                 };
                 assert!(sound, "{open:?} was dropped at {now:?} for {reason:?}");
+                if let Some(task) = open.task {
+                    self.end_if_abandoned(task);
+                }
             }
         }
         self.ended.push((request, outcome));
+    }
+
+    /// A task may be given up, with all its requests, between two legs and because they are
+    /// late; never before it began.
+    fn dropped_from(&self, open: &Open, reason: DropReason) {
+        let task = open.task.map(|id| {
+            let known = self.tasks.iter().find(|task| task.start.task == id);
+            known.unwrap_or_else(|| panic!("{open:?} is in no known task"))
+        });
+        let between = |task: &Task| task.legs.is_empty() && task.done > 0;
+        assert!(
+            task.is_none_or(|task| between(task) && matches!(reason, DropReason::Doomed { .. })),
+            "{open:?} was dropped from {task:?}"
+        );
     }
 
     fn refused(&self, open: &Open, reason: Rejection) {

@@ -21,6 +21,8 @@ pub enum Policy {
     Fifo,
     /// One task at a time, earliest deadline first; drops what will be late.
     Edf,
+    /// As `edf`, chosen anew at each boundary between two legs of a task.
+    EdfLegs,
     /// One model at a time on the whole device, in turns whose lengths are in proportion to
     /// the objectives.
     Temporal,
@@ -137,7 +139,7 @@ kinds! {
     Span: "length of time",
     ByteSize: "bytes",
     Cores: "`auto` or a list of cores",
-    Policy: "`fifo`, `edf`, `temporal`, `uncontrolled`, `clipper`, `nexus`, `gslice`, `max-throughput`, `max-min` or `dstack`",
+    Policy: "`fifo`, `edf`, `edf-legs`, `temporal`, `uncontrolled`, `clipper`, `nexus`, `gslice`, `max-throughput`, `max-min` or `dstack`",
     OperatingPoint: "`efficacy`, `work`, `knee` or `published`",
     DeviceKind: "`auto` or `cpu`",
     ModelControlMode: "`none`, `poll` or `explicit`",

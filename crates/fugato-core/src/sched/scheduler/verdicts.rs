@@ -6,7 +6,7 @@ use crate::policy::Verdict;
 use crate::sched::action::{Action, Start};
 use crate::sched::decision::Decision;
 use crate::sched::ledger::{LaneLeg, LaneRef};
-use crate::sched::outcome::Outcome;
+use crate::sched::outcome::{DropReason, Outcome};
 use crate::sched::state::{LegStage, Place, Task};
 use crate::time::{Nanos, Timestamp};
 
@@ -25,6 +25,7 @@ impl Scheduler {
                 self.state.dequeue(request);
                 self.end_request(request, Outcome::Dropped(reason));
             }
+            Verdict::Abandon { task, predicted } => self.abandon(task, predicted),
             Verdict::Park { model, until } => {
                 assert!(
                     until.is_none_or(|until| until > self.state.now),
@@ -123,6 +124,31 @@ impl Scheduler {
             requests.push(key.request());
         }
         (requests, BatchSize(total))
+    }
+
+    /// Ends a task that would end at `predicted` and all of whose requests are due earlier.
+    fn abandon(&mut self, id: TaskId, predicted: Timestamp) {
+        let task = self.state.task_mut(id);
+        assert_eq!(
+            task.stage,
+            LegStage::Between,
+            "{id} was abandoned while a leg of it is on a lane"
+        );
+        for request in std::mem::take(&mut task.requests) {
+            let Some(known) = self.state.requests.get(&request) else {
+                continue;
+            };
+            let deadline = self.state.enforced(known.deadline);
+            let Some(deadline) = deadline.filter(|&deadline| deadline < predicted) else {
+                panic!("{id} was abandoned, and {request} could end in time");
+            };
+            let reason = DropReason::Doomed {
+                deadline,
+                predicted,
+            };
+            self.end_request(request, Outcome::Dropped(reason));
+        }
+        self.end_task(id);
     }
 
     fn continue_task(&mut self, id: TaskId, at: LaneRef) {
