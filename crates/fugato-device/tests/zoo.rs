@@ -42,6 +42,11 @@ fn item(model: &ZooModel, seed: u64) -> Vec<InputTensor> {
 }
 
 fn compare(name: &str) {
+    compare_batches(name, &[1, 3, 8]);
+}
+
+fn compare_batches(name: &str, batches: &[usize]) {
+    let largest = batches.iter().max().unwrap();
     let model = fugato_zoo::find(name).unwrap();
     let bench = Bench::new();
     let path = bench.write("model.onnx", &model.build(1));
@@ -49,11 +54,11 @@ fn compare(name: &str) {
     assert_eq!(stored.info().batching, fugato_device::Batching::Batchable);
     assert!(stored.info().weight_bytes >= 4 * model.parameters());
     let mut plain = PlainSession::load(&bench.runtime, &path, 1).unwrap();
-    let items: Vec<_> = (0..8).map(|seed| item(model, seed)).collect();
+    let items: Vec<_> = (0..*largest as u64).map(|seed| item(model, seed)).collect();
     let expected: Vec<_> = items.iter().map(|item| plain.run(item).unwrap()).collect();
     drop(plain);
     let rig = Rig::new();
-    rig.load(1, &stored, 8);
+    rig.load(1, &stored, *largest as u32);
     let spec = rig.device.spec().clone();
     for partition in [PartitionId(0), spec.partitions.last().unwrap().id] {
         let lanes = &spec.partitions[usize::from(partition.0)].lanes;
@@ -61,7 +66,7 @@ fn compare(name: &str) {
             .iter()
             .position(|&class| class == LaneClass::Normal)
             .unwrap();
-        for batch in [1, 3, 8] {
+        for &batch in batches {
             let requests = items[..batch].iter().map(|item| request(1, item.clone()));
             let mut leg = rig.leg(1, requests.collect());
             leg.start.partition = partition;
@@ -147,4 +152,15 @@ fn resnext() {
 #[test]
 fn shufflenet() {
     compare("shufflenet_v2_x1_0");
+}
+
+#[test]
+fn randwire() {
+    compare("randwire_ws");
+}
+
+/// A few items only: each takes as long as six of ResNet-50.
+#[test]
+fn nasnet() {
+    compare_batches("nasnet_a_large", &[2]);
 }

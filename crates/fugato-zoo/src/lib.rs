@@ -80,7 +80,7 @@ pub enum InputValues {
     One,
 }
 
-static MODELS: [ZooModel; 14] = [
+static MODELS: [ZooModel; 16] = [
     ZooModel {
         name: "squeezenet1_1",
         description: "SqueezeNet 1.1, image classifier",
@@ -135,6 +135,16 @@ static MODELS: [ZooModel; 14] = [
         name: "shufflenet_v2_x1_0",
         description: "ShuffleNet-v2 of width 1, image classifier",
         network: vision::shufflenet_v2_x1_0,
+    },
+    ZooModel {
+        name: "nasnet_a_large",
+        description: "NASNet-A-Large without its auxiliary head, image classifier",
+        network: vision::nasnet_a_large,
+    },
+    ZooModel {
+        name: "randwire_ws",
+        description: "RandWire-WS(32, 4, 0.75) of 109 channels, image classifier",
+        network: vision::randwire_ws,
     },
     ZooModel {
         name: "bert-base",

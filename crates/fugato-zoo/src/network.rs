@@ -24,7 +24,9 @@ mod ops;
 mod rearrange;
 mod text;
 
-pub(crate) use ops::{AROUND_SPREAD, BRANCH_SCALE, BatchNorm, Conv, Pool, RELU_STD, SHIFT};
+pub(crate) use ops::{
+    AROUND_SPREAD, BRANCH_SCALE, BatchNorm, Conv, Padding, Pool, RELU_STD, SHIFT,
+};
 
 /// Operator set of the models: the first with LayerNormalization.
 const OPSET: i64 = 17;

@@ -29,6 +29,10 @@ fn parameters_are_the_published_counts() {
         ("densenet121", 7_978_856),
         ("resnext50_32x4d", 25_028_904),
         ("shufflenet_v2_x1_0", 2_278_604),
+        // "Trainable params" of Keras's NASNetLarge; the paper rounds to 88.9 million.
+        ("nasnet_a_large", 88_753_150),
+        // Of our graphs; the paper gives 31.9 million, a mean over random ones.
+        ("randwire_ws", 32_017_599),
         ("bert-base", 109_482_240),
         // Turc et al. 2019 give 4.4 million.
         ("bert-tiny", 4_385_920),
@@ -43,7 +47,9 @@ fn parameters_are_the_published_counts() {
 /// Multiply-adds in millions and their sources: the "GFLOPS" column of torchvision's
 /// weight tables, which counts a multiply-add as one, rounded to three decimals; and
 /// 22.5 GFLOPs, a multiply-add as two, for BERT-base at 128 tokens (TinyBERT, Jiao et
-/// al. 2020, table 1), rounded to one decimal and counting more than matrix products.
+/// al. 2020, table 1), rounded to one decimal and counting more than matrix products. The
+/// papers give 23.8 billion for NASNet-A (6 @ 4032) and 4.0 billion, a mean over random
+/// graphs, for RandWire-WS of 109 channels.
 #[test]
 fn multiply_adds_are_the_published_counts() {
     let published = [
@@ -58,6 +64,8 @@ fn multiply_adds_are_the_published_counts() {
         ("densenet121", 2_834.0, 0.5),
         ("resnext50_32x4d", 4_230.0, 0.5),
         ("shufflenet_v2_x1_0", 145.0, 0.5),
+        ("nasnet_a_large", 23_800.0, 50.0),
+        ("randwire_ws", 4_000.0, 90.0),
         ("bert-base", 11_250.0, 100.0),
     ];
     for (name, millions, tolerance) in published {
@@ -83,6 +91,8 @@ fn inputs_and_outputs_have_the_published_shapes() {
         ("densenet121", 224),
         ("resnext50_32x4d", 224),
         ("shufflenet_v2_x1_0", 224),
+        ("nasnet_a_large", 331),
+        ("randwire_ws", 224),
     ] {
         let inputs = model(name).inputs();
         let side = Dim::Size(side);

@@ -126,6 +126,11 @@ impl Value {
     pub(crate) fn channels(&self) -> u64 {
         self.size(1)
     }
+
+    /// Gives the height of an image value.
+    pub(crate) fn side(&self) -> u64 {
+        self.size(2)
+    }
 }
 
 impl Network {
@@ -285,6 +290,43 @@ impl Network {
             rectified: a.rectified || b.rectified,
             ..y
         }
+    }
+
+    /// Adds the sum of values of one shape, each times a weight of its own between 0 and 1.
+    pub(crate) fn weighted_sum(&mut self, name: &str, parts: &[Value]) -> Value {
+        const WEIGHT: f32 = 0.5;
+        let mut scaled = Vec::with_capacity(parts.len());
+        for (index, part) in parts.iter().enumerate() {
+            let init = Init::Uniform {
+                mean: WEIGHT,
+                spread: WEIGHT * AROUND_SPREAD,
+            };
+            let weight = self.param(format!("{name}.weight{index}"), &[], init);
+            let inputs = [part.name.as_str(), &weight];
+            let scale = format!("{name}.scale{index}");
+            let y = self.node(&scale, "Mul", &inputs, Vec::new(), part.dims.clone());
+            let std = part.std * WEIGHT;
+            scaled.push(Value { std, ..y });
+        }
+        self.sum(name, &scaled)
+    }
+
+    /// Adds the mean of values of one shape.
+    pub(crate) fn mean(&mut self, name: &str, parts: &[Value]) -> Value {
+        let count = parts.len() as f32;
+        let sum = self.sum(&format!("{name}.sum"), parts);
+        let share = self.scalar(&format!("one_over_{}", parts.len()), 1.0 / count);
+        let y = self.binary(name, "Mul", &sum, &share);
+        let std = sum.std / count;
+        Value { std, ..y }
+    }
+
+    fn sum(&mut self, name: &str, parts: &[Value]) -> Value {
+        let names: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
+        let y = self.node(name, "Sum", &names, Vec::new(), parts[0].dims.clone());
+        let variance = parts.iter().map(|part| part.std * part.std).sum::<f32>();
+        let std = variance.sqrt();
+        Value { std, ..y }
     }
 
     /// Joins values along the channels.

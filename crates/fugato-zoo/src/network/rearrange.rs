@@ -36,4 +36,29 @@ impl Network {
             ..x.clone()
         }
     }
+
+    /// Moves an image one position up and to the left; zeros come in.
+    ///
+    /// The padding comes first: ONNX Runtime joins one to a pooling that follows, and then
+    /// refuses the pooling for a padding that is as large as its window.
+    pub(crate) fn shift(&mut self, name: &str, x: &Value) -> Value {
+        let list = |name: &str, values: &[i64]| {
+            TensorProto::from_i64s(name, &[values.len() as i64], values)
+        };
+        let padding = self.constant(list("one_below_and_right", &[0, 0, 0, 0, 0, 0, 1, 1]));
+        let starts = self.constant(list("second_position", &[1, 1]));
+        let ends = self.constant(list("last_position", &[i64::MAX; 2]));
+        let axes = self.constant(list("image_axes", &[2, 3]));
+        let [height, width] = [2, 3].map(|axis| Dim::Size(x.size(axis) + 1));
+        let larger = vec![x.dims[0], x.dims[1], height, width];
+        let inputs = [x.name.as_str(), &padding];
+        let padded = self.node(&format!("{name}.pad"), "Pad", &inputs, Vec::new(), larger);
+        let inputs = [padded.name.as_str(), &starts, &ends, &axes];
+        let crop = format!("{name}.crop");
+        let y = self.node(&crop, "Slice", &inputs, Vec::new(), x.dims.clone());
+        Value {
+            name: y.name,
+            ..x.clone()
+        }
+    }
 }

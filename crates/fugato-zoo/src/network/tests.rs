@@ -75,6 +75,8 @@ fn no_model_changes_without_a_new_zoo_version() {
         ("densenet121", 0xca8d_e290_bddd_8acc),
         ("resnext50_32x4d", 0x7aa8_fdb2_40a7_4690),
         ("shufflenet_v2_x1_0", 0x372b_fbbc_1e97_407e),
+        ("nasnet_a_large", 0x1320_f5cc_acc5_16ab),
+        ("randwire_ws", 0xfb24_ab88_d91a_383e),
         ("bert-base", 0x1238_f2b2_442b_d44a),
         ("bert-tiny", 0xfeb4_abad_c02b_1e81),
         ("identity", 0x559b_0eaa_9ff5_13fb),
