@@ -36,6 +36,31 @@ pub(crate) fn log_warnings_only(
     check(unsafe { (ort::api().UpdateEnvWithCustomLogLevel)(environment.ptr().cast_mut(), level) })
 }
 
+/// Makes a pool of CPU memory that belongs to the environment. It grows by what is asked
+/// of it and keeps what it has, which is the most that its sessions needed at once.
+pub(crate) fn register_arena(environment: &ort::environment::Environment) -> Result<(), OrtError> {
+    let api = ort::api();
+    // Grow by the size of the request; no limit; the library's own initial and dead sizes.
+    let keys = [c"arena_extend_strategy".as_ptr()];
+    let values = [1_usize];
+    let memory = CpuMemory::of(sys::OrtAllocatorType::OrtArenaAllocator)?;
+    let mut settings = std::ptr::null_mut();
+    // SAFETY: keys and values are of the length given; the settings are released below,
+    // and the environment, which lives, copies them and the memory description.
+    unsafe {
+        check((api.CreateArenaCfgV2)(
+            keys.as_ptr(),
+            values.as_ptr(),
+            keys.len(),
+            &mut settings,
+        ))?;
+        let registered =
+            (api.CreateAndRegisterAllocator)(environment.ptr().cast_mut(), memory.0, settings);
+        (api.ReleaseArenaCfg)(settings);
+        check(registered)
+    }
+}
+
 /// ONNX's element type, where the Open Inference Protocol has it.
 pub(crate) fn element_of(onnx: Onnx) -> Option<ElementType> {
     #[expect(
@@ -106,11 +131,15 @@ struct CpuMemory(*mut sys::OrtMemoryInfo);
 
 impl CpuMemory {
     fn new() -> Result<Self, OrtError> {
+        Self::of(sys::OrtAllocatorType::OrtDeviceAllocator)
+    }
+
+    fn of(allocator: sys::OrtAllocatorType) -> Result<Self, OrtError> {
         let mut info = std::ptr::null_mut();
         // SAFETY: `info` is a valid place for the answer.
         check(unsafe {
             (ort::api().CreateCpuMemoryInfo)(
-                sys::OrtAllocatorType::OrtDeviceAllocator,
+                allocator,
                 sys::OrtMemType::OrtMemTypeDefault,
                 &mut info,
             )

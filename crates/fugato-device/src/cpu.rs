@@ -5,7 +5,10 @@
 //! where an urgent and a normal lane want the same core, the operating system gives it to
 //! the urgent one, even inside an operator.
 
+mod course;
 mod lane;
+mod leg;
+mod memory;
 mod model;
 mod output;
 mod slot;
@@ -15,12 +18,12 @@ pub use lane::EventSink;
 use crate::clock::MonotonicClock;
 use crate::device::{Device, DeviceEvent, LegWork, RevokeLeg, RunErrorKind, RunSplit};
 use crate::os;
-use crate::store::{LoadCause, LoadError, StoredModel};
+use crate::store::{Cuts, LoadCause, LoadError, StoredModel};
 use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
 use fugato_core::profile::DeviceKey;
 use fugato_core::{DeviceId, LaneId, ModelId, Nanos, PartitionId, Share};
 use lane::{Lane, Outcome, Worker, run_error};
-use model::{LoadedModel, SessionKey};
+use model::{Failed, LoadedModel, SessionKey};
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -88,6 +91,8 @@ pub struct LoadOptions {
     pub warm: Vec<PartitionId>,
     /// Whether requests may share runs.
     pub batches: Batches,
+    /// How the model is cut into legs; `None`: one leg, the model as it is.
+    pub cuts: Option<Cuts>,
 }
 
 impl Default for LoadOptions {
@@ -98,8 +103,17 @@ impl Default for LoadOptions {
             slots: 2,
             warm: vec![PartitionId(0)],
             batches: Batches::AsFound,
+            cuts: None,
         }
     }
+}
+
+/// What came of loading a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The legs of its tasks: as many as the cuts have, or one where a part did not load
+    /// or run by itself and the model is served as it is.
+    pub legs: u16,
 }
 
 /// What a [`CpuDevice`] has counted since it was made.
@@ -237,6 +251,9 @@ impl CpuDevice {
 
     /// Loads a model under `id` and makes its sessions for the partitions to be warm.
     ///
+    /// Where a part of a cut model does not load or run by itself, the model is loaded as
+    /// it is, and a warning says so; [`Loaded::legs`] is then 1.
+    ///
     /// # Errors
     /// [`crate::LoadErrorKind::Options`] where the options do not fit the model or the
     /// device, else as the runtime fails.
@@ -245,16 +262,17 @@ impl CpuDevice {
         id: ModelId,
         stored: &StoredModel,
         options: &LoadOptions,
-    ) -> Result<(), LoadError> {
+    ) -> Result<Loaded, LoadError> {
         let failed = |cause: LoadCause| cause.of(stored.origin());
-        let spin = self.shared.options.spin;
-        let model = LoadedModel::new(stored, options, spin).map_err(failed)?;
-        let model = Arc::new(model);
-        for &partition in &options.warm {
-            let place = self.shared.place(partition, LaneClass::Normal);
-            let place = place.ok_or(failed(LoadCause::NoSuchPartition(partition.0)))?;
-            warm(id, &model, place, self.shared.clock).map_err(failed)?;
-        }
+        let cut = match &options.cuts {
+            Some(cuts) => self.load_cut(id, stored, options, cuts).map_err(failed)?,
+            None => None,
+        };
+        let model = match cut {
+            Some(model) => model,
+            None => self.load_whole(id, stored, options).map_err(failed)?,
+        };
+        let legs = u16::try_from(model.legs()).expect("a model of more legs is refused");
         let mut models = self
             .shared
             .models
@@ -264,9 +282,82 @@ impl CpuDevice {
             std::collections::hash_map::Entry::Occupied(_) => Err(failed(LoadCause::IdInUse)),
             std::collections::hash_map::Entry::Vacant(place) => {
                 place.insert(model);
-                Ok(())
+                Ok(Loaded { legs })
             }
         }
+    }
+
+    fn load_whole(
+        &self,
+        id: ModelId,
+        stored: &StoredModel,
+        options: &LoadOptions,
+    ) -> Result<Arc<LoadedModel>, LoadCause> {
+        let spin = self.shared.options.spin;
+        let model = Arc::new(LoadedModel::new(stored, options, None, spin)?);
+        for &partition in &options.warm {
+            let warmed = self.warm(id, &model, partition)?;
+            if let Err((kind, detail)) = warmed {
+                tracing::debug!(model = %id, ?kind, detail, "a model refused to run over zeros");
+            }
+        }
+        Ok(model)
+    }
+
+    /// `None` where a part does not load, or does not run where the whole model does.
+    fn load_cut(
+        &self,
+        id: ModelId,
+        stored: &StoredModel,
+        options: &LoadOptions,
+        cuts: &Cuts,
+    ) -> Result<Option<Arc<LoadedModel>>, LoadCause> {
+        let spin = self.shared.options.spin;
+        let model = Arc::new(LoadedModel::new(stored, options, Some(cuts), spin)?);
+        let whole = |why: &dyn std::fmt::Display| {
+            tracing::warn!(
+                model = %stored.origin().display(),
+                %why,
+                "a part of the model does not work by itself; the model is not cut"
+            );
+            Ok(None)
+        };
+        // Somewhere at least, so that a part that does not load is known before a task is
+        // at it.
+        let anywhere = [PartitionId(0)];
+        let warm = match options.warm.is_empty() {
+            true => &anywhere[..],
+            false => &options.warm,
+        };
+        for &partition in warm {
+            let detail = match self.warm(id, &model, partition) {
+                Ok(Ok(())) => continue,
+                Ok(Err((_, detail))) => detail,
+                Err(LoadCause::NoSuchPartition(partition)) => {
+                    return Err(LoadCause::NoSuchPartition(partition));
+                }
+                Err(cause) => return whole(&cause.of(stored.origin()).report()),
+            };
+            // A model may refuse zeros as a whole too.
+            let uncut = Arc::new(LoadedModel::new(stored, options, None, spin)?);
+            if self.warm(id, &uncut, partition)?.is_ok() {
+                return whole(&detail);
+            }
+        }
+        Ok(Some(model))
+    }
+
+    /// Makes the sessions of a partition and runs the model once over zeros; gives what
+    /// came of the run.
+    fn warm(
+        &self,
+        id: ModelId,
+        model: &Arc<LoadedModel>,
+        partition: PartitionId,
+    ) -> Result<Result<(), Failed>, LoadCause> {
+        let place = self.shared.place(partition, LaneClass::Normal);
+        let place = place.ok_or(LoadCause::NoSuchPartition(partition.0))?;
+        warm(id, model, place, self.shared.clock)
     }
 
     /// Unloads a model; says whether it was loaded. Running legs finish, later ones fail
@@ -310,22 +401,21 @@ impl CpuDevice {
     }
 }
 
-/// Makes the session of `place`, and runs it once, on a thread like that of its lanes, so
-/// that the session's own threads inherit the right cores and niceness.
+/// Makes the sessions of `place`, and runs them once, on a thread like that of its lanes,
+/// so that the sessions' own threads inherit the right cores and niceness.
 fn warm(
     id: ModelId,
     model: &Arc<LoadedModel>,
     place: Place,
     clock: MonotonicClock,
-) -> Result<(), LoadCause> {
+) -> Result<Result<(), Failed>, LoadCause> {
     let model = Arc::clone(model);
     let thread = std::thread::Builder::new()
         .name("fugato-load".to_owned())
         .spawn(move || {
             place.enter();
-            model.session(&place)?;
-            model.warm_up(id, &place, &clock);
-            Ok(())
+            (0..model.legs()).try_for_each(|leg| model.make_ready(leg, &place))?;
+            Ok(model.warm_up(id, &place, &clock))
         });
     let failed = |detail: String| LoadCause::Runtime(ort::Error::new(detail));
     let thread = thread.map_err(|error| failed(format!("no thread to load on: {error}")))?;

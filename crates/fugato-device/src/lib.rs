@@ -20,7 +20,9 @@ mod store;
 mod tensor;
 
 pub use clock::MonotonicClock;
-pub use cpu::{Batches, CpuDevice, CpuError, CpuMetrics, CpuOptions, EventSink, LoadOptions};
+pub use cpu::{
+    Batches, CpuDevice, CpuError, CpuMetrics, CpuOptions, EventSink, LoadOptions, Loaded,
+};
 pub use device::{
     Device, DeviceEvent, LegWork, RequestInputs, RevokeLeg, RunError, RunErrorKind, RunSplit,
     TaskOutputs,
@@ -30,6 +32,7 @@ pub use profiler::{Profiler, Visit, VisitError, partitions_beside};
 pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
 pub use shared::{InputFault, SharedSlice};
 pub use store::{
-    Batching, Indivisible, LoadError, LoadErrorKind, ModelGraph, ModelInfo, ModelStore, StoredModel,
+    Batching, CutError, Cuts, Indivisible, LoadError, LoadErrorKind, ModelGraph, ModelInfo,
+    ModelStore, StoredModel,
 };
 pub use tensor::{ElementType, InputData, InputTensor, OutputTensor, TensorData, TensorSpec};

@@ -1,6 +1,6 @@
 //! The ONNX Runtime library: found by the shell, loaded here, one per process.
 
-use crate::capi;
+use crate::capi::{self, OrtError};
 use ort::AsPointer;
 use std::ffi::{CStr, CString, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +13,8 @@ pub struct Runtime {
     environment: ort::environment::Environment,
     version: String,
     path: PathBuf,
+    /// Whether the environment has the memory pool that parts of models share.
+    arena: Mutex<bool>,
 }
 
 /// Why the library could not be loaded.
@@ -109,6 +111,7 @@ impl Runtime {
             environment,
             version,
             path,
+            arena: Mutex::new(false),
         });
         *loaded = Some(Arc::clone(&runtime));
         Ok(runtime)
@@ -132,6 +135,16 @@ impl Runtime {
     /// The library's own words on how it was built.
     pub fn build_info(&self) -> &'static str {
         ort::info()
+    }
+
+    /// Makes the memory pool that sessions with `session.use_env_allocators` share, once.
+    pub(crate) fn share_arena(&self) -> Result<(), OrtError> {
+        let mut is_shared = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_shared {
+            capi::register_arena(&self.environment)?;
+            *is_shared = true;
+        }
+        Ok(())
     }
 
     pub(crate) fn environment(&self) -> *const ort::sys::OrtEnv {

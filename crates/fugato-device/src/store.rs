@@ -9,20 +9,27 @@
 //! runtime's version, the processor's instruction set, the provider, and the store's
 //! format: a graph optimised for one processor may not run on another.
 
+mod cuts;
 mod entry;
 mod error;
 mod infer;
 mod info;
 mod operators;
+mod part;
 mod rows;
 mod wire;
 
+pub(crate) use cuts::CutModel;
+pub use cuts::Cuts;
 pub(crate) use error::LoadCause;
 pub use error::{LoadError, LoadErrorKind};
 pub use info::{Batching, ModelInfo};
 pub(crate) use info::{fixed_first_dimension, tensors as model_tensors};
 
+pub(crate) use operators::Size;
 pub use operators::{Indivisible, ModelGraph};
+pub use part::CutError;
+pub(crate) use part::Part;
 
 use crate::capi::{Options, OrtError, Prepacked, Session, Value, onnx_of_number};
 use crate::reference::PlainSession;
@@ -340,22 +347,44 @@ impl StoredModel {
             action: "read",
             source: io::Error::other(error),
         })?;
-        let read = Arc::new(ModelGraph::import(&model, &weights.info)?);
+        let read = Arc::new(ModelGraph::import(model, &weights.info)?);
         Ok(Arc::clone(weights.operators.get_or_init(|| read)))
     }
 
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.weights.runtime
+    }
+
+    /// The parts of the model under these cuts, written beside its graph.
+    pub(crate) fn cut(&self, cuts: &Cuts) -> Result<CutModel, LoadCause> {
+        let entry = self.weights.graph.parent().unwrap_or(Path::new(""));
+        cuts.write(entry, self.model_graph()?)
+    }
+
     /// A session of the optimised graph over the shared weights.
-    pub(crate) fn session(&self, mut options: Options) -> Result<Session, OrtError> {
-        for (name, value) in &self.weights.values {
+    pub(crate) fn session(&self, options: Options) -> Result<Session, OrtError> {
+        self.session_of(&self.weights.graph, options, |_| true)
+    }
+
+    /// A session of a part of the optimised graph over the shared weights.
+    pub(crate) fn part_session(&self, part: &Part, options: Options) -> Result<Session, OrtError> {
+        self.session_of(&part.path, options, |name| part.weights.contains(name))
+    }
+
+    fn session_of(
+        &self,
+        graph: &Path,
+        mut options: Options,
+        reads: impl Fn(&str) -> bool,
+    ) -> Result<Session, OrtError> {
+        let values = &self.weights.values;
+        for (name, value) in values.iter().filter(|(name, _)| reads(name)) {
             // SAFETY: the session holds `weights`, which owns the value and its mapping.
             unsafe { options.initializer(name, value)? };
         }
         let keep: Arc<dyn Send + Sync> = Arc::clone(&self.weights) as Arc<dyn Send + Sync>;
         let Weights {
-            graph,
-            prepacked,
-            runtime,
-            ..
+            prepacked, runtime, ..
         } = &*self.weights;
         // SAFETY: `keep` owns initializers and prepacked weights.
         unsafe { Session::load(runtime, graph, &options, Some(prepacked), Some(keep)) }

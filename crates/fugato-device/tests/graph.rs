@@ -4,12 +4,12 @@
 
 mod common;
 
-use common::{Bench, batched, floats, model, node};
+use common::{Bench, batched, branching, floats, model, node};
 use fugato_core::graph::Graph;
 use fugato_device::{Indivisible, ModelGraph};
 use fugato_onnx::proto::tensor_shape_proto::Dimension;
-use fugato_onnx::proto::{AttributeProto, AttributeType, ValueInfoProto};
-use fugato_onnx::{DataType, GraphProto, ModelProto, NodeProto, TensorProto};
+use fugato_onnx::proto::{AttributeProto, ValueInfoProto};
+use fugato_onnx::{DataType, ModelProto, TensorProto};
 use std::sync::Arc;
 
 fn graph_of(model: &ModelProto) -> Arc<ModelGraph> {
@@ -79,48 +79,9 @@ fn a_dimension_that_varies_is_said_to() {
     assert_eq!(found.graph().tensor(tensor).uncut, None);
 }
 
-/// `if condition { x + w } else { x - w }`, with `x` and `w` from around the branches.
-fn branching() -> NodeProto {
-    let branch = |name: &str, op: &str| GraphProto {
-        name: Some(name.to_owned()),
-        node: vec![node(op, &["a", "w"], &[name])],
-        output: vec![float(
-            name,
-            vec![Dimension::symbol("batch"), Dimension::size(4)],
-        )],
-        ..GraphProto::default()
-    };
-    let attribute = |name: &str, graph| AttributeProto {
-        name: Some(name.to_owned()),
-        g: Some(Box::new(graph)),
-        r#type: Some(AttributeType::Graph as i32),
-        ..AttributeProto::default()
-    };
-    node("If", &["condition"], &["b"]).with([
-        attribute("then_branch", branch("added", "Add")),
-        attribute("else_branch", branch("subtracted", "Sub")),
-    ])
-}
-
 #[test]
 fn what_subgraphs_capture_is_read_by_their_operator() {
-    let values = [0.5; 4];
-    let found = graph_of(&model(
-        vec![
-            node("Sigmoid", &["x"], &["a"]),
-            node("ReduceMax", &["x"], &["largest"]),
-            node("Greater", &["largest", "zero"], &["many"]),
-            node("Squeeze", &["many"], &["condition"]),
-            branching(),
-            node("Tanh", &["b"], &["y"]),
-        ],
-        vec![batched("x", DataType::Float, &[4])],
-        vec![batched("y", DataType::Float, &[4])],
-        vec![
-            TensorProto::from_f32s("zero", &[], &[0.0]),
-            TensorProto::from_f32s("w", &[4], &values),
-        ],
-    ));
+    let found = graph_of(&branching());
     assert_eq!(found.indivisible(), None);
     let graph = found.graph();
     let branch = types(graph).iter().position(|&op| op == "If").unwrap();

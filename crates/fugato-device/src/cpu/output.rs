@@ -77,7 +77,8 @@ impl OutputPool {
         }
     }
 
-    fn give(&self, buffer: OutputBuffer) {
+    /// Takes back a buffer that nobody uses.
+    pub(super) fn give(&self, buffer: OutputBuffer) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         if free.len() < self.free_max {
             free.push(buffer);

@@ -1,23 +1,158 @@
-//! A slot's input buffers: the requests of a task written side by side.
+//! A slot: the input buffers in which the requests of a task are written side by side,
+//! and what its legs leave for each other.
 
+use super::course::{Course, Kept};
+use super::model::SessionKey;
+use super::output::OutputBuffer;
 use crate::capi::{Binding, OrtError, Value, onnx_of};
 use crate::device::RequestInputs;
 use crate::shared::{InputFault, SharedSlice};
 use crate::tensor::{ElementType, InputData, InputTensor, TensorData, TensorSpec};
+use fugato_core::{LegIndex, TaskId};
 use memmap2::MmapMut;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Values kept per input buffer. A model with fixed shapes needs one per batch size; one
 /// whose shapes vary could make one per request, so beyond this all are made anew.
 const VALUES_MAX: usize = 256;
 
 /// The buffers of one task in flight.
-#[derive(Default)]
 pub(super) struct Slot {
     /// One per input of the model.
     pub(super) inputs: Vec<InputBuffer>,
-    /// One per session that has run this slot.
-    pub(super) bindings: Vec<(super::model::SessionKey, Binding)>,
+    /// By part: the bindings to its sessions that have run this slot.
+    pub(super) bindings: Vec<Vec<(SessionKey, Binding)>>,
+    /// What parts leave for later ones.
+    pub(super) kept: KeptBuffers,
+    /// By output of the model: what is there of it already.
+    pub(super) outputs: Vec<Option<Held>>,
+    /// The task between its legs.
+    pub(super) flight: Option<Flight>,
+}
+
+/// A task that has begun and not ended.
+///
+/// One that is cancelled between legs stays here until the slot's next task begins, which
+/// is when the buffers it holds are used again.
+pub(super) struct Flight {
+    pub(super) task: TaskId,
+    /// The leg that comes next.
+    pub(super) next: LegIndex,
+    /// Items of the batch.
+    pub(super) rows: u32,
+    /// Items of each request.
+    pub(super) items: Vec<u32>,
+    /// Requests whose inputs could not be had, by place in the batch.
+    pub(super) faults: Vec<(usize, InputFault)>,
+}
+
+/// An output of the model.
+pub(super) enum Held {
+    Pooled(OutputBuffer),
+    /// In memory of the runtime's own.
+    Allocated(Value),
+}
+
+impl Slot {
+    pub(super) fn new(inputs: usize, outputs: usize, course: &Course) -> Self {
+        let mut slot = Self {
+            inputs: Vec::new(),
+            bindings: Vec::new(),
+            kept: KeptBuffers::new(course),
+            outputs: Vec::new(),
+            flight: None,
+        };
+        slot.inputs.resize_with(inputs, Default::default);
+        slot.bindings
+            .resize_with(course.parts.len(), Default::default);
+        slot.outputs.resize_with(outputs, Default::default);
+        slot
+    }
+}
+
+/// The tensors between parts.
+pub(super) struct KeptBuffers {
+    /// By kept tensor: the values over its place, by rows; or the one that the runtime
+    /// allocated.
+    values: Vec<HashMap<u32, Value>>,
+    allocated: Vec<Option<Value>>,
+    memory: Option<MmapMut>,
+    memory_size: usize,
+}
+
+impl KeptBuffers {
+    fn new(course: &Course) -> Self {
+        let count = course.kept.len();
+        Self {
+            values: (0..count).map(|_| HashMap::new()).collect(),
+            allocated: (0..count).map(|_| None).collect(),
+            memory: None,
+            memory_size: course.memory_size,
+        }
+    }
+
+    /// Makes the memory where there is none yet, and lets go of what the runtime had
+    /// allocated for the last task.
+    pub(super) fn prepare(&mut self) -> std::io::Result<()> {
+        self.allocated.fill_with(|| None);
+        if self.memory.is_none() && self.memory_size > 0 {
+            self.memory = Some(MmapMut::map_anon(self.memory_size)?);
+        }
+        Ok(())
+    }
+
+    /// The value over the place of a tensor; `None` where it has none.
+    pub(super) fn placed(
+        &mut self,
+        number: usize,
+        kept: &Kept,
+        rows: u32,
+    ) -> Result<Option<&Value>, OrtError> {
+        let (Some(place), Some(memory)) = (&kept.place, &mut self.memory) else {
+            return Ok(None);
+        };
+        let value = match self.values[number].entry(rows) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => {
+                let byte_size = place.byte_size(rows);
+                let data = memory[place.offset..place.offset + byte_size].as_mut_ptr();
+                let dims = place.dims(rows);
+                // SAFETY: the memory is as long as this, which owns the values and is
+                // dropped with them; a binding over it runs only while the slot is locked.
+                let value = unsafe { Value::over(data, byte_size, &dims, place.element)? };
+                vacant.insert(value)
+            }
+        };
+        Ok(Some(value))
+    }
+
+    /// The tensor, which an earlier part has left.
+    pub(super) fn left(
+        &mut self,
+        number: usize,
+        kept: &Kept,
+        rows: u32,
+    ) -> Result<Option<&Value>, OrtError> {
+        match kept.place {
+            Some(_) => self.placed(number, kept, rows),
+            None => Ok(self.allocated[number].as_ref()),
+        }
+    }
+
+    /// Keeps a value that the runtime allocated.
+    pub(super) fn keep(&mut self, number: usize, value: Value) {
+        self.allocated[number] = Some(value);
+    }
+
+    /// Lets go of the values that the runtime allocated and no stage after this reads.
+    pub(super) fn release(&mut self, kept: &[Kept], stage: usize) {
+        for (value, kept) in self.allocated.iter_mut().zip(kept) {
+            if kept.last_stage <= stage {
+                *value = None;
+            }
+        }
+    }
 }
 
 /// The memory of one input, and the values made over it so far, by shape.
@@ -25,6 +160,18 @@ pub(super) struct Slot {
 pub(super) struct InputBuffer {
     values: HashMap<Vec<i64>, Value>,
     memory: Option<MmapMut>,
+    current: Current,
+}
+
+/// The batch that an input holds.
+#[derive(Default)]
+enum Current {
+    #[default]
+    None,
+    /// The value of these dimensions.
+    Dims(Vec<i64>),
+    /// Strings, which the runtime keeps.
+    Strings(Value),
 }
 
 /// Why requests cannot be put into a batch.
@@ -174,15 +321,13 @@ pub(super) struct Gathered {
 }
 
 impl InputBuffer {
-    /// Writes the requests' tensors side by side and gives `bind` the value over them.
-    pub(super) fn gather(
-        &mut self,
-        column: &Column<'_>,
-        bind: impl FnOnce(&Value) -> Result<(), OrtError>,
-    ) -> Result<Gathered, GatherError> {
+    /// Writes the requests' tensors side by side.
+    pub(super) fn gather(&mut self, column: &Column<'_>) -> Result<Gathered, GatherError> {
         let dims = column.shape()?;
         let Some(_) = column.spec.element.size() else {
-            return gather_strings(column, &dims, bind);
+            let (value, gathered) = gather_strings(column, &dims)?;
+            self.current = Current::Strings(value);
+            return Ok(gathered);
         };
         let total = column
             .tensors()
@@ -207,7 +352,7 @@ impl InputBuffer {
                 }
             }
         }
-        bind(self.value(column.spec.element, dims, total)?)?;
+        self.make_value(column.spec.element, dims, total)?;
         Ok(Gathered {
             bytes_copied: total as u64,
             faults,
@@ -229,12 +374,21 @@ impl InputBuffer {
         Ok(())
     }
 
-    fn value(
+    /// What the requests' tensors were written to.
+    pub(super) fn value(&self) -> Option<&Value> {
+        match &self.current {
+            Current::None => None,
+            Current::Dims(dims) => self.values.get(dims),
+            Current::Strings(value) => Some(value),
+        }
+    }
+
+    fn make_value(
         &mut self,
         element: ElementType,
         dims: Vec<i64>,
         total: usize,
-    ) -> Result<&Value, OrtError> {
+    ) -> Result<(), OrtError> {
         if self.values.len() >= VALUES_MAX && !self.values.contains_key(&dims) {
             self.values.clear();
         }
@@ -250,7 +404,8 @@ impl InputBuffer {
             let value = unsafe { Value::over(data, total, &dims, onnx_of(element))? };
             self.values.insert(dims.clone(), value);
         }
-        Ok(&self.values[&dims])
+        self.current = Current::Dims(dims);
+        Ok(())
     }
 
     /// Whether `data` points into this buffer.
@@ -260,21 +415,18 @@ impl InputBuffer {
     }
 }
 
-fn gather_strings(
-    column: &Column<'_>,
-    dims: &[i64],
-    bind: impl FnOnce(&Value) -> Result<(), OrtError>,
-) -> Result<Gathered, GatherError> {
+fn gather_strings(column: &Column<'_>, dims: &[i64]) -> Result<(Value, Gathered), GatherError> {
     let strings = column
         .tensors()
         .flat_map(|(.., tensor)| match &tensor.data {
             InputData::Here(TensorData::Strings(strings)) => strings.iter(),
             InputData::Here(TensorData::Raw(_)) | InputData::Shared(_) => [].iter(),
         });
-    bind(&Value::strings(dims, strings)?)?;
+    let value = Value::strings(dims, strings)?;
     let bytes = column.tensors().map(|(.., tensor)| tensor.data.byte_size());
-    Ok(Gathered {
+    let gathered = Gathered {
         bytes_copied: bytes.sum::<usize>() as u64,
         faults: Vec::new(),
-    })
+    };
+    Ok((value, gathered))
 }

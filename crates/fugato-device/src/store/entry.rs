@@ -1,9 +1,11 @@
-//! One entry of the store on disk: a folder that is written once and never changed.
+//! One entry of the store on disk: a folder whose files are written once and never changed.
 //!
 //! ```text
 //! <store>/<key>/entry.json    the hash of the rest of this file, a newline, an [`Entry`]
 //!               model.onnx    the optimised graph, with the types of its inner values
 //!               weights.bin   its initializers, each at a multiple of 64 bytes
+//!               part-<hash>.onnx   some of the operators, where a plan cut the model;
+//!                             added later, named by its content
 //!         .draft-<random>/    an entry that is being written
 //!         .draft-<random>.lock    locked while its writer lives
 //! ```

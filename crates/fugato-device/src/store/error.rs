@@ -1,5 +1,6 @@
 //! Why a model could not be loaded.
 
+use super::part::CutError;
 use super::wire::WireError;
 use crate::capi::OrtError;
 use fugato_core::graph::GraphError;
@@ -101,6 +102,8 @@ pub(crate) enum LoadCause {
     },
     #[error("the graph that ONNX Runtime made of it cannot be used")]
     Graph(#[from] GraphError),
+    #[error(transparent)]
+    Cut(#[from] CutError),
     #[error("ONNX Runtime failed")]
     Runtime(#[source] OrtError),
 }
@@ -184,7 +187,8 @@ impl LoadError {
             LoadCause::NotBatchable { .. }
             | LoadCause::Zero { .. }
             | LoadCause::NoSuchPartition(_)
-            | LoadCause::IdInUse => LoadErrorKind::Options,
+            | LoadCause::IdInUse
+            | LoadCause::Cut(_) => LoadErrorKind::Options,
             LoadCause::Graph(_) => LoadErrorKind::InvalidModel,
             LoadCause::Store { .. } => LoadErrorKind::Store,
             LoadCause::Runtime(_) => LoadErrorKind::Runtime,

@@ -1,22 +1,25 @@
 //! The importer: a stored model's optimised graph as operators and tensors.
 //!
-//! Start at [`ModelGraph`], which holds the core's [`Graph`] for planners in
-//! which operator `i` is node `i` of the file.
+//! Start at [`ModelGraph`], which holds the core's [`Graph`] for planners and the ONNX
+//! graph that [`super::part`] cuts. Operator `i` of the one is node `i` of the other.
 
 mod flops;
 mod shape;
+
+pub(crate) use shape::Size;
 
 use super::info::ModelInfo;
 use fugato_core::graph::{Graph, GraphError, Operator, Segments, Tensor};
 use fugato_core::{OperatorIndex, TensorIndex};
 use fugato_onnx::proto::ValueInfoProto;
 use fugato_onnx::{GraphProto, ModelProto, NodeProto};
-use shape::{Size, TensorType};
+use shape::TensorType;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A stored model's operators, as ONNX Runtime left them after optimising.
 pub struct ModelGraph {
     graph: Graph,
+    model: ModelProto,
     /// By tensor; `None` for what is not a tensor, or of a type that is not known.
     types: Vec<Option<TensorType>>,
     indivisible: Option<Indivisible>,
@@ -44,7 +47,7 @@ enum Uncuttable {
 
 impl ModelGraph {
     /// Reads the optimised graph of a model that the runtime has accepted.
-    pub(super) fn import(model: &ModelProto, info: &ModelInfo) -> Result<Self, GraphError> {
+    pub(super) fn import(model: ModelProto, info: &ModelInfo) -> Result<Self, GraphError> {
         let empty = GraphProto::default();
         let onnx = model.graph.as_ref().unwrap_or(&empty);
         let mut importer = Importer::new(onnx, shape::batch_symbol(info));
@@ -70,6 +73,7 @@ impl ModelGraph {
         Ok(Self {
             indivisible: uncomputed,
             graph,
+            model,
             types,
             uncounted,
         })
@@ -107,8 +111,41 @@ impl ModelGraph {
         &self.uncounted
     }
 
+    pub(super) fn model(&self) -> &ModelProto {
+        &self.model
+    }
+
+    /// The nodes and weights; operator `i` is node `i`.
+    pub(super) fn onnx(&self) -> Option<&GraphProto> {
+        self.model.graph.as_ref()
+    }
+
+    /// A tensor as a file describes it; `None` where its type is not known.
+    pub(super) fn value_info(&self, tensor: TensorIndex) -> Option<ValueInfoProto> {
+        let name = &self.graph.tensor(tensor).name;
+        let found = self.types[tensor.place()].as_ref()?;
+        Some(found.value_info(name))
+    }
+
+    /// Whether a tensor is the sum that its operator adds to a convolution, so that the
+    /// result may be written over it (which spares the operator a copy).
+    pub(crate) fn is_summand(&self, operator: OperatorIndex, tensor: TensorIndex) -> bool {
+        let node = self.onnx().and_then(|onnx| onnx.node.get(operator.place()));
+        let fused = node.filter(|node| match node.domain() {
+            "com.microsoft.nchwc" => node.op_type() == "Conv",
+            "com.microsoft" => node.op_type() == "FusedConv",
+            _ => false,
+        });
+        let name = &self.graph.tensor(tensor).name;
+        // Inputs: data, filter, bias, sum.
+        fused.is_some_and(|node| {
+            let mut places = (0..).zip(&node.input).filter(|(_, input)| *input == name);
+            places.next().is_some_and(|(place, _)| place == 3) && places.next().is_none()
+        })
+    }
+
     /// The shape and bytes of a tensor at any batch, where nothing but the batch varies.
-    fn size(&self, tensor: TensorIndex) -> Option<Size> {
+    pub(crate) fn size(&self, tensor: TensorIndex) -> Option<Size> {
         self.types[tensor.place()].as_ref()?.size()
     }
 }
@@ -230,7 +267,7 @@ impl Importer {
 }
 
 /// The names a node reads beside its inputs: those its subgraphs take from around them.
-fn captured(node: &NodeProto) -> BTreeSet<&str> {
+pub(super) fn captured(node: &NodeProto) -> BTreeSet<&str> {
     let mut captured = BTreeSet::new();
     for graph in subgraphs(node) {
         capture(graph, &mut captured);

@@ -19,7 +19,7 @@ use fugato_device::{
     TaskOutputs, TensorData,
 };
 use fugato_onnx::proto::tensor_shape_proto::Dimension;
-use fugato_onnx::proto::{OperatorSetIdProto, ValueInfoProto};
+use fugato_onnx::proto::{AttributeProto, AttributeType, OperatorSetIdProto, ValueInfoProto};
 use fugato_onnx::{DataType, ExternalPolicy, GraphProto, ModelProto, NodeProto, TensorProto};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
@@ -137,6 +137,42 @@ pub fn identity(element: DataType, row: i64) -> ModelProto {
         vec![batched("x", element, &[row])],
         vec![batched("y", element, &[row])],
         vec![],
+    )
+}
+
+/// A sigmoid, to which an `If` adds or from which it takes a weight, as the largest input is
+/// above 0 or not; its branches take both from around them.
+pub fn branching() -> ModelProto {
+    let branch = |name: &str, op: &str| GraphProto {
+        name: Some(name.to_owned()),
+        node: vec![node(op, &["a", "w"], &[name])],
+        output: vec![batched(name, DataType::Float, &[4])],
+        ..GraphProto::default()
+    };
+    let attribute = |name: &str, graph| AttributeProto {
+        name: Some(name.to_owned()),
+        g: Some(Box::new(graph)),
+        r#type: Some(AttributeType::Graph as i32),
+        ..AttributeProto::default()
+    };
+    model(
+        vec![
+            node("Sigmoid", &["x"], &["a"]),
+            node("ReduceMax", &["x"], &["largest"]),
+            node("Greater", &["largest", "zero"], &["many"]),
+            node("Squeeze", &["many"], &["condition"]),
+            node("If", &["condition"], &["b"]).with([
+                attribute("then_branch", branch("added", "Add")),
+                attribute("else_branch", branch("subtracted", "Sub")),
+            ]),
+            node("Tanh", &["b"], &["y"]),
+        ],
+        vec![batched("x", DataType::Float, &[4])],
+        vec![batched("y", DataType::Float, &[4])],
+        vec![
+            TensorProto::from_f32s("zero", &[], &[0.0]),
+            TensorProto::from_f32s("w", &[4], &[0.5; 4]),
+        ],
     )
 }
 
@@ -331,6 +367,27 @@ impl Rig {
         }
     }
 
+    /// Runs a task of several legs, one after the other.
+    pub fn run_legs(
+        &self,
+        model: u32,
+        legs: u16,
+        requests: Vec<RequestInputs>,
+    ) -> Result<Vec<Vec<OutputTensor>>, RunError> {
+        let first = self.leg(model, requests);
+        let later: Vec<_> = (1..legs).map(|leg| later_leg(&first, leg)).collect();
+        let mut found = Vec::new();
+        for work in std::iter::once(first).chain(later) {
+            assert!(found.is_empty(), "only the last leg has outputs");
+            self.device.start(work);
+            found = self.finished().result?.requests;
+        }
+        Ok(found
+            .into_iter()
+            .map(|request| request.expect("its inputs are here"))
+            .collect())
+    }
+
     /// Runs one leg alone.
     pub fn run(
         &self,
@@ -343,6 +400,40 @@ impl Rig {
         Ok(requests
             .map(|request| request.expect("its inputs are here"))
             .collect())
+    }
+}
+
+/// A later leg of a task.
+pub fn later_leg(first: &LegWork, leg: u16) -> LegWork {
+    LegWork {
+        start: Start {
+            leg: LegIndex(leg),
+            requests: Vec::new(),
+            ..first.start.clone()
+        },
+        requests: Vec::new(),
+    }
+}
+
+/// A generator of numbers that repeat only late.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1))
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (self.0 >> 33) as usize % end
+    }
+
+    pub fn one_in(&mut self, chances: usize) -> bool {
+        self.below(chances) == 0
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::store::info::ModelInfo;
 use fugato_onnx::proto::tensor_shape_proto::{Dimension, dimension};
-use fugato_onnx::proto::{SparseTensorProto, TensorType as TensorTypeProto};
+use fugato_onnx::proto::{SparseTensorProto, TensorType as TensorTypeProto, ValueInfoProto};
 use fugato_onnx::{DataType, TensorProto};
 
 /// One dimension of a tensor.
@@ -11,8 +11,8 @@ enum Dim {
     Known(u64),
     /// The model's batch.
     Batch,
-    /// Only running tells it.
-    Varies,
+    /// Only running tells it; equal symbols are equal sizes.
+    Varies(Option<String>),
 }
 
 /// The type of a tensor, as far as it is known before the model runs.
@@ -21,15 +21,19 @@ pub(super) struct TensorType {
     data_type: DataType,
     /// `None` where even their number varies.
     dims: Option<Vec<Dim>>,
+    batch: Option<String>,
 }
 
-/// The bytes of a tensor of which nothing but the batch varies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Size {
+/// The shape and bytes of a tensor of which nothing but the batch varies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) data_type: DataType,
+    /// -1 where the batch stands.
+    pub(crate) dims: Vec<i64>,
     /// Bytes at batch 1.
-    pub(super) row_bytes: u64,
+    pub(crate) row_bytes: u64,
     /// Whether one of the dimensions is the batch.
-    pub(super) per_item: bool,
+    pub(crate) per_item: bool,
 }
 
 /// The name of the first dimension of all inputs and outputs, if they share one.
@@ -47,17 +51,19 @@ impl TensorType {
         let dim = |dim: &Dimension| match &dim.value {
             Some(dimension::Value::DimValue(size)) => match u64::try_from(*size) {
                 Ok(size) => Dim::Known(size),
-                Err(_) => Dim::Varies,
+                Err(_) => Dim::Varies(None),
             },
             Some(dimension::Value::DimParam(symbol)) if Some(symbol.as_str()) == batch => {
                 Dim::Batch
             }
-            Some(dimension::Value::DimParam(_)) | None => Dim::Varies,
+            Some(dimension::Value::DimParam(symbol)) => Dim::Varies(Some(symbol.clone())),
+            None => Dim::Varies(None),
         };
         let dims = found.shape.as_ref().map(|shape| shape.dim.iter().map(dim));
         Some(Self {
             data_type,
             dims: dims.map(Iterator::collect),
+            batch: batch.map(str::to_owned),
         })
     }
 
@@ -74,7 +80,27 @@ impl TensorType {
         Some(Self {
             data_type: tensor.element_type().ok()?,
             dims: Some(dims.collect::<Result<_, _>>().ok()?),
+            batch: None,
         })
+    }
+
+    /// As a file describes it.
+    pub(super) fn value_info(&self, name: &str) -> ValueInfoProto {
+        let dim = |dim: &Dim| match (dim, &self.batch) {
+            (Dim::Known(size), _) => {
+                i64::try_from(*size).map_or_else(|_| Dimension::default(), Dimension::size)
+            }
+            (Dim::Batch, Some(symbol)) | (Dim::Varies(Some(symbol)), _) => {
+                Dimension::symbol(symbol.clone())
+            }
+            (Dim::Batch, None) | (Dim::Varies(None), _) => Dimension::default(),
+        };
+        let dims = self.dims.iter().flatten().map(dim).collect();
+        let mut value = ValueInfoProto::tensor(name, self.data_type, dims);
+        if let (None, Some(tensor)) = (&self.dims, value.tensor_type_mut()) {
+            tensor.shape = None;
+        }
+        value
     }
 
     /// The dimensions at batch 1, where nothing else varies.
@@ -82,7 +108,7 @@ impl TensorType {
         let dims = self.dims.as_ref()?.iter().map(|dim| match dim {
             Dim::Known(size) => Some(*size),
             Dim::Batch => Some(1),
-            Dim::Varies => None,
+            Dim::Varies(_) => None,
         });
         dims.collect()
     }
@@ -97,7 +123,13 @@ impl TensorType {
             .try_fold(1_u64, |product, &dim| product.checked_mul(dim))?;
         let dims = self.dims.as_ref()?;
         let batches = dims.iter().filter(|dim| **dim == Dim::Batch).count();
+        let signed = dims.iter().zip(at_one).map(|(dim, size)| match dim {
+            Dim::Batch => Some(-1),
+            Dim::Known(_) | Dim::Varies(_) => i64::try_from(size).ok(),
+        });
         (batches <= 1).then_some(Size {
+            data_type: self.data_type,
+            dims: signed.collect::<Option<_>>()?,
             row_bytes: elements.checked_mul(bits)?.div_ceil(8),
             per_item: batches == 1,
         })

@@ -1,0 +1,281 @@
+//! The way of a task through its model: which parts run in which leg, and where the
+//! tensors between parts lie.
+//!
+//! A model that is not cut has one leg of one part, itself.
+
+use super::memory::{self, Span};
+use crate::capi::onnx_of_number;
+use crate::store::{CutModel, ModelGraph, ModelInfo, Part, Size};
+use fugato_core::TensorIndex;
+use ort::sys::ONNXTensorElementDataType as Onnx;
+use std::collections::BTreeMap;
+use std::ffi::CString;
+
+/// What runs in which leg.
+pub(super) struct Course {
+    pub(super) parts: Vec<CoursePart>,
+    /// `legs[leg][stage]`: the parts of a stage, by place in `parts`.
+    pub(super) legs: Vec<Vec<Vec<usize>>>,
+    /// Tensors that one part leaves for another.
+    pub(super) kept: Vec<Kept>,
+    /// Bytes of a slot for those that have a place there.
+    pub(super) memory_size: usize,
+}
+
+/// A part of the model, or all of it.
+pub(super) struct CoursePart {
+    /// `None`: the whole model.
+    pub(super) file: Option<Part>,
+    pub(super) inputs: Vec<(CString, Source)>,
+    pub(super) outputs: Vec<(CString, Target)>,
+}
+
+/// Where a part finds what it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// In the slot's buffer of an input of the model.
+    Input(usize),
+    /// In an output of the model that is there already.
+    Output(usize),
+    /// Among the kept tensors.
+    Kept(usize),
+}
+
+/// Where a part puts what it gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// It is an output of the model.
+    Output(usize),
+    /// Among the kept tensors.
+    Kept(usize),
+}
+
+/// A tensor between parts.
+pub(super) struct Kept {
+    /// Its place in the slot's memory; `None`: the runtime allocates it, since only
+    /// running tells its shape.
+    pub(super) place: Option<KeptPlace>,
+    /// The last stage that reads it, counted over all legs.
+    pub(super) last_stage: usize,
+}
+
+/// A range of a slot's memory, and the tensor there.
+pub(super) struct KeptPlace {
+    pub(super) offset: usize,
+    pub(super) element: Onnx,
+    row_bytes: usize,
+    per_item: bool,
+    /// -1 where the batch stands.
+    dims: Vec<i64>,
+}
+
+impl KeptPlace {
+    /// Bytes of the tensor at a batch of `rows`.
+    pub(super) fn byte_size(&self, rows: u32) -> usize {
+        self.row_bytes * if self.per_item { rows as usize } else { 1 }
+    }
+
+    pub(super) fn dims(&self, rows: u32) -> Vec<i64> {
+        let dims = self.dims.iter();
+        dims.map(|&dim| if dim < 0 { i64::from(rows) } else { dim })
+            .collect()
+    }
+}
+
+impl Course {
+    /// One leg, the whole model.
+    pub(super) fn whole(info: &ModelInfo) -> Self {
+        let inputs = info.inputs.iter().map(|spec| c_name(&spec.name));
+        let outputs = info.outputs.iter().map(|spec| c_name(&spec.name));
+        Self {
+            parts: vec![CoursePart {
+                file: None,
+                inputs: inputs.zip((0..).map(Source::Input)).collect(),
+                outputs: outputs.zip((0..).map(Target::Output)).collect(),
+            }],
+            legs: vec![vec![vec![0]]],
+            kept: Vec::new(),
+            memory_size: 0,
+        }
+    }
+
+    /// The parts of a cut model, with places for the tensors between them at batches up
+    /// to `rows_max`; `None` where the model has no batch, and requests may have any
+    /// first dimension.
+    pub(super) fn cut(model: CutModel, rows_max: Option<u32>) -> Self {
+        let graph = model.graph;
+        let mut layout = Layout::new(&graph, rows_max);
+        let (mut parts, mut legs) = (Vec::new(), Vec::new());
+        for leg in model.legs {
+            let mut stages = Vec::with_capacity(leg.len());
+            for stage in leg {
+                let first = parts.len();
+                parts.extend(stage.into_iter().map(|part| layout.part(part)));
+                layout.stage += 1;
+                stages.push((first..parts.len()).collect());
+            }
+            legs.push(stages);
+        }
+        let (kept, memory_size) = layout.finish(&parts, &legs);
+        Self {
+            parts,
+            legs,
+            kept,
+            memory_size,
+        }
+    }
+
+    /// The first stage of a leg, counted over all legs.
+    pub(super) fn first_stage(&self, leg: usize) -> usize {
+        self.legs[..leg].iter().map(Vec::len).sum()
+    }
+}
+
+/// The tensors between parts, as they are met.
+struct Layout<'a> {
+    graph: &'a ModelGraph,
+    rows_max: Option<u32>,
+    by_tensor: BTreeMap<TensorIndex, usize>,
+    tensors: Vec<TensorIndex>,
+    first_stage: Vec<usize>,
+    last_stage: Vec<usize>,
+    stage: usize,
+}
+
+impl<'a> Layout<'a> {
+    fn new(graph: &'a ModelGraph, rows_max: Option<u32>) -> Self {
+        Self {
+            graph,
+            rows_max,
+            by_tensor: BTreeMap::new(),
+            tensors: Vec::new(),
+            first_stage: Vec::new(),
+            last_stage: Vec::new(),
+            stage: 0,
+        }
+    }
+
+    fn part(&mut self, part: Part) -> CoursePart {
+        let graph = self.graph.graph();
+        let name = |tensor: TensorIndex| c_name(&graph.tensor(tensor).name);
+        let position = |list: &[TensorIndex], tensor| list.iter().position(|&one| one == tensor);
+        let inputs = part.inputs.iter().map(|&tensor| {
+            let given = position(graph.inputs(), tensor).map(Source::Input);
+            let given = given.or_else(|| position(graph.outputs(), tensor).map(Source::Output));
+            let source = given.unwrap_or_else(|| {
+                let kept = self.by_tensor[&tensor];
+                self.last_stage[kept] = self.stage;
+                Source::Kept(kept)
+            });
+            (name(tensor), source)
+        });
+        let inputs = inputs.collect();
+        let outputs = part.outputs.iter().map(|&tensor| {
+            let output = position(graph.outputs(), tensor).map(Target::Output);
+            let target = output.unwrap_or_else(|| {
+                let kept = self.tensors.len();
+                self.by_tensor.insert(tensor, kept);
+                self.tensors.push(tensor);
+                self.first_stage.push(self.stage);
+                self.last_stage.push(self.stage);
+                Target::Kept(kept)
+            });
+            (name(tensor), target)
+        });
+        let outputs = outputs.collect();
+        CoursePart {
+            file: Some(part),
+            inputs,
+            outputs,
+        }
+    }
+
+    /// Places for the tensors whose sizes are known, and the memory they need together.
+    fn finish(self, parts: &[CoursePart], legs: &[Vec<Vec<usize>>]) -> (Vec<Kept>, usize) {
+        let sizes: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|&tensor| self.place(tensor))
+            .collect();
+        let spans = (0..sizes.len()).filter_map(|kept| {
+            Some(Span {
+                number: kept,
+                size: sizes[kept].as_ref()?.byte_size(self.rows_max.unwrap_or(1)),
+                first: self.first_stage[kept],
+                last: self.last_stage[kept],
+                over: self.over(kept, parts, legs, &sizes),
+            })
+        });
+        let (offsets, memory_size) = memory::plan(&spans.collect::<Vec<_>>());
+        let kept = sizes.into_iter().enumerate().map(|(kept, place)| Kept {
+            place: place.map(|place| KeptPlace {
+                offset: offsets[&kept],
+                ..place
+            }),
+            last_stage: self.last_stage[kept],
+        });
+        (kept.collect(), memory_size)
+    }
+
+    fn place(&self, tensor: TensorIndex) -> Option<KeptPlace> {
+        let Size {
+            data_type,
+            dims,
+            row_bytes,
+            per_item,
+        } = self.graph.size(tensor)?;
+        let row_bytes = usize::try_from(row_bytes).ok()?;
+        let rows_max = match (per_item, self.rows_max) {
+            (true, rows_max) => usize::try_from(rows_max?).ok()?,
+            (false, _) => 1,
+        };
+        // What has no elements has no memory either.
+        (row_bytes.checked_mul(rows_max)? > 0).then_some(KeptPlace {
+            offset: 0,
+            element: onnx_of_number(data_type as i32)?,
+            row_bytes,
+            per_item,
+            dims,
+        })
+    }
+
+    /// The kept tensor that `kept` may be written over: one that its operator adds to it,
+    /// and that nobody reads besides.
+    fn over(
+        &self,
+        kept: usize,
+        parts: &[CoursePart],
+        legs: &[Vec<Vec<usize>>],
+        sizes: &[Option<KeptPlace>],
+    ) -> Option<usize> {
+        let graph = self.graph.graph();
+        let tensor = self.tensors[kept];
+        let operator = graph.producer(tensor)?;
+        let mut summands = graph.operator(operator).inputs.iter();
+        let summand = *summands.find(|&&input| self.graph.is_summand(operator, input))?;
+        let over = *self.by_tensor.get(&summand)?;
+        let stage = self.first_stage[kept];
+        let mut stages = legs.iter().flatten();
+        let of_stage = stages.nth(stage)?.iter().map(|&part| &parts[part]);
+        let readers = of_stage.filter(|part| {
+            let mut sources = part.inputs.iter();
+            sources.any(|(_, source)| *source == Source::Kept(over))
+        });
+        let readers: Vec<_> = readers.collect();
+        let [reader] = readers[..] else { return None };
+        let read_by = graph.consumers(summand).iter();
+        let inside = reader.file.as_ref()?;
+        let mut read_inside = read_by.filter(|&&reader| inside.operators.contains(&reader));
+        let is_alone = read_inside.next() == Some(&operator) && read_inside.next().is_none();
+        let is_last = self.last_stage[over] == stage;
+        let bytes = |kept: usize| {
+            let place = sizes[kept].as_ref()?;
+            Some((place.row_bytes, place.per_item))
+        };
+        (is_alone && is_last && bytes(kept).is_some() && bytes(kept) == bytes(over)).then_some(over)
+    }
+}
+
+fn c_name(name: &str) -> CString {
+    CString::new(name).expect("the runtime gave it to us as a NUL-terminated string")
+}

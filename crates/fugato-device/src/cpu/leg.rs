@@ -1,0 +1,419 @@
+//! How a leg is run: inputs gathered with the first, parts run stage by stage, outputs
+//! divided among the requests with the last.
+
+use super::Place;
+use super::course::{CoursePart, Source, Target};
+use super::model::{Failed, LoadedModel, Output, Ran, runtime_failure};
+use super::output::value_bytes;
+use super::slot::{Column, Flight, GatherError, Held, Slot};
+use crate::capi::{Binding, OrtError, Value};
+use crate::clock::MonotonicClock;
+use crate::device::{LegWork, RunErrorKind, RunSplit, TaskOutputs};
+use crate::shared::InputFault;
+use crate::tensor::{OutputTensor, TensorData};
+use bytes::Bytes;
+use fugato_core::LegIndex;
+use ort::ErrorCode;
+use std::sync::{MutexGuard, TryLockError};
+
+impl LoadedModel {
+    /// Runs a leg.
+    pub(super) fn run(
+        &self,
+        work: &LegWork,
+        place: &Place,
+        clock: &MonotonicClock,
+    ) -> Result<Ran, Failed> {
+        self.check(work)?;
+        let leg = usize::from(work.start.leg.0);
+        self.make_ready(leg, place).map_err(runtime_failure)?;
+        let begun = clock.now();
+        let slot = &mut *self.slot(work);
+        let (mut flight, bytes_copied_in) = match leg {
+            0 => self.embark(slot, work)?,
+            _ => (resume(slot, work)?, 0),
+        };
+        let gathered = clock.now();
+        let all_faulty = all_faulty(&flight.faults, flight.items.len());
+        if all_faulty.is_none() {
+            let first = self.course.first_stage(leg);
+            for (stage, parts) in (first..).zip(&self.course.legs[leg]) {
+                for &part in parts {
+                    self.run_part(part, slot, place, flight.rows)?;
+                }
+                slot.kept.release(&self.course.kept, stage);
+            }
+        }
+        let ran = clock.now();
+        let (mut outputs, mut bytes_copied_out) = (TaskOutputs::default(), 0);
+        if leg + 1 < self.course.legs.len() {
+            flight.next = LegIndex(work.start.leg.0 + 1);
+            slot.flight = Some(flight);
+        } else if let Some(all) = all_faulty {
+            outputs.requests = all;
+        } else {
+            (outputs, bytes_copied_out) = self.answer(slot, flight)?;
+        }
+        Ok(Ran {
+            outputs,
+            split: RunSplit {
+                input: gathered - begun,
+                infer: ran - gathered,
+                output: clock.now() - ran,
+            },
+            bytes_copied_in,
+            bytes_copied_out,
+        })
+    }
+
+    /// The buffers of a task, which no other task may be using.
+    fn slot(&self, work: &LegWork) -> MutexGuard<'_, Slot> {
+        let (slot, task) = (work.start.slot, work.start.task);
+        match self.slots[usize::from(slot.0)].try_lock() {
+            Ok(slot) => slot,
+            // A leg that panicked left buffers that the next one writes anew.
+            Err(TryLockError::Poisoned(slot)) => slot.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                panic!("{task} was given {slot}, which another task is using")
+            }
+        }
+    }
+
+    /// Begins a task: makes the slot its own, and gathers its inputs. Gives the bytes
+    /// copied too.
+    fn embark(&self, slot: &mut Slot, work: &LegWork) -> Result<(Flight, u64), Failed> {
+        // Of a task that was cancelled between legs.
+        slot.flight = None;
+        for (held, output) in slot.outputs.iter_mut().zip(&self.outputs) {
+            if let (Some(Held::Pooled(buffer)), Some(pool)) = (held.take(), &output.pool) {
+                pool.give(buffer);
+            }
+        }
+        slot.kept.prepare().map_err(|error| {
+            let detail = format!("memory for the tensors between legs: {error}");
+            (RunErrorKind::Runtime, detail)
+        })?;
+        let mut bytes_copied = 0;
+        let mut faults = Vec::new();
+        for (index, (input, buffer)) in self.inputs.iter().zip(&mut slot.inputs).enumerate() {
+            let column = Column {
+                spec: &input.spec,
+                index,
+                requests: &work.requests,
+                batched: self.batched,
+                reserve: input.full_bytes,
+            };
+            let gathered = buffer.gather(&column).map_err(gather_failure)?;
+            bytes_copied += gathered.bytes_copied;
+            faults.extend(gathered.faults);
+        }
+        let flight = Flight {
+            task: work.start.task,
+            next: LegIndex(0),
+            rows: work.start.batch.0,
+            items: work.requests.iter().map(|request| request.items).collect(),
+            faults,
+        };
+        Ok((flight, bytes_copied))
+    }
+
+    /// Binds what a part reads and writes, runs it, and keeps what it gave.
+    fn run_part(
+        &self,
+        number: usize,
+        slot: &mut Slot,
+        place: &Place,
+        rows: u32,
+    ) -> Result<(), Failed> {
+        let part = &self.course.parts[number];
+        let mut bindings = std::mem::take(&mut slot.bindings[number]);
+        let key = place.session_key();
+        let known = bindings.iter().position(|(known, _)| *known == key);
+        let known = match known {
+            Some(known) => known,
+            None => {
+                let session = self.session(number, place).map_err(runtime_failure)?;
+                bindings.push((key, Binding::new(&session).map_err(runtime_failure)?));
+                bindings.len() - 1
+            }
+        };
+        let binding = &mut bindings[known].1;
+        let ran = self
+            .bind(part, slot, rows, binding)
+            .and_then(|is_allocated| run_bound(binding, is_allocated));
+        slot.bindings[number] = bindings;
+        for ((_, target), value) in part.outputs.iter().zip(ran?) {
+            match *target {
+                Target::Kept(kept) if self.course.kept[kept].place.is_none() => {
+                    slot.kept.keep(kept, value);
+                }
+                Target::Output(output) if self.outputs[output].pool.is_none() => {
+                    slot.outputs[output] = Some(Held::Allocated(value));
+                }
+                Target::Kept(_) | Target::Output(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Binds a part; says whether the runtime is to allocate any of its outputs.
+    fn bind(
+        &self,
+        part: &CoursePart,
+        slot: &mut Slot,
+        rows: u32,
+        binding: &mut Binding,
+    ) -> Result<bool, Failed> {
+        for (name, source) in &part.inputs {
+            let value = match *source {
+                Source::Input(input) => slot.inputs[input].value(),
+                Source::Output(output) => match &mut slot.outputs[output] {
+                    Some(held) => Some(self.held(output, held, rows)?),
+                    None => None,
+                },
+                Source::Kept(kept) => {
+                    let left = slot.kept.left(kept, &self.course.kept[kept], rows);
+                    left.map_err(runtime_failure)?
+                }
+            };
+            let value = value.ok_or_else(|| {
+                let detail = format!("nobody has left `{}`", name.to_string_lossy());
+                (RunErrorKind::Runtime, detail)
+            })?;
+            binding.input(name, value).map_err(runtime_failure)?;
+        }
+        let mut is_allocated = false;
+        for (name, target) in &part.outputs {
+            let value = match *target {
+                Target::Kept(kept) => {
+                    let placed = slot.kept.placed(kept, &self.course.kept[kept], rows);
+                    placed.map_err(runtime_failure)?
+                }
+                Target::Output(output) => match &self.outputs[output].pool {
+                    Some(pool) => {
+                        let buffer = pool.take().map_err(|error| {
+                            let output = &self.outputs[output].spec.name;
+                            let detail = format!("memory for output `{output}`: {error}");
+                            (RunErrorKind::Runtime, detail)
+                        })?;
+                        let held = slot.outputs[output].insert(Held::Pooled(buffer));
+                        Some(self.held(output, held, rows)?)
+                    }
+                    None => None,
+                },
+            };
+            let bound = match value {
+                Some(value) => binding.output(name, value),
+                None => {
+                    is_allocated = true;
+                    binding.output_allocated(name)
+                }
+            };
+            bound.map_err(runtime_failure)?;
+        }
+        Ok(is_allocated)
+    }
+
+    /// The value of an output that is there.
+    fn held<'h>(&self, output: usize, held: &'h mut Held, rows: u32) -> Result<&'h Value, Failed> {
+        match (held, &self.outputs[output].pool) {
+            (Held::Allocated(value), _) => Ok(value),
+            (Held::Pooled(buffer), Some(pool)) => pool.value(buffer, rows).map_err(runtime_failure),
+            (Held::Pooled(_), None) => unreachable!("a buffer is taken from its output's pool"),
+        }
+    }
+
+    /// Ends a task: its outputs, divided among its requests, and the bytes copied.
+    fn answer(&self, slot: &mut Slot, flight: Flight) -> Result<(TaskOutputs, u64), Failed> {
+        let mut outputs = Vec::with_capacity(self.outputs.len());
+        for (output, held) in self.outputs.iter().zip(&mut slot.outputs) {
+            outputs.push(give_out(output, held.take(), flight.rows)?);
+        }
+        let copied = outputs.iter_mut().map(|output| match &mut output.data {
+            // The runtime hands over an input that is an output too: the slot's memory,
+            // which the next task overwrites.
+            TensorData::Raw(bytes) if slot.inputs.iter().any(|input| input.contains(bytes)) => {
+                *bytes = Bytes::copy_from_slice(bytes);
+                bytes.len() as u64
+            }
+            TensorData::Raw(_) => 0,
+            TensorData::Strings(_) => output.data.byte_size() as u64,
+        });
+        let copied = copied.sum();
+        let mut outputs = self.divide(&flight, outputs)?;
+        // The first fault of a request is what its client sees.
+        for (request, fault) in flight.faults.into_iter().rev() {
+            outputs.requests[request] = Err(fault);
+        }
+        Ok((outputs, copied))
+    }
+
+    /// Divides the outputs of the batch among the requests.
+    fn divide(&self, flight: &Flight, outputs: Vec<OutputTensor>) -> Result<TaskOutputs, Failed> {
+        if !self.batched {
+            return Ok(TaskOutputs {
+                requests: vec![Ok(outputs)],
+            });
+        }
+        let batch = flight.rows;
+        for (output, declared) in outputs.iter().zip(&self.outputs) {
+            if output.shape.first() != Some(&u64::from(batch)) {
+                let (name, shape) = (&declared.spec.name, &output.shape);
+                let detail = format!(
+                    "output `{name}` has shape {shape:?}, expected {batch} rows; hint: the \
+                     model does not keep its batch dimension, so serve it with max_batch 1"
+                );
+                return Err((RunErrorKind::OutputShape, detail));
+            }
+        }
+        let mut first = 0;
+        let requests = flight.items.iter().map(|&rows| {
+            let part = outputs
+                .iter()
+                .map(|output| rows_of(output, first, rows, batch));
+            let part = part.collect();
+            first += rows;
+            Ok(part)
+        });
+        Ok(TaskOutputs {
+            requests: requests.collect(),
+        })
+    }
+}
+
+/// Takes up a task where its last leg left it.
+fn resume(slot: &mut Slot, work: &LegWork) -> Result<Flight, Failed> {
+    let start = &work.start;
+    let expected = slot.flight.take_if(|flight| {
+        flight.task == start.task && flight.next == start.leg && flight.rows == start.batch.0
+    });
+    expected.ok_or_else(|| {
+        let found = match &slot.flight {
+            Some(Flight {
+                task, next, rows, ..
+            }) => {
+                format!("{next} of {task} with a batch of {rows} is next")
+            }
+            None => "no task is under way".to_owned(),
+        };
+        let (leg, task, batch) = (start.leg, start.task, start.batch);
+        let detail = format!("{leg} of {task} with a {batch} was started where {found}");
+        (RunErrorKind::InvalidInput, detail)
+    })
+}
+
+/// Runs what is bound; gives the outputs in the order they were bound where the runtime
+/// allocated any of them.
+fn run_bound(binding: &mut Binding, is_allocated: bool) -> Result<Vec<Value>, Failed> {
+    // SAFETY: every input and output was bound anew by the caller: inputs to buffers and
+    // values of the slot, which is held locked, outputs to its own, to buffers that nobody
+    // else has or to memory of the runtime's own. An output may lie over an input where
+    // the operator adds the one to the other element by element (`Kept`).
+    let ran = unsafe { binding.run() };
+    let values = ran.and_then(|()| match is_allocated {
+        true => binding.outputs(),
+        false => Ok(Vec::new()),
+    });
+    if is_allocated || values.is_err() {
+        // Or else the binding would hold on to the outputs until the slot's next run.
+        binding.clear();
+    }
+    values.map_err(run_failure)
+}
+
+/// The first fault of each request, where every request has one: there is nothing to run.
+fn all_faulty(
+    faults: &[(usize, InputFault)],
+    requests: usize,
+) -> Option<Vec<Result<Vec<OutputTensor>, InputFault>>> {
+    if faults.is_empty() {
+        return None;
+    }
+    let first = |request| {
+        let mut of = faults.iter().filter(|(number, _)| *number == request);
+        of.next().map(|(_, fault)| Err(fault.clone()))
+    };
+    (0..requests).map(first).collect()
+}
+
+/// An output of the whole batch as bytes or strings.
+fn give_out(output: &Output, held: Option<Held>, rows: u32) -> Result<OutputTensor, Failed> {
+    match (held, &output.pool) {
+        (Some(Held::Pooled(buffer)), Some(pool)) => Ok(OutputTensor {
+            shape: pool
+                .dims(rows)
+                .iter()
+                .map(|dim| dim.cast_unsigned())
+                .collect(),
+            data: TensorData::Raw(pool.lease(buffer, rows)),
+        }),
+        (Some(Held::Allocated(value)), _) => read_allocated(output, value),
+        (Some(Held::Pooled(_)) | None, _) => {
+            let detail = format!("no leg has given output `{}`", output.spec.name);
+            Err((RunErrorKind::Runtime, detail))
+        }
+    }
+}
+
+/// Rows `first .. first + rows` of an output of `batch` rows.
+fn rows_of(output: &OutputTensor, first: u32, rows: u32, batch: u32) -> OutputTensor {
+    let (first, rows, batch) = (first as usize, rows as usize, batch as usize);
+    let mut shape = output.shape.clone();
+    shape[0] = rows as u64;
+    let data = match &output.data {
+        TensorData::Raw(bytes) => {
+            let row = bytes.len() / batch;
+            TensorData::Raw(bytes.slice(first * row..(first + rows) * row))
+        }
+        TensorData::Strings(strings) => {
+            let row = strings.len() / batch;
+            TensorData::Strings(strings[first * row..(first + rows) * row].to_vec())
+        }
+    };
+    OutputTensor { shape, data }
+}
+
+/// Reads an output that the runtime allocated.
+fn read_allocated(output: &Output, value: Value) -> Result<OutputTensor, Failed> {
+    let shape = value.shape().map_err(runtime_failure)?;
+    if shape.element != Some(output.spec.element) {
+        let (name, found) = (&output.spec.name, shape.element);
+        let detail = format!(
+            "output `{name}` came as {found:?}, not {}",
+            output.spec.element
+        );
+        return Err((RunErrorKind::Runtime, detail));
+    }
+    let dims = shape.dims.iter().map(|dim| dim.cast_unsigned()).collect();
+    let data = match output.spec.element.size() {
+        Some(_) => TensorData::Raw(value_bytes(value, shape).map_err(runtime_failure)?),
+        None => TensorData::Strings(value.read_strings(&shape).map_err(runtime_failure)?),
+    };
+    Ok(OutputTensor { shape: dims, data })
+}
+
+fn gather_failure(error: GatherError) -> Failed {
+    let kind = match &error {
+        GatherError::Mismatch { .. } => RunErrorKind::InvalidInput,
+        GatherError::Memory { .. } | GatherError::Runtime(_) => RunErrorKind::Runtime,
+    };
+    (kind, error.to_string())
+}
+
+/// Sorts an error that the runtime gave when running; the texts are those of 1.31.
+fn run_failure(error: OrtError) -> Failed {
+    let message = error.message();
+    let says = |phrase| message.contains(phrase);
+    let kind = if says("The output OrtValue provided for output") {
+        RunErrorKind::OutputShape
+    } else if says("Failed to allocate memory") || says("bad_alloc") {
+        RunErrorKind::Runtime
+    } else if error.code() == ErrorCode::InvalidArgument
+        || says("Non-zero status code returned while running")
+    {
+        RunErrorKind::InvalidInput
+    } else {
+        RunErrorKind::Runtime
+    };
+    (kind, message.to_owned())
+}

@@ -1,0 +1,153 @@
+//! How a model is cut into legs, stages and groups, and the parts that come of it.
+
+use super::error::LoadCause;
+use super::operators::ModelGraph;
+use super::part::{self, Border, CutError, Part};
+use fugato_core::OperatorIndex;
+use fugato_core::graph::{Graph, Segments};
+use fugato_core::plan::{Group, Plan, Stage};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A model's operators divided among legs, and within them among stages and groups.
+///
+/// Legs follow each other and may be far apart in time; stages of a leg follow each other;
+/// groups of a stage may run at once; operators of a group run in order. Each operator is
+/// in one group, and reads only what the group itself or an earlier stage gives.
+///
+/// # Shape
+/// `legs[leg][stage][group][operator]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cuts {
+    legs: Vec<Vec<Vec<Vec<OperatorIndex>>>>,
+}
+
+/// The parts of a cut model, whose files are in the store.
+///
+/// # Shape
+/// `legs[leg][stage][group]`, without groups that give nothing anybody reads.
+pub(crate) struct CutModel {
+    pub(crate) graph: Arc<ModelGraph>,
+    pub(crate) legs: Vec<Vec<Vec<Part>>>,
+}
+
+impl Cuts {
+    /// The cuts that a plan asks for; `segments` are those it was made of.
+    ///
+    /// # Panics
+    /// Where the plan has segments that are not among these; [`Plan::check`] tells.
+    pub fn of(plan: &Plan, segments: &Segments) -> Self {
+        let group = |group: &Group| {
+            let found = group.segments.iter();
+            let operators = found.flat_map(|&index| &segments.segment(index).operators);
+            operators.copied().collect()
+        };
+        let stage = |stage: &Stage| stage.groups.iter().map(group).collect();
+        let legs = plan.legs.iter();
+        Self {
+            legs: legs
+                .map(|leg| plan.stages_of(leg).iter().map(stage).collect())
+                .collect(),
+        }
+    }
+
+    /// Cuts as they are listed; loading a model with them checks them.
+    ///
+    /// # Shape
+    /// `legs[leg][stage][group][operator]`.
+    pub fn new(legs: Vec<Vec<Vec<Vec<OperatorIndex>>>>) -> Self {
+        Self { legs }
+    }
+
+    /// Each leg one group, which runs on one lane.
+    pub fn sequential(legs: impl IntoIterator<Item = Vec<OperatorIndex>>) -> Self {
+        let legs = legs.into_iter().map(|operators| vec![vec![operators]]);
+        Self {
+            legs: legs.collect(),
+        }
+    }
+
+    /// One leg that runs all segments one after the other, each a part of its own.
+    pub fn segment_by_segment(segments: &Segments) -> Self {
+        let stages = segments.all().iter();
+        let stages = stages.map(|segment| vec![segment.operators.clone()]);
+        Self {
+            legs: vec![stages.collect()],
+        }
+    }
+
+    /// How many legs there are.
+    pub fn legs(&self) -> usize {
+        self.legs.len()
+    }
+
+    /// What each group reads and gives.
+    ///
+    /// # Errors
+    /// Where an operator is not in just one group, or runs before what it reads, or a
+    /// tensor that must not be cut is.
+    fn borders(&self, model: &ModelGraph) -> Result<Vec<Border>, CutError> {
+        let graph = model.graph();
+        self.check_once(graph)?;
+        let mut given: BTreeSet<_> = graph.inputs().iter().copied().collect();
+        let mut borders = Vec::new();
+        for stage in self.legs.iter().flatten() {
+            let before = borders.len();
+            for operators in stage {
+                let border = Border::of(model, operators.iter().copied())?;
+                border.check_given(model, &given)?;
+                borders.push(border);
+            }
+            for border in &borders[before..] {
+                given.extend(border.outputs());
+            }
+        }
+        Ok(borders)
+    }
+
+    fn check_once(&self, graph: &Graph) -> Result<(), CutError> {
+        let operators = graph.operators().len();
+        let mut times = vec![0_usize; operators];
+        for &found in self.legs.iter().flatten().flatten().flatten() {
+            match times.get_mut(found.place()) {
+                Some(times) => *times += 1,
+                None => return Err(CutError::NoSuchOperator { found, operators }),
+            }
+        }
+        match times.iter().position(|&times| times != 1) {
+            Some(place) => Err(CutError::NotOnce {
+                operator: graph.label(OperatorIndex::at(place)),
+                found: times[place],
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the parts beside the model's entry.
+    pub(super) fn write(
+        &self,
+        entry: &Path,
+        graph: Arc<ModelGraph>,
+    ) -> Result<CutModel, LoadCause> {
+        if let Some(reason) = graph.indivisible() {
+            return Err(CutError::Indivisible(reason.clone()).into());
+        }
+        if self.legs.is_empty() || u16::try_from(self.legs.len()).is_err() {
+            let found = self.legs.len();
+            return Err(CutError::Legs { found }.into());
+        }
+        let borders = self.borders(&graph)?;
+        let mut parts = part::write(entry, &graph, &borders)?.into_iter();
+        let legs = self.legs.iter().map(|leg| {
+            let stages = leg.iter();
+            stages
+                .map(|stage| parts.by_ref().take(stage.len()).flatten().collect())
+                .collect()
+        });
+        Ok(CutModel {
+            legs: legs.collect(),
+            graph,
+        })
+    }
+}
