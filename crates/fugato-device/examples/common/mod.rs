@@ -106,25 +106,49 @@ impl Runner {
         partition: PartitionId,
         inputs: &Arc<[InputTensor]>,
     ) -> Result<Leg> {
+        let mut legs = self.run_legs(model, 1, partition, inputs)?;
+        legs.pop().context("a task of one leg has one")
+    }
+
+    /// Runs one item leg by leg on the first lane of `partition`, each leg started when the
+    /// one before it is heard to have ended.
+    pub fn run_legs(
+        &mut self,
+        model: ModelId,
+        legs: u16,
+        partition: PartitionId,
+        inputs: &Arc<[InputTensor]>,
+    ) -> Result<Vec<Leg>> {
         self.tasks += 1;
-        let work = LegWork {
-            start: Start {
-                device: DeviceId(0),
-                task: TaskId(self.tasks),
-                model,
-                leg: LegIndex(0),
-                partition,
-                lane: LaneId(0),
-                slot: SlotIndex(0),
-                batch: BatchSize(1),
-                not_before: Timestamp::ZERO,
-                requests: vec![RequestId(self.tasks)],
-            },
-            requests: vec![RequestInputs {
+        let task = TaskId(self.tasks);
+        let work = |leg: u16| {
+            let is_first = leg == 0;
+            let request = || RequestInputs {
                 items: 1,
                 inputs: Arc::clone(inputs),
-            }],
+            };
+            LegWork {
+                start: Start {
+                    device: DeviceId(0),
+                    task,
+                    model,
+                    leg: LegIndex(leg),
+                    partition,
+                    lane: LaneId(0),
+                    slot: SlotIndex(0),
+                    batch: BatchSize(1),
+                    not_before: Timestamp::ZERO,
+                    requests: is_first.then_some(RequestId(task.0)).into_iter().collect(),
+                },
+                requests: is_first.then(request).into_iter().collect(),
+            }
         };
+        (0..legs)
+            .map(|leg| self.run_leg(work(leg), leg + 1 == legs))
+            .collect()
+    }
+
+    fn run_leg(&self, work: LegWork, is_last: bool) -> Result<Leg> {
         let called = self.clock.now();
         self.device.start(work);
         let mut to_started = 0;
@@ -134,7 +158,8 @@ impl Runner {
                 DeviceEvent::Revoked { task, .. } => anyhow::bail!("{task} was revoked"),
                 DeviceEvent::Finished { result, split, .. } => {
                     let to_finished = (self.clock.now() - called).as_nanos();
-                    ensure!(!result?.requests.is_empty(), "a leg without outputs");
+                    let has_outputs = !result?.requests.is_empty();
+                    ensure!(has_outputs == is_last, "outputs come with the last leg");
                     return Ok(Leg {
                         to_started,
                         to_finished,

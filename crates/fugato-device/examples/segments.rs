@@ -1,0 +1,164 @@
+//! Measures what cutting costs: all segments of a model in sequence on one lane of one
+//! core, against the model in one piece; each by turns, so that both see the same machine.
+//!
+//! ```text
+//! cargo run --release -p fugato-device --example segments [ROUNDS [MODEL..]]
+//! ```
+
+#![allow(clippy::print_stdout, reason = "it prints its result")]
+
+mod common;
+
+use anyhow::{Context, Result};
+use common::{Runner, one_item, runtime};
+use fugato_core::{ModelId, PartitionId};
+use fugato_device::{
+    CpuOptions, Cuts, Device, InputTensor, LoadOptions, ModelGraph, ModelStore, StoredModel,
+};
+use fugato_onnx::ExternalPolicy;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// The models that the limit of 2 % is stated for.
+const MODELS: [&str; 3] = ["resnet50", "inception_v3", "densenet121"];
+
+/// Rounds run before measuring: first page faults, and kernels that choose themselves.
+const WARM_UP: usize = 5;
+
+/// A model loaded whole and cut, by turns.
+struct Pair<'a> {
+    runner: Runner,
+    partition: PartitionId,
+    inputs: Arc<[InputTensor]>,
+    stored: &'a StoredModel,
+}
+
+/// One task of the model `id`, all legs: nanoseconds of running it, and of what its legs
+/// cost beside their work.
+fn task(pair: &mut Pair<'_>, id: u32, legs: u16) -> Result<(u64, u64)> {
+    let (partition, inputs) = (pair.partition, &pair.inputs);
+    let ran = pair.runner.run_legs(ModelId(id), legs, partition, inputs)?;
+    let infer = ran.iter().map(|leg| leg.split.infer.as_nanos()).sum();
+    let beside = ran.iter().map(|leg| {
+        let split = leg.split.input + leg.split.infer + leg.split.output;
+        leg.to_finished - split.as_nanos()
+    });
+    Ok((infer, beside.sum()))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The cut model's time over the whole one's, in `rounds` turns each.
+fn compare(pair: &mut Pair<'_>, cuts: Cuts, rounds: usize) -> Result<Value> {
+    let id = ModelId(2);
+    let options = LoadOptions {
+        warm: vec![pair.partition],
+        cuts: Some(cuts.clone()),
+        ..LoadOptions::default()
+    };
+    let begun = pair.runner.clock.now();
+    let legs = pair.runner.device.load(id, pair.stored, &options)?.legs;
+    let load_ms = (pair.runner.clock.now() - begun).as_nanos() as f64 / 1e6;
+    anyhow::ensure!(usize::from(legs) == cuts.legs(), "the model was not cut");
+    let (mut whole, mut cut, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut dispatch = Vec::new();
+    for round in 0..WARM_UP + rounds {
+        // Who is first changes from round to round.
+        let (one, other) = match round % 2 {
+            0 => {
+                let one = task(pair, 1, 1)?;
+                (one, task(pair, 2, legs)?)
+            }
+            _ => {
+                let other = task(pair, 2, legs)?;
+                (task(pair, 1, 1)?, other)
+            }
+        };
+        if round >= WARM_UP {
+            whole.push(one.0 as f64);
+            cut.push(other.0 as f64);
+            ratios.push(other.0 as f64 / one.0 as f64);
+            dispatch.push(other.1 as f64 / 1e3 / f64::from(legs));
+        }
+    }
+    pair.runner.device.unload(id);
+    Ok(json!({
+        "legs": legs,
+        "whole_ms": median(whole) / 1e6,
+        "cut_ms": median(cut) / 1e6,
+        "median_of_ratios": median(ratios),
+        "dispatch_us_per_leg": median(dispatch),
+        "load_ms": load_ms,
+    }))
+}
+
+/// Legs of about equal work, of consecutive segments each.
+fn even_legs(graph: &ModelGraph, legs: u64) -> Cuts {
+    let segments = graph.segments();
+    let total: u64 = segments.all().iter().map(|segment| segment.flops).sum();
+    let mut parts = vec![Vec::new()];
+    let mut sum = 0;
+    for segment in segments.all() {
+        if sum * legs >= total * parts.len() as u64 {
+            parts.push(Vec::new());
+        }
+        let last = parts.len() - 1;
+        parts[last].extend(segment.operators.iter().copied());
+        sum += segment.flops;
+    }
+    Cuts::sequential(parts)
+}
+
+fn measure(name: &str, rounds: usize) -> Result<Value> {
+    let runtime = runtime()?;
+    let scratch = tempfile::tempdir()?;
+    let path = scratch.path().join("model.onnx");
+    let zoo = fugato_zoo::find(name).with_context(|| format!("the zoo has no `{name}`"))?;
+    fugato_onnx::save_model(&zoo.build(1), &path, ExternalPolicy::Never)?;
+    let stored = ModelStore::open(&runtime, scratch.path().join("store"))?.prepare(&path)?;
+    let runner = Runner::new(CpuOptions::default())?;
+    let partitions = &runner.device.spec().partitions;
+    let single = partitions.iter().find(|partition| partition.share().0 == 1);
+    let partition = single.context("no partition of one core")?.id;
+    let options = LoadOptions {
+        warm: vec![partition],
+        ..LoadOptions::default()
+    };
+    runner.device.load(ModelId(1), &stored, &options)?;
+    let mut pair = Pair {
+        runner,
+        partition,
+        inputs: one_item(&stored.info().inputs, 1).into(),
+        stored: &stored,
+    };
+    let graph = stored.graph()?;
+    let segments = graph.segments();
+    let all = Cuts::segment_by_segment(&segments);
+    let apart = Cuts::sequential(segments.all().iter().map(|one| one.operators.clone()));
+    Ok(json!({
+        "model": name,
+        "segments": segments.count(),
+        "operators": graph.graph().operators().len(),
+        "one_leg_of_all_segments": compare(&mut pair, all, rounds)?,
+        "a_leg_for_each_segment": compare(&mut pair, apart, rounds)?,
+        "eight_legs": compare(&mut pair, even_legs(&graph, 8), rounds)?,
+    }))
+}
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let rounds = arguments.next().map_or(Ok(100), |rounds| rounds.parse())?;
+    let named: Vec<_> = arguments.collect();
+    let models: Vec<&str> = match named.is_empty() {
+        true => MODELS.to_vec(),
+        false => named.iter().map(String::as_str).collect(),
+    };
+    let models = models.into_iter().map(|name| measure(name, rounds));
+    let models = models.collect::<Result<Vec<_>>>()?;
+    let report = json!({ "rounds": rounds, "models": models });
+    println!("{}", serde_json::to_string_pretty(&report)?);
+    Ok(())
+}
