@@ -89,7 +89,7 @@ impl Graph {
     /// O(n log n) in operators and edges; no recursion.
     #[must_use]
     pub fn segments(&self) -> Segments {
-        let mut sets = Sets::new(self.operators().len());
+        let mut sets = self.uncut();
         // Counted once: asked anew for each of the readers of one operator it is quadratic.
         let successors = self.operator_indices().map(|from| self.successors(from));
         let forks: Vec<bool> = successors.map(|nexts| nexts.len() > 1).collect();
@@ -100,6 +100,25 @@ impl Graph {
                 sets.join(only, operator);
             }
         }
+        self.segments_of(&sets.labels())
+    }
+
+    /// Each operator a segment of its own, apart from those that tensors hold together: the
+    /// operators of IOS, between which there are more barriers, and more choices.
+    #[must_use]
+    pub fn apart(&self) -> Segments {
+        self.segments_of(&self.uncut().labels())
+    }
+
+    /// The whole graph as one segment (none where it has no operators).
+    #[must_use]
+    pub fn whole(&self) -> Segments {
+        self.segments_of(&vec![0; self.operators().len()])
+    }
+
+    /// The operators that tensors hold together.
+    fn uncut(&self) -> Sets {
+        let mut sets = Sets::new(self.operators().len());
         for (place, tensor) in self.tensors().iter().enumerate() {
             if tensor.uncut.is_none() || tensor.weight {
                 continue;
@@ -111,13 +130,7 @@ impl Graph {
                 users.for_each(|user| sets.join(first, user));
             }
         }
-        self.segments_of(&sets.labels())
-    }
-
-    /// The whole graph as one segment (none where it has no operators).
-    #[must_use]
-    pub fn whole(&self) -> Segments {
-        self.segments_of(&vec![0; self.operators().len()])
+        sets
     }
 
     fn operator_indices(&self) -> impl Iterator<Item = OperatorIndex> + use<> {

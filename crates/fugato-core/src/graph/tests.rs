@@ -96,6 +96,12 @@ fn users_of_a_tensor_that_is_not_cut_stay_together_with_what_is_between() {
     tensors[0].uncut = Some("it is optional".to_owned());
     assert_eq!(together(&tensors), [vec![0, 1, 2, 3]]);
     assert_eq!(cuts(&plain.whole()), [vec![0, 1, 2, 3]]);
+
+    let mut chain = graph(&[&[], &[0], &[1]], &[2]).unwrap();
+    assert_eq!(cuts(&chain.apart()), [vec![0], vec![1], vec![2]]);
+    chain.tensors[1].uncut = Some("it is one operator elsewhere".to_owned());
+    assert_eq!(cuts(&chain.apart()), [vec![0], vec![1, 2]]);
+    assert_eq!(cuts(&chain.segments()), [vec![0, 1, 2]]);
 }
 
 #[test]
