@@ -13,6 +13,10 @@ use crate::time::Nanos;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
+/// Most segments that are tried to fill a group up. Each try prices all of the stage, so
+/// that thousands of short segments beside a long one would take seconds.
+const FILL_TRIES_MAX: usize = 16;
+
 /// The cheap planner: a price for each segment, and a few for each stage.
 ///
 /// It is never worse than [`Sequential`](super::Sequential) at the prices it is given.
@@ -24,7 +28,8 @@ use std::collections::BTreeSet;
 /// joins a stage by what it adds to the price.
 ///
 /// # Cost
-/// O((segments + edges) log segments), and at most `segments + 2 groups_max stages` prices.
+/// O((segments + edges) log segments), a price for each segment alone, and at most
+/// `18 groups_max` for each stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct List {
     /// Most groups of a stage; at least 1.
@@ -102,6 +107,7 @@ struct Search<'a> {
 }
 
 /// A stage that is being made.
+#[derive(Clone)]
 struct Draft {
     groups: Vec<Group>,
     price: Nanos,
@@ -143,27 +149,39 @@ impl Search<'_> {
     }
 
     /// Adds ready segments as groups of their own, where that beats running them later.
+    ///
+    /// The second group alone has a fork and a join to pay for, so it is taken on trial: if
+    /// with the others it does not pay in the end, the first stays alone.
     fn widen<C: StageCost>(
         &mut self,
         draft: &mut Draft,
         pricing: &mut Pricing<'_, C>,
     ) -> Result<(), C::Error> {
+        let mut trial = draft.clone();
+        let mut later = draft.price;
         let mut taken = Vec::new();
         let mut refused = 0;
         for &(rank, candidate) in &self.ready {
-            if draft.groups.len() == self.groups_max || refused == self.groups_max {
+            if trial.groups.len() >= self.groups_max || refused == self.groups_max {
                 break;
             }
-            let mut groups = draft.groups.clone();
+            let mut groups = trial.groups.clone();
             groups.push(Group::from(vec![candidate]));
-            if self.accept(groups, candidate, draft, pricing)? {
+            let price = pricing.price(&mut groups)?;
+            let alone = self.alone[candidate.place()];
+            if taken.is_empty() || price < trial.price + alone {
+                trial = Draft { groups, price };
+                later += alone;
                 taken.push((rank, candidate));
             } else {
                 refused += 1;
             }
         }
-        for entry in taken {
-            self.ready.remove(&entry);
+        if trial.price < later {
+            *draft = trial;
+            for entry in taken {
+                self.ready.remove(&entry);
+            }
         }
         Ok(())
     }
@@ -189,14 +207,20 @@ impl Search<'_> {
             for &member in &draft.groups[number].segments {
                 followers.extend(self.followers(member, number));
             }
-            while let Some((_, next)) = followers.pop_first() {
+            let mut tries = 0;
+            while tries < FILL_TRIES_MAX
+                && let Some((_, next)) = followers.pop_first()
+            {
                 let grown = length + self.alone[next.place()];
                 if grown > longest {
                     continue;
                 }
+                tries += 1;
                 let mut groups = draft.groups.clone();
                 groups[number].segments.push(next);
-                if self.accept(groups, next, draft, pricing)? {
+                let price = pricing.price(&mut groups)?;
+                if price < draft.price + self.alone[next.place()] {
+                    *draft = Draft { groups, price };
                     length = grown;
                     self.group_of[next.place()] = Some(number);
                     followers.extend(self.followers(next, number));
@@ -219,22 +243,5 @@ impl Search<'_> {
             self.waits.of(**next) == within.count()
         });
         free.map(|&next| (Reverse(self.ranks[next.place()]), next))
-    }
-
-    /// Takes the groups with the candidate in them, if that is cheaper than the candidate
-    /// afterwards.
-    fn accept<C: StageCost>(
-        &self,
-        mut groups: Vec<Group>,
-        candidate: SegmentIndex,
-        draft: &mut Draft,
-        pricing: &mut Pricing<'_, C>,
-    ) -> Result<bool, C::Error> {
-        let price = pricing.price(&mut groups)?;
-        let cheaper = price < draft.price + self.alone[candidate.place()];
-        if cheaper {
-            *draft = Draft { groups, price };
-        }
-        Ok(cheaper)
     }
 }

@@ -42,24 +42,28 @@ pub(crate) fn nodes(count: usize, reads: usize) -> impl Strategy<Value = Vec<Nod
 }
 
 pub(crate) fn graph(nodes: &[Node]) -> Graph {
-    let tensor = |(place, node): (usize, &Node)| Tensor {
+    let written = |(place, node): (usize, &Node)| {
+        let reads = node.reads.iter().filter(|_| place > 0);
+        let reads = reads.map(|pick| pick.index(place)).collect();
+        (reads, node.bytes, node.flops)
+    };
+    let written: Vec<_> = nodes.iter().enumerate().map(written).collect();
+    graph_of(&written)
+}
+
+/// Operators, each with those before it that it reads, its bytes and its operations.
+pub(crate) fn graph_of(nodes: &[(Vec<usize>, u64, u64)]) -> Graph {
+    let tensor = |(place, &(_, bytes, _)): (usize, &(Vec<usize>, u64, u64))| Tensor {
         name: place.to_string(),
-        bytes: node.bytes,
+        bytes,
         per_item: true,
         ..Tensor::default()
     };
-    let operator = |(place, node): (usize, &Node)| Operator {
+    let operator = |(place, (reads, _, flops)): (usize, &(Vec<usize>, u64, u64))| Operator {
         op_type: "Test".to_owned(),
-        inputs: match place {
-            0 => Vec::new(),
-            _ => node
-                .reads
-                .iter()
-                .map(|pick| TensorIndex::at(pick.index(place)))
-                .collect(),
-        },
+        inputs: reads.iter().map(|&read| TensorIndex::at(read)).collect(),
         outputs: vec![TensorIndex::at(place)],
-        flops: node.flops,
+        flops: *flops,
         ..Operator::default()
     };
     let operators = nodes.iter().enumerate().map(operator).collect();

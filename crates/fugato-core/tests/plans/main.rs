@@ -2,6 +2,8 @@
 
 mod brute;
 mod graphs;
+mod ios_paper;
+mod models;
 
 use fugato_core::graph::Segments;
 use fugato_core::plan::{
@@ -10,7 +12,7 @@ use fugato_core::plan::{
 };
 use fugato_core::profile::DeviceKey;
 use fugato_core::{BatchSize, Nanos, SegmentIndex, Share};
-use graphs::{BATCH, DEVICE, SHARE, graph, nodes, total};
+use graphs::{BATCH, DEVICE, SHARE, graph, graph_of, nodes, total};
 use proptest::prelude::*;
 
 fn key() -> PlanKey {
@@ -186,15 +188,8 @@ fn prices_of_another_share_are_refused() {
 
 #[test]
 fn thousands_of_operators_side_by_side_are_no_trouble() {
-    // All ready at once, and one that waits for all: nothing may try their pairs.
-    let mut nodes: Vec<graphs::Node> = Vec::new();
-    let node = |reads| graphs::Node {
-        reads,
-        bytes: 100,
-        flops: 1_000,
-    };
-    nodes.resize(20_000, node(Vec::new()));
-    let graph = graph(&nodes);
+    // All ready at once: nothing may try their pairs.
+    let graph = graph_of(&vec![(Vec::new(), 100, 1_000); 20_000]);
     let segments = graph.segments();
     let mut costs = DEVICE.costs(&graph, &segments, BATCH, SHARE);
     let stages = plan(&List::default(), &segments, &mut costs);
@@ -209,4 +204,18 @@ fn thousands_of_operators_side_by_side_are_no_trouble() {
     };
     let first = plan(&ios, &segments, &mut costs)[0].groups[0].segments[0];
     assert_eq!(first, SegmentIndex(0));
+}
+
+#[test]
+fn thousands_of_operators_beside_a_long_one_are_no_trouble() {
+    // Each of the short ones waits for the two before it, so that it could follow them.
+    let short = |place: usize| ((place.max(3) - 2..place).collect(), 100, 1_000);
+    let mut nodes = vec![(Vec::new(), 100, 1_000_000_000)];
+    nodes.extend((1..20_000).map(short));
+    let graph = graph_of(&nodes);
+    let segments = graph.segments();
+    assert!(segments.count() > 19_000);
+    let mut costs = DEVICE.costs(&graph, &segments, BATCH, SHARE);
+    let stages = plan(&List::default(), &segments, &mut costs);
+    assert_eq!(stages[0].groups.len(), 2);
 }
