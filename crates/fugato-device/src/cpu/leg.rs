@@ -5,7 +5,7 @@ use super::Place;
 use super::course::{CoursePart, Source, Target};
 use super::model::{Failed, LoadedModel, Output, Ran, runtime_failure};
 use super::output::value_bytes;
-use super::slot::{Column, Flight, GatherError, Held, Slot};
+use super::slot::{Bound, Column, Flight, GatherError, Held, Slot};
 use crate::capi::{Binding, OrtError, Value};
 use crate::clock::MonotonicClock;
 use crate::device::{LegWork, RunErrorKind, RunSplit, TaskOutputs};
@@ -128,19 +128,32 @@ impl LoadedModel {
         let part = &self.course.parts[number];
         let mut bindings = std::mem::take(&mut slot.bindings[number]);
         let key = place.session_key();
-        let known = bindings.iter().position(|(known, _)| *known == key);
-        let known = match known {
+        let known = match bindings.iter().position(|bound| bound.key == key) {
             Some(known) => known,
             None => {
                 let session = self.session(number, place).map_err(runtime_failure)?;
-                bindings.push((key, Binding::new(&session).map_err(runtime_failure)?));
+                bindings.push(Bound {
+                    key,
+                    binding: Binding::new(&session).map_err(runtime_failure)?,
+                    rows: None,
+                });
                 bindings.len() - 1
             }
         };
-        let binding = &mut bindings[known].1;
-        let ran = self
-            .bind(part, slot, rows, binding)
-            .and_then(|is_allocated| run_bound(binding, is_allocated));
+        let bound = &mut bindings[known];
+        let ran = match bound.rows == Some(rows) {
+            true => run_bound(&mut bound.binding, false),
+            false => {
+                bound.rows = None;
+                let is_allocated = self.bind(part, slot, rows, &mut bound.binding);
+                is_allocated.and_then(|is_allocated| run_bound(&mut bound.binding, is_allocated))
+            }
+        };
+        if ran.is_ok() && self.course.is_placed(part) {
+            bound.rows = Some(rows);
+        } else {
+            bound.rows = None;
+        }
         slot.bindings[number] = bindings;
         for ((_, target), value) in part.outputs.iter().zip(ran?) {
             match *target {
@@ -305,9 +318,10 @@ fn resume(slot: &mut Slot, work: &LegWork) -> Result<Flight, Failed> {
 /// Runs what is bound; gives the outputs in the order they were bound where the runtime
 /// allocated any of them.
 fn run_bound(binding: &mut Binding, is_allocated: bool) -> Result<Vec<Value>, Failed> {
-    // SAFETY: every input and output was bound anew by the caller: inputs to buffers and
-    // values of the slot, which is held locked, outputs to its own, to buffers that nobody
-    // else has or to memory of the runtime's own. An output may lie over an input where
+    // SAFETY: every input and output was bound anew by the caller, or is bound to places of
+    // the slot, which do not move: inputs to buffers and values of the slot, which is held
+    // locked, outputs to its own, to buffers that nobody else has or to memory of the
+    // runtime's own. An output may lie over an input where
     // the operator adds the one to the other element by element (`Kept`).
     let ran = unsafe { binding.run() };
     let values = ran.and_then(|()| match is_allocated {

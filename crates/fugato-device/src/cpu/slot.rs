@@ -22,13 +22,22 @@ pub(super) struct Slot {
     /// One per input of the model.
     pub(super) inputs: Vec<InputBuffer>,
     /// By part: the bindings to its sessions that have run this slot.
-    pub(super) bindings: Vec<Vec<(SessionKey, Binding)>>,
+    pub(super) bindings: Vec<Vec<Bound>>,
     /// What parts leave for later ones.
     pub(super) kept: KeptBuffers,
     /// By output of the model: what is there of it already.
     pub(super) outputs: Vec<Option<Held>>,
     /// The task between its legs.
     pub(super) flight: Option<Flight>,
+}
+
+/// A part's session, with what it reads and writes in this slot.
+pub(super) struct Bound {
+    pub(super) key: SessionKey,
+    pub(super) binding: Binding,
+    /// The rows that it is bound for, where all of it is in the slot's places: those stay
+    /// where they are, so the same batch runs again as it is bound.
+    pub(super) rows: Option<u32>,
 }
 
 /// A task that has begun and not ended.
