@@ -6,6 +6,7 @@
 //! the urgent one, even inside an operator.
 
 mod course;
+mod crew;
 mod lane;
 mod leg;
 mod memory;
@@ -19,6 +20,7 @@ use crate::clock::MonotonicClock;
 use crate::device::{Device, DeviceEvent, LegWork, RevokeLeg, RunErrorKind, RunSplit};
 use crate::os;
 use crate::store::{Cuts, LoadCause, LoadError, StoredModel};
+use crew::Crew;
 use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
 use fugato_core::profile::DeviceKey;
 use fugato_core::{DeviceId, LaneId, ModelId, Nanos, PartitionId, Share};
@@ -27,7 +29,7 @@ use model::{Failed, LoadedModel, SessionKey};
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 /// How the CPU is made into a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -494,6 +496,27 @@ impl Shared {
 struct CpuWorker {
     shared: Arc<Shared>,
     place: Place,
+    /// Made by the lane's thread with the first model that is cut.
+    crew: OnceLock<Option<Crew>>,
+}
+
+impl CpuWorker {
+    /// The threads that run groups of a stage beside the lane's own; `None` on one core,
+    /// for models in one piece, and where there are no more threads to have.
+    fn crew(&self, model: &LoadedModel) -> Option<&Crew> {
+        let size = self.place.threads();
+        if size < 2 || !model.has_groups() {
+            return None;
+        }
+        let made = self.crew.get_or_init(|| match Crew::new(size) {
+            Ok(crew) => Some(crew),
+            Err(error) => {
+                tracing::warn!(%error, "a lane has no helpers; groups run one after the other");
+                None
+            }
+        });
+        made.as_ref()
+    }
 }
 
 impl Worker for CpuWorker {
@@ -515,7 +538,8 @@ impl Worker for CpuWorker {
             let error = run_error(work, RunErrorKind::ModelNotLoaded, detail);
             return (Err(error), RunSplit::default());
         };
-        match model.run(work, &self.place, &shared.clock) {
+        let crew = self.crew(&model);
+        match model.run(work, (&self.place, crew), &shared.clock) {
             Ok(ran) => {
                 for (counter, copied) in [
                     (&shared.bytes_copied_in, ran.bytes_copied_in),
@@ -550,6 +574,7 @@ impl Device for CpuDevice {
             Arc::new(CpuWorker {
                 shared: Arc::clone(&self.shared),
                 place: place.expect("the lane was found by this partition"),
+                crew: OnceLock::new(),
             })
         });
     }

@@ -531,3 +531,54 @@ fn a_model_whose_parts_do_not_run_is_served_whole() {
     let expected = plain.run(&[input]).unwrap();
     assert_close(&as_f32(&found[0][0]), &as_f32(&expected[0]), 1e-5);
 }
+
+/// The names of this process's threads that help lanes: those of one test, since no other
+/// here has stages of several groups.
+fn helpers() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| {
+        let name = std::fs::read_to_string(task.unwrap().path().join("comm"));
+        // A thread may end while the folder is read.
+        name.ok().map(|name| name.trim().to_owned())
+    });
+    names.filter(|name| name.contains('+')).collect()
+}
+
+#[test]
+fn groups_of_a_stage_have_threads_of_their_own() {
+    let bench = Bench::new();
+    let wide = model(
+        vec![
+            node("Exp", &["x"], &["a"]),
+            node("Tanh", &["x"], &["b"]),
+            node("Neg", &["x"], &["c"]),
+            node("Sum", &["a", "b", "c"], &["y"]),
+        ],
+        vec![batched("x", DataType::Float, &[1000])],
+        vec![batched("y", DataType::Float, &[1000])],
+        vec![],
+    );
+    let stored = bench.prepare(&wide);
+    let graph = stored.graph().unwrap();
+    let (last, first): (Vec<_>, Vec<_>) = (0..graph.graph().operators().len())
+        .map(OperatorIndex::at)
+        .partition(|&operator| graph.graph().successors(operator).is_empty());
+    assert_eq!((first.len(), last.len()), (3, 1));
+    let groups = first.into_iter().map(|operator| vec![operator]).collect();
+    let cuts = Cuts::new(vec![vec![groups, vec![last]]]);
+    let rig = Rig::new();
+    rig.load(1, &stored, 4);
+    rig.device
+        .load(ModelId(2), &stored, &options(cuts, 4))
+        .unwrap();
+    let work = || vec![request(4, vec![random_rows(3, 4, 1000)])];
+    let expected = rig.run(1, work()).unwrap();
+    assert_eq!(helpers(), [""; 0], "a model in one piece needs none");
+    for _ in 0..20 {
+        assert_eq!(rig.run(2, work()).unwrap(), expected);
+    }
+    // One for each core but the lane's own.
+    assert_eq!(helpers().len(), common::cores().len() - 1);
+    rig.drop_device();
+    assert_eq!(helpers(), [""; 0]);
+}

@@ -1,9 +1,11 @@
-//! How a leg is run: inputs gathered with the first, parts run stage by stage, outputs
-//! divided among the requests with the last.
+//! How a leg is run: inputs gathered with the first, parts run stage by stage, the groups
+//! of a stage at once where the place has several cores, outputs divided among the requests
+//! with the last.
 
 use super::Place;
 use super::course::{CoursePart, Source, Target};
-use super::model::{Failed, LoadedModel, Output, Ran, runtime_failure};
+use super::crew::{Crew, Done, Job};
+use super::model::{Failed, LoadedModel, Output, Ran, SessionKey, runtime_failure, session_key};
 use super::output::value_bytes;
 use super::slot::{Bound, Column, Flight, GatherError, Held, Slot};
 use crate::capi::{Binding, OrtError, Value};
@@ -21,7 +23,7 @@ impl LoadedModel {
     pub(super) fn run(
         &self,
         work: &LegWork,
-        place: &Place,
+        (place, crew): (&Place, Option<&Crew>),
         clock: &MonotonicClock,
     ) -> Result<Ran, Failed> {
         self.check(work)?;
@@ -38,9 +40,7 @@ impl LoadedModel {
         if all_faulty.is_none() {
             let first = self.course.first_stage(leg);
             for (stage, parts) in (first..).zip(&self.course.legs[leg]) {
-                for &part in parts {
-                    self.run_part(part, slot, place, flight.rows)?;
-                }
+                self.run_stage(parts, slot, (place, crew), flight.rows)?;
                 slot.kept.release(&self.course.kept, stage);
             }
         }
@@ -117,45 +117,98 @@ impl LoadedModel {
         Ok((flight, bytes_copied))
     }
 
-    /// Binds what a part reads and writes, runs it, and keeps what it gave.
-    fn run_part(
+    /// Runs the parts of a stage: at once with a crew, else one after the other.
+    fn run_stage(
+        &self,
+        parts: &[usize],
+        slot: &mut Slot,
+        (place, crew): (&Place, Option<&Crew>),
+        rows: u32,
+    ) -> Result<(), Failed> {
+        let key = session_key(parts, place);
+        match crew.filter(|_| parts.len() > 1) {
+            None => {
+                for &part in parts {
+                    let Job {
+                        part,
+                        mut bound,
+                        is_allocated,
+                    } = self.job(part, slot, (place, key), rows)?;
+                    let result = run_bound(&mut bound.binding, is_allocated);
+                    self.keep(
+                        Done {
+                            part,
+                            bound,
+                            result,
+                        },
+                        slot,
+                        rows,
+                    )?;
+                }
+                Ok(())
+            }
+            Some(crew) => {
+                let jobs = parts.iter();
+                let jobs = jobs.map(|&part| self.job(part, slot, (place, key), rows));
+                let done = crew.run(jobs.collect::<Result<_, _>>()?);
+                // All are taken in, whatever became of one.
+                let kept: Vec<_> = done
+                    .into_iter()
+                    .map(|done| self.keep(done, slot, rows))
+                    .collect();
+                kept.into_iter().collect()
+            }
+        }
+    }
+
+    /// Binds what a part reads and writes, where that is not as it was for its last run.
+    fn job(
         &self,
         number: usize,
         slot: &mut Slot,
-        place: &Place,
+        (place, key): (&Place, SessionKey),
         rows: u32,
-    ) -> Result<(), Failed> {
-        let part = &self.course.parts[number];
-        let mut bindings = std::mem::take(&mut slot.bindings[number]);
-        let key = place.session_key();
-        let known = match bindings.iter().position(|bound| bound.key == key) {
-            Some(known) => known,
+    ) -> Result<Job, Failed> {
+        let bindings = &mut slot.bindings[number];
+        let known = bindings.iter().position(|bound| bound.key == key);
+        let mut bound = match known {
+            Some(known) => bindings.swap_remove(known),
             None => {
-                let session = self.session(number, place).map_err(runtime_failure)?;
-                bindings.push(Bound {
+                let session = self
+                    .session(number, (place, key))
+                    .map_err(runtime_failure)?;
+                Bound {
                     key,
                     binding: Binding::new(&session).map_err(runtime_failure)?,
                     rows: None,
-                });
-                bindings.len() - 1
+                }
             }
         };
-        let bound = &mut bindings[known];
-        let ran = match bound.rows == Some(rows) {
-            true => run_bound(&mut bound.binding, false),
-            false => {
-                bound.rows = None;
-                let is_allocated = self.bind(part, slot, rows, &mut bound.binding);
-                is_allocated.and_then(|is_allocated| run_bound(&mut bound.binding, is_allocated))
-            }
-        };
-        if ran.is_ok() && self.course.is_placed(part) {
-            bound.rows = Some(rows);
-        } else {
+        let mut is_allocated = false;
+        if bound.rows != Some(rows) {
             bound.rows = None;
+            let part = &self.course.parts[number];
+            is_allocated = self.bind(part, slot, rows, &mut bound.binding)?;
         }
-        slot.bindings[number] = bindings;
-        for ((_, target), value) in part.outputs.iter().zip(ran?) {
+        Ok(Job {
+            part: number,
+            bound,
+            is_allocated,
+        })
+    }
+
+    /// Takes in what a part gave.
+    fn keep(&self, done: Done, slot: &mut Slot, rows: u32) -> Result<(), Failed> {
+        let Done {
+            part: number,
+            mut bound,
+            result,
+        } = done;
+        let part = &self.course.parts[number];
+        let is_placed = result.is_ok() && self.course.is_placed(part);
+        bound.rows = is_placed.then_some(rows);
+        slot.bindings[number].push(bound);
+        for ((_, target), value) in part.outputs.iter().zip(result?) {
             match *target {
                 Target::Kept(kept) if self.course.kept[kept].place.is_none() => {
                     slot.kept.keep(kept, value);
@@ -317,7 +370,7 @@ fn resume(slot: &mut Slot, work: &LegWork) -> Result<Flight, Failed> {
 
 /// Runs what is bound; gives the outputs in the order they were bound where the runtime
 /// allocated any of them.
-fn run_bound(binding: &mut Binding, is_allocated: bool) -> Result<Vec<Value>, Failed> {
+pub(super) fn run_bound(binding: &mut Binding, is_allocated: bool) -> Result<Vec<Value>, Failed> {
     // SAFETY: every input and output was bound anew by the caller, or is bound to places of
     // the slot, which do not move: inputs to buffers and values of the slot, which is held
     // locked, outputs to its own, to buffers that nobody else has or to memory of the

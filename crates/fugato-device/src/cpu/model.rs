@@ -123,6 +123,12 @@ impl LoadedModel {
         self.course.legs.len()
     }
 
+    /// Whether any stage has groups that may run at once.
+    pub(super) fn has_groups(&self) -> bool {
+        let mut stages = self.course.legs.iter().flatten();
+        stages.any(|stage| stage.len() > 1)
+    }
+
     /// Makes the sessions of a leg for `place` where they are missing. On this thread:
     /// their own threads inherit its affinity and niceness.
     pub(super) fn make_ready(&self, leg: usize, place: &Place) -> Result<(), OrtError> {
@@ -131,17 +137,22 @@ impl LoadedModel {
         if ready().contains(&key) {
             return Ok(());
         }
-        for &part in self.course.legs[leg].iter().flatten() {
-            self.session(part, place)?;
+        for stage in &self.course.legs[leg] {
+            for &part in stage {
+                self.session(part, (place, session_key(stage, place)))?;
+            }
         }
         self.stored.give_pages_back();
         ready().insert(key);
         Ok(())
     }
 
-    /// The session of a part for `place`, made on this thread where there is none.
-    pub(super) fn session(&self, part: usize, place: &Place) -> Result<Arc<Session>, OrtError> {
-        let key = place.session_key();
+    /// The session of a part, made on this thread where there is none.
+    pub(super) fn session(
+        &self,
+        part: usize,
+        (place, key): (&Place, SessionKey),
+    ) -> Result<Arc<Session>, OrtError> {
         let cell = {
             let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(sessions.entry((part, key)).or_default())
@@ -151,7 +162,8 @@ impl LoadedModel {
         if let Some(session) = &*cell {
             return Ok(Arc::clone(session));
         }
-        let mut options = session_options(place.threads(), self.spin)?;
+        let threads = key.map_or(1, |_| place.threads());
+        let mut options = session_options(threads, self.spin)?;
         let session = match &self.course.parts[part].file {
             None => self.stored.session(options)?,
             Some(file) => {
@@ -195,7 +207,7 @@ impl LoadedModel {
                 },
                 requests: std::mem::take(&mut requests),
             };
-            self.run(&work, place, clock)?;
+            self.run(&work, (place, None), clock)?;
         }
         Ok(())
     }
@@ -267,6 +279,14 @@ impl LoadedModel {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// Which session a part of a stage runs in: groups that run at once have a thread each.
+pub(super) fn session_key(stage: &[usize], place: &Place) -> SessionKey {
+    match stage.len() {
+        0 | 1 => place.session_key(),
+        _ => None,
     }
 }
 
