@@ -73,12 +73,13 @@ fn the_pictures_of_the_policies_are_what_they_do() {
         let simulated = scenario.run(config, 1);
         let report = PolicyReport::new(policy, scenario.workload(), &simulated.tally);
         let attainment = 100.0 * report.attainment.expect("offered");
-        let utilisation = 100.0 * report.utilisation;
+        let used = 100.0 * report.utilisation;
         let timeline = simulated.timeline.expect("asked for");
         let lost = timeline.lost();
         let legs = timeline.into_legs();
         let what = format!(
-            "v100-dstack; {attainment:.0} % of 1 s in time, {utilisation:.0} % of the device used"
+            "v100-dstack. Over one second: {attainment:.0} % of the requests in time, {used:.0} % of \
+             the device used (held, up to the knees)"
         );
         let scene = Scene {
             simulated: true,

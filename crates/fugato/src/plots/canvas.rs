@@ -4,6 +4,7 @@
 //! slides read those; coordinates have one decimal. The `svg` crate sorts attributes and
 //! escapes text, so equal calls give equal bytes.
 
+use std::collections::BTreeSet;
 use svg::node::element::Element;
 use svg::node::{Node, Text};
 
@@ -21,6 +22,10 @@ pub(super) const WHITE: &str = "#ffffff";
 
 /// What is where it is read without the program's fonts.
 const FONTS: &str = "Inter, Helvetica, Arial, 'DejaVu Sans', sans-serif";
+
+/// Pixels of a stripe with the white beside it, and of the white.
+const STRIPE: f64 = 8.0;
+const STRIPE_GAP: f64 = 0.8;
 
 /// How a line is drawn.
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +124,8 @@ impl<'a> Style<'a> {
 #[derive(Debug)]
 pub(super) struct Canvas {
     root: Element,
+    /// The patterns that there are, by their ids.
+    fills: BTreeSet<String>,
 }
 
 impl Canvas {
@@ -136,7 +143,8 @@ impl Canvas {
         root.assign("height", height);
         root.assign("role", "img");
         root.assign("font-family", FONTS);
-        let mut canvas = Self { root };
+        let fills = BTreeSet::new();
+        let mut canvas = Self { root, fills };
         for (name, text) in [("title", title), ("desc", description)] {
             let mut element = Element::new(name);
             element.append(Text::new(readable(text)));
@@ -179,6 +187,43 @@ impl Canvas {
         rect.assign("fill", fill);
         explain(&mut rect, hint);
         self.root.append(rect);
+    }
+
+    /// The outline of a rectangle.
+    pub(super) fn outline(&mut self, at: Point, size: Point, stroke: Stroke<'_>) {
+        let ((left, top), (right, bottom)) = (at, (at.0 + size.0, at.1 + size.1));
+        let corners = [(left, top), (right, top), (right, bottom), (left, bottom)];
+        self.line(&[&corners[..], &corners[..1]].concat(), stroke);
+    }
+
+    /// A fill of slanted stripes in these colours, in turn, with white between them.
+    pub(super) fn stripes(&mut self, colours: &[&str]) -> String {
+        let names: Vec<&str> = colours.iter().map(|c| c.trim_start_matches('#')).collect();
+        let id = format!("stripes-{}", names.join("-"));
+        if self.fills.insert(id.clone()) {
+            let width = STRIPE * colours.len() as f64;
+            let mut pattern = Element::new("pattern");
+            pattern.assign("id", id.as_str());
+            pattern.assign("patternUnits", "userSpaceOnUse");
+            pattern.assign("patternTransform", "rotate(45)");
+            pattern.assign("width", decimal(width));
+            pattern.assign("height", decimal(STRIPE));
+            let grounds = [(WHITE, 0.0, width)].into_iter();
+            let stripes = (0..).zip(colours).map(|(index, colour)| {
+                let left = STRIPE * f64::from(index);
+                (*colour, left, STRIPE - STRIPE_GAP)
+            });
+            for (colour, left, wide) in grounds.chain(stripes) {
+                let mut rect = Element::new("rect");
+                rect.assign("x", decimal(left));
+                rect.assign("width", decimal(wide));
+                rect.assign("height", decimal(STRIPE));
+                rect.assign("fill", colour);
+                pattern.append(rect);
+            }
+            self.root.append(pattern);
+        }
+        format!("url(#{id})")
     }
 
     pub(super) fn mark(&mut self, at: Point, mark: Mark<'_>, hint: Option<&str>) {

@@ -1,17 +1,28 @@
-//! Space and time: which slices each leg had, and when. What is white between the boxes is
-//! what nobody used.
+//! Space and time: which slices each leg had, and when. What is left blank is what nobody
+//! held.
+//!
+//! **Invariant:** a leg's boxes cover its slices and its time and nothing else. Where legs had
+//! a slice at once, it is striped in their colours; a leg that had none alone is told from
+//! the others by a bar over its time.
+
+mod labels;
+mod regions;
+#[cfg(test)]
+mod tests;
 
 use super::Chart;
-use super::canvas::{Anchor, Canvas, FAINT, GREY, HEIGHT, INK, Stroke, Style, WHITE, WIDTH};
+use super::canvas::{Anchor, Canvas, FAINT, GREY, HEIGHT, INK, Point, Stroke, Style, WHITE, WIDTH};
 use super::canvas::{fitted, width_of};
 use super::frame::{MARGIN, model_colour, note, titled};
 use super::scale::{Scale, Spread, linear_ticks, number};
 use super::view::{slices, time};
-use crate::timeline::{Rows, Scene};
+use crate::timeline::Scene;
 use fugato_core::device::DeviceSpec;
 use fugato_core::timeline::TimelineLeg;
 use fugato_core::{DeviceId, ModelId, Nanos, Timestamp};
-use std::collections::BTreeMap;
+use labels::{Bar, Label};
+use regions::{Region, regions};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// More boxes than this are a grey wall: the picture then ends where the next would begin.
@@ -25,6 +36,8 @@ const BOTTOM: f64 = HEIGHT - 112.0;
 const GAP: f64 = 22.0;
 /// Pixels left free around a box, so that neighbours are told apart.
 const INSET: f64 = 0.8;
+/// The height of the bar of a leg that has no slice alone.
+const BAR: f64 = 20.0;
 
 /// Draws the legs that ran within `window` (or as many as can be read, from the first on):
 /// slices go up, time goes right, a box is a leg of a model's colour with its batch in it.
@@ -50,21 +63,26 @@ pub fn space_time(scene: &Scene<'_>, title: &str, window: Option<Range<Timestamp
     } else {
         format!("Measured. {}", scene.what)
     };
+    let shared = picture.regions.iter().any(|region| region.legs.len() > 1);
+    let stripes = if shared {
+        "; stripes: slices shared"
+    } else {
+        ""
+    };
     let subtitle = format!(
-        "{} legs: which slices each had, and when. In a box: items of the batch{part}",
+        "{} legs: which slices each had, and when. In a box: items of the batch{stripes}{part}",
         legs.len()
     );
     let mut canvas = titled(title, &subtitle, &origin, scene.simulated);
     picture.grounds(&mut canvas);
     picture.time_axis(&mut canvas);
-    for (leg, row) in &picture.placed {
-        picture.leg(&mut canvas, leg, *row);
-    }
+    picture.boxes(&mut canvas);
     legend(&mut canvas, &picture.models);
+    let mut said = format!("Held in this picture: {:.0} %", 100.0 * picture.held());
     if scene.lost > 0 {
-        let lost = format!("{} earlier legs were not kept", scene.lost);
-        note(&mut canvas, &lost);
+        said += &format!("; {} earlier legs were not kept", scene.lost);
     }
+    note(&mut canvas, &said);
     Chart {
         file: "space-time.svg".to_owned(),
         svg: canvas.finish(),
@@ -89,21 +107,13 @@ struct Picture<'a> {
     window: Range<Timestamp>,
     x: Scale,
     bands: BTreeMap<DeviceId, Band<'a>>,
-    placed: Vec<(&'a TimelineLeg, u16)>,
-    /// The most legs that any slice of a device holds at once.
-    depth: BTreeMap<DeviceId, u16>,
+    legs: &'a [&'a TimelineLeg],
+    regions: Vec<Region>,
     models: Vec<(ModelId, String)>,
 }
 
 impl<'a> Picture<'a> {
-    fn new(scene: &Scene<'a>, legs: &[&'a TimelineLeg], window: Range<Timestamp>) -> Self {
-        let mut rows = Rows::default();
-        let placed: Vec<_> = legs.iter().map(|leg| (*leg, rows.place(leg))).collect();
-        let mut depth = BTreeMap::new();
-        for (leg, row) in &placed {
-            let most = depth.entry(leg.device).or_insert(1);
-            *most = (*most).max(row + 1);
-        }
+    fn new(scene: &Scene<'a>, legs: &'a [&'a TimelineLeg], window: Range<Timestamp>) -> Self {
         let slices: u16 = scene.devices.iter().map(|device| device.slices.0).sum();
         let gaps = GAP * scene.devices.len().saturating_sub(1) as f64;
         let slice = (BOTTOM - TOP - gaps) / f64::from(slices.max(1));
@@ -122,10 +132,10 @@ impl<'a> Picture<'a> {
         let length = (window.end - window.start).as_millis_f64();
         Self {
             x: Scale::new(Spread::Linear, (0.0, length), (LEFT, RIGHT)),
+            regions: regions(legs, &window),
             window,
             bands,
-            placed,
-            depth,
+            legs,
             models: scene.models_that_ran(),
         }
     }
@@ -197,42 +207,141 @@ impl<'a> Picture<'a> {
         canvas.text((RIGHT, BOTTOM + 46.0), &title, style);
     }
 
-    fn leg(&self, canvas: &mut Canvas, leg: &TimelineLeg, row: u16) {
-        let Some(band) = self.bands.get(&leg.device) else {
-            return;
-        };
-        let depth = f64::from(self.depth.get(&leg.device).copied().unwrap_or(1));
-        let (left, right) = (self.at(leg.started), self.at(leg.ended));
-        let width = (right - left - INSET).max(0.5);
-        let colour = self.colour(leg.model);
-        let hint = self.hint(leg);
-        let runs = runs(leg);
-        let tallest = runs.iter().map(|run| run.len()).max();
-        let mut written = false;
-        for run in &runs {
-            let tall = band.slice * run.len() as f64;
-            // Legs at once on a slice lie above each other in it.
-            let row_height = tall / depth;
-            let top = band.bottom
-                - band.slice * f64::from(run.start)
-                - row_height
-                - row_height * f64::from(row);
-            let height = (row_height - 2.0 * INSET).max(0.5);
-            canvas.rect((left, top + INSET), (width, height), colour, Some(&hint));
-            if written || Some(run.len()) != tallest {
-                continue;
-            }
-            written = true;
-            let text = leg.batch.0.to_string();
-            let size = (height * 0.62).clamp(0.0, 17.0);
-            if size >= 8.0 && width_of(&text, size) + 4.0 <= width {
-                let at = (left + width / 2.0, top + INSET + height / 2.0 + size * 0.36);
-                let style = Style::plain(size, ink_on(colour))
-                    .anchored(Anchor::Middle)
-                    .bold();
-                canvas.text(at, &text, style);
+    /// The part of all slices and of the time shown that some leg had.
+    fn held(&self) -> f64 {
+        let slices = self.bands.values().map(|band| band.spec.slices.0);
+        let slices: f64 = slices.map(f64::from).sum();
+        let all = slices * (self.window.end - self.window.start).as_nanos() as f64;
+        let known = |region: &&Region| self.bands.contains_key(&region.device);
+        let held: f64 = self.regions.iter().filter(known).map(Region::area).sum();
+        if all > 0.0 { held / all } else { 0.0 }
+    }
+
+    /// A rectangle on the page from its slices and its time: corner at the top left, and size.
+    fn place(
+        &self,
+        device: DeviceId,
+        atoms: &Range<u16>,
+        time: &Range<Timestamp>,
+    ) -> Option<(Point, Point)> {
+        let band = self.bands.get(&device)?;
+        let (left, right) = (self.at(time.start), self.at(time.end));
+        let top = band.bottom - band.slice * f64::from(atoms.end);
+        let height = band.slice * atoms.len() as f64;
+        Some(((left, top), (right - left, height)))
+    }
+
+    fn boxes(&self, canvas: &mut Canvas) {
+        for leg in self.legs {
+            let colour = self.colour(leg.model);
+            let hint = self.hint(leg);
+            for ((left, top), (width, height)) in self.own(leg) {
+                let size = (width - INSET, height - 2.0 * INSET);
+                let size = (size.0.max(0.5), size.1.max(0.5));
+                canvas.rect((left, top + INSET), size, colour, Some(&hint));
             }
         }
+        let shared = || self.regions.iter().filter(|region| region.legs.len() > 1);
+        for region in shared() {
+            let legs = region.legs.iter().map(|&leg| self.legs[leg]);
+            let colours: Vec<&str> = legs.clone().map(|leg| self.colour(leg.model)).collect();
+            let fill = canvas.stripes(&colours);
+            let hints: Vec<String> = legs.map(|leg| self.hint(leg)).collect();
+            if let Some((at, size)) = self.place(region.device, &region.atoms, &region.time) {
+                canvas.rect(at, size, &fill, Some(&hints.join("\n")));
+            }
+        }
+        // Where each begins and ends is seen through the stripes too.
+        let sharing: BTreeSet<usize> = shared().flat_map(|region| region.legs.clone()).collect();
+        for &leg in &sharing {
+            for (at, size) in self.own(self.legs[leg]) {
+                canvas.outline(at, size, Stroke::solid(WHITE, 2.0 * INSET));
+            }
+        }
+        self.labels(canvas, sharing);
+    }
+
+    /// Where a leg's slices without gaps between them lie.
+    fn own(&self, leg: &TimelineLeg) -> impl Iterator<Item = (Point, Point)> {
+        let time = leg.started..leg.ended;
+        runs(leg)
+            .into_iter()
+            .filter_map(move |atoms| self.place(leg.device, &atoms, &time))
+    }
+
+    /// Writes the batch of each leg that has slices alone for some time where it has most room.
+    /// Each of the others has a bar from its start to its end, apart from other bars.
+    fn labels(&self, canvas: &mut Canvas, sharing: BTreeSet<usize>) {
+        let mut best: BTreeMap<usize, Label> = BTreeMap::new();
+        for region in &self.regions {
+            let (&[leg], Some((at, size))) = (
+                &*region.legs,
+                self.place(region.device, &region.atoms, &region.time),
+            ) else {
+                continue;
+            };
+            let label = Label::within(at, size);
+            if label.fits(&self.text(leg)) && best.get(&leg).is_none_or(|other| label.beats(other))
+            {
+                best.insert(leg, label);
+            }
+        }
+        let mut bars = Vec::new();
+        for leg in sharing {
+            if best.contains_key(&leg) {
+                continue;
+            }
+            if let Some(bar) = self.bar(leg, &bars) {
+                let Bar { model, at, size } = bar;
+                let colour = self.colour(model);
+                canvas.rect(at, size, colour, Some(&self.hint(self.legs[leg])));
+                canvas.outline(at, size, Stroke::solid(WHITE, 1.5 * INSET));
+                bars.push(bar);
+                let label = Label::within(at, size);
+                if label.fits(&self.text(leg)) {
+                    best.insert(leg, label);
+                }
+            }
+        }
+        for (leg, label) in best {
+            label.draw(canvas, &self.text(leg), self.colour(self.legs[leg].model));
+        }
+    }
+
+    /// Where the bar of a leg goes: within its slices, clear of those that there are, and at the
+    /// height of its model's last one if it can be.
+    fn bar(&self, leg: usize, bars: &[Bar]) -> Option<Bar> {
+        let own = self.own(self.legs[leg]);
+        let taller = |one: &(Point, Point), other: &(Point, Point)| one.1.1.total_cmp(&other.1.1);
+        let ((left, top), (width, height)) = own.max_by(taller)?;
+        let model = self.legs[leg].model;
+        let size = (width, BAR.min(0.6 * height));
+        let before = bars.iter().rev().find(|bar| bar.model == model);
+        let before = before
+            .map(|bar| bar.at.1)
+            .filter(|at| *at >= top && at + size.1 <= top + height);
+        let sharing = self.regions.iter();
+        let sharing = sharing.filter(|region| region.legs.contains(&leg));
+        let depth = sharing.map(|region| region.legs.len()).max().unwrap_or(1);
+        // As many rows as legs share the slices at once; more where bars of others are there.
+        let rows = (0..3).flat_map(|finer| {
+            let count = depth << finer;
+            (0..count).map(move |row| (row as f64 + 0.5) / count as f64)
+        });
+        let rows = rows.map(|part| top + height * part - size.1 / 2.0);
+        let mut places = before.into_iter().chain(rows);
+        let bar = |y| Bar {
+            model,
+            at: (left, y),
+            size,
+        };
+        let clear = |y: &f64| bars.iter().all(|other| other.is_clear_of(&bar(*y)));
+        let middle = top + (height - size.1) / 2.0;
+        Some(bar(places.find(clear).unwrap_or(middle)))
+    }
+
+    fn text(&self, leg: usize) -> String {
+        self.legs[leg].batch.0.to_string()
     }
 
     fn colour(&self, model: ModelId) -> &'static str {
@@ -271,18 +380,6 @@ fn runs(leg: &TimelineLeg) -> Vec<Range<u16>> {
     runs
 }
 
-/// Black or white, whichever is read better on a colour given as `#rrggbb`.
-fn ink_on(colour: &str) -> &'static str {
-    let channel = |from: usize| {
-        let hex = colour.get(from..from + 2).unwrap_or("00");
-        f64::from(u8::from_str_radix(hex, 16).unwrap_or(0)) / 255.0
-    };
-    let light = 0.2126 * channel(1).powf(2.2)
-        + 0.7152 * channel(3).powf(2.2)
-        + 0.0722 * channel(5).powf(2.2);
-    if light > 0.3 { INK } else { WHITE }
-}
-
 /// The models' colours, in rows under the subtitle.
 fn legend(canvas: &mut Canvas, models: &[(ModelId, String)]) {
     let size = 15.0;
@@ -302,100 +399,5 @@ fn legend(canvas: &mut Canvas, models: &[(ModelId, String)]) {
     if shown < models.len() {
         let rest = format!("and {} more", models.len() - shown);
         canvas.text((x, 114.0), &rest, Style::plain(size, GREY));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::timeline::tests::{device, exclusive, leg};
-    use roxmltree::Document;
-
-    fn draw(slices: u16, legs: &[TimelineLeg], window: Option<Range<Timestamp>>) -> String {
-        let devices = [device(0, slices)];
-        let models = BTreeMap::from([(ModelId(1), "<b>&\"alexnet\"".to_owned())]);
-        let scene = Scene {
-            simulated: true,
-            what: "four models, saturated",
-            devices: &devices,
-            models: &models,
-            legs,
-            lost: 0,
-        };
-        space_time(&scene, "temporal", window).svg
-    }
-
-    /// Boxes with a hint, by their corners.
-    fn boxes(svg: &str) -> Vec<[f64; 4]> {
-        let document = Document::parse(svg).expect("well-formed XML");
-        let rects = document.descendants().filter(|node| {
-            let hinted = node.children().any(|child| child.has_tag_name("title"));
-            node.has_tag_name("rect") && hinted
-        });
-        let number = |node: roxmltree::Node<'_, '_>, name| -> f64 {
-            node.attribute(name)
-                .expect("there")
-                .parse()
-                .expect("a number")
-        };
-        rects
-            .map(|node| {
-                let [x, y] = ["x", "y"].map(|name| number(node, name));
-                let [width, height] = ["width", "height"].map(|name| number(node, name));
-                [x, y, x + width, y + height]
-            })
-            .collect()
-    }
-
-    #[test]
-    fn boxes_of_exclusive_legs_lie_on_the_page_and_apart() {
-        for slices in [8, 80] {
-            let boxes = boxes(&draw(slices, &exclusive(slices, 120), None));
-            assert_eq!(boxes.len(), 120);
-            for (index, one) in boxes.iter().enumerate() {
-                assert!(one[0] >= LEFT - 0.1 && one[2] <= RIGHT + 0.6, "{one:?}");
-                assert!(one[1] >= TOP && one[3] <= BOTTOM + 0.1, "{one:?}");
-                let touches = |other: &&[f64; 4]| {
-                    one[0] + 0.2 < other[2]
-                        && other[0] + 0.2 < one[2]
-                        && one[1] + 0.2 < other[3]
-                        && other[1] + 0.2 < one[3]
-                };
-                let touched = boxes[index + 1..].iter().find(touches);
-                assert_eq!(touched, None, "{one:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn slices_go_up_and_scattered_slices_are_several_boxes() {
-        let low = leg(0, (0, 1), (0, 1_000));
-        let mut scattered = leg(1, (3, 1), (0, 1_000));
-        scattered.atoms = scattered.atoms.union(leg(1, (1, 1), (0, 1)).atoms);
-        let svg = draw(4, &[low, scattered], None);
-        let boxes = boxes(&svg);
-        assert_eq!(boxes.len(), 3);
-        assert!(boxes[0][1] > boxes[1][1] && boxes[1][1] > boxes[2][1]);
-        assert!(svg.contains("SIMULATED") && svg.contains("&lt;b&gt;&amp;"));
-    }
-
-    #[test]
-    fn a_window_cuts_what_is_outside_it_and_says_so() {
-        let legs = exclusive(8, 200);
-        let window = Timestamp::from_nanos(20_000)..Timestamp::from_nanos(40_000);
-        let svg = draw(8, &legs, Some(window));
-        let inside = boxes(&svg).len();
-        assert!((1..200).contains(&inside), "{inside}");
-        assert!(svg.contains("20.0 us of "), "the part that is shown");
-        let crowded = exclusive(8, 4_000);
-        assert!(boxes(&draw(8, &crowded, None)).len() <= LEGS_MAX);
-        let none = draw(4, &[], None);
-        assert!(boxes(&none).is_empty());
-    }
-
-    #[test]
-    fn text_is_legible_on_every_colour() {
-        assert_eq!(ink_on("#ffffff"), INK);
-        assert_eq!(ink_on("#3b6fb6"), WHITE);
     }
 }
