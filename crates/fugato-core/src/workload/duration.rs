@@ -34,8 +34,8 @@ pub enum DurationError {
     },
 }
 
-/// The length that `text` says: numbers, each with a unit (ns, us, ms, s, m or min, h),
-/// summed. Digits below one nanosecond are dropped.
+/// The length that `text` says: numbers, each with a unit (ns, us, ms, s, m or min, h), which a
+/// space may stand before, summed. Digits below one nanosecond are dropped.
 ///
 /// # Errors
 /// [`DurationError`], for a missing or unknown unit, a missing number, or a sum past 584 years.
@@ -54,7 +54,9 @@ pub fn parse_duration(text: &str) -> Result<Nanos, DurationError> {
                 rest: rest.to_owned(),
             });
         }
-        let (unit, after) = split_where(after, |c| c.is_ascii_digit() || c.is_whitespace());
+        let (unit, after) = split_where(after.trim_start(), |c| {
+            c.is_ascii_digit() || c.is_whitespace()
+        });
         let scale = unit_nanos(unit).ok_or_else(|| DurationError::Unit {
             text: text.to_owned(),
             unit: unit.to_owned(),
@@ -118,6 +120,8 @@ mod tests {
             ("200us", 200_000),
             ("1.5s", 1_500_000_000),
             (" 1h 2ns ", 3_600_000_000_002),
+            ("250 us", 250_000),
+            ("2min", 120_000_000_000),
             ("0s", 0),
             ("0.1234567899us", 123),
         ];
@@ -135,7 +139,7 @@ mod tests {
                 "{text}: {error:?}"
             );
         }
-        for text in ["25", "3parsecs", "1 s", "1S"] {
+        for text in ["25", "3parsecs", "25 minutes", "1S", "1 2s"] {
             let error = parse_duration(text);
             assert!(
                 matches!(error, Err(DurationError::Unit { .. })),

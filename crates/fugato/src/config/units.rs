@@ -4,6 +4,7 @@
 //! same way, so that a value shown by `fugato config show` can be pasted back.
 
 use fugato_core::Nanos;
+use fugato_core::workload::parse_duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 use std::str::FromStr;
@@ -16,13 +17,13 @@ pub struct UnitError {
     expected: &'static str,
 }
 
-/// A length of time with its unit: `250us`, `25ms`, `1.5s`, `2min`.
+/// A length of time as [`parse_duration`] reads it: `250us`, `25ms`, `1.5s`, `1m30s`, `2h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Nanos);
 
 impl Span {
     const EXPECTED: &'static str =
-        "a length of time with its unit, such as `25ms` (ns, us, ms, s, min)";
+        "a length of time with its unit, such as `25ms` (ns, us, ms, s, m, h)";
     /// Longest unit first, so that printing picks the largest one that divides evenly.
     const UNITS: [(&'static str, u64); 5] = [
         ("min", 60_000_000_000),
@@ -57,18 +58,10 @@ impl FromStr for Span {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let error = || UnitError {
+        parse_duration(text).map(Self).map_err(|_| UnitError {
             found: text.to_owned(),
             expected: Self::EXPECTED,
-        };
-        let (number, unit) = split_number(text);
-        let (_, scale) = Self::UNITS
-            .into_iter()
-            .find(|(name, _)| *name == unit)
-            .ok_or_else(error)?;
-        scaled(number, scale)
-            .map(|nanos| Self(Nanos::new(nanos)))
-            .ok_or_else(error)
+        })
     }
 }
 
@@ -286,6 +279,9 @@ mod tests {
             ("1.5s", 1_500_000_000, "1500ms"),
             ("250 us", 250_000, "250us"),
             ("2min", 120_000_000_000, "2min"),
+            ("5m", 300_000_000_000, "5min"),
+            ("1h", 3_600_000_000_000, "60min"),
+            ("1m30s", 90_000_000_000, "90s"),
             ("0s", 0, "0s"),
             ("7ns", 7, "7ns"),
         ];
