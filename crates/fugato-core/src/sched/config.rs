@@ -258,6 +258,10 @@ impl PolicySpec {
             {
                 Err(bad("lanes", lanes, format!("1 to {LANES_MAX}")))
             }
+            Self::Dstack { margin, .. } if margin >= device.slices => {
+                let most = device.slices.0.saturating_sub(1);
+                Err(bad("margin", margin.0, format!("0 to {most}")))
+            }
             Self::Fifo
             | Self::Edf
             | Self::EdfLegs
