@@ -29,7 +29,7 @@ pub use ideal::{
 };
 pub use placement::{Placement, Replica};
 pub use profiled::{ProfiledService, ServiceTable};
-pub use report::{ModelReport, PolicyReport, Report, SCHEMA};
+pub use report::{ModelReport, ModelSetup, PolicyReport, Report, SCHEMA, Setup};
 pub use scenario::{Scenario, ScenarioError, SimOptions, Simulated, Simulation};
 pub use service::{Service, ServiceTime};
 pub use spec::sim_device;

@@ -8,6 +8,7 @@ pub mod completions;
 pub mod config;
 pub mod doctor;
 pub mod model;
+mod places;
 pub mod profile;
 pub mod reference;
 pub mod replay;

@@ -8,10 +8,10 @@ use fugato_core::capacity::{Capacity, Fewest, Largest, LargestSettings, Spread, 
 use fugato_core::profile::Profile;
 use fugato_core::sched::{DeadlineMode, PolicySpec, SchedulerConfig};
 use fugato_core::sim::{
-    Fleet, IdealError, IdealOptions, PolicyReport, Report, SCHEMA, Scenario, Simulated, Tally,
-    ideal_offered,
+    Fleet, IdealError, IdealOptions, ModelSetup, PolicyReport, Report, SCHEMA, Scenario, Setup,
+    Simulated, Tally, ideal_offered,
 };
-use fugato_core::workload::{Workload, WorkloadError};
+use fugato_core::workload::{ArrivalProcess, Workload, WorkloadError};
 use serde::Serialize;
 use std::num::NonZeroU32;
 use std::sync::Mutex;
@@ -27,6 +27,12 @@ pub struct Plan {
     pub profile: Profile,
     /// The workload on one device.
     pub scenario: Scenario,
+    /// The workload's name, for people.
+    pub workload: String,
+    /// The factor that the workload's rates were multiplied by.
+    pub scale: f64,
+    /// Instances of a model under `uncontrolled`.
+    pub instances: u16,
     /// Devices.
     pub devices: u32,
     /// The policies, in the order of the report.
@@ -64,16 +70,36 @@ impl Contender {
     /// The contender of a name, with settings as [`policies::parse`] reads them.
     ///
     /// # Errors
-    /// [`SettingError`], naming what is wrong.
-    pub fn parse(text: &str) -> Result<Self, SettingError> {
+    /// [`ContenderError`], naming what is wrong.
+    pub fn parse(text: &str) -> Result<Self, ContenderError> {
         if text == "ideal" {
             return Ok(Self::Ideal);
         }
-        Ok(Self::Policy {
-            spec: policies::parse(text)?,
-            label: text.to_owned(),
-        })
+        let spec = match policies::parse(text) {
+            Ok(spec) => spec,
+            Err(SettingError::UnknownPolicy { found }) => {
+                return Err(ContenderError::Unknown { found });
+            }
+            Err(error) => return Err(ContenderError::Setting(error)),
+        };
+        let label = text.to_owned();
+        Ok(Self::Policy { spec, label })
     }
+}
+
+/// Why nothing decides so.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContenderError {
+    /// Nothing has the name.
+    #[error("policy is `{found}`, expected one of {}, ideal", PolicySpec::NAMES.join(", "))]
+    Unknown {
+        /// What was given.
+        found: String,
+    },
+    /// The policy cannot be set so.
+    #[error(transparent)]
+    Setting(SettingError),
 }
 
 /// Why a plan cannot be simulated.
@@ -112,6 +138,7 @@ pub struct Ran {
 /// [`PlanError`].
 pub fn simulate(plan: &Plan) -> Result<Ran, PlanError> {
     let fleet = fleet(plan, plan.scenario.workload(), plan.devices)?;
+    let ideal = ideal_if_asked(plan)?;
     let worlds = fleet.worlds();
     let specs: Vec<&PolicySpec> = plan.policies.iter().filter_map(spec).collect();
     let mut runs = in_parallel(specs.len() * worlds, |job| {
@@ -121,7 +148,7 @@ pub fn simulate(plan: &Plan) -> Result<Ran, PlanError> {
     let mut by_policy = Vec::new();
     for contender in &plan.policies {
         if *contender == Contender::Ideal {
-            policies.push(ideal(plan, plan.scenario.workload())?);
+            policies.extend(ideal.clone());
             by_policy.push(Vec::new());
             continue;
         }
@@ -143,10 +170,37 @@ pub fn simulate(plan: &Plan) -> Result<Ran, PlanError> {
             devices: plan.devices,
             slices: plan.scenario.device().slices.0,
             duration_s: plan.scenario.workload().duration().as_secs_f64(),
+            setup: setup(plan),
             policies,
         },
         runs: by_policy,
     })
+}
+
+fn setup(plan: &Plan) -> Setup {
+    let (workload, options) = (plan.scenario.workload(), plan.scenario.options());
+    let micros = |time: Nanos| time.as_nanos() as f64 / 1e3;
+    let loads = workload.models().iter().zip(plan.scenario.max_batches());
+    let loads = loads.map(|(load, max_batch)| ModelSetup {
+        name: load.name.clone(),
+        slo_ms: load.slo.as_millis_f64(),
+        rate: (load.arrivals != ArrivalProcess::Saturated)
+            .then(|| load.arrivals.mean_rate(workload.end())),
+        items: load.batch.0,
+        max_batch: max_batch.0,
+    });
+    Setup {
+        workload: plan.workload.clone(),
+        scale: plan.scale,
+        warmup_s: workload.warmup().as_secs_f64(),
+        deadlines: plan.deadlines,
+        slots: options.slots,
+        instances: plan.instances,
+        launch_us: micros(options.overheads.launch),
+        boundary_us: micros(options.overheads.boundary),
+        noise: options.noise,
+        loads: loads.collect(),
+    }
 }
 
 fn spec(contender: &Contender) -> Option<&PolicySpec> {
@@ -175,9 +229,18 @@ fn fleet(plan: &Plan, workload: &Workload, devices: u32) -> Result<Fleet, PlanEr
     Ok(Fleet::new(&scenario, devices)?)
 }
 
+/// What `ideal` gives where it is asked for. It comes first: what it cannot simulate must not
+/// cost the runs of the others.
+fn ideal_if_asked(plan: &Plan) -> Result<Option<PolicyReport>, PlanError> {
+    let asked = plan.policies.contains(&Contender::Ideal);
+    asked
+        .then(|| ideal(plan, plan.scenario.workload()))
+        .transpose()
+}
+
 fn ideal(plan: &Plan, workload: &Workload) -> Result<PolicyReport, PlanError> {
     let options = IdealOptions {
-        in_flight: plan.scenario.slots(),
+        in_flight: plan.scenario.options().slots,
         ..IdealOptions::new(plan.scenario.device().slices)
     };
     let report = ideal_offered(&plan.profile, workload, options, plan.seed)?;
@@ -225,6 +288,9 @@ pub fn find_capacity(
     wanted: f64,
     seeds: NonZeroU32,
 ) -> Result<CapacityReport, PlanError> {
+    // What cannot be is said before the work.
+    fleet(plan, plan.scenario.workload(), plan.devices)?;
+    ideal_if_asked(plan)?;
     let seeds = seeds.get();
     let count = plan.policies.len() * seeds as usize;
     let found = in_parallel(count, |job| {
@@ -297,6 +363,8 @@ pub fn find_devices(
     most: u32,
     seeds: NonZeroU32,
 ) -> Result<Vec<DevicesNeeded>, PlanError> {
+    fleet(plan, plan.scenario.workload(), most)?;
+    ideal_if_asked(plan)?;
     let seeds = seeds.get() as usize;
     let found = in_parallel(plan.policies.len() * seeds, |job| {
         let contender = &plan.policies[job / seeds];

@@ -45,6 +45,21 @@ fn one_seed_gives_one_report_with_every_policy_on_the_same_requests() {
     let policies = report["policies"].as_array().expect("policies");
     let names: Vec<&Value> = policies.iter().map(|policy| &policy["policy"]).collect();
     assert_eq!(names, ["fifo", "edf", "ideal"]);
+    assert_eq!(report["workload"], "c-4");
+    assert_eq!(report["deadlines"], "enforce");
+    for (field, value) in [
+        ("scale", 1.0),
+        ("slots", 2.0),
+        ("instances", 1.0),
+        ("launch_us", 20.0),
+        ("boundary_us", 5.0),
+        ("warmup_s", 0.1),
+    ] {
+        assert_eq!(report[field].as_f64(), Some(value), "{field}");
+    }
+    let load = &report["loads"][0];
+    assert_eq!(load["name"], "mobilenet");
+    assert!(load["slo_ms"].is_f64() && load["rate"].is_f64(), "{load}");
     for policy in policies {
         assert_eq!(policy["requests"], policies[0]["requests"]);
         assert_eq!(policy["models"].as_array().expect("models").len(), 4);
@@ -74,6 +89,40 @@ fn tables_say_that_they_are_simulated_and_csv_has_a_line_per_model() {
     let csv = text(&csv.stdout);
     let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
     assert_eq!(columns, [16; 5], "{csv}");
+}
+
+#[test]
+fn models_run_in_batches_that_the_profile_has_times_of() {
+    let folder = scratch();
+    let run = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../bench/runs/2026-11-21-x86_64-2cpu-policies/raw");
+    // Profiled for batches of 1 to 8 of models that take 32.
+    let [profile, workload] = ["six-profile.json", "six-workload.toml"].map(|name| run.join(name));
+    let asks_more = fs::read_to_string(&workload).expect("committed").replacen(
+        "[[model]]",
+        "[[model]]\nmax_batch_size = 16",
+        1,
+    );
+    fs::write(folder.path().join("more.toml"), asks_more).expect("written");
+    let simulated = |workload: &str| {
+        let profile = profile.to_str().expect("UTF-8");
+        let of = ["--profile", profile, "--workload", workload];
+        simulate(
+            &[&of[..], &["--policy", "edf"], &SHORT].concat(),
+            folder.path(),
+        )
+    };
+    let output = simulated(workload.to_str().expect("UTF-8"));
+    let note = text(&output.stderr);
+    assert!(output.status.success(), "{note}");
+    assert!(note.contains("runs in batches of at most 8"), "{note}");
+    let output = simulated("more.toml");
+    let error = text(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        error.contains("hint: `max_batch_size = 8` in the workload"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -116,7 +165,9 @@ fn what_cannot_be_simulated_is_refused_by_name() {
                    arrivals = { kind = \"poisson\", rate = 1.0 }\n";
     fs::write(folder.path().join("load.toml"), unknown).expect("written");
     let file = ["--profile", "v100-dstack", "--workload", "load.toml"];
-    let cases: [(&[&str], &str); 7] = [
+    let wrong = unknown.replace("\"9ms\"", "\"9 parsecs\"");
+    fs::write(folder.path().join("wrong.toml"), wrong).expect("written");
+    let cases: [(&[&str], &str); 12] = [
         (
             &file,
             "model `nobody` of the workload is not in the profile",
@@ -125,6 +176,26 @@ fn what_cannot_be_simulated_is_refused_by_name() {
         (
             &["--workload", "c-9", "--profile", "convnet"],
             "`c-9` is no built-in mix",
+        ),
+        (
+            &["--workload", "none.toml"],
+            "`none.toml` is no built-in mix (c-2, c-3, c-4, c-7, arv, convnet) and no file",
+        ),
+        (
+            &["--workload", "wrong.toml"],
+            "error: workload `wrong.toml` is not valid",
+        ),
+        (
+            &["--workload", "c-2", "--attainment", "0.9"],
+            "`--attainment` needs `--find-capacity`",
+        ),
+        (
+            &["--workload", "c-2", "--policy", "fifo"],
+            "policy `fifo` is there twice",
+        ),
+        (
+            &["--workload", "c-2", "--policy", "dstack:margin=99"],
+            "`margin` of the policy is 99, expected 0 to 79",
         ),
         (&["--workload", "c-2", "--devices", "0"], "`--devices` is 0"),
         (
@@ -149,7 +220,7 @@ fn what_cannot_be_simulated_is_refused_by_name() {
     let output = simulate(&["--workload", "c-2", "--policy", "lifo"], folder.path());
     let error = text(&output.stderr);
     assert!(
-        error.contains("policy is `lifo`, expected one of fifo, edf"),
+        error.contains("policy is `lifo`, expected one of fifo, edf") && error.contains("ideal"),
         "{error}"
     );
     let output = simulate(
@@ -200,6 +271,16 @@ fn what_ran_is_written_as_traces_pictures_and_a_page() {
     assert_eq!(pictures.len(), 4, "{pictures:?}");
     let page = read("page.html");
     assert!(page.contains("dstack:dynamic=false") && page.contains("imulated"));
+    for words in [
+        "c-2: mobilenet",
+        "up to 2 tasks of a model",
+        "20 us to launch",
+        "dropped",
+    ] {
+        assert!(page.contains(words), "{words}");
+    }
+    let goodput = read("pictures/goodput.svg");
+    assert!(goodput.contains("Goodput against load"), "{goodput}");
 }
 
 #[test]
@@ -226,6 +307,26 @@ fn models_are_cut_into_assumed_legs() {
 }
 
 #[test]
+fn ideal_on_several_devices_is_refused_before_the_work() {
+    let folder = scratch();
+    let args = [
+        "--workload",
+        "c-2",
+        "--policy",
+        "edf,ideal",
+        "--find-devices",
+        "4",
+    ];
+    let output = simulate(&[&args[..], &SHORT].concat(), folder.path());
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(
+        error.contains("`ideal` has one device, and 4 were asked for"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_trace_of_nothing_is_refused() {
     let folder = scratch();
     let args = ["--workload", "c-2", "--policy", "ideal", "--timeline", "it"];
@@ -248,5 +349,21 @@ fn a_file_that_cannot_be_written_is_named() {
         assert_eq!(output.status.code(), Some(2), "{flag}");
         let error = text(&output.stderr);
         assert!(error.contains("taken/it"), "{flag} said {error}");
+        assert!(output.stdout.is_empty(), "{flag} is tried before the run");
     }
+    let args = [
+        "--workload",
+        "c-2",
+        "--policy",
+        "edf,fifo",
+        "--timeline",
+        "ran.json",
+    ];
+    fs::create_dir(folder.path().join("ran-fifo.json")).expect("made");
+    let output = simulate(&[&args[..], &SHORT].concat(), folder.path());
+    assert!(text(&output.stderr).contains("ran-fifo.json"));
+    assert!(
+        !folder.path().join("ran-edf.json").exists(),
+        "tried, and not left"
+    );
 }

@@ -44,7 +44,7 @@ fn the_pictures_of_the_policies_are_what_they_do() {
         ..SimOptions::default()
     };
     let workload = workload.expect("valid");
-    let devices = [device.clone()];
+    let devices = [device];
     let whole = v100_dstack();
     // Legs of a millisecond or two would be too narrow to be seen.
     let cut = whole.divided(Division {

@@ -1,6 +1,7 @@
 //! The report of a simulation, as it is written to JSON.
 
 use super::tally::{ModelTally, Tally};
+use crate::sched::DeadlineMode;
 use crate::time::Nanos;
 use crate::workload::{ArrivalProcess, Workload};
 use serde::{Deserialize, Serialize};
@@ -26,8 +27,51 @@ pub struct Report {
     pub slices: u16,
     /// The measured time, in seconds.
     pub duration_s: f64,
+    /// What was simulated besides.
+    #[serde(flatten)]
+    pub setup: Setup,
     /// What each policy gave, in the order they were asked for.
     pub policies: Vec<PolicyReport>,
+}
+
+/// With what a simulation was set up: two of other setups cannot be compared as they stand.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Setup {
+    /// The workload: a mix's name, or its file's.
+    pub workload: String,
+    /// The factor that its rates were multiplied by.
+    pub scale: f64,
+    /// Time of the same load before the measured time, in seconds.
+    pub warmup_s: f64,
+    /// What deadlines did.
+    pub deadlines: DeadlineMode,
+    /// Tasks of a model in flight.
+    pub slots: u16,
+    /// Instances of a model under `uncontrolled`.
+    pub instances: u16,
+    /// Time from handing a leg to a free lane to its start, in microseconds.
+    pub launch_us: f64,
+    /// Time from the end of a leg to the start of the one committed behind it, in microseconds.
+    pub boundary_us: f64,
+    /// Whether service times varied.
+    pub noise: bool,
+    /// What was asked of each model, in the order of the workload.
+    pub loads: Vec<ModelSetup>,
+}
+
+/// What was asked of one model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelSetup {
+    /// Its name.
+    pub name: String,
+    /// Its objective, in milliseconds.
+    pub slo_ms: f64,
+    /// Requests per second on average; none where its queue is kept full.
+    pub rate: Option<f64>,
+    /// Items of a request.
+    pub items: u32,
+    /// The largest batch.
+    pub max_batch: u32,
 }
 
 /// What one policy gave.

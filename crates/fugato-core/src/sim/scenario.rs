@@ -92,13 +92,24 @@ pub enum ScenarioError {
         /// The largest batch.
         max: u32,
     },
-    /// The profile has no times of a model.
-    #[error("the profile has no times of model `{model}` for batches of 1 to {max}")]
-    NoTimes {
+    /// The profile has no times of the batches that the workload asks for.
+    #[error(
+        "the profile has no times of model `{model}` for batches of 1 to {max}, only to {known}\n\
+         hint: `max_batch_size = {known}` in the workload, or a profile of larger batches"
+    )]
+    NoTimesSoLarge {
         /// The model.
         model: String,
         /// The largest batch asked for.
         max: u32,
+        /// The largest one that it has times of.
+        known: u32,
+    },
+    /// The profile has no times of a model.
+    #[error("the profile has no times of model `{model}`, not even of one item")]
+    NoTimes {
+        /// The model.
+        model: String,
     },
 }
 
@@ -165,9 +176,14 @@ impl Scenario {
         &self.device
     }
 
-    /// Tasks that a model may have in flight.
-    pub fn slots(&self) -> u16 {
-        self.options.slots
+    /// How the device is simulated; without noise where the profile has none.
+    pub fn options(&self) -> &SimOptions {
+        &self.options
+    }
+
+    /// The largest batch of each model, in the order of the workload.
+    pub fn max_batches(&self) -> impl Iterator<Item = BatchSize> {
+        self.models.iter().map(|model| model.max_batch)
     }
 
     /// Some of the models, with their load, on a device of as many slices.
@@ -295,8 +311,22 @@ impl Hosted {
                 known: known.join(", "),
             }
         })?;
-        let max = load.max_batch_size.unwrap_or(BatchSize(model.max_batch));
-        let max = max.min(BatchSize(model.max_batch));
+        let whole = model.max_batch;
+        let asked = load.max_batch_size.map(|asked| asked.0.min(whole));
+        let (table, legs) = tables(
+            model,
+            (Share(profile.device.slices), slices),
+            asked.unwrap_or(whole),
+        )
+        .ok_or_else(|| ScenarioError::NoTimes { model: name() })?;
+        let max = table.max_batch();
+        if let Some(asked) = asked.filter(|asked| *asked > max.0) {
+            return Err(ScenarioError::NoTimesSoLarge {
+                model: name(),
+                max: asked,
+                known: max.0,
+            });
+        }
         if load.batch > max {
             return Err(ScenarioError::Items {
                 model: name(),
@@ -304,19 +334,6 @@ impl Hosted {
                 max: max.0,
             });
         }
-        let profiled = Share(profile.device.slices);
-        let table = |model: &ModelProfile| {
-            let table = ServiceTable::new(model, profiled, slices, max);
-            table.ok_or_else(|| ScenarioError::NoTimes {
-                model: model.name.clone(),
-                max: max.0,
-            })
-        };
-        let legs: Vec<ServiceTable> = model
-            .each_leg()
-            .map(|leg| table(&leg))
-            .collect::<Result<_, _>>()?;
-        let table = table(model)?;
         let mut profile = model.clone();
         profile.slo_s = Some(load.slo.as_secs_f64());
         Ok(Self {
@@ -327,6 +344,27 @@ impl Hosted {
             batching: DynamicBatching::default(),
         })
     }
+}
+
+/// The tables of a model and of its legs up to the largest batch, of at most `most` items,
+/// that the profile has the times of.
+fn tables(
+    model: &ModelProfile,
+    (profiled, slices): (Share, Share),
+    most: u32,
+) -> Option<(ServiceTable, Vec<ServiceTable>)> {
+    let mut batches: Vec<u32> = model.grid.iter().map(|point| point.batch).collect();
+    batches.retain(|batch| *batch < most);
+    batches.push(most);
+    batches.sort_unstable();
+    batches.dedup();
+    batches.into_iter().rev().find_map(|batch| {
+        let table =
+            |model: &ModelProfile| ServiceTable::new(model, profiled, slices, BatchSize(batch));
+        let whole = table(model)?;
+        let legs = model.each_leg().map(|leg| table(&leg));
+        Some((whole, legs.collect::<Option<_>>()?))
+    })
 }
 
 /// A simulation that can be stepped through.

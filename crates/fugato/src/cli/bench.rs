@@ -1,6 +1,6 @@
 //! `fugato bench`.
 
-use super::Outcome;
+use super::{Outcome, places};
 use crate::bench::capacity::{self, Hunt, Probe};
 use crate::bench::client::ServerUrl;
 use crate::bench::regions::SharedMemory;
@@ -171,6 +171,9 @@ fn fraction(text: &str) -> Result<f64, String> {
 /// Where the run cannot be made or its report cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let bench = resolve(args)?;
+    for path in [&args.out, &args.report].into_iter().flatten() {
+        places::try_file(path)?;
+    }
     if args.find_capacity {
         return find_capacity(args, bench);
     }

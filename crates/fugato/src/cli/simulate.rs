@@ -4,10 +4,10 @@ mod files;
 mod show;
 
 use super::Outcome;
-use crate::bench::read_workload;
+use crate::bench::{ReadError, read_workload};
 use crate::config::Span;
 use crate::simulation::{self, Contender, Plan, find_capacity, find_devices, overload, simulate};
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::ValueHint;
 use fugato_core::device::ATOMS_MAX;
 use fugato_core::mix::{MIXES, Mix};
@@ -18,20 +18,28 @@ use fugato_core::workload::{ArrivalProcess, ModelLoad, Workload};
 use fugato_core::{Nanos, Share};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+
+/// What counts as held unless told otherwise.
+const ATTAINMENT: f64 = 0.99;
+
+/// Seeds of a search unless told otherwise.
+const SEEDS: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
 
 const EXAMPLES: &str = "\
 Examples:
   fugato simulate --workload c-4 --policy edf,uncontrolled --seed 1
   fugato simulate --workload arv --saturated --policy fifo,ideal --seed 1
-  fugato simulate --profile profile.json --workload load.toml --policy edf --find-capacity
+  fugato simulate --workload c-2 --policy edf,dstack --find-capacity --seed 1
   fugato simulate --workload arv --saturated --policy temporal,dstack:point=published --timeline arv.json --plots pictures
   fugato simulate --workload c-7 --policy edf --slices 148 --devices 2 --format json --seed 1
 
 Nothing runs but the scheduler: service times come from a profile, and every policy has the
-same requests. Mixes built in, on built-in profiles: c-2, c-3, c-4, c-7, arv and convnet.
+same requests. Mixes built in, on built-in profiles: c-2, c-3, c-4, c-7, arv and convnet. Of
+models of your own, `fugato profile` measures the profile (--profile FILE), and
+docs/reference/workload.md says how a workload is written (--workload FILE).
 docs/concepts/simulation.md says what is simulated and how true it is.";
 
 /// What `fugato simulate` was asked.
@@ -97,14 +105,15 @@ pub struct Args {
     /// Give every run its median time
     #[arg(long)]
     pub no_noise: bool,
-    /// Tasks of a model in flight
+    /// Tasks of a model in flight. Raise it where models use small shares of a large device: with
+    /// two, no model ever has more than two batches running
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     pub slots: u16,
     /// Instances of a model under `uncontrolled`
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub instances: u16,
-    /// How long a request may wait for its batch to fill, under all policies but `fifo`, `edf` and
-    /// `dstack`
+    /// How long a request may wait for its batch to fill, under all policies but `fifo`, `edf`,
+    /// `edf-legs` and `dstack`
     #[arg(long, value_name = "TIME", default_value = "0ms")]
     pub max_queue_delay: Span,
     /// Find the largest multiple of the workload that each policy holds
@@ -113,13 +122,13 @@ pub struct Args {
     /// Find the fewest devices on which each policy holds the workload, up to this many
     #[arg(long, value_name = "MOST", conflicts_with = "saturated", value_parser = clap::value_parser!(u32).range(1..))]
     pub find_devices: Option<u32>,
-    /// Attainment that counts as held, over all requests (of each model at least the
-    /// smaller of this and 0.95)
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.99, value_parser = fraction)]
-    pub attainment: f64,
-    /// Seeds to find the capacity or the devices for, from the seed on
-    #[arg(long, value_name = "COUNT", default_value = "5")]
-    pub seeds: NonZeroU32,
+    /// Attainment that counts as held, over all requests (of each model at least the smaller of
+    /// this and 0.95), and is marked in pictures [default: 0.99]
+    #[arg(long, value_name = "FRACTION", value_parser = fraction)]
+    pub attainment: Option<f64>,
+    /// Seeds to find the capacity or the devices for, from the seed on [default: 5]
+    #[arg(long, value_name = "COUNT")]
+    pub seeds: Option<NonZeroU32>,
     /// Where to write what ran, as a Chrome trace with a track per slice; of several policies one
     /// file each
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["find_capacity", "find_devices"])]
@@ -167,18 +176,24 @@ fn fraction(text: &str) -> Result<f64, String> {
 /// Where profile, workload or settings cannot be; the message names what and why.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let plan = resolve(args)?;
-    let text = if args.find_capacity {
-        let report = find_capacity(&plan, args.attainment, args.seeds)?;
-        show::capacity(&report, &plan, args.format)?
+    let attainment = args.attainment.unwrap_or(ATTAINMENT);
+    let seeds = args.seeds.unwrap_or(SEEDS);
+    let mut out = std::io::stdout();
+    if args.find_capacity {
+        let report = find_capacity(&plan, attainment, seeds)?;
+        out.write_all(show::capacity(&report, &plan, args.format)?.as_bytes())?;
     } else if let Some(most) = args.find_devices {
-        let found = find_devices(&plan, args.attainment, most, args.seeds)?;
-        show::devices(&found, &plan, args.format, (args.attainment, most))?
+        let found = find_devices(&plan, attainment, most, seeds)?;
+        let text = show::devices(&found, &plan, args.format, (attainment, most))?;
+        out.write_all(text.as_bytes())?;
     } else {
+        files::try_places(args, &plan)?;
         let ran = simulate(&plan)?;
+        // What was found is not lost with a file that cannot be written after all.
+        out.write_all(show::report(&ran.report, args.format)?.as_bytes())?;
+        out.flush()?;
         files::write(args, &plan, &ran)?;
-        show::report(&ran.report, args.format)?
-    };
-    std::io::stdout().write_all(text.as_bytes())?;
+    }
     if let Some((asked, have)) = overload(&plan).filter(|_| args.find_devices.is_none()) {
         writeln!(
             std::io::stderr(),
@@ -192,7 +207,9 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 /// The plan that was asked for.
 fn resolve(args: &Args) -> anyhow::Result<Plan> {
+    refuse_unused(args)?;
     let mix = mix(&args.workload);
+    let workload = workload(args, mix)?;
     let profile = match (&args.profile, mix) {
         (Some(path), _) => read_profile(path)?,
         (None, Some(mix)) => mix.profiles(),
@@ -213,7 +230,6 @@ fn resolve(args: &Args) -> anyhow::Result<Plan> {
     if args.devices == 0 {
         bail!("`--devices` is 0, expected at least 1");
     }
-    let workload = workload(args, mix)?;
     let seed = args.seed.or(workload.seed());
     // The one place where a seed is drawn; every report prints it.
     let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32);
@@ -232,6 +248,7 @@ fn resolve(args: &Args) -> anyhow::Result<Plan> {
         }
     }
     let scenario = Scenario::new(&profile, workload, device, options(args))?;
+    say_capped(&profile, &scenario)?;
     Ok(Plan {
         scenario: scenario.with_batching(&DynamicBatching {
             instances: args.instances,
@@ -239,11 +256,52 @@ fn resolve(args: &Args) -> anyhow::Result<Plan> {
             ..DynamicBatching::default()
         }),
         profile,
+        workload: args.workload.display().to_string(),
+        scale: args.scale.unwrap_or(1.0),
+        instances: args.instances,
         devices: args.devices,
         policies: args.policy.clone(),
         deadlines,
         seed,
     })
+}
+
+/// Refuses flags that would change nothing, and policies given twice.
+fn refuse_unused(args: &Args) -> anyhow::Result<()> {
+    let searches = args.find_capacity || args.find_devices.is_some();
+    if args.seeds.is_some() && !searches {
+        bail!("`--seeds` needs `--find-capacity` or `--find-devices`");
+    }
+    if args.attainment.is_some() && !searches && args.plots.is_none() {
+        bail!("`--attainment` needs `--find-capacity`, `--find-devices` or `--plots`");
+    }
+    let mut policies = args.policy.iter().enumerate();
+    let twice = policies.find(|(index, policy)| args.policy[..*index].contains(policy));
+    if let Some((_, policy)) = twice {
+        bail!("policy `{}` is there twice", policy.name());
+    }
+    Ok(())
+}
+
+/// Says to people which models run in smaller batches than they could, for want of times.
+fn say_capped(profile: &Profile, scenario: &Scenario) -> anyhow::Result<()> {
+    let loads = scenario.workload().models().iter();
+    for (load, most) in loads.zip(scenario.max_batches()) {
+        let model = profile.models.iter().find(|model| model.name == load.name);
+        let whole = model.map_or(most.0, |model| model.max_batch);
+        let asked = load
+            .max_batch_size
+            .map_or(whole, |asked| asked.0.min(whole));
+        if most.0 < asked {
+            writeln!(
+                std::io::stderr(),
+                "note: `{}` runs in batches of at most {}: the profile has no times of larger ones",
+                load.name,
+                most.0
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// The seed that assumed legs are drawn from: models are cut alike whatever arrives.
@@ -309,13 +367,16 @@ fn mix(workload: &Path) -> Option<&'static Mix> {
 fn workload(args: &Args, mix: Option<&Mix>) -> anyhow::Result<Workload> {
     let workload = match mix {
         Some(mix) => mix.rated()?,
-        None => read_workload(&args.workload).with_context(|| {
+        None => read_workload(&args.workload).map_err(|error| {
+            let missing = matches!(&error, ReadError::Io { path, source }
+                if *path == args.workload && source.kind() == ErrorKind::NotFound);
             let known: Vec<&str> = MIXES.iter().map(|mix| mix.name).collect();
-            format!(
-                "`{}` is no built-in mix ({}) and no workload file",
-                args.workload.display(),
-                known.join(", ")
-            )
+            let (name, known) = (args.workload.display(), known.join(", "));
+            match missing {
+                true => anyhow!(error)
+                    .context(format!("`{name}` is no built-in mix ({known}) and no file")),
+                false => anyhow!(error),
+            }
         })?,
     };
     let workload = match args.scale {

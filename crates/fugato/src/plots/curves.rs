@@ -30,8 +30,6 @@ pub struct LoadCurves {
     pub simulated: bool,
     /// What was run, and where.
     pub what: String,
-    /// The charts' title.
-    pub title: String,
     /// What `load` is, with its unit: `load, requests/s`.
     pub load_title: String,
     /// The attainment aimed at, from 0 to 1.
@@ -67,14 +65,16 @@ pub fn against_load(curves: &LoadCurves) -> Vec<Chart> {
     };
     let attainment = Plot {
         file: "attainment.svg",
-        subtitle: "Replies within the objective, of all requests, against load",
+        title: "Attainment against load",
+        subtitle: "Replies within the objective, of all requests",
         y_title: "attainment, %",
         aim: Some(curves.aim * 100.0),
         most: Some(100.0),
     };
     let goodput = Plot {
         file: "goodput.svg",
-        subtitle: "Replies within the objective per second, against load",
+        title: "Goodput against load",
+        subtitle: "Replies within the objective per second",
         y_title: "goodput, replies/s",
         aim: None,
         most: None,
@@ -87,6 +87,7 @@ pub fn against_load(curves: &LoadCurves) -> Vec<Chart> {
 
 struct Plot {
     file: &'static str,
+    title: &'static str,
     subtitle: &'static str,
     y_title: &'static str,
     aim: Option<f64>,
@@ -108,7 +109,7 @@ impl Plot {
             true => format!("SIMULATED, not measured. {}", curves.what),
             false => format!("Measured. {}", curves.what),
         };
-        let mut canvas = titled(&curves.title, &subtitle, &origin, curves.simulated);
+        let mut canvas = titled(self.title, &subtitle, &origin, curves.simulated);
         let all = curves.lines.iter().flat_map(|line| &line.points);
         let loads = all.clone().map(|point| point.load);
         let most_load = loads.fold(0.0, f64::max);
@@ -251,7 +252,6 @@ mod tests {
         LoadCurves {
             simulated: true,
             what: "C-4 on 80 slices, 60 s each".to_owned(),
-            title: "What each policy holds".to_owned(),
             load_title: "load, requests/s".to_owned(),
             aim: 0.99,
             lines: names.iter().enumerate().take(lines).map(line).collect(),
@@ -281,6 +281,14 @@ mod tests {
     fn the_aim_and_the_spread_are_said() {
         let charts = against_load(&curves(2));
         assert!(charts[0].svg.contains("aim: 99 %"));
+        for (chart, title) in charts.iter().zip(["Attainment", "Goodput"]) {
+            assert!(
+                chart.svg.contains(&format!("{title} against load")),
+                "{}",
+                chart.file
+            );
+        }
+        assert!(!charts[1].svg.contains("Attainment"));
         assert!(charts[0].svg.contains("mean of 3 seeds"));
         assert!(charts[0].svg.contains("over 3 seeds"));
         assert!(!charts[1].svg.contains("aim:"));

@@ -2,9 +2,10 @@
 
 use super::bench::pacing;
 use super::html::{Page, number, percent, ratio};
-use super::simulation::Simulation;
+use super::simulation::{Simulation, deadlines};
 use crate::bench::report::{ModelReport, Report};
 use crate::plots::inline::Bars;
+use fugato_core::sim::{ModelSetup, Setup};
 
 /// Measured times and rates that differ by less are the same load.
 const SAME: f64 = 0.01;
@@ -185,6 +186,16 @@ fn differences(first: &Report, other: &Report) -> Vec<String> {
 /// Compares simulations, policy by policy of each.
 pub(super) fn simulated(page: &mut Page, runs: &[(&str, &Simulation)]) {
     page.heading("Compared (simulated)");
+    if let Some(((first_label, first), others)) = runs.split_first() {
+        let warnings = others.iter().filter_map(|(label, other)| {
+            let differs = setups(first, other);
+            (!differs.is_empty()).then(|| {
+                let differs = differs.join("; ");
+                format!("`{label}` was not simulated as `{first_label}`: {differs}")
+            })
+        });
+        page.warnings(&warnings.collect::<Vec<_>>());
+    }
     let head = [
         "run",
         "policy",
@@ -213,6 +224,85 @@ pub(super) fn simulated(page: &mut Page, runs: &[(&str, &Simulation)]) {
         ]
     });
     page.table(&head, &rows.collect::<Vec<_>>());
-    page.note("SIMULATED. Whether the runs had the same workload is for their reader to know.");
+    page.note("SIMULATED. All ratios are to the first row.");
     page.heading("The simulations");
+}
+
+/// In what a simulation differs from the first one, apart from its policies: its ratios then
+/// say nothing about these.
+fn setups(first: &Simulation, other: &Simulation) -> Vec<String> {
+    let mut differs = Vec::new();
+    let mut note = |what: &str, one: Option<String>, two: Option<String>| {
+        if one != two {
+            let said = |value: Option<String>| value.unwrap_or_else(|| "unknown".to_owned());
+            differs.push(format!("{what} {}, not {}", said(two), said(one)));
+        }
+    };
+    let text = |value: &dyn ToString| value.to_string();
+    note("profile", first.profile.clone(), other.profile.clone());
+    let devices = |run: &Simulation| run.devices.map(|count| text(&count));
+    note("devices", devices(first), devices(other));
+    let slices = |run: &Simulation| run.slices.map(|count| text(&count));
+    note("slices", slices(first), slices(other));
+    let seconds = |run: &Simulation| run.duration_s.map(|length| text(&length));
+    note("seconds", seconds(first), seconds(other));
+    note("seed", Some(text(&first.seed)), Some(text(&other.seed)));
+    match (&first.setup, &other.setup) {
+        (Some(one), Some(two)) => {
+            for ((what, one), (_, two)) in named(one).into_iter().zip(named(two)) {
+                note(what, Some(one), Some(two));
+            }
+            differs.extend(loads(&one.loads, &two.loads));
+        }
+        (None, None) => differs.push("neither says its workload".to_owned()),
+        _ => differs.push("only one says its workload".to_owned()),
+    }
+    differs
+}
+
+/// The settings of a simulation, by what a reader knows them as.
+fn named(setup: &Setup) -> [(&'static str, String); 9] {
+    [
+        ("workload", setup.workload.clone()),
+        ("scale", setup.scale.to_string()),
+        ("seconds of warm-up", setup.warmup_s.to_string()),
+        ("slots", setup.slots.to_string()),
+        ("instances", setup.instances.to_string()),
+        ("launch in us", setup.launch_us.to_string()),
+        ("boundary in us", setup.boundary_us.to_string()),
+        ("deadlines", deadlines(setup.deadlines).to_owned()),
+        ("noise", setup.noise.to_string()),
+    ]
+}
+
+/// In what the load of each model differs.
+fn loads(first: &[ModelSetup], other: &[ModelSetup]) -> Vec<String> {
+    let mut differs = Vec::new();
+    for one in first {
+        let name = &one.name;
+        let Some(two) = other.iter().find(|two| two.name == *name) else {
+            differs.push(format!("no model `{name}`"));
+            continue;
+        };
+        if one.rate != two.rate {
+            let said = |rate: Option<f64>| match rate {
+                Some(rate) => format!("{rate:.1}/s"),
+                None => "all it can do".to_owned(),
+            };
+            let (one, two) = (said(one.rate), said(two.rate));
+            differs.push(format!("`{name}` was asked {two}, not {one}"));
+        }
+        if one.slo_ms != two.slo_ms {
+            let (one, two) = (one.slo_ms, two.slo_ms);
+            differs.push(format!("objective of `{name}` {two} ms, not {one} ms"));
+        }
+        if (one.items, one.max_batch) != (two.items, two.max_batch) {
+            differs.push(format!("another batch of `{name}`"));
+        }
+    }
+    let besides = other
+        .iter()
+        .filter(|two| first.iter().all(|one| one.name != two.name));
+    differs.extend(besides.map(|two| format!("`{}` besides", two.name)));
+    differs
 }

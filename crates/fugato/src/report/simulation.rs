@@ -2,6 +2,8 @@
 
 use super::html::{Page, number, percent, ratio};
 use crate::plots::inline::Bars;
+use fugato_core::sched::DeadlineMode;
+use fugato_core::sim::Setup;
 use serde::Deserialize;
 
 /// The schema of [`Simulation`].
@@ -10,15 +12,18 @@ pub(super) const SCHEMA: &str = "fugato.simulation/1";
 /// What a page shows of the report of `fugato simulate`; the rest of it is passed over.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Simulation {
-    seed: u64,
+    pub(super) seed: u64,
     /// The profiled device.
-    profile: Option<String>,
+    pub(super) profile: Option<String>,
     /// Whether the profile itself was computed.
     #[serde(default)]
     synthetic: bool,
-    devices: Option<u32>,
-    slices: Option<u16>,
-    duration_s: Option<f64>,
+    pub(super) devices: Option<u32>,
+    pub(super) slices: Option<u16>,
+    pub(super) duration_s: Option<f64>,
+    /// Absent in reports that were written before it was.
+    #[serde(flatten)]
+    pub(super) setup: Option<Setup>,
     pub(super) policies: Vec<Policy>,
 }
 
@@ -31,6 +36,10 @@ pub(super) struct Policy {
     pub(super) occupancy: f64,
     pub(super) jain: f64,
     rejected: u64,
+    #[serde(default)]
+    dropped: u64,
+    #[serde(default)]
+    failed: u64,
     late: u64,
     models: Vec<Model>,
 }
@@ -61,6 +70,8 @@ pub(super) fn section(page: &mut Page, simulation: &Simulation) {
         "Jain",
         "late",
         "refused",
+        "dropped",
+        "failed",
     ];
     let first = simulation.policies.first().map(|policy| policy.goodput);
     let rows = simulation.policies.iter().map(|policy| {
@@ -74,13 +85,16 @@ pub(super) fn section(page: &mut Page, simulation: &Simulation) {
             number(policy.jain, 3),
             policy.late.to_string(),
             policy.rejected.to_string(),
+            policy.dropped.to_string(),
+            policy.failed.to_string(),
         ]
     });
     page.table(&head, &rows.collect::<Vec<_>>());
     page.note(
         "SIMULATED. Occupancy: slices held over time; utilisation: held up to the model's knee; \
          both over what the devices have. Jain's index of the models' device time: 1 where all \
-         had the same.",
+         had the same. Refused: on arrival; dropped: accepted, and given up before it ran; all of \
+         late, refused, dropped and failed missed.",
     );
     charts(page, simulation);
     for policy in &simulation.policies {
@@ -95,6 +109,9 @@ pub(super) fn section(page: &mut Page, simulation: &Simulation) {
 
 fn facts(simulation: &Simulation) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
+    if let Some(setup) = &simulation.setup {
+        facts.push(("workload", workload(setup)));
+    }
     if let Some(profile) = &simulation.profile {
         let kind = if simulation.synthetic {
             "computed profile (synthetic)"
@@ -110,7 +127,53 @@ fn facts(simulation: &Simulation) -> Vec<(&'static str, String)> {
         facts.push(("time", format!("{seconds:.1} s, simulated")));
     }
     facts.push(("seed", simulation.seed.to_string()));
+    if let Some(setup) = &simulation.setup {
+        facts.push((
+            "in flight",
+            format!(
+                "up to {} tasks of a model (slots), {} under `uncontrolled` (instances)",
+                setup.slots, setup.instances
+            ),
+        ));
+        facts.push((
+            "overheads",
+            format!(
+                "{} us to launch a leg, {} us between two (boundary)",
+                setup.launch_us, setup.boundary_us
+            ),
+        ));
+        facts.push(("deadlines", deadlines(setup.deadlines).to_owned()));
+        let noise = match setup.noise {
+            true => "as the profile's times vary",
+            false => "none: every run takes its median time",
+        };
+        facts.push(("noise", noise.to_owned()));
+    }
     facts
+}
+
+/// The name of the workload, and what it asked of each model.
+fn workload(setup: &Setup) -> String {
+    let scale = match setup.scale {
+        1.0 => String::new(),
+        scale => format!(" at {scale} times its rates"),
+    };
+    let loads = setup.loads.iter().map(|load| {
+        let rate = match load.rate {
+            Some(rate) => format!("{rate:.1}/s"),
+            None => "queue kept full".to_owned(),
+        };
+        format!("{} {rate} in {} ms", load.name, load.slo_ms)
+    });
+    let loads: Vec<String> = loads.collect();
+    format!("{}{scale}: {}", setup.workload, loads.join(", "))
+}
+
+pub(super) const fn deadlines(mode: DeadlineMode) -> &'static str {
+    match mode {
+        DeadlineMode::Enforce => "enforced: what cannot be in time is refused or dropped",
+        DeadlineMode::Observe => "observed: all is run",
+    }
 }
 
 fn charts(page: &mut Page, simulation: &Simulation) {

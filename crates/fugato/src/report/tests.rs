@@ -173,6 +173,57 @@ fn simulated_and_measured_figures_stand_apart() {
 }
 
 #[test]
+fn simulations_that_were_set_up_otherwise_are_named() {
+    let set_up = |workload: &str, slots: u16, loads: &str| {
+        let setup = format!(
+            r#""workload": "{workload}", "scale": 1.0, "warmup_s": 1.0, "deadlines": "enforce",
+               "slots": {slots}, "instances": 1, "launch_us": 20.0, "boundary_us": 5.0,
+               "noise": false, "loads": [{loads}], "policies": ["#
+        );
+        SIMULATION.replace("\"policies\": [", &setup).replacen(
+            "\"late\": 4",
+            "\"late\": 4, \"dropped\": 2303",
+            1,
+        )
+    };
+    let load = |name: &str, rate: f64| {
+        format!(
+            r#"{{"name": "{name}", "slo_ms": 25.0, "rate": {rate}, "items": 1, "max_batch": 8}}"#
+        )
+    };
+    let two = set_up("c-2", 2, &load("alexnet", 100.0));
+    let three = [load("alexnet", 120.0), load("resnet50", 80.0)].join(", ");
+    let three = set_up("c-3", 4, &three);
+    let run = |label, text: &str| Run::from_json(label, text).expect(label);
+    let alone = page(&[run("c-2", &two)]);
+    let texts = check(&alone);
+    let says = |texts: &[String], words: &str| texts.iter().any(|text| text.contains(words));
+    for words in [
+        "c-2: alexnet 100.0/s in 25 ms",
+        "up to 2 tasks",
+        "dropped",
+        "2303",
+    ] {
+        assert!(says(&texts, words), "{words}");
+    }
+    let both = check(&page(&[
+        run("c-2", &two),
+        run("c-3", &three),
+        run("old", SIMULATION),
+    ]));
+    for words in [
+        "`c-3` was not simulated as `c-2`: workload c-3, not c-2; slots 4, not 2",
+        "`alexnet` was asked 120.0/s, not 100.0/s",
+        "`resnet50` besides",
+        "`old` was not simulated as `c-2`: only one says its workload",
+    ] {
+        assert!(says(&both, words), "{words}: {both:?}");
+    }
+    let same = check(&page(&[run("one", &two), run("two", &two)]));
+    assert!(!says(&same, "was not simulated as"));
+}
+
+#[test]
 fn what_a_run_is_written_as_is_read_back() {
     let report = measured(10);
     let run = Run::from_json("r", &report.json()).expect("a run");

@@ -1,9 +1,10 @@
 //! What a simulation writes beside what it prints: traces, pictures, a page.
 
-use super::Args;
+use super::{ATTAINMENT, Args};
+use crate::cli::places;
 use crate::plots::{Chart, LoadCurves, LoadLine, LoadPoint, against_load, space_time};
 use crate::report::{self, Run};
-use crate::simulation::{Plan, Ran, sweep};
+use crate::simulation::{Contender, Plan, Ran, sweep};
 use crate::timeline::{Scene, write_trace};
 use anyhow::Context;
 use fugato_core::ModelId;
@@ -28,14 +29,34 @@ const MULTIPLES: [f64; 8] = [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0];
 /// Seeds per point of such a picture.
 const SEEDS: NonZeroU32 = NonZeroU32::new(3).expect("not zero");
 
+/// Tries to write to each of the places that [`write`] will write to.
+pub(super) fn try_places(args: &Args, plan: &Plan) -> anyhow::Result<()> {
+    if let Some(path) = &args.timeline {
+        let traced = plan.policies.iter();
+        for contender in traced.filter(|contender| **contender != Contender::Ideal) {
+            places::try_file(&trace_path(path, plan, contender.name()))?;
+        }
+    }
+    if let Some(folder) = &args.plots {
+        places::try_folder(folder)?;
+    }
+    args.report.as_deref().map_or(Ok(()), places::try_file)
+}
+
+/// Where the trace of a policy goes.
+fn trace_path(path: &Path, plan: &Plan, label: &str) -> PathBuf {
+    match plan.policies.len() {
+        1 => path.to_owned(),
+        _ => beside(path, label),
+    }
+}
+
 /// Writes the files that were asked for.
 pub(super) fn write(args: &Args, plan: &Plan, ran: &Ran) -> anyhow::Result<()> {
     if let Some(path) = &args.timeline {
         traces(path, plan, ran)?;
     }
     if let Some(folder) = &args.plots {
-        fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make `{}`", folder.display()))?;
         for chart in pictures(args, plan, ran)? {
             write_file(&folder.join(&chart.file), chart.svg.as_bytes())?;
         }
@@ -100,13 +121,9 @@ fn names(plan: &Plan) -> BTreeMap<ModelId, String> {
 }
 
 fn traces(path: &Path, plan: &Plan, ran: &Ran) -> anyhow::Result<()> {
-    let (names, many) = (names(plan), ran.runs.len() > 1);
+    let names = names(plan);
     for shown in shown(plan, ran) {
-        let path = if many {
-            beside(path, &shown.label)
-        } else {
-            path.to_owned()
-        };
+        let path = trace_path(path, plan, &shown.label);
         let scene = Scene {
             simulated: true,
             what: &shown.label,
@@ -185,9 +202,8 @@ fn curves(args: &Args, plan: &Plan) -> anyhow::Result<LoadCurves> {
     Ok(LoadCurves {
         simulated: true,
         what: what(args, plan),
-        title: "Attainment against load".to_owned(),
         load_title: "load, requests/s".to_owned(),
-        aim: args.attainment,
+        aim: args.attainment.unwrap_or(ATTAINMENT),
         lines: lines.collect(),
     })
 }

@@ -38,6 +38,8 @@ fn table(report: &Report) -> String {
             "occup",
             "Jain",
             "refused",
+            "dropped",
+            "failed",
             "late",
         ]
         .map(str::to_owned)
@@ -93,7 +95,9 @@ fn total(policy: &PolicyReport) -> Vec<String> {
         percent(Some(policy.utilisation)),
         percent(Some(policy.occupancy)),
         format!("{:.3}", policy.jain),
-        (policy.rejected + policy.dropped + policy.failed).to_string(),
+        policy.rejected.to_string(),
+        policy.dropped.to_string(),
+        policy.failed.to_string(),
         policy.late.to_string(),
     ]
 }
