@@ -5,8 +5,8 @@
 //! Dropping what cannot end in time before it runs: Clockwork (OSDI 2020) and Nexus
 //! (SOSP 2019, early drop). Nexus passes a window of the planned batch over the queue and
 //! drops all before the first request that the whole batch would serve in time. Ours differs:
-//! it does so only where enough later requests fill the window and the smaller batch that
-//! still serves the head costs a quarter more per item.
+//! it does so only where enough later requests fill the window, or a half, a quarter, .. of
+//! it, and the smaller batch that still serves the head costs a quarter more per item.
 
 use super::{Sizing, Verdict};
 use crate::id::{BatchSize, DeviceId};
@@ -65,7 +65,10 @@ impl Turn {
                 model: self.head.model,
                 until: Some(until),
             },
-            None => self.verdict(view, view.max_batch(self.head.model), Some(sizing.batch)),
+            None => {
+                let most = view.max_batch(self.head.model);
+                self.verdict(view, most, Some(most))
+            }
         }
     }
 
@@ -95,7 +98,7 @@ impl Turn {
     }
 
     /// The largest batch up to `most` that ends by the head's deadline; a drop where not even
-    /// the head alone would end in time, or where it is better given up for a batch of
+    /// the head alone would end in time, or where it is better given up for a batch of up to
     /// `planned` items.
     pub(super) fn fate(self, view: &View<'_>, most: BatchSize, planned: Option<BatchSize>) -> Fate {
         let head = self.head;
@@ -135,12 +138,16 @@ impl Turn {
 
     /// Whether to give up the head rather than to run the short `batch` that ends by its
     /// deadline: where an item of that batch costs a quarter more time than one of the planned
-    /// batch, and enough requests with later deadlines wait to fill that one. Gives the end of
-    /// the planned batch.
+    /// batch, or of a half, a quarter, .. of it, and enough requests with later deadlines wait
+    /// to fill that one. Gives the end of the batch that is to run instead.
     ///
     /// Under overload the short batch serves its few requests at the expense of more than as
     /// many behind it, whose batches are then cut even shorter: without this, one late batch
-    /// makes all that follow small and late.
+    /// makes all that follow small and late. Where the planned batch takes most of the objective
+    /// the queue never holds as many that it would serve in time, so smaller ones are tried.
+    ///
+    /// # Cost
+    /// For each halving some predictions and a walk of some hundred requests, in overload only.
     fn outweighed(
         self,
         view: &View<'_>,
@@ -148,12 +155,16 @@ impl Turn {
         planned: BatchSize,
         deadline: Timestamp,
     ) -> Option<Timestamp> {
-        let full = self.end(view, planned)?;
         let short = self.end(view, batch)? - self.start;
-        let dearer = short.times(4 * u64::from(planned.0))
-            > (full - self.start).times(5 * u64::from(batch.0));
-        let fills = || view.fills_after(self.head.model, self.head.class, full, planned);
-        (full > deadline && dearer && fills()).then_some(full)
+        let halvings = std::iter::successors(Some(planned.0), |size| Some(size / 2));
+        let larger = halvings.take_while(|&size| size > batch.0);
+        larger.map(BatchSize).find_map(|size| {
+            let full = self.end(view, size)?;
+            let dearer = short.times(4 * u64::from(size.0))
+                > (full - self.start).times(5 * u64::from(batch.0));
+            let fills = || view.fills_after(self.head.model, self.head.class, full, size);
+            (full > deadline && dearer && fills()).then_some(full)
+        })
     }
 
     /// The largest batch between the head alone and `most` that should end by `limit`.

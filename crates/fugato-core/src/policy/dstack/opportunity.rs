@@ -3,6 +3,7 @@
 use super::place;
 use super::session::{Refused, Session, run};
 use crate::id::Share;
+use crate::policy::turn::Turn;
 use crate::policy::{Sizing, Verdict};
 use crate::sched::{LaneRef, Offer, ReadyHead, Running, View};
 use crate::time::{Nanos, Timestamp};
@@ -152,12 +153,12 @@ impl Session {
                 return None;
             }
             let most = view.max_batch(head.model);
-            Some(Verdict::Launch {
-                model: head.model,
-                class: head.class,
-                batch: place::batch(view, head, slot.at, (slot.from, slot.until), most),
+            let turn = Turn {
+                head,
                 at: slot.at,
-            })
+                start: slot.from,
+            };
+            Some(place::verdict(view, turn, slot.until, most))
         })
     }
 

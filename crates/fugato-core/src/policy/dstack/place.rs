@@ -2,7 +2,8 @@
 
 use crate::device::AtomSet;
 use crate::id::{BatchSize, DeviceId, Share};
-use crate::policy::{Verdict, turn};
+use crate::policy::Verdict;
+use crate::policy::turn::{self, Turn};
 use crate::sched::{DropReason, LaneRef, Offer, ReadyHead, View};
 use crate::time::Timestamp;
 
@@ -57,29 +58,18 @@ pub(super) fn doomed(
     })
 }
 
-/// The largest batch from the head on that ends by a time, and by the head's deadline; the
-/// head by itself where nothing is known of the model.
-pub(super) fn batch(
-    view: &View<'_>,
-    head: ReadyHead,
-    at: LaneRef,
-    (start, until): (Timestamp, Timestamp),
-    most: BatchSize,
-) -> BatchSize {
-    let request = head.key.request();
-    let alone = view.items(request);
-    let end =
-        |batch, quantile| Some(start + view.predict_task(head.model, batch, at, quantile)?.time);
-    if end(alone, 0.5).is_none() {
-        return alone;
+/// The verdict of a turn that must end by a time: the largest batch that does, by predicted
+/// medians, and that ends by its head's deadline; or a drop of the head, where it would be late
+/// or is better given up for a batch of up to `planned` items. The head by itself where nothing is
+/// known of the model.
+pub(super) fn verdict(view: &View<'_>, turn: Turn, until: Timestamp, most: BatchSize) -> Verdict {
+    let Turn { head, at, start } = turn;
+    let alone = view.items(head.key.request());
+    let end = |batch| Some(start + view.predict_task(head.model, batch, at, 0.5)?.time);
+    if end(alone).is_none() {
+        return turn.launch(alone);
     }
     let most = view.batch_available(head.model, head.class, most);
-    let fitting = turn::largest_in_time(alone, most, until, |batch| end(batch, 0.5));
-    match view.enforced_deadline(request) {
-        Some(deadline) => {
-            let careful = view.admission_quantile();
-            turn::largest_in_time(alone, fitting, deadline, |batch| end(batch, careful))
-        }
-        None => fitting,
-    }
+    let fitting = turn::largest_in_time(alone, most, until, end);
+    turn.verdict(view, fitting, Some(fitting))
 }

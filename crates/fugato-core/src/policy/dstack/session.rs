@@ -5,6 +5,7 @@ use super::scoreboard::Scoreboard;
 use super::{Settings, place};
 use crate::device::AtomSet;
 use crate::id::{BatchSize, DeviceId, ModelId, Share};
+use crate::policy::turn::Turn;
 use crate::policy::{Sizer, Sizing, Verdict};
 use crate::sched::{LaneRef, Offer, View};
 use crate::time::{Nanos, Timestamp};
@@ -252,13 +253,10 @@ impl Session {
         };
         // Its own length it may have in any case; more only where nothing is in the way.
         let until = until.max(start + run.length);
-        let batch = place::batch(view, head, at, (start, until), most);
-        Due::Launch(Verdict::Launch {
-            model: run.model,
-            class: head.class,
-            batch,
-            at,
-        })
+        match place::verdict(view, Turn { head, at, start }, until, most) {
+            launch @ Verdict::Launch { .. } => Due::Launch(launch),
+            other => Due::First(other),
+        }
     }
 
     /// Where a planned run can go now: on its partition, behind what ends there, or on
