@@ -1,10 +1,12 @@
 //! Simulated scenarios whose results were computed by hand, and properties of all.
 
 use fugato_core::device::{DeviceSpec, LaneClass};
+use fugato_core::mix::Mix;
 use fugato_core::profile::{GridPoint, ModelProfile, Profile, v100_dstack};
 use fugato_core::sched::{DeadlineMode, DynamicBatching, PolicySpec, SchedulerConfig};
 use fugato_core::sim::{
-    Overheads, PolicyReport, Scenario, ScenarioError, ServiceTable, SimOptions, TimeSlicing,
+    Fleet, Overheads, PolicyReport, Scenario, ScenarioError, ServiceTable, SimOptions, TimeSlicing,
+    sim_device,
 };
 use fugato_core::workload::{ArrivalProcess, ModelLoad, Trace, Workload, parse_trace};
 use fugato_core::{BatchSize, DeviceId, Nanos, Share};
@@ -335,4 +337,36 @@ fn what_cannot_be_simulated_is_refused_by_name() {
             ..
         }
     ));
+}
+
+#[test]
+fn devices_in_plenty_are_all_used() {
+    let mix = Mix::named("c-4").expect("built in");
+    let profile = mix.profiles();
+    let millis = Nanos::from_millis;
+    let rated = mix
+        .rated()
+        .expect("valid")
+        .lasting(millis(4_000), millis(500));
+    let device = sim_device(&profile.device.kind, Share(profile.device.slices));
+    let scenario = Scenario::new(&profile, rated.expect("valid"), device, quiet()).expect("valid");
+    for policy in ["dstack", "max-min", "temporal", "edf"] {
+        let attainment = |devices| {
+            let fleet = Fleet::new(&scenario, devices).expect("rates divide");
+            assert_eq!(fleet.worlds(), devices as usize, "every device has a model");
+            let config = config(
+                PolicySpec::named(policy).expect("a policy"),
+                DeadlineMode::Enforce,
+            );
+            let runs: Vec<_> = (0..fleet.worlds())
+                .map(|world| fleet.run(world, config.clone(), 1).tally)
+                .collect();
+            let report = PolicyReport::new(policy, scenario.workload(), &fleet.total(&runs));
+            report.attainment.expect("requests")
+        };
+        let held = [1, 2, 4, 8, 16].map(attainment);
+        // Arrivals differ from one number of devices to the next: a hundredth is noise.
+        let rises = held.windows(2).all(|pair| pair[1] >= pair[0] - 0.01);
+        assert!(rises && held[4] >= 0.99, "{policy}: {held:?}");
+    }
 }

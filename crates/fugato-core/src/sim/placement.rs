@@ -80,22 +80,16 @@ impl Placement {
     /// Places models on `devices` devices: the largest demand first, on the emptiest device
     /// that does not have the model yet; then moves and swaps as long as the fullest device
     /// becomes less full. A model that asks for more than one device can give is split
-    /// evenly, and so is every model in `everywhere`, over all devices.
+    /// evenly, and so is every model in `everywhere`, over all devices. Devices that would have
+    /// nothing to do get replicas too, each of the model whose replicas ask for most.
     ///
     /// # Panics
     /// Where there are no devices.
     pub fn new(demands: &[u64], everywhere: &[bool], devices: u32) -> Self {
         assert!(devices > 0, "models are placed on no device");
-        let total: u64 = demands.iter().sum();
-        let cap = (total / u64::from(devices)).clamp(SPLIT_FROM, WHOLE);
+        let of = replicas(demands, everywhere, devices);
         let mut parts = Vec::new();
-        for (model, (&demand, &everywhere)) in demands.iter().zip(everywhere).enumerate() {
-            let needed = u32::try_from(demand.div_ceil(cap)).unwrap_or(u32::MAX);
-            let of = if everywhere {
-                devices
-            } else {
-                needed.clamp(1, devices)
-            };
+        for (model, (&demand, &of)) in demands.iter().zip(&of).enumerate() {
             let part = demand.div_ceil(u64::from(of));
             parts.extend((0..of).map(|_| (part, Replica { model, of })));
         }
@@ -116,6 +110,34 @@ impl Placement {
     pub fn fullest(&self) -> u64 {
         self.loads.iter().copied().max().unwrap_or(0)
     }
+}
+
+/// On how many devices each model is to be.
+fn replicas(demands: &[u64], everywhere: &[bool], devices: u32) -> Vec<u32> {
+    let total: u64 = demands.iter().sum();
+    let cap = (total / u64::from(devices)).clamp(SPLIT_FROM, WHOLE);
+    let models = demands.iter().zip(everywhere);
+    let needed = models.map(|(&demand, &everywhere)| {
+        let needed = u32::try_from(demand.div_ceil(cap)).unwrap_or(u32::MAX);
+        if everywhere {
+            devices
+        } else {
+            needed.clamp(1, devices)
+        }
+    });
+    let mut of: Vec<u32> = needed.collect();
+    let idle = u64::from(devices).saturating_sub(of.iter().copied().map(u64::from).sum());
+    for _ in 0..idle {
+        // No model is on all devices yet, as then none would be idle. Of equal ones the first.
+        let most = (0..of.len()).rev().max_by(|&a, &b| {
+            let of = |model: usize| u128::from(of[model]);
+            (u128::from(demands[a]) * of(b)).cmp(&(u128::from(demands[b]) * of(a)))
+        });
+        if let Some(model) = most {
+            of[model] += 1;
+        }
+    }
+    of
 }
 
 type Part = (u64, Replica);
@@ -236,7 +258,8 @@ mod tests {
         ) {
             let placement = place(&demands, devices);
             let best = brute_force(&demands, devices);
-            // None is split: the search has what brute force has.
+            // None is split unless a device would be idle: the search has what brute force has.
+            prop_assume!(devices as usize <= demands.len());
             let mut placed: Vec<usize> =
                 placement.devices.iter().flatten().map(|replica| replica.model).collect();
             placed.sort_unstable();
@@ -278,5 +301,26 @@ mod tests {
         assert_eq!(large, [3, 3, 3]);
         let everywhere = Placement::new(&[1, 2], &[true, false], 2);
         assert_eq!(everywhere.devices.iter().map(Vec::len).sum::<usize>(), 3);
+    }
+
+    #[test]
+    fn no_device_is_left_idle() {
+        assert_eq!(place(&[1], 1_000).devices.len(), 1_000);
+        let placement = place(&[WHOLE / 20, WHOLE / 5, WHOLE / 5], 7);
+        assert!(placement.devices.iter().all(|device| device.len() == 1));
+        // A device for each, then to whose replicas ask for most: the first of equal ones first.
+        let of = |model| {
+            let mut replicas = placement.devices.iter().flatten();
+            replicas
+                .find(|replica| replica.model == model)
+                .map(|found| found.of)
+        };
+        assert_eq!([0, 1, 2].map(of), [Some(1), Some(3), Some(3)]);
+        assert!(
+            place(&[0, 0], 5)
+                .devices
+                .iter()
+                .all(|device| !device.is_empty())
+        );
     }
 }
