@@ -1,5 +1,6 @@
 //! Measures what cutting costs: all segments of a model in sequence on one lane of one
 //! core, against the model in one piece; each by turns, so that both see the same machine.
+//! And the gap between a leg and the next, which is committed meanwhile.
 //!
 //! ```text
 //! cargo run --release -p fugato-device --example segments [ROUNDS [MODEL..]]
@@ -33,17 +34,11 @@ struct Pair<'a> {
     stored: &'a StoredModel,
 }
 
-/// One task of the model `id`, all legs: nanoseconds of running it, and of what its legs
-/// cost beside their work.
-fn task(pair: &mut Pair<'_>, id: u32, legs: u16) -> Result<(u64, u64)> {
+/// One task of the model `id`, all legs: nanoseconds of running it.
+fn task(pair: &mut Pair<'_>, id: u32, legs: u16) -> Result<u64> {
     let (partition, inputs) = (pair.partition, &pair.inputs);
     let ran = pair.runner.run_legs(ModelId(id), legs, partition, inputs)?;
-    let infer = ran.iter().map(|leg| leg.split.infer.as_nanos()).sum();
-    let beside = ran.iter().map(|leg| {
-        let split = leg.split.input + leg.split.infer + leg.split.output;
-        leg.to_finished - split.as_nanos()
-    });
-    Ok((infer, beside.sum()))
+    Ok(ran.iter().map(|leg| leg.split.infer.as_nanos()).sum())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -64,7 +59,7 @@ fn compare(pair: &mut Pair<'_>, cuts: Cuts, rounds: usize) -> Result<Value> {
     let load_ms = (pair.runner.clock.now() - begun).as_nanos() as f64 / 1e6;
     anyhow::ensure!(usize::from(legs) == cuts.legs(), "the model was not cut");
     let (mut whole, mut cut, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    let mut dispatch = Vec::new();
+    let mut gaps = Vec::new();
     for round in 0..WARM_UP + rounds {
         // Who is first changes from round to round.
         let (one, other) = match round % 2 {
@@ -78,10 +73,12 @@ fn compare(pair: &mut Pair<'_>, cuts: Cuts, rounds: usize) -> Result<Value> {
             }
         };
         if round >= WARM_UP {
-            whole.push(one.0 as f64);
-            cut.push(other.0 as f64);
-            ratios.push(other.0 as f64 / one.0 as f64);
-            dispatch.push(other.1 as f64 / 1e3 / f64::from(legs));
+            whole.push(one as f64);
+            cut.push(other as f64);
+            ratios.push(other as f64 / one as f64);
+            let (partition, inputs) = (pair.partition, &pair.inputs);
+            let between = pair.runner.gaps_between_legs(id, legs, partition, inputs)?;
+            gaps.extend(between.into_iter().map(|gap| gap as f64 / 1e3));
         }
     }
     pair.runner.device.unload(id);
@@ -90,7 +87,7 @@ fn compare(pair: &mut Pair<'_>, cuts: Cuts, rounds: usize) -> Result<Value> {
         "whole_ms": median(whole) / 1e6,
         "cut_ms": median(cut) / 1e6,
         "median_of_ratios": median(ratios),
-        "dispatch_us_per_leg": median(dispatch),
+        "gap_between_legs_us": (!gaps.is_empty()).then(|| median(gaps)),
         "load_ms": load_ms,
     }))
 }

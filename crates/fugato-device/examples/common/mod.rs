@@ -121,31 +121,47 @@ impl Runner {
     ) -> Result<Vec<Leg>> {
         self.tasks += 1;
         let task = TaskId(self.tasks);
-        let work = |leg: u16| {
-            let is_first = leg == 0;
-            let request = || RequestInputs {
-                items: 1,
-                inputs: Arc::clone(inputs),
-            };
-            LegWork {
-                start: Start {
-                    device: DeviceId(0),
-                    task,
-                    model,
-                    leg: LegIndex(leg),
-                    partition,
-                    lane: LaneId(0),
-                    slot: SlotIndex(0),
-                    batch: BatchSize(1),
-                    not_before: Timestamp::ZERO,
-                    requests: is_first.then_some(RequestId(task.0)).into_iter().collect(),
-                },
-                requests: is_first.then(request).into_iter().collect(),
-            }
-        };
         (0..legs)
-            .map(|leg| self.run_leg(work(leg), leg + 1 == legs))
+            .map(|leg| self.run_leg(work(model, task, leg, partition, inputs), leg + 1 == legs))
             .collect()
+    }
+
+    /// Runs one item leg by leg, each leg committed while the one before it runs, as the
+    /// scheduler does where nothing else wants the lane. Gives the nanoseconds between the
+    /// end of each leg and the start of the next.
+    pub fn gaps_between_legs(
+        &mut self,
+        model: ModelId,
+        legs: u16,
+        partition: PartitionId,
+        inputs: &Arc<[InputTensor]>,
+    ) -> Result<Vec<u64>> {
+        self.tasks += 1;
+        let task = TaskId(self.tasks);
+        let start = |leg| self.device.start(work(model, task, leg, partition, inputs));
+        let mut gaps = Vec::new();
+        let mut last_end = None;
+        start(0);
+        loop {
+            match self.events.recv()? {
+                DeviceEvent::Started { leg, at, .. } => {
+                    gaps.extend(last_end.map(|end| (at - end).as_nanos()));
+                    if leg.0 + 1 < legs {
+                        start(leg.0 + 1);
+                    }
+                }
+                DeviceEvent::Revoked { task, .. } => anyhow::bail!("{task} was revoked"),
+                DeviceEvent::Finished {
+                    leg, ended, result, ..
+                } => {
+                    result?;
+                    last_end = Some(ended);
+                    if leg.0 + 1 == legs {
+                        return Ok(gaps);
+                    }
+                }
+            }
+        }
     }
 
     fn run_leg(&self, work: LegWork, is_last: bool) -> Result<Leg> {
@@ -168,5 +184,35 @@ impl Runner {
                 }
             }
         }
+    }
+}
+
+/// A leg of a task of one item, on the first lane of `partition`.
+fn work(
+    model: ModelId,
+    task: TaskId,
+    leg: u16,
+    partition: PartitionId,
+    inputs: &Arc<[InputTensor]>,
+) -> LegWork {
+    let is_first = leg == 0;
+    let request = || RequestInputs {
+        items: 1,
+        inputs: Arc::clone(inputs),
+    };
+    LegWork {
+        start: Start {
+            device: DeviceId(0),
+            task,
+            model,
+            leg: LegIndex(leg),
+            partition,
+            lane: LaneId(0),
+            slot: SlotIndex(0),
+            batch: BatchSize(1),
+            not_before: Timestamp::ZERO,
+            requests: is_first.then_some(RequestId(task.0)).into_iter().collect(),
+        },
+        requests: is_first.then(request).into_iter().collect(),
     }
 }
