@@ -91,3 +91,18 @@ fn no_model_falls_back_to_batches_of_one() {
         }
     }
 }
+
+#[test]
+fn nexus_fills_its_batches_where_no_cycle_holds_all() {
+    // In cycles in which all would be in time the device holds two items of each model. By hand
+    // one of 17 ms holds twelve, and what comes in the last 15 ms of it is in time.
+    let (two, three) = (mix("c-2"), mix("c-3"));
+    let nexus = |load, scale| run(load, "nexus", scale);
+    let light = nexus(&two, 0.25).attainment.expect("requests");
+    assert!(light >= 0.8, "{light}");
+    let rated = nexus(&two, 1.0).goodput;
+    let clipper = run(&two, "clipper", 1.0).goodput;
+    assert!(rated >= 0.9 * clipper, "{rated}, clipper {clipper}");
+    let beside = nexus(&three, 1.0).goodput;
+    assert!(rated >= beside, "{rated}, with another model {beside}");
+}

@@ -8,9 +8,9 @@
 //! the largest b with `l(b) + b / r <= L` gives the cycle `d = b / r`, and sessions share the
 //! shortest of their cycles if their batches for it fit in it. The fullest first, each on the
 //! fullest device that holds it. Ours differs: the number of devices is given, so where none
-//! holds a session it goes to the least full one, and an overloaded device plans for the
-//! largest part of all its rates that fits (the rest is dropped); rates are observed here,
-//! not told by a frontend; a device does not wait for the end of a cycle that ends early;
+//! holds a session it goes to the least full one, and a device whose sessions have no cycle
+//! in which all are in time plans for one that serves what comes late enough in it (the rest is
+//! dropped early); rates are observed here, not told by a frontend; a device does not wait for the end of a cycle that ends early;
 //! prefix batching and the splitting of query latencies are left out. Early drop is
 //! [`super::turn`]'s.
 //!
@@ -37,9 +37,9 @@ const RATE_OVER: Nanos = Nanos::from_millis(1_000);
 /// Stands in for the objective of a model that has none, in seconds.
 const NO_OBJECTIVE_S: f64 = 1.0;
 
-/// Halvings of the search for the part of the rates that an overloaded device holds: to one
-/// part in a thousand.
-const HALVINGS: u32 = 10;
+/// Rounds in which the batches of an overloaded device and its cycle are fitted to each other:
+/// longer cycles gather larger batches, of which there are a dozen.
+const ROUNDS: u32 = 16;
 
 /// The policy `nexus`.
 #[derive(Debug, Default)]
@@ -193,20 +193,7 @@ impl Nexus {
 impl Node {
     /// The cycle of these sessions, going on with the turn of `whose`.
     fn of(sessions: &[Session], whose: Option<ModelId>) -> Self {
-        let batches = cycle_of(sessions, 1.0).or_else(|| {
-            let (mut fits, mut over) = (0.0, 1.0);
-            let mut best = None;
-            for _ in 0..HALVINGS {
-                let part = (fits + over) / 2.0;
-                match cycle_of(sessions, part) {
-                    Some(cycle) => (fits, best) = (part, Some(cycle)),
-                    None => over = part,
-                }
-            }
-            best
-        });
-        // No part of the load fits: what is left is to serve as many as possible of it.
-        let batches = batches.unwrap_or_else(|| sessions.iter().map(Session::largest).collect());
+        let batches = cycle_of(sessions).unwrap_or_else(|| overloaded(sessions));
         let models = sessions.iter().map(|session| session.model);
         let planned = models.zip(batches);
         let mut cycle: Vec<Planned> = planned
@@ -265,7 +252,7 @@ fn pack(session: Session, hosts: &[DeviceId], bins: &mut BTreeMap<DeviceId, Vec<
         }
         let full = load(bin);
         bin.push(session.clone());
-        let fits = cycle_of(bin, 1.0).is_some();
+        let fits = cycle_of(bin).is_some();
         bin.pop();
         if fits && fullest.is_none_or(|(most, _)| full > most) {
             fullest = Some((full, device));
@@ -280,15 +267,15 @@ fn pack(session: Session, hosts: &[DeviceId], bins: &mut BTreeMap<DeviceId, Vec<
     }
 }
 
-/// The batch of each session in one cycle of all, at a part of their rates: the shortest of
-/// their own cycles. `None` where the batches do not fit in it.
-fn cycle_of(sessions: &[Session], part: f64) -> Option<Vec<BatchSize>> {
-    let cycles = sessions.iter().map(|session| session.cycle(part));
+/// The batch of each session in one cycle of all: the shortest of their own cycles. `None`
+/// where the batches do not fit in it.
+fn cycle_of(sessions: &[Session]) -> Option<Vec<BatchSize>> {
+    let cycles = sessions.iter().map(Session::cycle);
     let cycle = cycles.min_by(f64::total_cmp)?;
     let mut busy = 0.0;
     let mut batches = Vec::with_capacity(sessions.len());
     for session in sessions {
-        let (batch, run) = session.filled_in(cycle, part)?;
+        let (batch, run) = session.filled_in(cycle)?;
         busy += run;
         if busy > cycle || run + cycle > session.objective {
             return None;
@@ -296,6 +283,26 @@ fn cycle_of(sessions: &[Session], part: f64) -> Option<Vec<BatchSize>> {
         batches.push(batch);
     }
     Some(batches)
+}
+
+/// The batch of each session on a device that cannot serve them all: what comes while it is still
+/// in time for its turn, in a cycle as long as all these batches take. What comes earlier in the
+/// cycle is dropped when the turn comes.
+fn overloaded(sessions: &[Session]) -> Vec<BatchSize> {
+    let mut batches: Vec<(BatchSize, f64)> = sessions.iter().map(Session::smallest).collect();
+    for _ in 0..ROUNDS {
+        let cycle: f64 = batches.iter().map(|&(_, run)| run).sum();
+        let next: Vec<_> = sessions
+            .iter()
+            .map(|session| session.in_time_after(cycle))
+            .collect();
+        let same = next.iter().map(|&(batch, _)| batch);
+        if same.eq(batches.iter().map(|&(batch, _)| batch)) {
+            break;
+        }
+        batches = next;
+    }
+    batches.into_iter().map(|(batch, _)| batch).collect()
 }
 
 impl Session {
@@ -339,23 +346,26 @@ impl Session {
         largest.map_or(f64::INFINITY, |(batch, run)| f64::from(batch.0) / run)
     }
 
-    /// The cycle in which a part of its rate fills the largest batch that is in time after
-    /// one; where even a single item takes longer to come, what the objective leaves.
-    fn cycle(&self, part: f64) -> f64 {
-        let rate = self.rate * part;
+    fn smallest(&self) -> (BatchSize, f64) {
+        self.runs.first().copied().unwrap_or((self.max_batch, 0.0))
+    }
+
+    /// The cycle in which its rate fills the largest batch that is in time after one; where even
+    /// a single item takes longer to come, what the objective leaves.
+    fn cycle(&self) -> f64 {
         let in_time = self.runs.iter().rev().find(|&&(batch, run)| {
-            run + f64::from(batch.0) / rate <= self.objective && 2.0 * run <= self.objective
+            run + f64::from(batch.0) / self.rate <= self.objective && 2.0 * run <= self.objective
         });
         match (in_time, self.runs.first()) {
-            (Some(&(batch, run)), _) => (f64::from(batch.0) / rate).max(run),
+            (Some(&(batch, run)), _) => (f64::from(batch.0) / self.rate).max(run),
             (None, Some(&(_, run))) => (self.objective - run).max(run),
             (None, None) => f64::INFINITY,
         }
     }
 
-    /// The batch that a part of its rate fills in a cycle, and its time. `None` where it is
-    /// larger than any that is known.
-    fn filled_in(&self, cycle: f64, part: f64) -> Option<(BatchSize, f64)> {
+    /// The batch that its rate fills in a cycle, and its time. `None` where it is larger than any
+    /// that is known.
+    fn filled_in(&self, cycle: f64) -> Option<(BatchSize, f64)> {
         if self.runs.is_empty() {
             return Some((self.max_batch, 0.0));
         }
@@ -363,15 +373,26 @@ impl Session {
             // Nobody asks: if somebody does, it is served, and planned for the next time.
             return Some((self.largest(), 0.0));
         }
-        let items = self.rate * part * cycle;
-        let fills = |&&(batch, _): &&(BatchSize, f64)| f64::from(batch.0) >= items;
+        let fills = |&&(batch, _): &&(BatchSize, f64)| f64::from(batch.0) >= self.rate * cycle;
         self.runs.iter().find(fills).copied()
+    }
+
+    /// The smallest batch that holds what comes in the last part of a cycle in which it is still
+    /// in time, and its time; the largest where none does.
+    fn in_time_after(&self, cycle: f64) -> (BatchSize, f64) {
+        if self.rate <= 0.0 {
+            return (self.largest(), 0.0);
+        }
+        let holds = |&&(batch, run): &&(BatchSize, f64)| {
+            f64::from(batch.0) >= self.rate * cycle.min(self.objective - run)
+        };
+        let found = self.runs.iter().find(holds).or(self.runs.last());
+        found.copied().unwrap_or((self.max_batch, 0.0))
     }
 
     /// The part of a device that it takes by itself.
     fn occupancy(&self) -> f64 {
-        let cycle = self.cycle(1.0);
-        self.filled_in(cycle, 1.0)
-            .map_or(1.0, |(_, run)| run / cycle)
+        let cycle = self.cycle();
+        self.filled_in(cycle).map_or(1.0, |(_, run)| run / cycle)
     }
 }
