@@ -106,3 +106,16 @@ fn nexus_fills_its_batches_where_no_cycle_holds_all() {
     let beside = nexus(&three, 1.0).goodput;
     assert!(rated >= beside, "{rated}, with another model {beside}");
 }
+
+#[test]
+fn edf_does_not_hang_on_microseconds() {
+    let load = mix("c-4");
+    let overheads = [[0, 0], [1, 1], [5, 5], [20, 5], [20, 20], [100, 100]];
+    let held = overheads.map(|overhead| {
+        let report = run_with(&load, "edf", 1.0, overhead);
+        report.attainment.expect("requests")
+    });
+    let least = held.into_iter().fold(1.0, f64::min);
+    let most = held.into_iter().fold(0.0, f64::max);
+    assert!(least >= 0.9 * most && least >= 0.5, "{held:?}");
+}

@@ -653,11 +653,25 @@ impl State {
         self.reprice(model);
     }
 
+    /// How long a batch may run that blocks rivals hardly longer than the smallest one does,
+    /// which has to run anyway: half as long again, in three quarters of the objective.
+    ///
+    /// Without it a model whose single items take more than its rivals leave it is planned in
+    /// batches of one, however little larger ones cost: then the device can do a fraction of
+    /// what it could, nearly all is refused, and what is left never fills a larger batch.
+    fn little_longer(&self, model: ModelId, at: LaneRef) -> Nanos {
+        let alone = self.predict_task(model, BatchSize(1), at, 0.5);
+        let alone = alone.map_or(Nanos::ZERO, |alone| alone.time);
+        let slo = self.model(model).spec.slo.unwrap_or(Nanos::MAX);
+        alone.scaled(3, 2).min(slo.scaled(3, 4))
+    }
+
     /// How a backlog of a model is best served on a device: in the most efficient batches
     /// that leave everybody's objective within reach.
     fn plan(&self, model: ModelId, at: LaneRef) -> Option<Plan> {
         let spec = &self.model(model).spec;
         let within = self.rivals.run_within(model, spec.slo);
+        let within = within.max(self.little_longer(model, at));
         let share = self.ledger.share(at);
         let batch = self
             .latency
