@@ -253,9 +253,11 @@ impl Session {
         };
         // Its own length it may have in any case; more only where nothing is in the way.
         let until = until.max(start + run.length);
-        match place::verdict(view, Turn { head, at, start }, until, most) {
-            launch @ Verdict::Launch { .. } => Due::Launch(launch),
-            other => Due::First(other),
+        let verdict = place::verdict(view, Turn { head, at, start }, until, most);
+        if matches!(verdict, Verdict::Launch { .. }) {
+            Due::Launch(verdict)
+        } else {
+            Due::First(verdict)
         }
     }
 
