@@ -7,6 +7,7 @@ mod dstack;
 mod edf;
 mod edf_legs;
 mod fifo;
+mod fugato;
 mod gslice;
 mod max_min;
 mod max_throughput;
@@ -22,6 +23,7 @@ pub use dstack::{Dstack, LeftOut, Plan, PlannedRun};
 pub use edf::Edf;
 pub use edf_legs::EdfLegs;
 pub use fifo::Fifo;
+pub use fugato::{Fugato, FugatoParts};
 pub use gslice::Gslice;
 pub use max_min::MaxMin;
 pub use max_throughput::MaxThroughput;
@@ -223,5 +225,6 @@ pub fn from_spec(spec: &PolicySpec) -> Box<dyn Policy> {
             margin,
             dynamic,
         } => Box::new(Dstack::new(*point, *margin, *dynamic)),
+        PolicySpec::Fugato(parts) => Box::new(Fugato::new(*parts)),
     }
 }

@@ -10,7 +10,7 @@ mod common;
 use common::{Log, MS, US, arrival, at, config, device, model, world};
 use fugato_core::device::DeviceSpec;
 use fugato_core::driver::{RecordedInputs, RecordingHeader, Replay};
-use fugato_core::policy::{CapacityRule, OperatingPoint, from_spec};
+use fugato_core::policy::{CapacityRule, FugatoParts, OperatingPoint, from_spec};
 use fugato_core::sched::{
     Action, Arrival, DeadlineMode, DynamicBatching, INPUT_VERSION, Input, LegResult, ModelSpec,
     Overdue, PolicySpec, QueueLimits, SchedulerConfig, Start,
@@ -52,6 +52,9 @@ fn policies() -> impl Strategy<Value = PolicySpec> {
             point: OperatingPoint::Work,
             margin: Share(1),
             dynamic,
+        }),
+        1 => any::<[bool; 5]>().prop_map(|[preempt, leg_shares, widen, dequeue, give_up]| {
+            PolicySpec::Fugato(FugatoParts { preempt, leg_shares, widen, dequeue, give_up })
         }),
     ]
 }

@@ -19,17 +19,18 @@ pub use origin::{Origin, Origins, Shown};
 pub use read::{FileConfig, from_environment, read_file};
 pub use reference::reference;
 pub use schema::{
-    ClipperConfig, DeviceConfig, DeviceKind, DstackConfig, GsliceConfig, LogConfig, LogFormat,
-    ModelConfig, ModelControlMode, ModelStoreConfig, PoliciesConfig, Policy, ProfileConfig,
-    RawClipper, RawConfig, RawDevice, RawDstack, RawGslice, RawLog, RawModel, RawModelStore,
-    RawPolicies, RawProfile, RawRuntime, RawScheduler, RawServer, RawTelemetry, RawTemporal,
-    RawUncontrolled, RuntimeConfig, SETTINGS, SchedulerConfig, ServerConfig, Setting,
-    TelemetryConfig, TemporalConfig, UncontrolledConfig,
+    ClipperConfig, DeviceConfig, DeviceKind, DstackConfig, FugatoConfig, GsliceConfig, LogConfig,
+    LogFormat, ModelConfig, ModelControlMode, ModelStoreConfig, PoliciesConfig, Policy,
+    ProfileConfig, RawClipper, RawConfig, RawDevice, RawDstack, RawFugato, RawGslice, RawLog,
+    RawModel, RawModelStore, RawPolicies, RawProfile, RawRuntime, RawScheduler, RawServer,
+    RawTelemetry, RawTemporal, RawUncontrolled, RuntimeConfig, SETTINGS, SchedulerConfig,
+    ServerConfig, Setting, TelemetryConfig, TemporalConfig, UncontrolledConfig,
 };
 pub use units::{ByteSize, Cores, Span, UnitError};
 
 use fugato_core::Share;
 use fugato_core::device::ATOMS_MAX;
+use fugato_core::policy::FugatoParts;
 use fugato_core::sched::PolicySpec;
 use origin::{Layer, LayerKind};
 use std::collections::BTreeMap;
@@ -134,6 +135,7 @@ impl Config {
                 clipper: section!(policy.clipper: ClipperConfig),
                 gslice: section!(policy.gslice: GsliceConfig),
                 dstack: section!(policy.dstack: DstackConfig),
+                fugato: section!(policy.fugato: FugatoConfig),
             },
             model_store: section!(model_store: ModelStoreConfig),
             profile: section!(profile: ProfileConfig),
@@ -194,6 +196,22 @@ impl Config {
                 margin: Share(self.policy.dstack.margin),
                 dynamic: self.policy.dstack.dynamic,
             },
+            Policy::Fugato => {
+                let FugatoConfig {
+                    preempt,
+                    leg_shares,
+                    widen,
+                    dequeue,
+                    give_up,
+                } = self.policy.fugato;
+                PolicySpec::Fugato(FugatoParts {
+                    preempt,
+                    leg_shares,
+                    widen,
+                    dequeue,
+                    give_up,
+                })
+            }
         }
     }
 

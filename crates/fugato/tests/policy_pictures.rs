@@ -26,7 +26,7 @@ const MODELS: [(&str, u64, f64); 3] = [
 const WINDOW: std::ops::Range<u64> = 1_000..1_400;
 
 /// Policies that decide anew between two legs.
-const IN_LEGS: [&str; 1] = ["edf-legs"];
+const IN_LEGS: [&str; 2] = ["edf-legs", "fugato"];
 
 #[test]
 fn the_pictures_of_the_policies_are_what_they_do() {

@@ -91,7 +91,7 @@ fn by_kernels(
         }
     }
     order.shuffle(rng);
-    let (batch, share) = (f64::from(model.max_batch), f64::from(knee(model)));
+    let (batch, share) = (f64::from(largest(model)), f64::from(knee(model)));
     let long = |kernels: &[Kernel]| {
         let times = kernels.iter();
         let times = times.map(|kernel| kernel.latency_s(batch, share, fit.model.sync_s));
@@ -140,7 +140,7 @@ fn by_points(
     rng: &mut ChaCha8Rng,
 ) -> Vec<ModelProfile> {
     let surface = Surface::new(model, slices);
-    let Some(whole) = surface.under(model.max_batch, knee(model), Load::Alone) else {
+    let Some(whole) = surface.under(largest(model), knee(model), Load::Alone) else {
         return Vec::new();
     };
     let even = whole.median_s / leg_max.as_secs_f64();
@@ -157,7 +157,7 @@ fn by_points(
             .collect();
         let at = |leg: &ModelProfile| {
             let leg = Surface::new(leg, slices);
-            leg.under(model.max_batch, knee(model), Load::Alone)
+            leg.under(largest(model), knee(model), Load::Alone)
         };
         let short =
             |leg: &ModelProfile| at(leg).is_none_or(|leg| leg.median_s <= leg_max.as_secs_f64());
@@ -188,7 +188,7 @@ fn part_of(
 ) -> ModelProfile {
     let mut leg = blank(model);
     let shares: Vec<u16> = (1..=slices).collect();
-    for batch in 1..=model.max_batch {
+    for batch in 1..=largest(model) {
         let at = |share| surface.under(batch, share, Load::Alone);
         let times = shares.iter().filter_map(|&share| at(share));
         let Some(best) = times.map(|time| time.median_s).min_by(f64::total_cmp) else {
@@ -237,6 +237,13 @@ fn with_times(point: &GridPoint, [median_s, p95_s, low_s, high_s]: [f64; 4]) -> 
         high_s: Some(high_s.max(median_s)),
         ..point.clone()
     }
+}
+
+/// The largest batch that was measured of those that may be run.
+fn largest(model: &ModelProfile) -> u32 {
+    let batches = model.grid.iter().map(|point| point.batch);
+    let within = batches.filter(|&batch| batch <= model.max_batch);
+    within.max().unwrap_or(model.max_batch)
 }
 
 fn knee(model: &ModelProfile) -> u16 {

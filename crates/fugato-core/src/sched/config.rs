@@ -2,7 +2,7 @@
 
 use crate::device::DeviceSpec;
 use crate::id::{BatchSize, DeviceId, ModelId, Share};
-use crate::policy::OperatingPoint;
+use crate::policy::{FugatoParts, OperatingPoint};
 use crate::time::Nanos;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -131,6 +131,8 @@ pub enum PolicySpec {
         #[serde(default = "yes")]
         dynamic: bool,
     },
+    /// [`crate::policy::Fugato`].
+    Fugato(FugatoParts),
 }
 
 const fn yes() -> bool {
@@ -150,7 +152,7 @@ impl PolicySpec {
     pub const TARGET_PERCENT: u8 = 50;
 
     /// Names of all policies, in the order of the documentation.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 12] = [
         "fifo",
         "edf",
         "edf-legs",
@@ -162,6 +164,7 @@ impl PolicySpec {
         "max-throughput",
         "max-min",
         "dstack",
+        "fugato",
     ];
 
     /// `dstack` as published.
@@ -195,6 +198,7 @@ impl PolicySpec {
             "max-throughput" => Self::MaxThroughput,
             "max-min" => Self::MaxMin,
             "dstack" => Self::DSTACK,
+            "fugato" => Self::Fugato(FugatoParts::default()),
             _ => return None,
         })
     }
@@ -213,6 +217,7 @@ impl PolicySpec {
             Self::MaxThroughput => "max-throughput",
             Self::MaxMin => "max-min",
             Self::Dstack { .. } => "dstack",
+            Self::Fugato(_) => "fugato",
         }
     }
 }
@@ -272,7 +277,8 @@ impl PolicySpec {
             | Self::Gslice { .. }
             | Self::MaxThroughput
             | Self::MaxMin
-            | Self::Dstack { .. } => Ok(()),
+            | Self::Dstack { .. }
+            | Self::Fugato(_) => Ok(()),
             Self::Uncontrolled {
                 share: Some(share), ..
             } => {

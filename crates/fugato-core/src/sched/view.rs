@@ -412,6 +412,46 @@ impl<'a> View<'a> {
         )
     }
 
+    /// The enforced deadline of the first of a task's requests that has not ended; `None`
+    /// where it has none.
+    pub fn head_deadline(&self, task: TaskId) -> Option<Timestamp> {
+        let mut requests = self.state.task(task).requests.iter();
+        let first = requests.find_map(|id| self.state.requests.get(id))?;
+        self.state.enforced(first.deadline)
+    }
+
+    /// Tasks that a model may have in flight.
+    pub fn slots(&self, model: ModelId) -> u16 {
+        self.state.model(model).spec.slots
+    }
+
+    /// Legs of a model's plan.
+    pub fn legs(&self, model: ModelId) -> u16 {
+        self.state.model(model).spec.legs
+    }
+
+    /// The slices of a lane's partition.
+    pub fn share_of(&self, at: LaneRef) -> Share {
+        self.state.ledger.share(at)
+    }
+
+    /// When a lane's last leg should end, not before now; now, where nobody knows.
+    pub fn free_at(&self, at: LaneRef) -> Timestamp {
+        let free = self.state.ledger.free_at(at, self.now());
+        free.unwrap_or(self.now())
+    }
+
+    /// The `quantile` of the time of one leg of a model.
+    pub fn predict_leg(
+        &self,
+        (model, leg): (ModelId, LegIndex),
+        batch: BatchSize,
+        place: (Share, Share),
+        quantile: f64,
+    ) -> Option<Prediction> {
+        self.predict_legs((model, leg.0..leg.0 + 1), batch, place, quantile)
+    }
+
     /// The latest enforced deadline of a task's requests: past it, nothing that it gives is in
     /// time. `None` where one of them has none.
     ///

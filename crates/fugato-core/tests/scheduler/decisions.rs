@@ -6,7 +6,7 @@
 use crate::common::{MS, US, arrival, at, config, model};
 use crate::harness::Harness;
 use fugato_core::device::{DeviceSpec, LaneClass};
-use fugato_core::profile::{GridPoint, Knee, ModelProfile};
+use fugato_core::profile::{GridPoint, Knee, LegProfile, ModelProfile};
 use fugato_core::sched::{Action, DynamicBatching, Input, ModelSpec, PolicySpec, SchedulerConfig};
 use fugato_core::{BatchSize, DeviceId, ModelId, Nanos, Share};
 use std::fmt::Write;
@@ -23,7 +23,8 @@ fn run(model: ModelId, batch: BatchSize, share: Share) -> Nanos {
     one.scaled(1, u64::from(share.0.min(knee)))
 }
 
-fn profile(id: u32) -> ModelProfile {
+/// The profile of a model cut into so many equal legs.
+fn profile(id: u32, legs: u16) -> ModelProfile {
     let mut profile = ModelProfile::new(format!("model-{id}"), "hash", 4);
     let knee = Some(KNEES[id as usize]);
     profile.knee = Knee {
@@ -47,12 +48,25 @@ fn profile(id: u32) -> ModelProfile {
             failed: None,
         });
     }
+    if legs > 1 {
+        let mut leg = LegProfile {
+            assumed: false,
+            knee: profile.knee,
+            fit: None,
+            grid: profile.grid.clone(),
+        };
+        for point in &mut leg.grid {
+            let part = |time: Option<f64>| time.map(|time| time / f64::from(legs));
+            (point.median_s, point.p95_s) = (part(point.median_s), part(point.p95_s));
+        }
+        profile.legs = vec![leg; usize::from(legs)];
+    }
     profile
 }
 
 /// Three models with knees of 1, 2 and 4 of four slices, objectives of 25, 50 and 100 ms,
 /// and a burst that the device works off in about 40 ms.
-fn scenario(policy: PolicySpec) -> Harness {
+fn scenario(policy: PolicySpec, legs: u16) -> Harness {
     let lanes = [LaneClass::Normal; 3];
     let device = DeviceSpec::ranges(DeviceId(0), "sim", Share(4), Share(1), &lanes, &lanes[..1]);
     let settings = SchedulerConfig {
@@ -61,16 +75,14 @@ fn scenario(policy: PolicySpec) -> Harness {
     };
     let shares: Vec<Share> = device.partitions.iter().map(|part| part.share()).collect();
     let mut world = Harness::new(settings, vec![device], move |start| {
-        run(
-            start.model,
-            start.batch,
-            shares[usize::from(start.partition.0)],
-        )
+        let share = shares[usize::from(start.partition.0)];
+        run(start.model, start.batch, share).scaled(1, u64::from(legs))
     });
     for id in 0..3 {
         let spec = ModelSpec {
             slo: Some(Nanos::from_millis(25 << id)),
             max_batch: BatchSize(4),
+            legs,
             batching: DynamicBatching {
                 max_queue_delay: Nanos::from_millis(1),
                 ..DynamicBatching::default()
@@ -78,7 +90,7 @@ fn scenario(policy: PolicySpec) -> Harness {
             ..model(id)
         };
         world.input(at(0), Input::ModelAdded(spec));
-        let profile = Box::new(profile(id));
+        let profile = Box::new(profile(id, legs));
         world.input(
             at(0),
             Input::ProfileGiven {
@@ -107,9 +119,13 @@ fn written(world: &mut Harness) -> String {
                 let requests: Vec<u64> = start.requests.iter().map(|id| id.0).collect();
                 let (model, part) = (start.model.0, start.partition.0);
                 let lane = start.lane.0;
+                let leg = match start.leg.0 {
+                    0 => String::new(),
+                    leg => format!(", leg {leg}"),
+                };
                 writeln!(
                     text,
-                    "{ms:>8.3} run  model {model} on {part}.{lane}: {requests:?}"
+                    "{ms:>8.3} run  model {model}{leg} on {part}.{lane}: {requests:?}"
                 )
             }
             Action::Revoke { task, .. } => writeln!(text, "{ms:>8.3} take back {task}"),
@@ -132,10 +148,15 @@ fn decisions_are_as_written_down() {
     let bless = std::env::var("FUGATO_BLESS").is_ok();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scheduler/decisions");
     let mut differing = Vec::new();
-    for name in PolicySpec::NAMES {
+    let whole = PolicySpec::NAMES.map(|name| (name, 1));
+    let in_legs = ["edf-legs", "fugato"].map(|name| (name, 3));
+    for (name, legs) in whole.into_iter().chain(in_legs) {
         let policy = PolicySpec::named(name).expect("a policy of its name");
-        let found = written(&mut scenario(policy));
-        let path = folder.join(format!("{name}.txt"));
+        let found = written(&mut scenario(policy, legs));
+        let path = folder.join(match legs {
+            1 => format!("{name}.txt"),
+            legs => format!("{name}-in-{legs}.txt"),
+        });
         if bless {
             fs::write(&path, found).expect("the folder is writable");
         } else if fs::read_to_string(&path).unwrap_or_default() != found {

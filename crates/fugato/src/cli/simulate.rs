@@ -113,7 +113,7 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub instances: u16,
     /// How long a request may wait for its batch to fill, under all policies but `fifo`, `edf`,
-    /// `edf-legs` and `dstack`
+    /// `edf-legs`, `dstack` and `fugato`
     #[arg(long, value_name = "TIME", default_value = "0ms")]
     pub max_queue_delay: Span,
     /// Find the largest multiple of the workload that each policy holds

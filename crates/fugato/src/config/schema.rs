@@ -41,6 +41,8 @@ pub enum Policy {
     MaxMin,
     /// Sessions of planned runs in shares that never overlap, and what fits between them.
     Dstack,
+    /// In the smallest shares that keep deadlines, chosen anew at each leg.
+    Fugato,
 }
 
 /// Who decides when models are loaded and unloaded (Triton's modes).
@@ -139,7 +141,7 @@ kinds! {
     Span: "length of time",
     ByteSize: "bytes",
     Cores: "`auto` or a list of cores",
-    Policy: "`fifo`, `edf`, `edf-legs`, `temporal`, `uncontrolled`, `clipper`, `nexus`, `gslice`, `max-throughput`, `max-min` or `dstack`",
+    Policy: "`fifo`, `edf`, `edf-legs`, `temporal`, `uncontrolled`, `clipper`, `nexus`, `gslice`, `max-throughput`, `max-min`, `dstack` or `fugato`",
     OperatingPoint: "`efficacy`, `work`, `knee` or `published`",
     DeviceKind: "`auto` or `cpu`",
     ModelControlMode: "`none`, `poll` or `explicit`",
@@ -440,6 +442,27 @@ section! {
 }
 
 section! {
+    /// Policy `fugato`: which of its parts are on. Those that are on helped by 3 % or more somewhere
+    /// in simulations; each can be turned off to compare.
+    "policy.fugato" RawFugato => FugatoConfig in FUGATO {
+        /// Whether shares are chosen anew at each leg. Without it a task runs to its end in the
+        /// share that it began in.
+        preempt: bool = true;
+        /// Whether a leg gets no more than its own knee, so that others may have the rest. Off: it
+        /// gained less than 3 % on assumed legs.
+        leg_shares: bool = false;
+        /// Whether slices that nobody needs go to whoever gains most by them.
+        widen: bool = true;
+        /// Whether batches wait for the model's dequeue interval.
+        dequeue: bool = true;
+        /// Whether tasks that are too late, and requests that would make a batch dear, are given
+        /// up.
+        give_up: bool = true;
+    }
+    unset {}
+}
+
+section! {
     /// What holds for every model whose own section `[model.NAME]` does not say otherwise.
     "defaults" RawModel => ModelConfig in MODEL_DEFAULTS {
         /// Worth of a reply in time relative to other models, above 0. Equal.
@@ -557,7 +580,7 @@ section! {
 }
 
 /// The sections, in the order they are shown, each with its settings.
-pub const SETTINGS: [(&str, &[Setting]); 14] = [
+pub const SETTINGS: [(&str, &[Setting]); 15] = [
     ("server", SERVER),
     ("device", DEVICE),
     ("scheduler", SCHEDULER),
@@ -566,6 +589,7 @@ pub const SETTINGS: [(&str, &[Setting]); 14] = [
     ("policy.clipper", CLIPPER),
     ("policy.gslice", GSLICE),
     ("policy.dstack", DSTACK),
+    ("policy.fugato", FUGATO),
     ("defaults", MODEL_DEFAULTS),
     ("model_store", MODEL_STORE),
     ("profile", PROFILE),
@@ -616,6 +640,8 @@ pub struct RawPolicies {
     pub gslice: RawGslice,
     /// `[policy.dstack]`.
     pub dstack: RawDstack,
+    /// `[policy.fugato]`.
+    pub fugato: RawFugato,
 }
 
 /// The settings of all policies that have any.
@@ -631,4 +657,6 @@ pub struct PoliciesConfig {
     pub gslice: GsliceConfig,
     /// `[policy.dstack]`.
     pub dstack: DstackConfig,
+    /// `[policy.fugato]`.
+    pub fugato: FugatoConfig,
 }

@@ -1,0 +1,374 @@
+//! `fugato`: at each boundary between two legs, who goes on, in which share.
+//!
+//! What runs is never late for being slow: a task gets the smallest share in which it ends in
+//! time, because a small share costs the least slice-seconds, and what nobody needs goes to
+//! whoever gains most by it. Both are looked at anew at each boundary, so a task that fell
+//! behind gets more and one that is ahead gives some up.
+//!
+//! | question | answer |
+//! |---|---|
+//! | who goes first | tasks that are begun, then heads of queues, then tasks whose first request is late; among each the one that must go on first: its deadline less its time in the best share |
+//! | which share | the smallest in which the rest of the task ends by its first request's deadline |
+//! | which batch | all that waits, or as many as end in time in the slices that are free |
+//! | what is left | slice by slice to whoever saves the largest part of its time by it, up to the knee of its next leg |
+//! | when a batch begins | when it is full, or its first request has waited for the model's *dequeue interval* |
+//! | what is not served | a task none of whose requests can be in time; a head that would need a dear share, while enough later ones wait for a batch that ends in time in a cheap one |
+//!
+//! The dequeue interval is `SLO / (n + 1)` for `n` slots. With `n` tasks in flight of `L`
+//! each, one begins every `L / n`, and a request waits for that long and then runs:
+//! `L / n + L <= SLO`. The longest such `L` has the largest batches in the smallest shares. It
+//! is cut where the batch would then need more than its usual share, and does not apply where the
+//! requests that come in it make an item no cheaper by a tenth.
+//!
+//! A task whose next leg would be the same whoever decides is committed to it before its leg
+//! ends, so that the boundary costs no decision: that is the hysteresis of one leg. What is
+//! kept for a more urgent one may be used by others up to the moment at which it could be
+//! taken (EASY backfilling, Lifka 1995).
+//!
+//! # Source
+//! Ours. Slack-based choice of a share: elastic tasks (Buttazzo et al., RTSS 1998); least
+//! laxity first (Mok, 1983) with the laxity in the best share; dequeue frequency: TOP (TPDS
+//! 2025), which learns it. Dropping heads for full batches: Nexus (SOSP 2019), as
+//! [`edf`](super::Edf) does.
+
+mod claims;
+mod grants;
+mod table;
+
+use super::sizes::Sizes;
+use super::sizing::OperatingPoint;
+use super::{Backlog, CapacityRule, Policy, QueueOrder, Ran, ServiceBound, Verdict};
+use crate::id::{BatchSize, DeviceId, ModelId, Share};
+use crate::sched::{Begun, DropReason, Offer, ReadyHead, View};
+use crate::time::Timestamp;
+use claims::{Claim, Who};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use table::Tables;
+
+/// Launches of others that the first of those who wait lets pass at most: some batches of
+/// each of many models, and few enough that nobody waits for a second on millisecond runs.
+const PASSES: u32 = 64;
+
+/// A head is dear where an item of its batch costs more than this much of what one costs in
+/// the share and batch of least work.
+const DEAR: (u64, u64) = (5, 4);
+
+/// The part of its usual run that a batch is begun ahead of its latest start: the slices may
+/// not be free at that moment.
+const HEADROOM: (u64, u64) = (5, 4);
+
+/// A batch waits where an item of the batch that it would grow to takes no more than this much
+/// of the time of one now: on a device that gains little by batching, waiting only loses time.
+const GAIN: (u64, u64) = (9, 10);
+
+/// What of the policy is on: all but what was measured to help nowhere. Each is there to be
+/// turned off in comparisons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FugatoParts {
+    /// Whether shares are chosen anew at each leg. Without it a task runs to its end in the share
+    /// that it began in.
+    pub preempt: bool,
+    /// Whether a leg gets no more than its own knee, so that others may have the rest.
+    pub leg_shares: bool,
+    /// Whether what nobody needs goes to whoever gains by it.
+    pub widen: bool,
+    /// Whether batches wait for the dequeue interval.
+    pub dequeue: bool,
+    /// Whether what is late or dear is given up.
+    pub give_up: bool,
+}
+
+impl Default for FugatoParts {
+    fn default() -> Self {
+        Self {
+            preempt: true,
+            leg_shares: false,
+            widen: true,
+            dequeue: true,
+            give_up: true,
+        }
+    }
+}
+
+/// The policy `fugato`.
+#[derive(Debug)]
+pub struct Fugato {
+    parts: FugatoParts,
+    tables: Tables,
+    sizes: Sizes,
+    /// By device: the model that went first at the last launch, and how often in a row it
+    /// was passed over.
+    passes: BTreeMap<DeviceId, (ModelId, u32)>,
+}
+
+impl Fugato {
+    pub(crate) fn new(parts: FugatoParts) -> Self {
+        Self {
+            parts,
+            tables: Tables::default(),
+            sizes: Sizes::new(OperatingPoint::Work),
+            passes: BTreeMap::new(),
+        }
+    }
+
+    fn on(&mut self, view: &View<'_>, device: DeviceId) -> Option<Verdict> {
+        self.sizes.refresh(view, device, |_| {});
+        self.given_up(view, device)
+            .or_else(|| self.waits(view, device))
+            .or_else(|| self.shared_out(view, device))
+    }
+
+    /// Gives the free slices to those who can take them now; where all of them are given,
+    /// commits legs of tasks that go on as they are.
+    fn shared_out(&mut self, view: &View<'_>, device: DeviceId) -> Option<Verdict> {
+        let ends_soon = |begun: &Begun| matches!(view.offer(begun.at), Offer::After(_));
+        let soon = || {
+            view.begun(device)
+                .any(|begun| begun.runs && ends_soon(&begun))
+        };
+        let free = view.free(device);
+        if free.is_empty() && !soon() {
+            return None;
+        }
+        let claims = self.claims(view, device);
+        let (grants, unmet) = self.grants(view, device, &claims);
+        let given = grants.iter().find_map(|grant| grant.verdict(view, device));
+        if let Some(verdict) = given {
+            if let Verdict::Launch { model, .. } = verdict {
+                self.count(view, device, model);
+            }
+            return Some(verdict);
+        }
+        let same = |claim: &&Claim| {
+            let grows = !free.is_empty() && self.parts.widen && claim.held < claim.most;
+            claim.need <= claim.held && !grows && (!unmet || claim.need == claim.held)
+        };
+        let running = claims
+            .iter()
+            .filter(same)
+            .find_map(|claim| match claim.who {
+                Who::Running(begun) => ends_soon(&begun).then_some(begun),
+                Who::Between(_) | Who::Head(_) => None,
+            })?;
+        Some(Verdict::Continue {
+            task: running.task,
+            at: running.at,
+        })
+    }
+
+    /// The only model that may launch on a device, where it was passed over often enough.
+    fn owed(&self, view: &View<'_>, device: DeviceId) -> Option<ModelId> {
+        let first = view.first_ready(device)?.model;
+        let &(model, passes) = self.passes.get(&device)?;
+        (model == first && passes >= PASSES).then_some(first)
+    }
+
+    fn count(&mut self, view: &View<'_>, device: DeviceId, launched: ModelId) {
+        let Some(first) = view.first_ready(device).map(|head| head.model) else {
+            return;
+        };
+        let known = self.passes.get(&device).copied();
+        let before = known.filter(|&(model, _)| model == first);
+        let passes = match before {
+            _ if launched == first => 0,
+            Some((_, passes)) => passes + 1,
+            None => 1,
+        };
+        self.passes.insert(device, (first, passes));
+    }
+
+    /// A task or a head that is late, or not worth its slices.
+    fn given_up(&mut self, view: &View<'_>, device: DeviceId) -> Option<Verdict> {
+        let hopeless = view.ready(device).find_map(|head| {
+            let reason = self.hopeless(view, device, head)?;
+            let request = head.key.request();
+            Some(Verdict::Drop { request, reason })
+        });
+        if hopeless.is_some() || !self.parts.give_up {
+            return hopeless;
+        }
+        let late = view.begun(device).find_map(|begun| {
+            let predicted = self.too_late(view, device, begun)?;
+            let task = begun.task;
+            Some(Verdict::Abandon { task, predicted })
+        });
+        late.or_else(|| {
+            view.ready(device).find_map(|head| {
+                let reason = self.outweighed(view, device, head)?;
+                let request = head.key.request();
+                Some(Verdict::Drop { request, reason })
+            })
+        })
+    }
+
+    /// When a task between two legs would end in its best share, alone, where that is past the
+    /// deadlines of all its requests.
+    fn too_late(&mut self, view: &View<'_>, device: DeviceId, begun: Begun) -> Option<Timestamp> {
+        let deadline = view.last_deadline(begun.task).filter(|_| !begun.runs)?;
+        let table = self.tables.of(view, device, begun.model, begun.batch);
+        let leg = begun.leg.0 + 1;
+        let place = table.fastest(leg)?;
+        if view.now() + table.rest(place, leg) <= deadline {
+            return None;
+        }
+        // The table is careful; what is given up must be late at the median and alone.
+        let alone = (table.share(place), Share(0));
+        let rest = view.rest(begun, alone, 0.5)?.measured()?;
+        Some(view.now() + rest).filter(|&predicted| predicted > deadline)
+    }
+
+    /// Why a head cannot be served: it would be late by itself in the best share. One that is
+    /// wanted as a probe runs.
+    fn hopeless(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        head: ReadyHead,
+    ) -> Option<DropReason> {
+        let request = head.key.request();
+        let deadline = view.enforced_deadline(request)?;
+        let table = (self.tables).of(view, device, head.model, view.items(request));
+        let place = table.fastest(0)?;
+        if view.now() + table.rest(place, 0) <= deadline {
+            return None;
+        }
+        // As above; a share that was never measured is taken at its best.
+        let alone = (table.share(place), Share(0));
+        let known = view.predict_at(head.model, view.items(request), alone, 0.5);
+        let run = known.map_or(table.rest(place, 0), |known| known.time);
+        let predicted = view.now() + run;
+        let late = predicted > deadline && !view.is_probe(request, run);
+        late.then_some(DropReason::Doomed {
+            deadline,
+            predicted,
+        })
+    }
+
+    /// Why a head is given up: it would need a share that is dear and not free, and enough
+    /// later requests wait to fill a batch that ends in time in the share of least work.
+    fn outweighed(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        head: ReadyHead,
+    ) -> Option<DropReason> {
+        let deadline = view.enforced_deadline(head.key.request())?;
+        let usual = self.sizes.get(device, head.model)?;
+        let run = usual.run?;
+        let predicted = view.now() + run;
+        let items = u64::from(usual.batch.0);
+        if predicted <= deadline || view.waiting_items(head.model) <= items {
+            return None;
+        }
+        let most = view.max_batch(head.model);
+        let batch = view.batch_available(head.model, head.class, most);
+        let table = self.tables.of(view, device, head.model, batch);
+        table.fastest(0)?;
+        let is_dear = table.enough(0, deadline - view.now()).is_none_or(|place| {
+            let share = table.share(place);
+            let (dear, least) = DEAR;
+            let costs = table.rest(place, 0).times(u64::from(share.0) * items);
+            let usually = run.times(u64::from(usual.share.0) * u64::from(batch.0));
+            share.0 > view.free(device).count() && costs.times(least) > usually.times(dear)
+        });
+        let fills = || view.fills_after(head.model, head.class, predicted, usual.batch);
+        (is_dear && fills()).then_some(DropReason::Doomed {
+            deadline,
+            predicted,
+        })
+    }
+
+    /// A model whose batch waits until it is fuller.
+    fn waits(&mut self, view: &View<'_>, device: DeviceId) -> Option<Verdict> {
+        if !self.parts.dequeue {
+            return None;
+        }
+        view.ready(device).find_map(|head| {
+            let until = self.begins(view, device, head)?;
+            let full = u64::from(view.max_batch(head.model).0);
+            let waits = until > view.now() && view.waiting_items(head.model) < full;
+            waits.then_some(Verdict::Park {
+                model: head.model,
+                until: Some(until),
+            })
+        })
+    }
+
+    /// When the batch of a head begins at the latest, if it is to wait at all.
+    fn begins(&mut self, view: &View<'_>, device: DeviceId, head: ReadyHead) -> Option<Timestamp> {
+        let request = head.key.request();
+        let deadline = view.enforced_deadline(request)?;
+        let received = view.received(request);
+        let slots = u64::from(view.slots(head.model));
+        let interval = (deadline - received).scaled(1, slots + 1);
+        let usual = self.sizes.get(device, head.model)?;
+        let (part, whole) = HEADROOM;
+        let latest = deadline.before(usual.run?.scaled(part, whole));
+        let until = (received + interval).min(latest);
+        let comes = view.rate(head.model) * until.since(view.now()).as_secs_f64();
+        let most = view.max_batch(head.model);
+        let here = view.batch_available(head.model, head.class, most);
+        let later = BatchSize(here.0.saturating_add(floor(comes)).min(most.0));
+        let mut per_item = |batch: BatchSize| {
+            let table = self.tables.of(view, device, head.model, batch);
+            let place = table.within(usual.share.0)?;
+            table.fastest(0)?;
+            Some(table.rest(place, 0).as_nanos() / u64::from(batch.0.max(1)))
+        };
+        let (gain, of) = GAIN;
+        let gains = per_item(later)?.saturating_mul(of) <= per_item(here)?.saturating_mul(gain);
+        gains.then_some(until)
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the cast saturates, and a rate is not negative"
+)]
+fn floor(items: f64) -> u32 {
+    items as u32
+}
+
+impl Policy for Fugato {
+    fn name(&self) -> &'static str {
+        "fugato"
+    }
+
+    fn capacity(&self) -> CapacityRule {
+        CapacityRule::Exclusive
+    }
+
+    fn service_bound(&self) -> Option<ServiceBound> {
+        Some(ServiceBound { passes: PASSES })
+    }
+
+    fn queue_order(&self) -> QueueOrder {
+        QueueOrder::Deadline
+    }
+
+    /// Its own: models have shares of their own.
+    fn backlog(&self) -> Backlog {
+        Backlog::Own
+    }
+
+    fn decide(&mut self, view: &View<'_>) -> Verdict {
+        if !self.parts.preempt
+            && let Some(verdict) = view.continue_first()
+        {
+            return verdict;
+        }
+        let verdict = view.devices().find_map(|device| self.on(view, device));
+        verdict.unwrap_or_else(|| Verdict::Wait {
+            until: self.sizes.catch_up(view),
+        })
+    }
+
+    fn ran(&mut self, ran: &Ran) {
+        if ran.is_last {
+            self.tables.ran(ran.model);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Who asks for slices at a boundary, in which order, and how many each needs to be in time.
+
+use super::Fugato;
+use crate::id::{BatchSize, DeviceId, ModelId, Share};
+use crate::sched::{Begun, ReadyHead, View};
+use crate::time::Timestamp;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Who {
+    /// A task of which a leg runs: it asks for what its next leg needs.
+    Running(Begun),
+    /// A task between two legs.
+    Between(Begun),
+    /// The first request of a model that could start.
+    Head(ReadyHead),
+}
+
+/// What somebody asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claim {
+    pub(super) who: Who,
+    pub(super) model: ModelId,
+    pub(super) batch: BatchSize,
+    /// The leg that comes next.
+    pub(super) leg: u16,
+    /// By when the first request is due; `None` where deadlines are not enforced, or it has
+    /// none.
+    pub(super) due: Option<Timestamp>,
+    /// The smallest share in which that is kept; the usual one where none does.
+    pub(super) need: Share,
+    /// The share above which the next leg gains nothing.
+    pub(super) most: Share,
+    /// What its running leg holds.
+    pub(super) held: Share,
+    /// When it can take slices: at the end of its running leg.
+    pub(super) from: Timestamp,
+    urgency: Urgency,
+}
+
+/// Smaller goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Urgency {
+    class: Class,
+    /// The last moment at which its best share keeps the deadline.
+    latest: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Begun,
+    Head,
+    Late,
+}
+
+impl Fugato {
+    /// Everybody who asks for slices of a device, the most urgent first.
+    pub(super) fn claims(&mut self, view: &View<'_>, device: DeviceId) -> Vec<Claim> {
+        let begun = view.begun(device);
+        let mut claims: Vec<Claim> = begun
+            .map(|begun| self.of_task(view, device, begun))
+            .collect();
+        let owed = self.owed(view, device);
+        let heads = view.ready(device);
+        let heads = heads.filter(|head| owed.is_none_or(|model| model == head.model));
+        claims.extend(heads.map(|head| self.of_head(view, device, head)));
+        // In the order of ids, and of deadlines, where equally urgent.
+        claims.sort_by_key(|claim| claim.urgency);
+        claims
+    }
+
+    fn of_task(&mut self, view: &View<'_>, device: DeviceId, begun: Begun) -> Claim {
+        let (who, held, from) = if begun.runs {
+            let ends = view.free_at(begun.at);
+            (Who::Running(begun), view.share_of(begun.at), ends)
+        } else {
+            (Who::Between(begun), Share(0), view.now())
+        };
+        let task = (begun.model, begun.batch, begun.leg.0 + 1);
+        let due = view.head_deadline(begun.task);
+        let claim = blank(who, task, due, from);
+        let last = view.last_deadline(begun.task);
+        self.sized(view, device, Claim { held, ..claim }, last)
+    }
+
+    fn of_head(&mut self, view: &View<'_>, device: DeviceId, head: ReadyHead) -> Claim {
+        let most = view.max_batch(head.model);
+        let batch = view.batch_available(head.model, head.class, most);
+        let due = view.enforced_deadline(head.key.request());
+        let claim = blank(Who::Head(head), (head.model, batch, 0), due, view.now());
+        self.sized(view, device, claim, None)
+    }
+
+    /// The claim with what it needs, what it can use and how urgent it is. Where the first
+    /// request is late and the `last` is not, it is served for that one, after all others.
+    fn sized(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        claim: Claim,
+        last: Option<Timestamp>,
+    ) -> Claim {
+        let sizing = self.sizes.get(device, claim.model);
+        let usual = sizing.map_or_else(|| view.slices(device), |sizing| sizing.share);
+        let leg_shares = self.parts.leg_shares;
+        let table = self.tables.of(view, device, claim.model, claim.batch);
+        let Some(fastest) = table.fastest(claim.leg) else {
+            // Nothing is known of it.
+            return Claim {
+                need: usual,
+                most: usual,
+                ..claim
+            };
+        };
+        let enough = |due: Option<Timestamp>| table.enough(claim.leg, due? - claim.from);
+        let first = enough(claim.due);
+        let need = first.or_else(|| enough(last));
+        let need = need.map_or(usual, |place| table.share(place));
+        let most = match leg_shares {
+            true => table.knee_of_leg(table.widest(), claim.leg),
+            false => table.knee_of_rest(claim.leg),
+        };
+        let quick = table.rest(fastest, claim.leg);
+        let class = match claim.who {
+            _ if claim.due.is_some() && first.is_none() => Class::Late,
+            Who::Running(_) | Who::Between(_) => Class::Begun,
+            Who::Head(_) => Class::Head,
+        };
+        Claim {
+            need,
+            most: table.share(most),
+            urgency: Urgency {
+                class,
+                latest: claim.due.unwrap_or(Timestamp::MAX).before(quick),
+            },
+            ..claim
+        }
+    }
+}
+
+fn blank(
+    who: Who,
+    (model, batch, leg): (ModelId, BatchSize, u16),
+    due: Option<Timestamp>,
+    from: Timestamp,
+) -> Claim {
+    Claim {
+        who,
+        model,
+        batch,
+        leg,
+        due,
+        need: Share(0),
+        most: Share(0),
+        held: Share(0),
+        from,
+        urgency: Urgency {
+            class: Class::Head,
+            latest: due.unwrap_or(Timestamp::MAX),
+        },
+    }
+}

@@ -1,0 +1,236 @@
+//! Who gets how many of the free slices.
+
+use super::Fugato;
+use super::claims::{Claim, Who};
+use super::table::Place;
+use crate::id::{BatchSize, DeviceId, ModelId, Share};
+use crate::policy::Verdict;
+use crate::sched::{LaneRef, ReadyHead, View};
+use crate::time::{Nanos, Timestamp};
+
+/// What somebody gets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grant {
+    who: Who,
+    model: ModelId,
+    batch: BatchSize,
+    leg: u16,
+    share: Share,
+    most: Share,
+}
+
+/// Slices that a more urgent one takes as soon as it can.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    slices: u16,
+    from: Timestamp,
+}
+
+impl Grant {
+    /// The verdict that gives it; `None` where no partition of free atoms is left for it.
+    pub(super) fn verdict(&self, view: &View<'_>, device: DeviceId) -> Option<Verdict> {
+        let at = self.place(view, device)?;
+        Some(match self.who {
+            Who::Running(begun) | Who::Between(begun) => Verdict::Continue {
+                task: begun.task,
+                at,
+            },
+            Who::Head(head) => Verdict::Launch {
+                model: head.model,
+                class: head.class,
+                batch: self.batch,
+                at,
+            },
+        })
+    }
+
+    /// A lane of the share, or where the free atoms make no such partition, of the next
+    /// smaller one that they do.
+    fn place(&self, view: &View<'_>, device: DeviceId) -> Option<LaneRef> {
+        let mut shares: Vec<Share> = view.shares(device).collect();
+        shares.retain(|&share| share <= self.share);
+        let mut shares = shares.into_iter().rev();
+        shares.find_map(|share| view.place(device, share))
+    }
+}
+
+impl Fugato {
+    /// Divides the free slices of a device among claims, the most urgent first, and says
+    /// whether somebody gets less than it needs.
+    pub(super) fn grants(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        claims: &[Claim],
+    ) -> (Vec<Grant>, bool) {
+        let mut free = view.free(device).count();
+        let (mut grants, mut kept) = (Vec::new(), Vec::new());
+        let mut unmet = false;
+        for claim in claims {
+            if let Who::Running(_) = claim.who {
+                let slices = claim.need.0.saturating_sub(claim.held.0);
+                let from = claim.from;
+                kept.push(Kept { slices, from });
+                continue;
+            }
+            match self.fits(view, device, claim, free, &kept) {
+                Some(grant) => {
+                    unmet |= grant.share < claim.need;
+                    free -= grant.share.0;
+                    grants.push(grant);
+                }
+                None => {
+                    unmet = true;
+                    let (slices, ends) = (claim.need.0, view.falls_free(device, claim.need));
+                    let from = ends.map_or(view.now(), |(_, end)| end);
+                    kept.push(Kept { slices, from });
+                }
+            }
+        }
+        if self.parts.widen {
+            let kept = kept.iter().map(|kept| kept.slices);
+            let kept = kept.fold(0, u16::saturating_add);
+            self.widen(view, device, &mut grants, free.saturating_sub(kept));
+        }
+        (grants, unmet)
+    }
+
+    /// The batch and the share that a claim gets out of the free slices; `None` where it
+    /// waits for more.
+    fn fits(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        claim: &Claim,
+        free: u16,
+        kept: &[Kept],
+    ) -> Option<Grant> {
+        let grant = |batch, share| Grant {
+            who: claim.who,
+            model: claim.model,
+            batch,
+            leg: claim.leg,
+            share,
+            most: claim.most,
+        };
+        let table = self.tables.of(view, device, claim.model, claim.batch);
+        if table.fastest(claim.leg).is_none() {
+            let batch = match claim.who {
+                // The first request alone, to learn of it.
+                Who::Head(head) => view.items(head.key.request()),
+                Who::Running(_) | Who::Between(_) => claim.batch,
+            };
+            return (claim.need.0 <= free).then(|| grant(batch, claim.need));
+        }
+        let wanted = table.within(claim.need.0)?;
+        let ends = view.now() + table.leg(wanted, claim.leg);
+        let over = kept.iter().filter(|kept| ends > kept.from);
+        let over = over.map(|kept| kept.slices).fold(0, u16::saturating_add);
+        let room = free.saturating_sub(over);
+        let place = table.within(room.min(claim.need.0))?;
+        match claim.who {
+            Who::Head(head) if room < claim.need.0 => {
+                let (batch, place) = self.smaller(view, device, (claim, head), place)?;
+                let share = self.cut(view, device, (claim, batch), place);
+                Some(grant(batch, share))
+            }
+            Who::Head(_) | Who::Running(_) | Who::Between(_) => {
+                let share = self.cut(view, device, (claim, claim.batch), place);
+                Some(grant(claim.batch, share))
+            }
+        }
+    }
+
+    /// The share of a place, or the knee of the leg where legs have shares of their own.
+    fn cut(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        (claim, batch): (&Claim, BatchSize),
+        place: Place,
+    ) -> Share {
+        let leg_shares = self.parts.leg_shares;
+        let table = self.tables.of(view, device, claim.model, batch);
+        table.share(match leg_shares {
+            true => table.knee_of_leg(place, claim.leg),
+            false => place,
+        })
+    }
+
+    /// The largest batch that ends in time in a share up to `most`, and its share. None where
+    /// it is less than half of what waits and that could be in time in a larger share:
+    /// then that is worth waiting for.
+    fn smaller(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        (claim, head): (&Claim, ReadyHead),
+        most: Place,
+    ) -> Option<(BatchSize, Place)> {
+        let slack: Nanos = claim.due? - view.now();
+        let mut in_time = |items: u32| {
+            let batch = BatchSize(items);
+            let table = self.tables.of(view, device, claim.model, batch);
+            let place = table.enough(0, slack)?;
+            Some((batch, place))
+        };
+        let all = in_time(claim.batch.0);
+        let mut best = None;
+        let (mut good, mut late) = (0, claim.batch.0);
+        let mut tried = view.items(head.key.request()).0;
+        while tried < late {
+            match in_time(tried).filter(|&(_, place)| place <= most) {
+                Some(found) => (good, best) = (tried, Some(found)),
+                None => late = tried,
+            }
+            if good == 0 || late - good <= 1 {
+                break;
+            }
+            tried = good + (late - good) / 2;
+        }
+        best.filter(|_| all.is_none() || 2 * good >= claim.batch.0)
+    }
+
+    /// Hands out what is left, step by step to whoever saves the largest part of its time by
+    /// a slice.
+    ///
+    /// # Cost
+    /// The shares of the device times the grants.
+    fn widen(&mut self, view: &View<'_>, device: DeviceId, grants: &mut [Grant], left: u16) {
+        let mut left = left;
+        loop {
+            let steps = grants.iter().enumerate().filter_map(|(index, grant)| {
+                let (gain, share) = self.step(view, device, grant, left)?;
+                Some((gain, index, share))
+            });
+            let best = steps.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+            let Some((_, index, share)) = best else {
+                return;
+            };
+            left -= share.0 - grants[index].share.0;
+            grants[index].share = share;
+        }
+    }
+
+    /// What a grant gains by the next larger share, in parts of its time per slice.
+    fn step(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        grant: &Grant,
+        left: u16,
+    ) -> Option<(f64, Share)> {
+        let table = self.tables.of(view, device, grant.model, grant.batch);
+        table.fastest(grant.leg)?;
+        let place = table.within(grant.share.0)?;
+        let share = (place < table.widest()).then(|| table.share(place + 1))?;
+        let more = share.0 - grant.share.0;
+        if share > grant.most || more > left {
+            return None;
+        }
+        let slow = table.rest(place, grant.leg).as_secs_f64();
+        let fast = table.rest(place + 1, grant.leg).as_secs_f64();
+        let gain = (slow - fast) / slow / f64::from(more);
+        (gain > 0.0).then_some((gain, share))
+    }
+}

@@ -1,0 +1,152 @@
+//! What the policy `fugato` is there for, on the built-in mixes cut into legs.
+
+use fugato_core::mix::Mix;
+use fugato_core::policy::FugatoParts;
+use fugato_core::profile::Division;
+use fugato_core::sched::{PolicySpec, SchedulerConfig};
+use fugato_core::sim::{PolicyReport, Scenario, SimOptions, sim_device};
+use fugato_core::timeline::TimelineLeg;
+use fugato_core::workload::{ArrivalProcess, ModelLoad, Workload};
+use fugato_core::{Nanos, Share, TaskId};
+use std::collections::{BTreeMap, BTreeSet};
+
+const SECOND: Nanos = Nanos::from_millis(1_000);
+
+/// A mix on 80 slices in legs of at most 2 ms, for two seconds after one.
+fn mix(name: &str, workload: Option<Workload>) -> Scenario {
+    let mix = Mix::named(name).expect("built in");
+    let profile = mix.profiles().divided(Division {
+        leg_max: Nanos::from_millis(2),
+        seed: 1,
+    });
+    let workload = workload.unwrap_or_else(|| mix.rated().expect("valid"));
+    let workload = workload.lasting(SECOND.times(2), SECOND).expect("valid");
+    let options = SimOptions {
+        timeline: 100_000,
+        ..SimOptions::default()
+    };
+    let device = sim_device("v100", Share(80));
+    Scenario::new(&profile, workload, device, options).expect("valid")
+}
+
+fn spec(parts: FugatoParts) -> PolicySpec {
+    PolicySpec::Fugato(parts)
+}
+
+fn usual() -> PolicySpec {
+    spec(FugatoParts::default())
+}
+
+fn run(scenario: &Scenario, policy: PolicySpec) -> (PolicyReport, Vec<TimelineLeg>) {
+    let config = SchedulerConfig {
+        policy,
+        ..SchedulerConfig::default()
+    };
+    let simulated = scenario.run(config, 1);
+    let report = PolicyReport::new("it", scenario.workload(), &simulated.tally);
+    let timeline = simulated.timeline.expect("asked for");
+    (report, timeline.into_legs())
+}
+
+fn at(scenario: &Scenario, factor: f64) -> Scenario {
+    let workload = scenario.workload().scaled(factor).expect("valid");
+    scenario.clone().with_workload(workload)
+}
+
+#[test]
+fn it_holds_loads_that_shares_for_whole_runs_do_not() {
+    let scenario = at(&mix("c-4", None), 1.2);
+    let attainment = |policy| run(&scenario, policy).0.attainment.expect("offered");
+    let found = attainment(usual());
+    assert!(found > 0.99, "{found}");
+    let rival = attainment(PolicySpec::MaxMin);
+    assert!(rival < 0.95, "{rival}");
+}
+
+#[test]
+fn it_does_not_thrash_under_overload() {
+    let scenario = mix("c-4", None);
+    let goodput = |factor, parts| run(&at(&scenario, factor), spec(parts)).0.goodput;
+    let parts = FugatoParts::default();
+    let peak = goodput(1.4, parts);
+    for factor in [2.8, 5.6] {
+        let found = goodput(factor, parts);
+        assert!(found >= 0.95 * peak, "{found} of {peak} at {factor}");
+    }
+    let kept = FugatoParts {
+        give_up: false,
+        ..parts
+    };
+    assert!(goodput(5.6, kept) < 0.5 * peak, "what giving up is for");
+}
+
+#[test]
+fn tasks_change_their_share_at_boundaries_and_not_without_preemption() {
+    let scenario = mix("arv", None);
+    let shares = |policy| {
+        let mut shares: BTreeMap<TaskId, BTreeSet<u16>> = BTreeMap::new();
+        for leg in run(&scenario, policy).1 {
+            shares
+                .entry(leg.task)
+                .or_default()
+                .insert(leg.atoms.count());
+        }
+        let changed = shares.values().filter(|shares| shares.len() > 1);
+        (changed.count(), shares.len())
+    };
+    let (changed, tasks) = shares(usual());
+    assert!(10 * changed > tasks, "{changed} of {tasks}");
+    let kept = spec(FugatoParts {
+        preempt: false,
+        ..FugatoParts::default()
+    });
+    assert_eq!(shares(kept).0, 0);
+}
+
+#[test]
+fn batches_wait_for_the_dequeue_interval_where_that_makes_them_cheaper() {
+    let load = |rate| {
+        let arrivals = ArrivalProcess::Poisson { rate };
+        let model = ModelLoad::new("alexnet", Nanos::from_millis(25), arrivals);
+        Workload::new(SECOND, SECOND, None, vec![model]).expect("valid")
+    };
+    let figures = |rate, dequeue| {
+        let parts = FugatoParts {
+            dequeue,
+            ..FugatoParts::default()
+        };
+        let (report, _) = run(&mix("c-2", Some(load(rate))), spec(parts));
+        let model = &report.models[0];
+        let (batch, median) = (model.mean_batch, model.p50_ms);
+        (batch.expect("it ran"), median.expect("it ended"))
+    };
+    // Two slots and 25 ms: the first of a batch waits for 8.3 ms, in which 500 per second are
+    // about 4.
+    let (batch, _) = figures(500.0, true);
+    assert!((4.0..=6.0).contains(&batch), "{batch}");
+    assert!(figures(500.0, false).0 < 0.6 * batch);
+    // At 20 per second nobody else comes, and nothing is gained by waiting.
+    let (few, median) = figures(20.0, true);
+    assert!(few < 1.2, "{few}");
+    assert!((median - figures(20.0, false).1).abs() < 0.1, "{median} ms");
+}
+
+#[test]
+fn an_urgent_model_beside_long_ones_is_served_within_its_objective() {
+    let poisson = |name: &str, millis, rate| {
+        let arrivals = ArrivalProcess::Poisson { rate };
+        ModelLoad::new(name, Nanos::from_millis(millis), arrivals)
+    };
+    let models = vec![
+        poisson("mobilenet", 25, 100.0),
+        poisson("resnet50", 500, 900.0),
+        poisson("vgg19", 500, 400.0),
+    ];
+    let workload = Workload::new(SECOND, SECOND, None, models).expect("valid");
+    let (report, _) = run(&mix("c-4", Some(workload)), usual());
+    let urgent = &report.models[0];
+    assert!(report.occupancy > 0.9, "{}", report.occupancy);
+    assert_eq!(urgent.attainment, Some(1.0), "{urgent:?}");
+    let rest = report.attainment.expect("offered");
+    assert!(rest > 0.99, "{report:?}");
+}
