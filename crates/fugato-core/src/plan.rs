@@ -55,6 +55,11 @@ pub struct Plan {
     pub planner: String,
     /// Where the times of its stages are from.
     pub costs: CostBasis,
+    /// Floating-point operations after which chains of operators were cut, as
+    /// [`Graph::segments_from`](crate::graph::Graph::segments_from) does; `None`: at forks and
+    /// joins only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment_flops: Option<u64>,
     /// The time of all stages, in nanoseconds.
     #[serde(rename = "predicted_ns")]
     pub predicted: Nanos,
@@ -137,6 +142,7 @@ impl Plan {
             schema: SCHEMA.to_owned(),
             planner: planner.to_owned(),
             costs,
+            segment_flops: None,
             predicted: total(&stages),
             legs: limits.legs(&stages, key.batch),
             key,

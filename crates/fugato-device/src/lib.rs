@@ -28,7 +28,7 @@ pub use device::{
     TaskOutputs,
 };
 pub use os::{Promptness, bound_heap, hasten_this_thread};
-pub use profiler::{Profiler, Visit, VisitError, partitions_beside};
+pub use profiler::{Profiler, Visit, VisitError, Walk, Walked, partitions_beside};
 pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
 pub use shared::{InputFault, SharedSlice};
 pub use store::{

@@ -48,6 +48,33 @@ impl Visit {
     }
 }
 
+/// A task to run from its first leg to its last.
+#[derive(Clone, Debug)]
+pub struct Walk {
+    /// The model.
+    pub model: ModelId,
+    /// A request of one item, of which the batch is made up.
+    pub item: RequestInputs,
+    /// Items in the batch.
+    pub batch: u32,
+    /// Where the legs run.
+    pub partition: PartitionId,
+    /// How many legs the model has.
+    pub legs: u16,
+}
+
+/// What came of a [`Walk`].
+#[derive(Debug)]
+pub struct Walked {
+    /// By leg: from the moment a lane took it up to the one its results lay in memory.
+    pub legs: Vec<Nanos>,
+    /// From the start of the first leg to the end of the last, the waits between them
+    /// included.
+    pub whole: Nanos,
+    /// What the last leg gave.
+    pub outputs: TaskOutputs,
+}
+
 /// Why a visit failed.
 #[derive(Debug, thiserror::Error)]
 pub enum VisitError {
@@ -135,6 +162,72 @@ impl<D: Device> Profiler<D> {
         self.quiet().and(timed)
     }
 
+    /// Runs a task, leg after leg, on a device that does nothing else.
+    ///
+    /// # Errors
+    /// [`VisitError`]; the first one that a leg ended with.
+    pub fn walk(&mut self, walk: &Walk) -> Result<Walked, VisitError> {
+        let task = self.next_task();
+        let mut walked = Walked {
+            legs: Vec::with_capacity(usize::from(walk.legs)),
+            whole: Nanos::ZERO,
+            outputs: TaskOutputs::default(),
+        };
+        let mut begun = None;
+        for leg in (0..walk.legs).map(LegIndex) {
+            let requests = match leg.0 {
+                0 => (0..walk.batch).map(|_| walk.item.clone()).collect(),
+                _ => Vec::new(),
+            };
+            self.device.start(LegWork {
+                start: Start {
+                    device: self.device.spec().id,
+                    task,
+                    model: walk.model,
+                    leg,
+                    partition: walk.partition,
+                    lane: LANE,
+                    slot: TIMED,
+                    batch: BatchSize(walk.batch),
+                    not_before: Timestamp::ZERO,
+                    requests: Vec::new(),
+                },
+                requests,
+            });
+            let (started, ended, outputs) = self.end_of(task)?;
+            walked.legs.push(ended - started);
+            walked.whole = ended - *begun.get_or_insert(started);
+            walked.outputs = outputs;
+        }
+        Ok(walked)
+    }
+
+    /// Waits until the only leg on the device ends: its start, its end, what it gave.
+    fn end_of(&self, task: TaskId) -> Result<(Timestamp, Timestamp, TaskOutputs), VisitError> {
+        loop {
+            let event = self.events.recv_timeout(PATIENCE);
+            let event = event.map_err(|_| VisitError::Silent)?;
+            if let DeviceEvent::Finished {
+                task: ended_task,
+                started,
+                ended,
+                result,
+                ..
+            } = event
+                && ended_task == task
+            {
+                let outputs = result.map_err(VisitError::Run)?;
+                return Ok((started, ended, outputs));
+            }
+        }
+    }
+
+    fn next_task(&mut self) -> TaskId {
+        let task = TaskId(self.next_task);
+        self.next_task += 1;
+        task
+    }
+
     fn time(&mut self, visit: &Visit, go_on: impl Fn() -> bool) -> Result<Vec<Nanos>, VisitError> {
         for (index, &partition) in visit.busy.iter().enumerate() {
             let slot = SlotIndex(u16::try_from(index + 1).unwrap_or(u16::MAX));
@@ -219,8 +312,7 @@ impl<D: Device> Profiler<D> {
     }
 
     fn start(&mut self, visit: &Visit, (partition, slot): Place, batch: u32) -> TaskId {
-        let task = TaskId(self.next_task);
-        self.next_task += 1;
+        let task = self.next_task();
         self.in_flight.insert(task, (partition, slot));
         self.device.start(LegWork {
             start: Start {

@@ -4,11 +4,13 @@
 //! which does it. Data goes to standard output, everything else to standard error.
 
 pub mod bench;
+mod columns;
 pub mod completions;
 pub mod config;
 pub mod doctor;
 pub mod model;
 mod places;
+pub mod plan;
 pub mod profile;
 pub mod reference;
 pub mod replay;
@@ -49,6 +51,8 @@ pub enum Command {
     Report(report::Args),
     /// Measure what share of the device each model can use
     Profile(profile::Args),
+    /// Divide a model into stages and legs, and time them
+    Plan(plan::Args),
     /// Run the scheduler on simulated devices, under any policy
     Simulate(simulate::Args),
     /// Look at models, and write what they should answer
@@ -98,6 +102,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Bench(args) => bench::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Profile(args) => profile::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Model(args) => model::run(&args),
         Command::Zoo(args) => zoo::run(&args),

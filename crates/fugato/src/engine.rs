@@ -11,6 +11,8 @@ mod live;
 mod load;
 mod open;
 mod overrides;
+mod plan_bench;
+mod planned;
 mod profiles;
 mod reply;
 mod runner;
@@ -23,6 +25,7 @@ mod timeline;
 mod warm;
 mod workbench;
 
+pub use plan_bench::{PlanBench, PlanBenchError, Timing};
 pub use profiles::ProfileFileError;
 pub use serve::{ServeError, serve};
 pub use timeline::TimelineFileError;

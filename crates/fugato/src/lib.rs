@@ -10,6 +10,7 @@ pub mod engine;
 pub mod error;
 pub mod fuzz;
 pub mod modelconfig;
+pub mod planning;
 pub mod plots;
 pub mod policies;
 pub mod profiler;

@@ -19,6 +19,7 @@ mod marks;
 mod optima;
 mod overview;
 mod scale;
+mod stages;
 #[cfg(test)]
 mod tests;
 mod throughput;
@@ -26,6 +27,7 @@ mod view;
 
 pub use curves::{LoadCurves, LoadLine, LoadPoint, against_load};
 pub use gantt::space_time;
+pub use stages::stages;
 
 use fugato_core::profile::{Profile, ProfileError};
 use std::collections::BTreeSet;

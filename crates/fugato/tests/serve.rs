@@ -2,6 +2,8 @@
 
 #[path = "serve/collector.rs"]
 mod collector;
+#[path = "serve/plans.rs"]
+mod plans;
 #[path = "serve/profiles.rs"]
 mod profiles;
 

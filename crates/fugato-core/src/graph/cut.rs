@@ -89,14 +89,29 @@ impl Graph {
     /// O(n log n) in operators and edges; no recursion.
     #[must_use]
     pub fn segments(&self) -> Segments {
+        self.segments_from(u64::MAX)
+    }
+
+    /// As [`Graph::segments`], with chains cut further: a segment ends where it has this many
+    /// floating-point operations at batch 1, and the operators after it begin another. So a
+    /// model without forks has legs too.
+    ///
+    /// # Cost
+    /// O(n log n) in operators and edges; no recursion.
+    #[must_use]
+    pub fn segments_from(&self, flops: u64) -> Segments {
         let mut sets = self.uncut();
+        let mut chained: Vec<u64> = self.operators().iter().map(|one| one.flops).collect();
         // Counted once: asked anew for each of the readers of one operator it is quadratic.
         let successors = self.operator_indices().map(|from| self.successors(from));
         let forks: Vec<bool> = successors.map(|nexts| nexts.len() > 1).collect();
         for operator in self.operator_indices() {
             if let [only] = self.predecessors(operator)[..]
                 && !forks[only.place()]
+                && chained[only.place()] < flops
             {
+                let before = chained[only.place()];
+                chained[operator.place()] = before.saturating_add(chained[operator.place()]);
                 sets.join(only, operator);
             }
         }
@@ -107,7 +122,7 @@ impl Graph {
     /// operators of IOS, between which there are more barriers, and more choices.
     #[must_use]
     pub fn apart(&self) -> Segments {
-        self.segments_of(&self.uncut().labels())
+        self.segments_from(0)
     }
 
     /// The whole graph as one segment (none where it has no operators).

@@ -69,6 +69,20 @@ fn chains_are_cut_at_forks_and_joins() {
 }
 
 #[test]
+fn chains_are_cut_where_they_are_long_enough() {
+    // 0 -> 1 -> 2 -> 3 -> {4, 5} -> 6, each of 10 operations.
+    let edges: [&[usize]; 7] = [&[], &[0], &[1], &[2], &[3], &[3], &[4, 5]];
+    let graph = graph(&edges, &[6]).unwrap();
+    let of = |flops| cuts(&graph.segments_from(flops));
+    let twos = [vec![0, 1], vec![2, 3], vec![4], vec![5], vec![6]];
+    assert_eq!(of(20), twos);
+    assert_eq!(of(11), twos, "a segment ends where it has enough");
+    assert_eq!(of(30)[..2], [vec![0, 1, 2], vec![3]]);
+    assert_eq!(of(0).len(), 7);
+    assert_eq!(of(u64::MAX), cuts(&graph.segments()));
+}
+
+#[test]
 fn outputs_may_also_be_read_and_inputs_may_be_read_twice() {
     // The chain's middle is an output, and the last reads the same tensor twice.
     let segments = graph(&[&[], &[0], &[1, 1]], &[1, 2]).unwrap().segments();

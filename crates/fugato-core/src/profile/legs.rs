@@ -67,6 +67,46 @@ impl Profile {
     }
 }
 
+impl ModelProfile {
+    /// The same model, cut into legs that take these parts of its time each, at every point: a
+    /// plan says what its legs take at one batch and share, and how far others differ is
+    /// **assumed** away until they ran.
+    ///
+    /// # Shape
+    /// One part per leg; they are taken relative to their sum.
+    #[must_use]
+    pub fn cut(&self, parts: &[f64]) -> Self {
+        let total: f64 = parts.iter().sum();
+        let leg = |&part: &f64| {
+            let part = part / total;
+            let scaled = |point: &GridPoint| {
+                let scaled = |time: Option<f64>| time.map(|time| time * part);
+                GridPoint {
+                    median_s: scaled(point.median_s),
+                    p95_s: scaled(point.p95_s),
+                    low_s: scaled(point.low_s),
+                    high_s: scaled(point.high_s),
+                    ..point.clone()
+                }
+            };
+            let leg = Self {
+                knee: self.knee,
+                grid: self.grid.iter().map(scaled).collect(),
+                ..blank(self)
+            };
+            LegProfile::of(&leg, true)
+        };
+        let legs = match parts.len() > 1 && total > 0.0 {
+            true => parts.iter().map(leg).collect(),
+            false => Vec::new(),
+        };
+        Self {
+            legs,
+            ..self.clone()
+        }
+    }
+}
+
 /// A leg of a model, with nothing known of it.
 fn blank(model: &ModelProfile) -> ModelProfile {
     ModelProfile {
@@ -309,6 +349,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn legs_of_a_plan_have_their_parts_of_every_time() {
+        let mut profile = v100_dstack();
+        profile.models[0] = profile.models[0].cut(&[1.0, 3.0]);
+        profile.check().expect("a sound profile");
+        let model = &profile.models[0];
+        assert!(error(model, 80) < 1e-9);
+        let time = |leg: usize| model.legs[leg].grid[0].median_s.expect("measured");
+        assert!((time(1) / time(0) - 3.0).abs() < 1e-9);
+        assert!(model.cut(&[2.0]).legs.is_empty(), "one leg is the model");
     }
 
     #[test]

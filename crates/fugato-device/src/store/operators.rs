@@ -93,6 +93,15 @@ impl ModelGraph {
         }
     }
 
+    /// As [`ModelGraph::segments`], with chains cut where a segment has so many floating-point
+    /// operations: [`Graph::segments_from`].
+    pub fn segments_from(&self, flops: u64) -> Segments {
+        match self.indivisible {
+            Some(_) => self.graph.whole(),
+            None => self.graph.segments_from(flops),
+        }
+    }
+
     /// Why the model stays in one piece, if it must.
     pub fn indivisible(&self) -> Option<&Indivisible> {
         self.indivisible.as_ref()

@@ -499,6 +499,9 @@ section! {
         /// Latency objective, from the first byte of a request to its reply. No default:
         /// only the owner of a model knows it.
         slo: Span = "none; only the request's own deadline counts";
+        /// Plan of one model, as `fugato plan --out` writes it: the legs that its tasks run in,
+        /// between which another model may come first.
+        plan: PathBuf = "none; a task is one leg";
     }
 }
 

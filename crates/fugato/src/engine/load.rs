@@ -1,6 +1,7 @@
 //! Loading one version of a model: from its file through the store onto the device, and
 //! into the scheduler.
 
+use super::planned::{self, PlanFileError};
 use super::runner::Runner;
 use super::sample;
 use super::served::{Gate, ServedModel, ShapeClasses};
@@ -78,6 +79,8 @@ pub(super) enum VersionError {
     #[error(transparent)]
     Config(#[from] ModelConfigError),
     #[error(transparent)]
+    Plan(#[from] PlanFileError),
+    #[error(transparent)]
     WarmUp(#[from] WarmUpError),
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -150,9 +153,18 @@ impl Loader {
         let VersionOrder { name, settings, .. } = order;
         let LoadPlan { info, options } = LoadPlan::of(name, order.number, settings, stored)?;
         let id = ModelId(self.next.fetch_add(1, Ordering::Relaxed));
+        let planned = planned::read(settings.model.plan.as_deref(), stored, &self.runner)?;
+        let options = LoadOptions {
+            cuts: planned.as_ref().map(|planned| planned.cuts.clone()),
+            ..options
+        };
         let profile = self.enter_profile(id, &info, settings, stored)?;
         let loaded = self.runner.device.load(id, stored, &options);
-        loaded.inspect_err(|_| self.runner.profiles.forget(id))?;
+        let loaded = loaded.inspect_err(|_| self.runner.profiles.forget(id))?;
+        let profile = match &planned {
+            Some(planned) => profile.map(|profile| planned.profile(profile, loaded.legs)),
+            None => profile,
+        };
         let version = info.version.clone();
         let metrics = self.runner.telemetry.model(name, &version);
         let counted = CountedModel {
@@ -165,7 +177,10 @@ impl Loader {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(id, counted);
-        let spec = model_spec(id, &info, settings, &options);
+        let spec = ModelSpec {
+            legs: loaded.legs,
+            ..model_spec(id, &info, settings, &options)
+        };
         let mailbox = &self.runner.mailbox;
         // What a client changed before holds for the new version too.
         let live = self.runner.live.of(name);

@@ -78,6 +78,11 @@ struct Model {
 }
 
 impl Profiles {
+    /// What a profile calls the runtime.
+    pub(super) fn runtime(&self) -> &str {
+        &self.runtime
+    }
+
     /// Reads the profile that was given and the one that was kept.
     ///
     /// # Errors

@@ -60,7 +60,7 @@ fn print(inspection: &Inspection, format: ReportFormat) -> anyhow::Result<String
 }
 
 /// The model file that `path` means: itself, the one in it, or its latest version's.
-fn model_file(path: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn model_file(path: &Path) -> anyhow::Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }

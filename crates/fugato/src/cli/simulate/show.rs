@@ -1,6 +1,7 @@
 //! What `fugato simulate` prints.
 
 use super::Format;
+use crate::cli::columns::aligned;
 use crate::simulation::{CapacityReport, DevicesNeeded, Plan};
 use fugato_core::sim::{PolicyReport, Report};
 use serde::Serialize;
@@ -108,31 +109,6 @@ fn percent(part: Option<f64>) -> String {
 
 fn number(value: Option<f64>) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:.2}"))
-}
-
-/// The rows in columns, the first `left` of them aligned left.
-fn aligned(rows: &[Vec<String>], left: usize) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(&widths).enumerate();
-        let cells = cells.map(|(column, (cell, &width))| {
-            if column < left {
-                format!("{cell:<width$}")
-            } else {
-                format!("{cell:>width$}")
-            }
-        });
-        let line = cells.collect::<Vec<_>>().join("  ");
-        text += line.trim_end();
-        text.push('\n');
-    }
-    text
 }
 
 fn csv(report: &Report) -> String {

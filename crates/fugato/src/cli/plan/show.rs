@@ -1,0 +1,152 @@
+//! A plan for people: as a table, and as a graph.
+
+use crate::cli::columns::aligned;
+use crate::planning::{Planned, Report};
+use fugato_core::Nanos;
+use fugato_core::graph::{Graph, Segments};
+use fugato_core::plan::{Plan, PlanKey};
+use std::fmt::Write as _;
+
+/// Rows of stages that a table shows; the rest is in the JSON.
+const STAGES_MAX: usize = 40;
+
+/// The plans side by side, then the stages of the first.
+pub(super) fn table(report: &Report, segments: &Segments, graph: &Graph, key: &PlanKey) -> String {
+    let mut text = format!(
+        "{}, {} of the device, {}: {} operators in {} segments\n",
+        key.device,
+        key.share,
+        key.batch,
+        graph.operators().len(),
+        report.segments
+    );
+    if let Some(reason) = &report.indivisible {
+        text += &format!("It stays in one piece: {reason}\n");
+    }
+    let longest = segments
+        .indices()
+        .max_by_key(|&index| segments.segment(index).flops);
+    if let Some(longest) = longest.filter(|_| report.segments > 1) {
+        let first = segments.segment(longest).operators.first();
+        let name = first.map(|&first| graph.label(first)).unwrap_or_default();
+        text += &format!("largest: {longest}, from {name}\n");
+    }
+    text += &format!(
+        "\nunsplit {}, all segments one after the other {}\n\n",
+        ms(report.unsplit),
+        ms(report.sequential)
+    );
+    let head = [
+        "planner",
+        "stages",
+        "legs",
+        "longest leg",
+        "predicted",
+        "measured",
+        "/ sequential",
+        "/ unsplit",
+        "difference",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(report.plans.iter().map(row));
+    text += &aligned(&rows, 1);
+    if let Some(first) = report.plans.first() {
+        text.push('\n');
+        text += &stages(first);
+    }
+    text
+}
+
+fn row(planned: &Planned) -> Vec<String> {
+    let plan = &planned.plan;
+    let longest = plan.legs.iter().map(|leg| leg.predicted).max();
+    vec![
+        plan.planner.clone(),
+        plan.stages.len().to_string(),
+        plan.legs.len().to_string(),
+        ms(longest.unwrap_or_default()),
+        ms(plan.predicted),
+        ms(planned.measured) + if planned.fell_back { " (unsplit)" } else { "" },
+        format!("{:.2}", planned.over_sequential),
+        format!("{:.2}", planned.over_unsplit),
+        match planned.difference {
+            Some(found) => format!("{found:.1e}"),
+            None => "-".to_owned(),
+        },
+    ]
+}
+
+fn stages(planned: &Planned) -> String {
+    let plan = &planned.plan;
+    let mut rows = vec![
+        [
+            "stage",
+            "leg",
+            "groups",
+            "segments",
+            "predicted",
+            "measured",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
+    let legs = plan.legs.iter().enumerate();
+    let stages = legs.flat_map(|(number, leg)| {
+        leg.stages
+            .clone()
+            .map(move |stage| (number, stage as usize))
+    });
+    for (leg, place) in stages.take(STAGES_MAX) {
+        let stage = &plan.stages[place];
+        let measured = planned.stages.get(place).map(|&time| ms(time));
+        rows.push(vec![
+            place.to_string(),
+            leg.to_string(),
+            stage.groups.len().to_string(),
+            stage.segments().count().to_string(),
+            ms(stage.predicted),
+            measured.unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    let mut text = format!("{}:\n{}", plan.planner, aligned(&rows, 0));
+    if plan.stages.len() > STAGES_MAX {
+        text += &format!(
+            "{} more stages: `--format json` has all\n",
+            plan.stages.len() - STAGES_MAX
+        );
+    }
+    text
+}
+
+fn ms(time: Nanos) -> String {
+    format!("{:.3} ms", time.as_millis_f64())
+}
+
+/// The segments as boxes, a frame for each stage, as Graphviz draws them.
+pub(super) fn dot(plan: &Plan, segments: &Segments, graph: &Graph) -> String {
+    let mut text =
+        String::from("digraph plan {\n  rankdir=TB;\n  node [shape=box, fontsize=10];\n");
+    for (number, stage) in plan.stages.iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "  subgraph cluster_{number} {{\n    label=\"stage {number}: {}\";",
+            ms(stage.predicted)
+        );
+        for segment in stage.segments() {
+            let operators = &segments.segment(segment).operators;
+            let kinds: Vec<&str> = operators
+                .iter()
+                .map(|&operator| graph.operator(operator).op_type.as_str())
+                .collect();
+            let kinds = kinds.join("\\n").replace('"', "'");
+            let _ = writeln!(text, "    s{} [label=\"{segment}\\n{kinds}\"];", segment.0);
+        }
+        text += "  }\n";
+    }
+    for segment in segments.indices() {
+        for next in segments.successors(segment) {
+            let _ = writeln!(text, "  s{} -> s{};", segment.0, next.0);
+        }
+    }
+    text + "}\n"
+}

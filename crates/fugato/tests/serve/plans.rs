@@ -1,0 +1,137 @@
+//! Stage plans: made and checked by `fugato plan`, served, refused.
+
+use super::{Server, fixtures, images};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::{Command, Output};
+
+const MODEL: &str = "squeezenet1_1";
+
+fn plan(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fugato"));
+    command.arg("plan").args(["--rounds", "2"]);
+    command
+        .arg("--model")
+        .arg(fixtures().join("models").join(MODEL));
+    command.arg("--model-store").arg(fixtures().join("store"));
+    command.args(arguments).output().expect("the binary runs")
+}
+
+/// A configuration in `folder` that serves the model by the plan beside it.
+fn config(folder: &Path) -> String {
+    let path = folder.join("fugato.toml");
+    let plan = folder.join("plan.json");
+    let text = format!("[model.{MODEL}]\nplan = {plan:?}\n");
+    std::fs::write(&path, text).expect("a file can be written");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn a_plan_gives_the_models_answers_and_its_legs_are_served() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let place = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (out, dot, gantt) = (place("plan.json"), place("plan.dot"), place("plan.svg"));
+    let made = plan(&[
+        "--planner",
+        "sequential,list",
+        "--check",
+        "--format",
+        "json",
+        "--out",
+        &out,
+        "--dot",
+        &dot,
+        "--gantt",
+        &gantt,
+    ]);
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{said}");
+    let report: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    assert_eq!(report["schema"], "fugato.plan-report/1");
+    let plans = report["plans"].as_array().expect("a list");
+    assert_eq!(plans.len(), 2);
+    for planned in plans {
+        assert!(
+            planned["difference"]
+                .as_f64()
+                .is_some_and(|found| found <= 1e-5)
+        );
+        let stages = planned["plan"]["stages"].as_array().map(Vec::len);
+        let measured = planned["stages_measured_ns"].as_array().map(Vec::len);
+        assert_eq!(stages, measured);
+    }
+    let read = |path: &str| std::fs::read_to_string(path).expect("it was written");
+    let written: Value = serde_json::from_str(&read(&out)).expect("JSON");
+    assert_eq!(written, plans[0]["plan"]);
+    assert!(read(&dot).starts_with("digraph plan {") && read(&gantt).contains("</svg>"));
+    let legs = written["legs"].as_array().expect("a list").len();
+    assert!(legs > 1, "{legs} legs");
+
+    let control = ["--model-control-mode", "explicit", "--load-model", MODEL];
+    let config = config(folder.path());
+    let server = Server::start(&[&control[..], &["--config", &config]].concat());
+    let before = server.metric("fugato_device_legs_total");
+    let (length, body) = images(1);
+    let mut connection = server.connect();
+    let headers = [("inference-header-content-length", length.as_str())];
+    connection.send(&format!("/v2/models/{MODEL}/infer"), &headers, &body);
+    let (status, reply) = connection.receive();
+    assert_eq!(status, 200, "{reply}");
+    let ran = server.metric("fugato_device_legs_total") - before;
+    assert!(ran >= legs as f64, "{ran} legs ran of {legs}");
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
+}
+
+#[test]
+fn a_plan_of_another_model_or_share_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let out = folder.path().join("plan.json");
+    let made = plan(&["--out", out.to_str().expect("UTF-8")]);
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let good = std::fs::read_to_string(&out).expect("it was written");
+    let good: Value = serde_json::from_str(&good).expect("JSON");
+    let cases = [
+        (
+            "/key/model",
+            json!("00ff"),
+            "made for the model with hash `00ff`",
+        ),
+        ("/key/share", json!(77), "made for a share of 77"),
+        (
+            "/key/runtime",
+            json!("other 1"),
+            "made with runtime `other 1`",
+        ),
+        ("/schema", json!("fugato.plan/9"), "schema `fugato.plan/9`"),
+        ("/stages/0/groups/0/0", json!(4_000), "segment 4000"),
+    ];
+    let config = config(folder.path());
+    let control = ["--model-control-mode", "explicit", "--load-model", MODEL];
+    let control = [
+        &control[..],
+        &["--load-model", "identity", "--config", &config],
+    ]
+    .concat();
+    for (place, value, named) in cases {
+        let mut bad = good.clone();
+        *bad.pointer_mut(place).expect("a place of the plan") = value;
+        std::fs::write(&out, bad.to_string()).expect("a file can be written");
+        let server = Server::start(&control);
+        let (status, index) = server.post("/v2/repository/index", "");
+        assert_eq!(status, 200, "{index}");
+        assert!(index.contains(named), "{place}: {index}");
+        let root = folder.path().to_str().expect("UTF-8");
+        assert!(!index.contains(root), "no path of the server's: {index}");
+        server.signal("TERM");
+        assert_eq!(server.wait(), Some(0), "{place}");
+    }
+    let share = plan(&["--share", "77"]);
+    let said = String::from_utf8_lossy(&share.stderr).into_owned();
+    assert_eq!(share.status.code(), Some(2), "{said}");
+    assert!(said.contains("no partition of share of 77"), "{said}");
+}
