@@ -1,10 +1,10 @@
 //! Stage plans of a model: made by planners, timed and checked on the device.
 //!
-//! Segments are timed one by one, in a model that is cut into all of them. Planners then
-//! divide them into stages at these times, and each plan is timed as a whole and stage by
-//! stage.
+//! Segments are timed one by one, in a model that is cut into all of them, on the share of the
+//! plan and on one slice. Planners then divide them into stages at these times, and each plan
+//! is timed as a whole and stage by stage.
 
-use crate::engine::{PlanBench, PlanBenchError};
+use crate::engine::{PlanBench, PlanBenchError, Timing};
 use fugato_core::Nanos;
 use fugato_core::SegmentIndex;
 use fugato_core::graph::Segments;
@@ -70,17 +70,42 @@ pub struct Planned {
     pub fell_back: bool,
 }
 
-/// The times of segments on the device, where groups of a stage run one after the other.
+/// What waking the other threads of a stage of several groups takes, at the least.
+const FORK: Nanos = Nanos::from_micros(10);
+
+/// What stages take by the times of their segments: of one group its segments at all slices;
+/// of several each group on a slice of its own, the longest first, on whichever is free, and
+/// the fork. That they do not slow each other is assumed.
 #[derive(Clone, Debug)]
-struct SegmentTimes(Vec<Nanos>);
+struct SegmentTimes {
+    /// By segment: on all slices of the share.
+    wide: Vec<Nanos>,
+    /// By segment: on one slice.
+    narrow: Vec<Nanos>,
+    slices: usize,
+}
 
 impl StageCost for SegmentTimes {
     type Error = Infallible;
 
     fn stage(&mut self, groups: &[Group]) -> Result<Nanos, Infallible> {
-        let segments = groups.iter().flat_map(|group| &group.segments);
-        let times = segments.map(|segment| self.0[segment.place()]);
-        Ok(times.fold(Nanos::ZERO, |sum, time| sum + time))
+        let sum = |times: &[Nanos], group: &Group| {
+            let segments = group.segments.iter();
+            segments.fold(Nanos::ZERO, |sum, segment| sum + times[segment.place()])
+        };
+        if let [group] = groups {
+            return Ok(sum(&self.wide, group));
+        }
+        let times = groups.iter().map(|group| sum(&self.narrow, group));
+        let mut times: Vec<Nanos> = times.collect();
+        times.sort_unstable_by(|one, other| other.cmp(one));
+        let mut lanes = vec![FORK; self.slices.max(1)];
+        for time in times {
+            if let Some(first) = lanes.iter_mut().min() {
+                *first += time;
+            }
+        }
+        Ok(lanes.into_iter().fold(FORK, Nanos::max))
     }
 
     fn basis(&self) -> CostBasis {
@@ -98,18 +123,21 @@ pub fn plan(bench: &mut PlanBench, wanted: &Wanted) -> Result<(Report, Segments)
     let unsplit = bench.time(&[None], rounds)?;
     let flops = segment_flops(bench, unsplit[0].whole, wanted.legs);
     let segments = bench.graph().segments_from(flops);
-    let alone = bench
-        .time(&[Some(one_by_one(&segments))], rounds)?
-        .remove(0)
-        .legs;
-    let alone = match alone.len() == segments.count() {
-        true => alone,
+    let each = [Some(one_by_one(&segments))];
+    let count = segments.count();
+    let legs = |timed: Vec<Timing>| match timed.into_iter().next() {
+        Some(timing) if timing.legs.len() == count => timing.legs,
         // The model runs as it is, and what a segment takes is not known.
-        false => vec![Nanos::ZERO; segments.count()],
+        _ => vec![Nanos::ZERO; count],
+    };
+    let costs = SegmentTimes {
+        wide: legs(bench.time(&each, rounds)?),
+        narrow: legs(bench.time_on_one(&each, rounds)?),
+        slices: usize::from(bench.key().share.0),
     };
     let mut plans = Vec::new();
     for planner in &wanted.planners {
-        let mut costs = SegmentTimes(alone.clone());
+        let mut costs = costs.clone();
         let Ok(stages) = planner.stages(&segments, &mut costs, &mut |_| {});
         let key = bench.key().clone();
         let mut plan = Plan::new(key, planner.name(), costs.basis(), stages, wanted.legs);
@@ -196,4 +224,35 @@ fn stage_by_stage(plan: &Plan, segments: &Segments) -> Cuts {
         vec![groups.collect()]
     });
     Cuts::new(stages.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_at_once_take_as_long_as_the_longest_slice() {
+        let times = |times: &[u64]| times.iter().map(|&us| Nanos::from_micros(us)).collect();
+        let mut costs = SegmentTimes {
+            wide: times(&[60, 50, 40]),
+            narrow: times(&[100, 80, 70]),
+            slices: 2,
+        };
+        let group = |segments: &[u32]| -> Group {
+            let segments = segments.iter().map(|&segment| SegmentIndex(segment));
+            segments.collect::<Vec<_>>().into()
+        };
+        let mut of = |groups: &[Group]| {
+            let Ok(time) = costs.stage(groups);
+            time
+        };
+        assert_eq!(of(&[group(&[0, 1])]), Nanos::from_micros(110));
+        assert_eq!(of(&[group(&[0]), group(&[1])]), Nanos::from_micros(110));
+        let three = [group(&[0]), group(&[1]), group(&[2])];
+        assert_eq!(
+            of(&three),
+            Nanos::from_micros(160),
+            "the last two share a slice"
+        );
+    }
 }

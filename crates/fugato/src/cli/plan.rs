@@ -2,6 +2,7 @@
 
 mod show;
 
+use super::places::try_file;
 use super::{Outcome, ReportFormat, SettingArgs};
 use crate::config::{Config, Origin, Shown, Span};
 use crate::engine::PlanBench;
@@ -22,7 +23,7 @@ Examples:
   fugato plan --model models/bert-base --dim 128
 
 Each segment is timed on the device, then every plan as a whole and stage by stage. On the CPU
-the groups of a stage run one after the other.
+the groups of a stage run at once where the share has several cores, a thread each.
 
 Exit code 1: an answer of a plan differs from the model's by more than 1e-5 of the largest, or a
 part of the model does not run by itself.";
@@ -94,6 +95,11 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let config = resolve(args)?;
     init_logs(&config.log)?;
+    let places = [&args.out, &args.gantt, &args.dot];
+    places
+        .into_iter()
+        .flatten()
+        .try_for_each(|path| try_file(path))?;
     let model = super::model::inspect::model_file(&args.model)?;
     let (share, batch) = (Share(args.share), BatchSize(args.batch));
     let mut bench = PlanBench::open(&config, &model, (share, batch), args.dim)?;

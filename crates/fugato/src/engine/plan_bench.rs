@@ -190,8 +190,30 @@ impl PlanBench {
         ways: &[Option<Cuts>],
         rounds: usize,
     ) -> Result<Vec<Timing>, PlanBenchError> {
+        self.time_on(self.partition, ways, rounds)
+    }
+
+    /// As [`PlanBench::time`], on one slice: what a group of several at once has.
+    ///
+    /// # Errors
+    /// Where it cannot be loaded or run, or there is no such partition.
+    pub fn time_on_one(
+        &mut self,
+        ways: &[Option<Cuts>],
+        rounds: usize,
+    ) -> Result<Vec<Timing>, PlanBenchError> {
+        let one = partition_of(self.profiler.device().spec(), Share(1))?;
+        self.time_on(one, ways, rounds)
+    }
+
+    fn time_on(
+        &mut self,
+        partition: PartitionId,
+        ways: &[Option<Cuts>],
+        rounds: usize,
+    ) -> Result<Vec<Timing>, PlanBenchError> {
         let mut loaded = Vec::with_capacity(ways.len());
-        let timed = self.load_and_time(ways, rounds.max(1), &mut loaded);
+        let timed = self.load_and_time(partition, ways, rounds.max(1), &mut loaded);
         for walk in &loaded {
             self.profiler.device().unload(walk.model);
         }
@@ -200,12 +222,13 @@ impl PlanBench {
 
     fn load_and_time(
         &mut self,
+        partition: PartitionId,
         ways: &[Option<Cuts>],
         rounds: usize,
         loaded: &mut Vec<Walk>,
     ) -> Result<Vec<Timing>, PlanBenchError> {
         for cuts in ways {
-            loaded.push(self.load(cuts.clone())?);
+            loaded.push(self.load(partition, cuts.clone())?);
         }
         let mut walked: Vec<Vec<Walked>> = ways.iter().map(|_| Vec::new()).collect();
         for round in 0..WARM_UP + rounds {
@@ -264,13 +287,13 @@ impl PlanBench {
     }
 
     /// Loads the model cut that way: the task that goes through it.
-    fn load(&mut self, cuts: Option<Cuts>) -> Result<Walk, PlanBenchError> {
+    fn load(&mut self, partition: PartitionId, cuts: Option<Cuts>) -> Result<Walk, PlanBenchError> {
         let id = ModelId(self.next);
         self.next += 1;
         let options = LoadOptions {
             max_batch: self.key.batch.0,
             slots: 1,
-            warm: vec![self.partition],
+            warm: vec![partition],
             cuts,
             ..LoadOptions::default()
         };
@@ -280,14 +303,14 @@ impl PlanBench {
             model: id,
             item: self.item.clone(),
             batch: self.key.batch.0,
-            partition: self.partition,
+            partition,
             legs: loaded.legs,
         })
     }
 
     /// Runs one task of the model cut that way.
     fn answer(&mut self, cuts: Option<Cuts>) -> Result<Walked, PlanBenchError> {
-        let walk = self.load(cuts)?;
+        let walk = self.load(self.partition, cuts)?;
         let walked = self.profiler.walk(&walk);
         self.profiler.device().unload(walk.model);
         Ok(walked?)
