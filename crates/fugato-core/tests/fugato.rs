@@ -131,6 +131,19 @@ fn batches_wait_for_the_dequeue_interval_where_that_makes_them_cheaper() {
     assert!((median - figures(20.0, false).1).abs() < 0.1, "{median} ms");
 }
 
+/// A batch is not waited for as long as an objective of minutes would allow.
+#[test]
+fn nobody_waits_long_for_a_fuller_batch() {
+    let arrivals = ArrivalProcess::Poisson { rate: 500.0 };
+    let model = ModelLoad::new("alexnet", Nanos::from_millis(600_000), arrivals);
+    let workload = Workload::new(SECOND, SECOND, None, vec![model]).expect("valid");
+    let (report, _) = run(&mix("c-2", Some(workload)), usual());
+    let model = &report.models[0];
+    assert_eq!(model.attainment, Some(1.0));
+    let p99 = model.p99_ms.expect("it ended");
+    assert!(p99 < 200.0, "{p99} ms");
+}
+
 #[test]
 fn an_urgent_model_beside_long_ones_is_served_within_its_objective() {
     let poisson = |name: &str, millis, rate| {

@@ -18,7 +18,7 @@
 //! each, one begins every `L / n`, and a request waits for that long and then runs:
 //! `L / n + L <= SLO`. The longest such `L` has the largest batches in the smallest shares. It
 //! is cut where the batch would then need more than its usual share, and does not apply where the
-//! requests that come in it make an item no cheaper by a tenth.
+//! requests that come in it make an item no cheaper by a tenth. It is at most four usual runs.
 //!
 //! A task whose next leg would be the same whoever decides is committed to it before its leg
 //! ends, so that the boundary costs no decision: that is the hysteresis of one leg. What is
@@ -53,6 +53,11 @@ const PASSES: u32 = 64;
 /// A head is dear where an item of its batch costs more than this much of what one costs in
 /// the share and batch of least work.
 const DEAR: (u64, u64) = (5, 4);
+
+/// Usual runs that a batch is waited for at most, however long the objective: a fuller batch
+/// saves a part of one run, and a client whose objective is a minute is no reason to make it
+/// wait for twenty seconds.
+const WAIT_RUNS: u64 = 4;
 
 /// The part of its usual run that a batch is begun ahead of its latest start: the slices may
 /// not be free at that moment.
@@ -302,10 +307,12 @@ impl Fugato {
         let deadline = view.enforced_deadline(request)?;
         let received = view.received(request);
         let slots = u64::from(view.slots(head.model));
-        let interval = (deadline - received).scaled(1, slots + 1);
         let usual = self.sizes.get(device, head.model)?;
+        let run = usual.run?;
+        let interval = (deadline - received).scaled(1, slots + 1);
+        let interval = interval.min(run.times(WAIT_RUNS));
         let (part, whole) = HEADROOM;
-        let latest = deadline.before(usual.run?.scaled(part, whole));
+        let latest = deadline.before(run.scaled(part, whole));
         let until = (received + interval).min(latest);
         let comes = view.rate(head.model) * until.since(view.now()).as_secs_f64();
         let most = view.max_batch(head.model);

@@ -1,5 +1,5 @@
 //! Models cut into legs that nobody has measured: an **assumption** for simulations, until
-//! plans bring measured legs of their own ([`LegProfile`](super::LegProfile)).
+//! plans bring measured legs of their own ([`LegProfile`]).
 //!
 //! A model's legs add up to the whole model at every measured point, so that cutting it
 //! changes nothing by itself; what a boundary costs, the simulated device adds. Where in the
@@ -89,9 +89,23 @@ impl ModelProfile {
                     ..point.clone()
                 }
             };
+            // Time is linear in how often each kernel runs.
+            let fit = self.fit.as_ref().map(|fit| {
+                let mut model = fit.model.clone();
+                model
+                    .kernels
+                    .iter_mut()
+                    .for_each(|kernel| kernel.repeats *= part);
+                Fit {
+                    model,
+                    points: Vec::new(),
+                    ..fit.clone()
+                }
+            });
             let leg = Self {
                 knee: self.knee,
                 grid: self.grid.iter().map(scaled).collect(),
+                fit,
                 ..blank(self)
             };
             LegProfile::of(&leg, true)

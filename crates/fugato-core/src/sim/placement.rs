@@ -163,7 +163,7 @@ impl Bins {
     /// most as many replicas as there are devices.
     fn add(&mut self, part: Part) {
         let free = (0..self.bins.len()).filter(|&bin| !self.has(bin, part.1.model));
-        if let Some(bin) = free.min_by_key(|&bin| (self.loads[bin], bin)) {
+        if let Some(bin) = free.min_by_key(|&bin| (self.loads[bin], self.bins[bin].len(), bin)) {
             self.bins[bin].push(part);
             self.loads[bin] += part.0;
         }

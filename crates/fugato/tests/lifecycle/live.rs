@@ -296,7 +296,7 @@ async fn a_change_that_cannot_be_is_refused_by_name() {
             r#"{"slo":"3h"}"#,
             400,
             "invalid_value",
-            &["`slo`", "3h"],
+            &["`slo`", "180min", "60min"],
         ),
         (
             model,

@@ -29,7 +29,7 @@ const MULTIPLES: [f64; 8] = [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0];
 /// Seeds per point of such a picture.
 const SEEDS: NonZeroU32 = NonZeroU32::new(3).expect("not zero");
 
-/// Tries to write to each of the places that [`write`] will write to.
+/// Tries to write to each of the places that [`write()`] will write to.
 pub(super) fn try_places(args: &Args, plan: &Plan) -> anyhow::Result<()> {
     if let Some(path) = &args.timeline {
         let traced = plan.policies.iter();
