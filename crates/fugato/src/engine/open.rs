@@ -6,9 +6,10 @@ use super::serve::ServeError;
 use crate::config::{Config, Cores};
 use crate::runtime::{self, Surroundings};
 use fugato_device::{
-    CpuDevice, CpuError, CpuOptions, EventSink, ModelStore, MonotonicClock, Runtime,
+    CpuDevice, CpuError, CpuOptions, EventSink, ModelStore, MonotonicClock, Profiler, Runtime,
 };
-use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Loads ONNX Runtime and opens the model store.
 pub(super) fn store(config: &Config) -> Result<(Arc<Runtime>, ModelStore), ServeError> {
@@ -41,4 +42,17 @@ pub(super) fn device(
         spin: config.device.spin.nanos(),
     };
     CpuDevice::new(DEVICE, options, clock, sink)
+}
+
+/// Makes the device for measurements, which alone start legs on it.
+pub(super) fn profiler(config: &Config) -> Result<Profiler<CpuDevice>, CpuError> {
+    let (sender, events) = channel();
+    let sender = Mutex::new(sender);
+    let sink = Arc::new(move |event| {
+        let sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
+        // The receiver goes with the profiler, and with it whoever wants to know.
+        let _ = sender.send(event);
+    });
+    let device = device(config, MonotonicClock::start(), sink)?;
+    Ok(Profiler::new(Arc::new(device), events))
 }

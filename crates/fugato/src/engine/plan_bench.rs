@@ -13,12 +13,10 @@ use fugato_core::plan::{Plan, PlanError, PlanKey};
 use fugato_core::{BatchSize, ModelId, Nanos, PartitionId, Share};
 use fugato_device::{
     Batching, CpuDevice, Cuts, Device, ElementType, LoadError, LoadOptions, ModelGraph,
-    MonotonicClock, OutputTensor, Profiler, RequestInputs, StoredModel, TensorData, VisitError,
-    Walk, Walked,
+    OutputTensor, Profiler, RequestInputs, StoredModel, TensorData, VisitError, Walk, Walked,
 };
 use std::path::Path;
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Tasks that run before times count.
 const WARM_UP: usize = 2;
@@ -110,15 +108,8 @@ impl PlanBench {
         dim: Option<u64>,
     ) -> Result<Self, PlanBenchError> {
         let (runtime, store) = open::store(config)?;
-        let (sender, events) = channel();
-        let sender = Mutex::new(sender);
-        let sink = Arc::new(move |event| {
-            let sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
-            // The receiver goes with the profiler, and with it whoever wants to know.
-            let _ = sender.send(event);
-        });
-        let device = open::device(config, MonotonicClock::start(), sink);
-        let device = Arc::new(device.map_err(ServeError::from)?);
+        let profiler = open::profiler(config).map_err(ServeError::from)?;
+        let device = profiler.device();
         let partition = partition_of(device.spec(), share)?;
         let stored = store.prepare(model)?;
         let info = model_info(&stored, batch, dim)?;
@@ -131,7 +122,7 @@ impl PlanBench {
             batch,
         };
         let mut bench = Self {
-            profiler: Profiler::new(device, events),
+            profiler,
             item: RequestInputs {
                 items: 1,
                 inputs: Arc::from([]),

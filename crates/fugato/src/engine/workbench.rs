@@ -13,12 +13,9 @@ use crate::repository::{self, ModelEntry, Repository};
 use fugato_core::profile::DeviceKey;
 use fugato_core::{ModelId, Nanos};
 use fugato_device::{
-    CpuDevice, Device, LoadOptions, ModelStore, MonotonicClock, Profiler, RequestInputs,
-    partitions_beside,
+    CpuDevice, Device, LoadOptions, ModelStore, Profiler, RequestInputs, partitions_beside,
 };
 use std::path::Path;
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// A device with models on it.
 pub struct Workbench {
@@ -73,18 +70,11 @@ impl Workbench {
     /// As a server's start. A model that cannot be loaded is only noted.
     pub fn open(config: &Config, found: &Repository) -> Result<Self, ServeError> {
         let (ort, store) = open::store(config)?;
-        let (sender, events) = channel();
-        let sender = Mutex::new(sender);
-        let sink = Arc::new(move |event| {
-            let sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
-            // The receiver goes with the profiler, and with it whoever wants to know.
-            let _ = sender.send(event);
-        });
-        let device = Arc::new(open::device(config, MonotonicClock::start(), sink)?);
+        let profiler = open::profiler(config)?;
         let mut bench = Self {
-            device: device.profile_key(),
+            device: profiler.device().profile_key(),
             runtime: ort.profile_key(),
-            profiler: Profiler::new(device, events),
+            profiler,
             models: Vec::new(),
             refused: Vec::new(),
         };
