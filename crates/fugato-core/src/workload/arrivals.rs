@@ -8,6 +8,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::f64::consts::TAU;
 
 /// One request to send.
@@ -42,29 +43,27 @@ impl Arrivals {
     pub fn new(workload: &Workload, seed: u64) -> Self {
         let end = Timestamp::ZERO + workload.end();
         let models = workload.models().iter().zip(0_u64..);
-        let mut arrivals = Self {
-            sources: models
-                .map(|(model, stream)| Source::new(model.arrivals.clone(), end, seed, stream))
-                .collect(),
-            next: BinaryHeap::new(),
-        };
-        for model in 0..arrivals.sources.len() {
-            arrivals.draw(model);
+        let mut sources: Vec<Source> = models
+            .map(|(model, stream)| Source::new(model.arrivals.clone(), end, seed, stream))
+            .collect();
+        let first = (0..sources.len()).filter_map(|model| Self::draw(&mut sources, model));
+        Self {
+            next: first.map(Reverse).collect(),
+            sources,
         }
-        arrivals
     }
 
-    /// Puts the next arrival of `model` into the merge, where there is one.
-    fn draw(&mut self, model: usize) {
-        let source = &mut self.sources[model];
-        if let Some(at) = source.next() {
-            self.next.push(Reverse(Arrival {
-                at,
-                model,
-                sequence: source.sent,
-            }));
-            source.sent += 1;
-        }
+    /// The next arrival of a model.
+    fn draw(sources: &mut [Source], model: usize) -> Option<Arrival> {
+        let source = &mut sources[model];
+        let at = source.next()?;
+        let sequence = source.sent;
+        source.sent += 1;
+        Some(Arrival {
+            at,
+            model,
+            sequence,
+        })
     }
 }
 
@@ -72,8 +71,15 @@ impl Iterator for Arrivals {
     type Item = Arrival;
 
     fn next(&mut self) -> Option<Arrival> {
-        let Reverse(arrival) = self.next.pop()?;
-        self.draw(arrival.model);
+        let mut first = self.next.peek_mut()?;
+        let arrival = first.0;
+        // In its place, which moves the others once.
+        match Self::draw(&mut self.sources, arrival.model) {
+            Some(next) => first.0 = next,
+            None => {
+                PeekMut::pop(first);
+            }
+        }
         Some(arrival)
     }
 }
