@@ -1,10 +1,11 @@
 //! Which models ask for the device at present, and what share of it each may count on.
 
 use super::config::ModelSpec;
+use super::dense::DenseMap;
 use super::recent::Recent;
 use crate::id::ModelId;
 use crate::time::{Nanos, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 /// How long after its last request a model counts as asking. Long enough that a model of
@@ -42,6 +43,7 @@ const RESERVE_MAX: u64 = 3;
 /// A few logarithms of the number of models, amortised.
 #[derive(Debug, Default)]
 pub(super) struct Rivals {
+    /// By when each was looked at last, or asked for: no later than it was.
     by_time: BTreeSet<(Timestamp, ModelId)>,
     /// By objective, where a model has one.
     by_slo: BTreeSet<(Nanos, ModelId)>,
@@ -49,7 +51,7 @@ pub(super) struct Rivals {
     by_run: BTreeSet<(Nanos, ModelId)>,
     /// By when each was last refused while it had less than its share.
     in_vain: BTreeSet<(Timestamp, ModelId)>,
-    asked: BTreeMap<ModelId, Asked>,
+    asked: DenseMap<ModelId, Asked>,
     /// Of all models in `asked`, in thousandths.
     weight: u64,
     /// Device time of all models in `asked`.
@@ -61,6 +63,8 @@ pub(super) struct Rivals {
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     at: Timestamp,
+    /// Its entry in `by_time`.
+    filed: Timestamp,
     weight: u64,
     slo: Option<Nanos>,
     run: Option<Nanos>,
@@ -75,14 +79,13 @@ impl Rivals {
         let (model, weight, slo) = (spec.id, thousandths(spec.weight), spec.slo);
         match self.asked.get_mut(&model) {
             Some(asked) if asked.weight == weight && asked.slo == slo => {
-                self.by_time.remove(&(asked.at, model));
-                self.by_time.insert((now, model));
                 asked.at = now;
             }
             _ => {
                 let known = self.take(model);
                 let asked = Asked {
                     at: now,
+                    filed: now,
                     weight,
                     slo,
                     run: known.and_then(|known| known.run),
@@ -92,18 +95,33 @@ impl Rivals {
                 self.put(model, asked);
             }
         }
-        while let Some(&(at, model)) = self.by_time.first()
-            && now.since(at) > ASKING_FOR
+        while let Some(&(filed, model)) = self.by_time.first()
+            && now.since(filed) > ASKING_FOR
         {
-            self.forget(model);
+            match self.asked.get_mut(&model) {
+                Some(asked) if now.since(asked.at) <= ASKING_FOR => {
+                    asked.filed = asked.at;
+                    self.by_time.remove(&(filed, model));
+                    self.by_time.insert((asked.at, model));
+                }
+                _ => self.forget(model),
+            }
         }
     }
 
     /// Notes that a leg of a model ran for `took`, and the time of its planned batch.
     pub(super) fn ran(&mut self, now: Timestamp, model: ModelId, took: Nanos, run: Option<Nanos>) {
-        if let Some(mut asked) = self.take(model) {
-            asked.usage.add(now, took.as_nanos());
-            self.put(model, Asked { run, ..asked });
+        let Some(asked) = self.asked.get_mut(&model) else {
+            return;
+        };
+        asked.usage.add(now, took.as_nanos());
+        self.usage.add(now, took.as_nanos());
+        let before = std::mem::replace(&mut asked.run, run);
+        if before != run {
+            if let Some(before) = before {
+                self.by_run.remove(&(before, model));
+            }
+            self.by_run.extend(run.map(|run| (run, model)));
         }
     }
 
@@ -124,7 +142,7 @@ impl Rivals {
     }
 
     fn put(&mut self, model: ModelId, asked: Asked) {
-        self.by_time.insert((asked.at, model));
+        self.by_time.insert((asked.filed, model));
         self.by_slo.extend(asked.slo.map(|slo| (slo, model)));
         self.by_run.extend(asked.run.map(|run| (run, model)));
         self.in_vain.extend(asked.in_vain.map(|at| (at, model)));
@@ -135,7 +153,7 @@ impl Rivals {
 
     fn take(&mut self, model: ModelId) -> Option<Asked> {
         let asked = self.asked.remove(&model)?;
-        self.by_time.remove(&(asked.at, model));
+        self.by_time.remove(&(asked.filed, model));
         if let Some(slo) = asked.slo {
             self.by_slo.remove(&(slo, model));
         }
