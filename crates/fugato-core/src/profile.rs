@@ -97,6 +97,9 @@ impl Prediction {
 pub trait LatencyModel: fmt::Debug + Send {
     /// The `quantile` (0 to 1) of the time a leg takes on the device; `None` where the
     /// model has never been seen at this share.
+    ///
+    /// An answer about a model changes only when something of that model is observed, learned
+    /// or forgotten: the scheduler keeps answers until then.
     fn predict(&self, point: SurfacePoint, quantile: f64) -> Option<Prediction>;
 
     /// The batch to plan with under load: of the batch sizes up to `max_batch` that are

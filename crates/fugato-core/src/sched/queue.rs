@@ -1,5 +1,6 @@
 //! The queue of one model: ordered, and divided into classes that can share a batch.
 
+use super::line::Line;
 use super::work::block_of;
 use crate::id::{RequestId, ShapeClass};
 use crate::time::Timestamp;
@@ -55,14 +56,19 @@ impl QueueKey {
 /// Requests of one model that wait.
 ///
 /// # Cost
-/// All operations are logarithmic in the number of waiting requests.
+/// All operations are logarithmic in the number of waiting requests and classes; for one
+/// class, whose requests come and go in about their order, they are a few instructions.
 #[derive(Debug, Default)]
 pub(super) struct ModelQueue {
-    classes: BTreeMap<ShapeClass, BTreeMap<QueueKey, Waiting>>,
-    heads: BTreeSet<(QueueKey, ShapeClass)>,
+    /// One of them may be empty: the only one, for the next request.
+    classes: BTreeMap<ShapeClass, Line<QueueKey, Waiting>>,
+    /// The first request of all.
+    head: Option<(QueueKey, ShapeClass)>,
+    /// The first request of each other class.
+    other_heads: BTreeSet<(QueueKey, ShapeClass)>,
     /// Items by priority and millisecond (about) of their order, to price what is ahead of
     /// a request without walking the queue.
-    blocks: BTreeMap<(u32, u64), Items>,
+    blocks: Line<(u32, u64), Items>,
     requests: u64,
     items: u64,
 }
@@ -86,41 +92,43 @@ impl ModelQueue {
     /// Takes in a request; one that is `promised` has a deadline that is enforced.
     pub(super) fn push(&mut self, class: ShapeClass, key: QueueKey, items: u32, promised: bool) {
         let waiting = self.classes.entry(class).or_default();
-        let head = waiting.keys().next().copied();
-        if head.is_none_or(|head| key < head) {
-            if let Some(head) = head {
-                self.heads.remove(&(head, class));
-            }
-            self.heads.insert((key, class));
-        }
+        let before = waiting.first();
         let twice = waiting.insert(key, Waiting { items, promised });
         assert!(twice.is_none(), "{} was queued twice", key.request);
-        let block = self.blocks.entry(key.block()).or_default();
-        block.all += u64::from(items);
-        block.promised += u64::from(items) * u64::from(promised);
+        if before.is_none_or(|before| key < before) {
+            self.change_head(class, before, Some(key));
+        }
+        let (all, promised) = (u64::from(items), u64::from(items) * u64::from(promised));
+        match self.blocks.get_mut(key.block()) {
+            Some(block) => {
+                block.all += all;
+                block.promised += promised;
+            }
+            None => {
+                self.blocks.insert(key.block(), Items { all, promised });
+            }
+        }
         self.requests += 1;
-        self.items += u64::from(items);
+        self.items += all;
     }
 
     /// Takes one request out; says whether it was promised. `None` where it is not here.
     pub(super) fn remove(&mut self, class: ShapeClass, key: QueueKey) -> Option<bool> {
         let waiting = self.classes.get_mut(&class)?;
-        let Waiting { items, promised } = waiting.remove(&key)?;
-        if self.heads.remove(&(key, class)) {
-            match waiting.keys().next() {
-                Some(&head) => {
-                    self.heads.insert((head, class));
-                }
-                None => {
-                    self.classes.remove(&class);
-                }
-            }
+        let before = waiting.first();
+        let Waiting { items, promised } = waiting.remove(key)?;
+        let after = waiting.first();
+        if before != after {
+            self.change_head(class, before, after);
         }
-        if let Some(left) = self.blocks.get_mut(&key.block()) {
+        if after.is_none() && self.classes.len() > 1 {
+            self.classes.remove(&class);
+        }
+        if let Some(left) = self.blocks.get_mut(key.block()) {
             left.all -= u64::from(items);
             left.promised -= u64::from(items) * u64::from(promised);
             if left.all == 0 {
-                self.blocks.remove(&key.block());
+                self.blocks.remove(key.block());
             }
         }
         self.requests -= 1;
@@ -128,28 +136,54 @@ impl ModelQueue {
         Some(promised)
     }
 
+    /// Notes that another request of a class goes first.
+    fn change_head(
+        &mut self,
+        class: ShapeClass,
+        before: Option<QueueKey>,
+        after: Option<QueueKey>,
+    ) {
+        if let Some(before) = before.map(|key| (key, class))
+            && self.head.take_if(|head| *head == before).is_none()
+        {
+            self.other_heads.remove(&before);
+        }
+        let after = after.map(|key| (key, class));
+        let first = self.head.or_else(|| self.other_heads.pop_first());
+        self.head = match (first, after) {
+            (Some(first), Some(after)) => {
+                self.other_heads.insert(first.max(after));
+                Some(first.min(after))
+            }
+            (first, after) => first.or(after),
+        };
+    }
+
     /// The request that goes first, with its class.
     pub(super) fn head(&self) -> Option<(QueueKey, ShapeClass)> {
-        self.heads.first().copied()
+        self.head
     }
 
     /// Requests of `class` in order, with their items.
     pub(super) fn of_class(&self, class: ShapeClass) -> impl Iterator<Item = (QueueKey, u32)> {
-        self.classes
-            .get(&class)
-            .into_iter()
-            .flatten()
-            .map(|(key, waiting)| (*key, waiting.items))
+        let waiting = self.classes.get(&class).into_iter();
+        let waiting = waiting.flat_map(Line::iter);
+        waiting.map(|(key, waiting)| (key, waiting.items))
     }
 
     /// Items that go before a newcomer with this key, to the millisecond (its own counts,
     /// as ties go to who came first); counting ends once there are `enough`.
     ///
     /// # Cost
-    /// The milliseconds that hold requests before the key, or `enough`, if that is less.
+    /// The milliseconds that hold requests before the key, or `enough`, if that is less; none
+    /// of it where all go before.
     pub(super) fn items_before(&self, key: QueueKey, enough: u64) -> u64 {
+        let block = key.block();
+        if self.items < enough && self.blocks.last().is_none_or(|last| last <= block) {
+            return self.items;
+        }
         let mut before = 0;
-        for items in self.blocks.range(..=key.block()).map(|(_, items)| items) {
+        for (_, items) in self.blocks.iter().take_while(|&(at, _)| at <= block) {
             before += items.all;
             if before >= enough {
                 break;
@@ -162,7 +196,7 @@ impl ModelQueue {
     pub(super) fn items_by_block(&self) -> impl Iterator<Item = (u64, Items)> {
         self.blocks
             .iter()
-            .map(|(&(_, block), &items)| (block, items))
+            .map(|((_, block), &items)| (block, items))
     }
 
     pub(super) fn requests(&self) -> u64 {

@@ -115,11 +115,11 @@ impl Scheduler {
             requests: super::dense::DenseMap::default(),
             tasks: super::dense::DenseMap::default(),
             ledger: super::ledger::Ledger::default(),
-            latency,
+            latency: super::latencies::Latencies::new(latency),
             ready: BTreeMap::new(),
             parked: BTreeSet::new(),
             moves: 0,
-            expiry: BTreeSet::new(),
+            expiry: super::line::Line::default(),
             continuing: BTreeSet::new(),
             waiting: 0,
             bytes: 0,
@@ -237,7 +237,7 @@ impl Scheduler {
             return Some(self.state.now);
         }
         let state = &self.state;
-        let expiry = state.expiry.first().map(|&(at, _)| at);
+        let expiry = state.expiry.first().map(|(at, _)| at);
         let parked = state.parked.first().map(|&(at, _)| at);
         let work = state.any_ready() || !state.continuing.is_empty();
         let commit = if work { self.next_commit_point() } else { None };

@@ -9,7 +9,9 @@
 use super::config::{DeadlineMode, ModelSpec, SchedulerConfig};
 use super::dense::DenseMap;
 use super::input::Overdue;
+use super::latencies::Latencies;
 use super::ledger::{LaneRef, Ledger};
+use super::line::Line;
 use super::measuring::Measuring;
 use super::queue::{ModelKey, ModelQueue, QueueKey};
 use super::recent::Recent;
@@ -19,9 +21,7 @@ use crate::id::{
     BatchSize, DeviceId, LegIndex, ModelId, RequestId, ShapeClass, Share, SlotIndex, TaskId,
 };
 use crate::policy::{Backlog, CapacityRule, QueueOrder};
-use crate::profile::{
-    Knee, LatencyModel, ModelProfile, Optima, Prediction, Published, SurfacePoint, Window,
-};
+use crate::profile::{Knee, ModelProfile, Optima, Prediction, Published, SurfacePoint, Window};
 use crate::time::{Nanos, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,13 +42,13 @@ pub(super) struct State {
     pub(super) requests: DenseMap<RequestId, Request>,
     pub(super) tasks: DenseMap<TaskId, Task>,
     pub(super) ledger: Ledger,
-    pub(super) latency: Box<dyn LatencyModel>,
+    pub(super) latency: Latencies,
     /// By device that hosts them and is present.
     pub(super) ready: BTreeMap<DeviceId, BTreeSet<(ModelKey, ModelId)>>,
     pub(super) parked: BTreeSet<(Timestamp, ModelId)>,
     /// Rises when anything in `ready` changes.
     pub(super) moves: u64,
-    pub(super) expiry: BTreeSet<(Timestamp, RequestId)>,
+    pub(super) expiry: Line<(Timestamp, RequestId), ()>,
     pub(super) continuing: BTreeSet<TaskId>,
     /// Requests that wait, of all models.
     pub(super) waiting: u64,
@@ -374,13 +374,15 @@ impl State {
 
     /// Puts a known request into its queue.
     pub(super) fn enqueue(&mut self, id: RequestId) {
-        let mut request = *self.request(id);
-        request.place = Place::Queue;
-        request.give_up = self.give_up_at(&request);
-        if let Some(at) = request.give_up {
-            self.expiry.insert((at, id));
+        let request = *self.request(id);
+        let give_up = self.give_up_at(&request);
+        if let Some(at) = give_up {
+            self.expiry.insert((at, id), ());
         }
-        self.requests.insert(id, request);
+        if let Some(known) = self.requests.get_mut(&id) {
+            known.place = Place::Queue;
+            known.give_up = give_up;
+        }
         let promised = self.enforced(request.deadline).is_some();
         let model = self.model_mut(request.model);
         model
@@ -403,9 +405,9 @@ impl State {
         let request = self.requests.get_mut(&id);
         let request = request.unwrap_or_else(|| panic!("{id} is unknown or has ended"));
         if let Some(at) = request.give_up.replace(until) {
-            self.expiry.remove(&(at, id));
+            self.expiry.remove((at, id));
         }
-        self.expiry.insert((until, id));
+        self.expiry.insert((until, id), ());
     }
 
     /// Puts a waiting request behind all of its model that are not overdue, for as long
@@ -421,25 +423,46 @@ impl State {
 
     /// Takes a request out of its queue.
     pub(super) fn dequeue(&mut self, id: RequestId) {
-        let request = *self.request(id);
-        if let Some(at) = request.give_up {
-            self.expiry.remove(&(at, id));
-        }
-        let model = self.model_mut(request.model);
-        let promised = model
-            .queue
-            .remove(request.class, request.key)
-            .unwrap_or_else(|| panic!("{id} is not in the queue of {}", request.model));
-        let work = model.price.times(u64::from(request.items.0));
-        if self.backlog == Backlog::All {
-            let block = block_of(request.key.order());
-            self.work.remove(block, work);
-            if promised {
-                self.promised.remove(block, work);
+        let model = self.request(id).model;
+        self.dequeue_all(model, &[id]);
+        self.refresh(model);
+    }
+
+    /// Takes requests of a model out of its queue; its entries in `ready` are to be brought
+    /// up to date then.
+    pub(super) fn dequeue_all(&mut self, id: ModelId, requests: &[RequestId]) {
+        // Those that are taken out together are mostly of few blocks.
+        let (mut block, mut all, mut promised) = (0, Nanos::ZERO, Nanos::ZERO);
+        for &request in requests {
+            let known = *self.request(request);
+            if let Some(at) = known.give_up {
+                self.expiry.remove((at, request));
+            }
+            let model = self.model_mut(id);
+            let gone = model.queue.remove(known.class, known.key);
+            let is_promised =
+                gone.unwrap_or_else(|| panic!("{request} is not in the queue of {id}"));
+            let work = model.price.times(u64::from(known.items.0));
+            let other = block_of(known.key.order());
+            if other != block {
+                self.work_gone(block, all, promised);
+                (block, all, promised) = (other, Nanos::ZERO, Nanos::ZERO);
+            }
+            all += work;
+            if is_promised {
+                promised += work;
             }
         }
-        self.waiting -= 1;
-        self.refresh(request.model);
+        self.work_gone(block, all, promised);
+        self.waiting -= requests.len() as u64;
+    }
+
+    /// Notes that predicted work of a block, and the promised part of it, is taken out.
+    fn work_gone(&mut self, block: u64, all: Nanos, promised: Nanos) {
+        if self.backlog == Backlog::All {
+            self.work.remove(block, all);
+            self.promised.remove(block, promised);
+        }
     }
 
     /// Prices a model's waiting requests anew where that makes a difference.

@@ -18,7 +18,7 @@ impl Scheduler {
     /// Gives up requests whose time has come, and looks at parked models again.
     pub(super) fn fire_timers(&mut self) {
         let now = self.state.now;
-        while let Some(&(at, id)) = self.state.expiry.first()
+        while let Some((at, id)) = self.state.expiry.first()
             && at <= now
         {
             let Some(reason) = self.why_give_up(id) else {

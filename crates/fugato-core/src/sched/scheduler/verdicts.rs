@@ -57,8 +57,8 @@ impl Scheduler {
             );
         };
         let key = self.state.request(first).key;
+        self.state.dequeue_all(model, &requests);
         for request in &requests {
-            self.state.dequeue(*request);
             if let Some(request) = self.state.requests.get_mut(request) {
                 request.place = Place::Task(id);
             }

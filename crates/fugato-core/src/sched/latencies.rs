@@ -1,0 +1,159 @@
+//! The latency model, with what it was asked of late at hand.
+
+use crate::id::{BatchSize, ModelId, Share};
+use crate::profile::{LatencyModel, ModelProfile, Prediction, Standing, SurfacePoint};
+use crate::time::Nanos;
+use std::cell::Cell;
+
+/// Predictions that are kept at hand.
+const PLACES: usize = 1 << 10;
+
+/// A latency model that is not asked twice for the same: one event asks several times for few
+/// points, and their answers change only when the model learns.
+#[derive(Debug)]
+pub(super) struct Latencies {
+    model: Box<dyn LatencyModel>,
+    known: Vec<Cell<Known>>,
+    /// How often something was learned, of the models whose ids are equal modulo its length.
+    learned: Vec<u64>,
+}
+
+/// An answer of the latency model.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    point: SurfacePoint,
+    quantile: u64,
+    /// As it stood; `u64::MAX` where nothing is kept here.
+    learned: u64,
+    answer: Option<Prediction>,
+}
+
+impl Known {
+    const NOTHING: Self = Self {
+        point: SurfacePoint {
+            model: ModelId(0),
+            leg: crate::id::LegIndex(0),
+            batch: BatchSize(0),
+            share: Share(0),
+            neighbours: Share(0),
+        },
+        quantile: 0,
+        learned: u64::MAX,
+        answer: None,
+    };
+}
+
+impl Latencies {
+    pub(super) fn new(model: Box<dyn LatencyModel>) -> Self {
+        Self {
+            model,
+            known: vec![Cell::new(Known::NOTHING); PLACES],
+            learned: vec![0; PLACES],
+        }
+    }
+
+    pub(super) fn predict(&self, point: SurfacePoint, quantile: f64) -> Option<Prediction> {
+        let learned = self.learned[place(u64::from(point.model.0))];
+        let quantile_bits = quantile.to_bits();
+        let at = &self.known[place(mixed(point, quantile_bits))];
+        let known = at.get();
+        if known.point == point && known.quantile == quantile_bits && known.learned == learned {
+            return known.answer;
+        }
+        let answer = self.model.predict(point, quantile);
+        at.set(Known {
+            point,
+            quantile: quantile_bits,
+            learned,
+            answer,
+        });
+        answer
+    }
+
+    pub(super) fn best_batch(
+        &self,
+        model: ModelId,
+        share: Share,
+        max_batch: BatchSize,
+        within: Nanos,
+    ) -> Option<BatchSize> {
+        self.model.best_batch(model, share, max_batch, within)
+    }
+
+    pub(super) fn observe(&mut self, point: SurfacePoint, took: Nanos) {
+        self.changed(point.model);
+        self.model.observe(point, took);
+    }
+
+    pub(super) fn learn(&mut self, model: ModelId, profile: &ModelProfile, slices: Share) {
+        self.changed(model);
+        self.model.learn(model, profile, slices);
+    }
+
+    pub(super) fn standing(&self, model: ModelId) -> Option<Standing> {
+        self.model.standing(model)
+    }
+
+    pub(super) fn forget(&mut self, model: ModelId) {
+        self.changed(model);
+        self.model.forget(model);
+    }
+
+    fn changed(&mut self, model: ModelId) {
+        self.learned[place(u64::from(model.0))] += 1;
+    }
+}
+
+fn place(number: u64) -> usize {
+    usize::try_from(number % PLACES as u64).unwrap_or(0)
+}
+
+/// Spreads what is asked over the places.
+fn mixed(point: SurfacePoint, quantile: u64) -> u64 {
+    let what = u64::from(point.model.0) << 32 | u64::from(point.batch.0);
+    let place = u64::from(point.share.0) << 32
+        | u64::from(point.neighbours.0) << 16
+        | u64::from(point.leg.0);
+    let one = what.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let other = (place ^ quantile).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
+    (one ^ other.rotate_left(29)) >> 40
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::LegIndex;
+    use crate::profile::OnlineQuantiles;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Over enough points that some share a place.
+        #[test]
+        fn it_says_what_the_model_says(
+            steps in prop::collection::vec(
+                (0_u32..3, 0_u32..2_000, 1_u32..40, 1_u16..4, any::<bool>()), 1..400,
+            ),
+        ) {
+            let mut plain = OnlineQuantiles::default();
+            let mut kept = Latencies::new(Box::<OnlineQuantiles>::default());
+            for (step, model, batch, share, tail) in steps {
+                let point = SurfacePoint {
+                    model: ModelId(model / 500 * 512 + model % 3),
+                    leg: LegIndex(0),
+                    batch: BatchSize(batch),
+                    share: Share(share),
+                    neighbours: Share(0),
+                };
+                if step == 0 {
+                    plain.observe(point, Nanos::new(u64::from(model)));
+                    kept.observe(point, Nanos::new(u64::from(model)));
+                } else if step == 1 && model < 20 {
+                    plain.forget(point.model);
+                    kept.forget(point.model);
+                }
+                let quantile = if tail { 0.95 } else { 0.5 };
+                prop_assert_eq!(kept.predict(point, quantile), plain.predict(point, quantile));
+            }
+        }
+    }
+}
