@@ -30,11 +30,14 @@ impl AtomSet {
             u32::from(first) + u32::from(count) <= u32::from(ATOMS_MAX),
             "atoms {first}..{first}+{count} go past {ATOMS_MAX}"
         );
-        let mut set = Self::EMPTY;
-        for atom in first..first + count {
-            set.0[usize::from(atom / 64)] |= 1 << (atom % 64);
-        }
-        set
+        // By word: its bits that are below an end.
+        let below = |end: u16| {
+            [0, 64, 128, 192].map(|from| {
+                let bits = u32::from(end.saturating_sub(from));
+                u64::MAX.checked_shl(bits).map_or(u64::MAX, |above| !above)
+            })
+        };
+        Self(below(first + count)).without(Self(below(first)))
     }
 
     /// Whether the two sets share an atom.
@@ -411,6 +414,17 @@ mod tests {
         assert_eq!(left.count(), 70);
         assert_eq!(AtomSet::range(0, 132).without(left), right);
         assert!(right.iter().eq(70..132));
+        for (first, end) in [
+            (0, 0),
+            (0, 1),
+            (3, 64),
+            (64, 128),
+            (63, 65),
+            (1, 256),
+            (256, 256),
+        ] {
+            assert!(AtomSet::range(first, end - first).iter().eq(first..end));
+        }
         assert!(left.union(right).without(right).iter().eq(0..70));
         assert!(AtomSet::EMPTY.is_empty());
     }
