@@ -21,6 +21,8 @@ struct Slot {
 
 /// The free slice, as far as it was looked at.
 struct Free<'a> {
+    /// The shares that the device's partitions have, rising.
+    shares: Vec<Share>,
     /// By share: the free place that is planned for latest.
     longest: Vec<(Share, Option<Slot>)>,
     /// Behind legs that are about to end.
@@ -60,6 +62,7 @@ impl Session {
             .map(|(leg, slot)| (Share(leg.atoms.count()), *slot))
             .collect();
         let mut free = Free {
+            shares: view.shares(self.device).collect(),
             longest: Vec::new(),
             behind: &behind,
         };
@@ -131,9 +134,9 @@ impl Session {
             0 | 1 => self.next_run(head.model),
             _ => Timestamp::MAX,
         };
-        let mut shares: Vec<Share> = view.shares(self.device).collect();
-        shares.retain(|&share| share <= sizing.share);
-        shares.into_iter().rev().find_map(|share| {
+        let up_to = free.shares.partition_point(|&share| share <= sizing.share);
+        (0..up_to).rev().find_map(|place| {
+            let share = free.shares[place];
             let known = run(view, head.model, alone, share);
             let length = match known {
                 Some(length) if share < sizing.share && length > objective => return None,
