@@ -10,6 +10,8 @@
 mod session;
 mod value;
 
+#[cfg(feature = "cuda")]
+pub(crate) use session::RunOptions;
 pub(crate) use session::{Binding, Options, Prepacked, Session, TypeInfo};
 pub(crate) use value::{Value, ValueShape};
 
@@ -52,7 +54,7 @@ pub(crate) fn register_arena(environment: &ort::environment::Environment) -> Res
         c"arena_extend_strategy".as_ptr(),
     ];
     let values = [ARENA_BYTES, 0];
-    let memory = CpuMemory::of(sys::OrtAllocatorType::OrtArenaAllocator)?;
+    let memory = Memory::of(sys::OrtAllocatorType::OrtArenaAllocator)?;
     let mut settings = std::ptr::null_mut();
     // SAFETY: keys and values are of the length given; the settings are released below,
     // and the environment, which lives, copies them and the memory description.
@@ -135,12 +137,29 @@ pub(crate) fn onnx_of_number(number: i32) -> Option<Onnx> {
     fixed.into_iter().find(|onnx| *onnx as i32 == number)
 }
 
-/// The CPU's memory, as the API names it.
-struct CpuMemory(*mut sys::OrtMemoryInfo);
+/// A kind of memory, as the API describes it.
+struct Memory(*mut sys::OrtMemoryInfo);
 
-impl CpuMemory {
+impl Memory {
     fn new() -> Result<Self, OrtError> {
         Self::of(sys::OrtAllocatorType::OrtDeviceAllocator)
+    }
+
+    /// The memory of an NVIDIA device.
+    #[cfg(feature = "cuda")]
+    fn of_cuda(device: i32) -> Result<Self, OrtError> {
+        let mut info = std::ptr::null_mut();
+        // SAFETY: `info` is a valid place for the answer; the name is copied.
+        check(unsafe {
+            (ort::api().CreateMemoryInfo)(
+                c"Cuda".as_ptr(),
+                sys::OrtAllocatorType::OrtDeviceAllocator,
+                device,
+                sys::OrtMemType::OrtMemTypeDefault,
+                &mut info,
+            )
+        })?;
+        Ok(Self(info))
     }
 
     fn of(allocator: sys::OrtAllocatorType) -> Result<Self, OrtError> {
@@ -157,9 +176,9 @@ impl CpuMemory {
     }
 }
 
-impl Drop for CpuMemory {
+impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: created by `CreateCpuMemoryInfo` and released only here.
+        // SAFETY: created by the API and released only here.
         unsafe { (ort::api().ReleaseMemoryInfo)(self.0) }
     }
 }

@@ -10,6 +10,8 @@
 mod capi;
 mod clock;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod device;
 mod os;
 mod profiler;

@@ -1,7 +1,7 @@
 //! Sessions, their options and their bindings.
 
 use super::value::tensor_shape;
-use super::{CpuMemory, OrtError, Value, check, default_allocator, element_of};
+use super::{Memory, OrtError, Value, check, default_allocator, element_of};
 use crate::runtime::Runtime;
 use crate::tensor::ElementType;
 use ort::sys::{self, ONNXType};
@@ -66,6 +66,50 @@ impl Options {
         // SAFETY: the runtime copies the name and keeps the value's address, which lives
         // long enough by this function's contract.
         check(unsafe { (ort::api().AddInitializer)(self.0.as_ptr(), name.as_ptr(), value.ptr()) })
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Options {
+    /// Has the session run on an NVIDIA device, on `stream`, with the provider's settings in
+    /// `settings`.
+    ///
+    /// # Safety
+    /// `stream` must be a stream of the driver that outlives every session made with these
+    /// options.
+    pub(crate) unsafe fn cuda(
+        &mut self,
+        stream: *mut std::ffi::c_void,
+        settings: &[(&CStr, &CStr)],
+    ) -> Result<(), OrtError> {
+        let api = ort::api();
+        let keys: Vec<_> = settings.iter().map(|(key, _)| key.as_ptr()).collect();
+        let values: Vec<_> = settings.iter().map(|(_, value)| value.as_ptr()).collect();
+        let mut provider = null_mut();
+        // SAFETY: keys and values are as many and end with zeroes; the runtime copies them. The
+        // provider's settings are released below, and copied by the session options before.
+        unsafe {
+            check((api.CreateCUDAProviderOptions)(&mut provider))?;
+            let set = || {
+                check((api.UpdateCUDAProviderOptions)(
+                    provider,
+                    keys.as_ptr(),
+                    values.as_ptr(),
+                    keys.len(),
+                ))?;
+                let key = c"user_compute_stream".as_ptr();
+                check((api.UpdateCUDAProviderOptionsWithValue)(
+                    provider, key, stream,
+                ))?;
+                check((api.SessionOptionsAppendExecutionProvider_CUDA_V2)(
+                    self.0.as_ptr(),
+                    provider,
+                ))
+            };
+            let done = set();
+            (api.ReleaseCUDAProviderOptions)(provider);
+            done
+        }
     }
 }
 
@@ -236,7 +280,7 @@ impl Drop for Session {
 /// Inputs and outputs bound to a session, for one run at a time.
 pub(crate) struct Binding {
     binding: NonNull<sys::OrtIoBinding>,
-    memory: CpuMemory,
+    memory: Memory,
     session: Arc<Session>,
 }
 
@@ -245,7 +289,7 @@ unsafe impl Send for Binding {}
 
 impl Binding {
     pub(crate) fn new(session: &Arc<Session>) -> Result<Self, OrtError> {
-        let memory = CpuMemory::new()?;
+        let memory = Memory::new()?;
         let mut binding = null_mut();
         // SAFETY: the session is alive, and held by the binding.
         check(unsafe { (ort::api().CreateIoBinding)(session.session.as_ptr(), &mut binding) })?;
@@ -293,6 +337,22 @@ impl Binding {
         })
     }
 
+    /// As [`run`](Self::run), with settings for this run.
+    ///
+    /// # Safety
+    /// As for `run`; where the settings have the device not waited for, until its work is done.
+    #[cfg(feature = "cuda")]
+    pub(crate) unsafe fn run_with(&mut self, options: &RunOptions) -> Result<(), OrtError> {
+        // SAFETY: the handles are alive; the rest is this function's contract.
+        check(unsafe {
+            (ort::api().RunWithBinding)(
+                self.session.session.as_ptr(),
+                options.0.as_ptr(),
+                self.binding.as_ptr(),
+            )
+        })
+    }
+
     /// The output values of the last run, in the order they were bound.
     pub(crate) fn outputs(&self) -> Result<Vec<Value>, OrtError> {
         let api = ort::api();
@@ -331,6 +391,44 @@ impl Drop for Binding {
     fn drop(&mut self) {
         // SAFETY: owned, and released only here, before the session it holds.
         unsafe { (ort::api().ReleaseIoBinding)(self.binding.as_ptr()) }
+    }
+}
+
+/// The settings of a run.
+#[cfg(feature = "cuda")]
+pub(crate) struct RunOptions(NonNull<sys::OrtRunOptions>);
+
+// SAFETY: settings are bound to no thread, and only read after they were made.
+#[cfg(feature = "cuda")]
+unsafe impl Send for RunOptions {}
+
+#[cfg(feature = "cuda")]
+impl RunOptions {
+    pub(crate) fn new(entries: &[(&CStr, &CStr)]) -> Result<Self, OrtError> {
+        let api = ort::api();
+        let mut options = null_mut();
+        // SAFETY: `options` is a valid place for the answer, then a valid handle; the runtime
+        // copies the strings.
+        unsafe {
+            check((api.CreateRunOptions)(&mut options))?;
+            let new = Self(NonNull::new(options).expect("a call that succeeded gives options"));
+            for (key, value) in entries {
+                check((api.AddRunConfigEntry)(
+                    options,
+                    key.as_ptr(),
+                    value.as_ptr(),
+                ))?;
+            }
+            Ok(new)
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Drop for RunOptions {
+    fn drop(&mut self) {
+        // SAFETY: owned, and released only here.
+        unsafe { (ort::api().ReleaseRunOptions)(self.0.as_ptr()) }
     }
 }
 

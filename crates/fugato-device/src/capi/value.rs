@@ -1,6 +1,6 @@
 //! Tensors of the runtime.
 
-use super::{CpuMemory, OrtError, check, default_allocator, element_of, onnx_of};
+use super::{Memory, OrtError, check, default_allocator, element_of, onnx_of};
 use crate::tensor::ElementType;
 use bytes::Bytes;
 use ort::sys::{self, ONNXTensorElementDataType as Onnx, ONNXType};
@@ -43,7 +43,36 @@ impl Value {
         dims: &[i64],
         onnx: Onnx,
     ) -> Result<Self, OrtError> {
-        let memory = CpuMemory::new()?;
+        // SAFETY: this function's contract.
+        unsafe { Self::within(&Memory::new()?, data, byte_size, dims, onnx) }
+    }
+
+    /// A tensor over memory of an NVIDIA device, by its number and the memory's address there.
+    ///
+    /// # Safety
+    /// As for [`over`](Self::over), of the device's memory.
+    #[cfg(feature = "cuda")]
+    pub(crate) unsafe fn over_cuda(
+        device: i32,
+        address: u64,
+        byte_size: usize,
+        dims: &[i64],
+        onnx: Onnx,
+    ) -> Result<Self, OrtError> {
+        let data = address as *mut u8;
+        // SAFETY: this function's contract.
+        unsafe { Self::within(&Memory::of_cuda(device)?, data, byte_size, dims, onnx) }
+    }
+
+    /// # Safety
+    /// As for [`over`](Self::over), of memory as it is described.
+    unsafe fn within(
+        memory: &Memory,
+        data: *mut u8,
+        byte_size: usize,
+        dims: &[i64],
+        onnx: Onnx,
+    ) -> Result<Self, OrtError> {
         let mut value = null_mut();
         // SAFETY: the range is valid by this function's contract; the runtime copies
         // shape and memory description.

@@ -1,0 +1,28 @@
+//! NVIDIA devices: the driver, green contexts, graphs, and ONNX Runtime on their streams.
+//!
+//! Start reading at [`Driver::find`], which tells whether there is anything to use, then
+//! [`Gpu::open`], [`Gpu::split`] and [`Partition`]. A [`CudaModel`] runs on one [`Stream`],
+//! which lies in one partition; [`Stream::capture`] makes a [`Graph`] of what it does.
+//!
+//! All work is enqueued on streams of green contexts, never on the primary context's: a green
+//! context is a cap and not a reservation, so work of the primary context runs on every
+//! multiprocessor, those of green contexts too.
+//!
+//! **Invariant:** nothing here calls the driver before [`Driver::find`] has found it, because
+//! the bindings panic where the library is missing; each type holds what proves that it was.
+
+mod driver;
+mod gpu;
+mod graph;
+mod libraries;
+mod memory;
+mod model;
+mod stream;
+
+pub use driver::{CudaError, Driver, NoDriver};
+pub use gpu::{Gpu, GpuInfo, Partition, SmGroups};
+pub use graph::{Executable, Graph, GraphNodes};
+pub use libraries::{CudaLibraries, LibrariesMissing};
+pub use memory::{DeviceMemory, PinnedMemory};
+pub use model::{CudaModel, CudaModelError, CudaModelOptions, Port};
+pub use stream::{Event, Stream};

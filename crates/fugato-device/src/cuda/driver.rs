@@ -1,0 +1,177 @@
+//! The driver library, and what its calls answer.
+
+use cudarc::driver::sys::{self, CUresult};
+use std::ffi::{CStr, c_char};
+use std::ptr::null;
+use std::sync::OnceLock;
+
+/// A call of the driver that failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{call} failed with {name} ({code}): {meaning}")]
+pub struct CudaError {
+    /// The driver's function.
+    pub call: &'static str,
+    /// The number of the error, a `CUresult`.
+    pub code: u32,
+    /// Its name, such as `CUDA_ERROR_OUT_OF_MEMORY`.
+    pub name: String,
+    /// The driver's own words.
+    pub meaning: String,
+}
+
+/// Why there is no NVIDIA device to use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoDriver {
+    /// There is no driver library.
+    #[error("no NVIDIA driver: `libcuda.so.1` was not found by the system's loader")]
+    Library,
+    /// The driver is too old for green contexts with streams of their own.
+    #[error(
+        "the NVIDIA driver is of CUDA {found}, expected at least {least}",
+        found = version(*found),
+        least = version(*least)
+    )]
+    Old {
+        /// CUDA version, `1000 * major + 10 * minor`.
+        found: i32,
+        /// As `found`.
+        least: i32,
+    },
+    /// The driver refused to start, or has no device.
+    #[error(transparent)]
+    Refused(#[from] CudaError),
+    /// It has no device of that number.
+    #[error("there is no NVIDIA device {ordinal}, the driver has {count}")]
+    NoDevice {
+        /// The device that was asked for.
+        ordinal: u32,
+        /// How many there are.
+        count: u32,
+    },
+}
+
+/// The CUDA version that has `cuGreenCtxStreamCreate`.
+const LEAST: i32 = 12_050;
+
+fn version(number: i32) -> String {
+    format!("{}.{}", number / 1_000, number % 1_000 / 10)
+}
+
+/// Proof that the driver's library is loaded and started.
+#[derive(Clone, Copy, Debug)]
+pub struct Driver {
+    version: i32,
+}
+
+impl Driver {
+    /// Finds the driver and starts it, once per process.
+    ///
+    /// # Errors
+    /// Where there is none, it is too old, or it has no device.
+    pub fn find() -> Result<Self, NoDriver> {
+        static FOUND: OnceLock<Result<Driver, NoDriver>> = OnceLock::new();
+        FOUND.get_or_init(Self::start).clone()
+    }
+
+    fn start() -> Result<Self, NoDriver> {
+        // SAFETY: loads the driver's library, whose initialisers are the vendor's.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(NoDriver::Library);
+        }
+        // SAFETY: the library is present, and starting it has no precondition.
+        check("cuInit", unsafe { sys::cuInit(0) })?;
+        let mut version = 0;
+        // SAFETY: `version` is a valid place for the answer.
+        check("cuDriverGetVersion", unsafe {
+            sys::cuDriverGetVersion(&mut version)
+        })?;
+        match version < LEAST {
+            true => Err(NoDriver::Old {
+                found: version,
+                least: LEAST,
+            }),
+            false => Ok(Self { version }),
+        }
+    }
+
+    /// The newest CUDA version that the driver knows: `13.0`.
+    pub fn version(self) -> String {
+        version(self.version)
+    }
+
+    /// The number of devices.
+    ///
+    /// # Errors
+    /// Where the driver fails.
+    pub fn devices(self) -> Result<u32, CudaError> {
+        let mut count = 0;
+        // SAFETY: the driver is started, and `count` a valid place for the answer.
+        check("cuDeviceGetCount", unsafe {
+            sys::cuDeviceGetCount(&mut count)
+        })?;
+        Ok(u32::try_from(count).unwrap_or(0))
+    }
+}
+
+/// Takes the answer of a call.
+pub(super) fn check(call: &'static str, result: CUresult) -> Result<(), CudaError> {
+    if result == CUresult::CUDA_SUCCESS {
+        return Ok(());
+    }
+    Err(CudaError {
+        call,
+        code: result as u32,
+        name: text(result, sys::cuGetErrorName),
+        meaning: text(result, sys::cuGetErrorString),
+    })
+}
+
+fn text(code: CUresult, ask: unsafe fn(CUresult, *mut *const c_char) -> CUresult) -> String {
+    let mut text = null();
+    // SAFETY: an error came from the driver, so it is loaded; `text` is a valid place for the
+    // address of a static string, which is not read where the call fails.
+    let text = unsafe {
+        let is_known = ask(code, &mut text) == CUresult::CUDA_SUCCESS && !text.is_null();
+        is_known.then(|| CStr::from_ptr(text))
+    };
+    text.map_or_else(
+        || "unknown".to_owned(),
+        |text| text.to_string_lossy().into_owned(),
+    )
+}
+
+/// Ends a handle in a destructor, which can only report.
+pub(super) fn end(call: &'static str, result: CUresult) {
+    if let Err(error) = check(call, result) {
+        tracing::warn!(%error, "a CUDA handle could not be released");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_read_as_people_write_them() {
+        let old = NoDriver::Old {
+            found: 12_020,
+            least: LEAST,
+        };
+        assert_eq!(
+            old.to_string(),
+            "the NVIDIA driver is of CUDA 12.2, expected at least 12.5"
+        );
+    }
+
+    #[test]
+    fn without_a_driver_the_answer_is_no_panic() {
+        // On a machine with a driver it is found, on all others the reason is one of ours.
+        match Driver::find() {
+            Ok(driver) => assert!(!driver.version().is_empty()),
+            Err(reason) => assert!(
+                reason.to_string().contains("NVIDIA") || matches!(reason, NoDriver::Refused(_))
+            ),
+        }
+    }
+}
