@@ -8,6 +8,7 @@ mod columns;
 pub mod completions;
 pub mod config;
 pub mod doctor;
+pub mod gpu_check;
 pub mod model;
 mod places;
 pub mod plan;
@@ -63,6 +64,8 @@ pub enum Command {
     Config(config::Args),
     /// Say what was found on this machine, and what will be used instead of what was not
     Doctor(doctor::Args),
+    /// Try on an NVIDIA device what Fugato builds on, and write down what holds
+    GpuCheck(gpu_check::Args),
     /// Write a completion script for a shell
     Completions(completions::Args),
 }
@@ -108,6 +111,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Zoo(args) => zoo::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
 }

@@ -9,6 +9,7 @@ pub mod driver;
 pub mod engine;
 pub mod error;
 pub mod fuzz;
+pub mod gpu_check;
 pub mod modelconfig;
 pub mod planning;
 pub mod plots;

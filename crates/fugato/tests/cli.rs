@@ -164,9 +164,24 @@ fn doctor_fails_where_serve_would_not_start() {
             .map(str::to_owned)
     };
     assert_eq!(status("onnxruntime").as_deref(), Some("failed"));
+    assert!(status("gpu").is_some());
     for name in ["device", "model store", "http port", "grpc port"] {
         assert_eq!(status(name).as_deref(), Some("ok"), "{name}");
     }
+}
+
+/// Where there is a device, the check itself answers; everywhere else it has to say why not.
+#[test]
+fn a_gpu_check_without_a_device_says_so() {
+    let folder = scratch();
+    let output = fugato(
+        &["gpu-check", "--out", "gpu", "--device", "9999"],
+        folder.path(),
+    );
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("there is no NVIDIA device"), "{said}");
+    assert!(!folder.path().join("gpu").exists(), "nothing was checked");
 }
 
 #[test]

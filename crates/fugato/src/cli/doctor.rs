@@ -105,6 +105,7 @@ fn examine(config: &Config) -> Vec<Check> {
     let mut checks = vec![
         onnxruntime(config),
         device(config),
+        gpu(),
         cores(config),
         memory(),
         model_store(config),
@@ -160,6 +161,19 @@ fn device(config: &Config) -> Check {
     match config.device.kind {
         DeviceKind::Cpu => Check::ok("device", format!("cpu: {name}")),
         DeviceKind::Auto => Check::ok("device", format!("cpu: {name} (the only kind of device)")),
+    }
+}
+
+/// Whether there is an NVIDIA device, which no model runs on yet.
+fn gpu() -> Check {
+    const NAME: &str = "gpu";
+    match crate::gpu_check::find_device(0) {
+        Ok(found) => Check::degraded(
+            NAME,
+            found,
+            "models run on the CPU; `fugato gpu-check` tries what the device can do",
+        ),
+        Err(reason) => Check::ok(NAME, format!("none: {reason}")),
     }
 }
 

@@ -1,0 +1,129 @@
+//! `fugato gpu-check`.
+
+use super::Outcome;
+use super::places::try_folder;
+use crate::gpu_check::{Job, Part, Report, Setup, Verdict, find_device, run_parts, try_part};
+use crate::runtime::{self, Surroundings};
+use anyhow::Context;
+use clap::ValueHint;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+const EXAMPLES: &str = "\
+Examples:
+  fugato gpu-check --out gpu
+  fugato gpu-check --out gpu --only capture,overlap
+
+Each part runs in a process of its own and writes its report when it ends. All together take
+less than eight minutes. ONNX Runtime has to be a build with the CUDA provider
+(`make runtime-gpu`).
+
+Exit code 1: a part failed or could not be tried to its end. Exit code 2: there is no device.";
+
+/// What `fugato gpu-check` was asked.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Folder for the reports; made if it is not there
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out: PathBuf,
+    /// Only these parts, by commas
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    pub only: Vec<Part>,
+    /// The device's number
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub device: u32,
+    /// Shared library of ONNX Runtime, or its folder [default: searched for]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub onnxruntime: Option<PathBuf>,
+    /// Folder with libraries of CUDA and cuDNN, looked in first; may be repeated
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub libraries: Vec<PathBuf>,
+    /// Folder for the models that are run, which are kept there [default: for this run only]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub models: Option<PathBuf>,
+    /// Try this part in this process
+    #[arg(long, hide = true)]
+    pub part: Option<Part>,
+}
+
+/// Tries the parts and says what they found.
+///
+/// # Errors
+/// Where there is no device, or nothing could be tried.
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    if let Some(part) = args.part {
+        return run_here(part, args);
+    }
+    let found = find_device(args.device).context("there is no NVIDIA device to check")?;
+    let library = runtime::find_gpu(args.onnxruntime.as_deref(), &Surroundings::of_process())?;
+    try_folder(&args.out)?;
+    let scratch = tempfile::tempdir()?;
+    let job = Job {
+        program: vec![std::env::current_exe()?, "gpu-check".into()],
+        parts: match args.only.is_empty() {
+            true => Part::ALL.to_vec(),
+            false => args.only.clone(),
+        },
+        setup: Setup {
+            onnxruntime: library.path,
+            libraries: args.libraries.clone(),
+            models: args
+                .models
+                .clone()
+                .unwrap_or_else(|| scratch.path().to_owned()),
+            device: args.device,
+        },
+        out: args.out.clone(),
+    };
+    writeln!(std::io::stderr(), "{found}")?;
+    let reports = run_parts(&job, |report| {
+        Ok(writeln!(std::io::stderr(), "{}", line(report))?)
+    })?;
+    let page = crate::gpu_check::summary(&reports);
+    std::io::stdout().write_all(page.as_bytes())?;
+    let all = reports
+        .iter()
+        .all(|report| report.verdict == Verdict::Holds);
+    Ok(match all {
+        true => Outcome::Success,
+        false => Outcome::CheckFailed,
+    })
+}
+
+fn line(report: &Report) -> String {
+    let answer = match report.verdict {
+        Verdict::Holds => "yes",
+        Verdict::Fails => "no",
+        Verdict::Unknown => "unknown",
+    };
+    format!("{} {answer}: {}", report.question, report.words)
+}
+
+/// The process of one part. Its report is written whatever it finds; where it cannot be tried,
+/// the process that started it says so.
+fn run_here(part: Part, args: &Args) -> anyhow::Result<Outcome> {
+    let setup = Setup {
+        onnxruntime: args
+            .onnxruntime
+            .clone()
+            .context("`--part` needs `--onnxruntime`")?,
+        libraries: args.libraries.clone(),
+        models: args.models.clone().context("`--part` needs `--models`")?,
+        device: args.device,
+    };
+    let begun = Instant::now();
+    let mut report = try_part(part, &setup)?;
+    report.seconds = begun.elapsed().as_secs_f64();
+    write(&args.out.join(format!("{}.json", part.name())), &report)?;
+    Ok(match report.verdict {
+        Verdict::Holds => Outcome::Success,
+        Verdict::Fails | Verdict::Unknown => Outcome::CheckFailed,
+    })
+}
+
+fn write(path: &Path, report: &Report) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(report)?;
+    std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
+}

@@ -1,0 +1,153 @@
+//! Whether a run of ONNX Runtime can be captured into a graph of ours, and answers the same.
+
+use super::Answer;
+use crate::gpu_check::bench::{Bench, micros, quantile};
+use fugato_device::cuda::{CudaModel, Executable, Partition};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// With residuals, with concatenations, with splits and shuffles, with attention.
+const MODELS: [&str; 5] = [
+    "resnet50",
+    "googlenet",
+    "shufflenet_v2_x1_0",
+    "densenet121",
+    "bert-base",
+];
+const BATCHES: [u32; 2] = [1, 8];
+
+/// Replays that take turns with those of another model.
+const ROUNDS: u64 = 20;
+
+/// Largest deviation over the largest value that is still the same answer: kernels that add in
+/// another order, which those of the same plan do not.
+const SAME: f64 = 1e-6;
+
+pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
+    let whole = bench.whole()?;
+    let (mut rows, mut worst, mut bad) = (Vec::new(), 0.0_f64, Vec::new());
+    // A second model whose replays come between those of the first.
+    let other = whole.stream(0)?;
+    let between = bench.graph("squeezenet1_1", 1, &other)?;
+    for name in MODELS {
+        for batch in BATCHES {
+            let row = match one(bench, name, batch, &whole, &between) {
+                Ok((row, deviation)) => {
+                    worst = worst.max(deviation);
+                    if deviation > SAME {
+                        bad.push(format!(
+                            "{name} at batch {batch} deviates by {deviation:.1e}"
+                        ));
+                    }
+                    row
+                }
+                Err(error) => {
+                    bad.push(format!("{name} at batch {batch}: {error:#}"));
+                    json!({ "model": name, "batch": batch, "error": format!("{error:#}") })
+                }
+            };
+            rows.push(row);
+        }
+    }
+    Ok(Answer {
+        holds: bad.is_empty(),
+        words: match bad.as_slice() {
+            [] => format!(
+                "{} models at batches {BATCHES:?}, largest deviation {worst:.1e}",
+                MODELS.len()
+            ),
+            bad => bad.join("; "),
+        },
+        facts: json!({ "largest_deviation": worst, "runs": rows }),
+    })
+}
+
+fn one(
+    bench: &Bench,
+    name: &str,
+    batch: u32,
+    whole: &Arc<Partition>,
+    between: &Executable,
+) -> anyhow::Result<(Value, f64)> {
+    let stream = whole.stream(0)?;
+    let mut model = bench.warm(name, batch, &stream)?;
+    let eager = bench.times(&stream, 20, || Ok(model.enqueue()?))?;
+    model.run()?;
+    let free = bench.gpu.memory_free()?;
+    let graph = model.capture()?;
+    let grown = free.saturating_sub(bench.gpu.memory_free()?);
+    let nodes = graph.nodes(whole)?;
+    let executable = graph.instantiate()?;
+    executable.upload(&stream)?;
+    let mut deviation = 0.0_f64;
+    for seed in 0..ROUNDS {
+        bench.feed(name, &mut model, seed % 2)?;
+        executable.launch(&stream)?;
+        let replayed = answers(&model)?;
+        between.launch(&stream)?;
+        stream.synchronize()?;
+        // What the graph computed must not be what the eager run finds lying there.
+        if seed < 4 {
+            bench.feed(name, &mut model, seed % 2)?;
+            model.run()?;
+            deviation = deviation.max(apart(&replayed, &answers(&model)?)?);
+        }
+    }
+    let replay = bench.times(&stream, 50, || Ok(executable.launch(&stream)?))?;
+    let row = json!({
+        "model": name,
+        "batch": batch,
+        "deviation": deviation,
+        "nodes": nodes,
+        "grown_bytes": grown,
+        "eager_us": micros(quantile(&eager, 0.5)),
+        "replay_us": micros(quantile(&replay, 0.5)),
+        "replay_p99_us": micros(quantile(&replay, 0.99)),
+    });
+    anyhow::ensure!(
+        nodes.host == 0,
+        "its graph calls the host {} times",
+        nodes.host
+    );
+    Ok((row, deviation))
+}
+
+fn answers(model: &CudaModel) -> anyhow::Result<Vec<f32>> {
+    let mut answers = Vec::new();
+    for output in 0..model.outputs().len() {
+        let bytes = model.read(output)?;
+        let (words, _) = bytes.as_chunks::<4>();
+        answers.extend(words.iter().map(|&word| f32::from_le_bytes(word)));
+    }
+    Ok(answers)
+}
+
+/// The largest difference over the largest value.
+fn apart(found: &[f32], expected: &[f32]) -> anyhow::Result<f64> {
+    let largest = expected
+        .iter()
+        .fold(0.0_f32, |most, value| most.max(value.abs()));
+    anyhow::ensure!(
+        largest > 0.0 && largest.is_finite(),
+        "the answers are {largest}"
+    );
+    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    let most = differences.fold(0.0, f32::max);
+    anyhow::ensure!(
+        found.iter().all(|value| value.is_finite()),
+        "an answer is not a number"
+    );
+    Ok(f64::from(most / largest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::apart;
+
+    #[test]
+    fn answers_of_zeroes_or_not_numbers_are_no_match() {
+        assert_eq!(apart(&[1.0, 2.0], &[1.0, 4.0]).expect("numbers"), 0.5);
+        assert!(apart(&[0.0], &[0.0]).is_err());
+        assert!(apart(&[f32::NAN, 1.0], &[1.0, 1.0]).is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! What a session takes of memory and of time to make.
+
+use super::Answer;
+use crate::gpu_check::bench::Bench;
+use serde_json::json;
+use std::time::Instant;
+
+const MODELS: [&str; 3] = ["resnet50", "mobilenet_v2", "bert-base"];
+
+/// Sessions of a model, each with a stream of its own.
+const SESSIONS: usize = 4;
+
+/// What a session may take besides weights: handles and work space of the vendor's libraries,
+/// and activations at batch 1.
+const BESIDES: u64 = 256 << 20;
+
+pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
+    let whole = bench.whole()?;
+    let (mut rows, mut most) = (Vec::new(), 0);
+    for name in MODELS {
+        let weights = bench.model_file(name)?.metadata()?.len();
+        let mut sessions = Vec::new();
+        for index in 0..SESSIONS {
+            let stream = whole.stream(0)?;
+            let before = bench.gpu.memory_free()?;
+            let begun = Instant::now();
+            let mut model = bench.load(name, 1, &stream)?;
+            let loaded = begun.elapsed();
+            let after_load = bench.gpu.memory_free()?;
+            model.run()?;
+            let first_run = begun.elapsed() - loaded;
+            model.run()?;
+            model.run()?;
+            let after_runs = bench.gpu.memory_free()?;
+            let graph = model.capture()?.instantiate()?;
+            graph.upload(&stream)?;
+            stream.synchronize()?;
+            let taken = before.saturating_sub(bench.gpu.memory_free()?);
+            if index > 0 {
+                most = most.max(taken.saturating_sub(weights));
+            }
+            rows.push(json!({
+                "model": name,
+                "session": index,
+                "weights_bytes": weights,
+                "load_bytes": before.saturating_sub(after_load),
+                "run_bytes": after_load.saturating_sub(after_runs),
+                "taken_bytes": taken,
+                "load_s": loaded.as_secs_f64(),
+                "first_run_s": first_run.as_secs_f64(),
+            }));
+            sessions.push((model, graph));
+        }
+    }
+    Ok(Answer {
+        holds: most <= BESIDES,
+        words: format!(
+            "a further session takes at most {} MiB besides its weights (expected {} at most)",
+            most >> 20,
+            BESIDES >> 20
+        ),
+        facts: json!({ "sessions": rows }),
+    })
+}

@@ -1,0 +1,84 @@
+//! Whether a captured graph can be moved to another partition.
+
+use super::Answer;
+use crate::gpu_check::bench::{Bench, micros};
+use fugato_device::cuda::Graph;
+use serde_json::json;
+
+const MODEL: &str = "resnet50";
+const BATCH: u32 = 8;
+
+/// A graph that moved to the whole device may take this many times of one that was captured
+/// there; on the small partition it takes several times as long.
+const MOST: f64 = 1.15;
+
+pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
+    let small = bench.parts(8)?.swap_remove(0);
+    let whole = bench.whole()?;
+    let (narrow, wide) = (small.stream(0)?, whole.stream(0)?);
+    let mut model = bench.warm(MODEL, BATCH, &narrow)?;
+    let captured = model.capture()?;
+    let expected = {
+        captured.instantiate()?.launch(&narrow)?;
+        model.read(0)?
+    };
+    let on_small = bench.time(&captured.instantiate()?, &narrow)?;
+    let on_whole = bench.time(&bench.graph(MODEL, BATCH, &wide)?, &wide)?;
+
+    // One leg of two captured pieces, put together before it is moved.
+    let mut leg = Graph::empty(&bench.gpu)?;
+    let first = leg.add(&captured, &[])?;
+    leg.add(&captured, &[first])?;
+    let composed = bench.time(&leg.instantiate()?, &narrow)?;
+
+    let mut moved = Graph::empty(&bench.gpu)?;
+    moved.add(&captured, &[])?;
+    let outcome = moved.retarget(&whole);
+    let facts = |more: serde_json::Value| {
+        json!({
+            "model": MODEL,
+            "batch": BATCH,
+            "sms": [small.sms(), whole.sms()],
+            "captured_on_small_us": micros(on_small),
+            "captured_on_whole_us": micros(on_whole),
+            "two_children_on_small_us": micros(composed),
+            "moved": more,
+        })
+    };
+    let kernels = match outcome {
+        Ok(kernels) => kernels,
+        Err(error) => {
+            return Ok(Answer {
+                holds: false,
+                words: format!("the driver refuses to move a kernel: {error}"),
+                facts: facts(json!({ "error": error.to_string() })),
+            });
+        }
+    };
+    let nodes = moved.nodes(&whole)?;
+    let executable = moved.instantiate()?;
+    let on_moved = bench.time(&executable, &wide)?;
+    bench.feed(MODEL, &mut model, 0)?;
+    executable.launch(&wide)?;
+    wide.synchronize()?;
+    let is_same = model.read(0)? == expected;
+    let over = on_moved.as_secs_f64() / on_whole.as_secs_f64();
+    Ok(Answer {
+        holds: is_same && over <= MOST,
+        words: format!(
+            "{kernels} kernels moved from {} to {} multiprocessors, {} of them are said to be \
+             there, {over:.2} times the time of a capture there (expected {MOST} at most), \
+             answers {}",
+            small.sms(),
+            whole.sms(),
+            nodes.kernels_of_partition,
+            if is_same { "equal" } else { "differ" }
+        ),
+        facts: facts(json!({
+            "kernels": kernels,
+            "kernels_there": nodes.kernels_of_partition,
+            "us": micros(on_moved),
+            "answers_equal": is_same,
+        })),
+    })
+}

@@ -1,0 +1,171 @@
+//! A part in a process of its own.
+
+use super::{Part, Report, Setup, Verdict, summary};
+use anyhow::Context;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Which parts are tried, and where their reports go.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The program to start for each part, with its first words; the part's flags follow.
+    pub program: Vec<PathBuf>,
+    /// The parts, in order.
+    pub parts: Vec<Part>,
+    /// What they need.
+    pub setup: Setup,
+    /// An existing folder for the reports.
+    pub out: PathBuf,
+}
+
+/// How much of what a part said last goes into the report of one that broke off.
+const TAIL: usize = 2_000;
+
+/// Tries the parts, one after the other. Writes `<part>.json` and `<part>.log` for each, and
+/// `summary.md` anew after each.
+///
+/// # Errors
+/// Where a process cannot be started, a file not written, or as `told` fails. A part that fails is in its report.
+pub fn run_parts(
+    job: &Job,
+    mut told: impl FnMut(&Report) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<Report>> {
+    let mut reports = Vec::new();
+    for &part in &job.parts {
+        let report = run_part(job, part)?;
+        told(&report)?;
+        reports.push(report);
+        let path = job.out.join("summary.md");
+        fs::write(&path, summary(&reports))
+            .with_context(|| format!("cannot write `{}`", path.display()))?;
+    }
+    Ok(reports)
+}
+
+fn run_part(job: &Job, part: Part) -> anyhow::Result<Report> {
+    let file = |ending: &str| job.out.join(format!("{}.{ending}", part.name()));
+    let (result, log) = (file("json"), file("log"));
+    // A report of an earlier run must not be taken for this one's.
+    if result.exists() {
+        fs::remove_file(&result)?;
+    }
+    let said = File::create(&log).with_context(|| format!("cannot write `{}`", log.display()))?;
+    let begun = Instant::now();
+    let mut command = Command::new(&job.program[0]);
+    command
+        .args(&job.program[1..])
+        .args(["--part", part.name(), "--out"])
+        .arg(&job.out)
+        .args(["--onnxruntime".as_ref(), job.setup.onnxruntime.as_os_str()])
+        .args(["--models".as_ref(), job.setup.models.as_os_str()])
+        .args(["--device", &job.setup.device.to_string()])
+        .stdin(Stdio::null())
+        .stdout(said.try_clone()?)
+        .stderr(said);
+    for folder in &job.setup.libraries {
+        command.arg("--libraries").arg(folder);
+    }
+    let child = command
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", job.program[0].display()))?;
+    let ended = wait(child, part.limit())?;
+    let seconds = begun.elapsed().as_secs_f64();
+    if let Some(report) = read(&result)? {
+        return Ok(report);
+    }
+    let how = match ended {
+        None => format!("it was stopped after {} s", part.limit().as_secs()),
+        Some(status) => format!("it broke off ({status})"),
+    };
+    let mut report = Report::new(part, Verdict::Unknown, format!("{how}. {}", tail(&log)?));
+    report.seconds = seconds;
+    fs::write(&result, serde_json::to_string_pretty(&report)?)?;
+    Ok(report)
+}
+
+/// The part's own report, if it came to write one.
+fn read(path: &Path) -> anyhow::Result<Option<Report>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(path)?;
+    let report = serde_json::from_str(&text);
+    report
+        .map(Some)
+        .with_context(|| format!("`{}` is no report", path.display()))
+}
+
+/// Waits for a process, and kills one that takes too long: `None`.
+fn wait(mut child: Child, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if begun.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The end of a log, on one line.
+fn tail(path: &Path) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.read_to_end(&mut bytes)?;
+    let from = bytes.len().saturating_sub(TAIL);
+    let text = String::from_utf8_lossy(&bytes[from..]);
+    Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A job whose parts are a script instead of this program.
+    fn job(folder: &Path, script: &str) -> Job {
+        Job {
+            program: ["sh", "-c", script, "part"].map(PathBuf::from).to_vec(),
+            parts: vec![Part::Device, Part::Capture],
+            setup: Setup {
+                onnxruntime: PathBuf::from("ort.so"),
+                libraries: Vec::new(),
+                models: folder.join("models"),
+                device: 0,
+            },
+            out: folder.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_part_that_breaks_off_is_told_of_and_the_next_is_tried() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let script = "echo \"$2: no such luck\" >&2; kill -SEGV $$";
+        let reports = run_parts(&job(folder.path(), script), |_| Ok(())).expect("reports");
+        let names: Vec<_> = reports.iter().map(|report| report.part.as_str()).collect();
+        assert_eq!(names, ["device", "capture"]);
+        for report in &reports {
+            assert_eq!(report.verdict, Verdict::Unknown);
+            assert!(report.words.contains("broke off (signal: 11"), "{report:?}");
+            assert!(report.words.contains("no such luck"), "{report:?}");
+        }
+        let page = fs::read_to_string(folder.path().join("summary.md")).expect("a page");
+        assert!(page.contains("| capture | Do captured"), "{page}");
+    }
+
+    #[test]
+    fn a_report_of_an_earlier_run_is_not_taken_for_this_ones() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let old = Report::new(Part::Device, Verdict::Holds, "then");
+        let text = serde_json::to_string(&old).expect("JSON");
+        fs::write(folder.path().join("device.json"), text).expect("a file");
+        let reports = run_parts(&job(folder.path(), "exit 3"), |_| Ok(())).expect("reports");
+        assert_eq!(reports[0].verdict, Verdict::Unknown);
+        assert!(reports[0].words.contains("exit status: 3"), "{reports:?}");
+    }
+}
