@@ -267,6 +267,8 @@ impl CpuDevice {
     ) -> Result<Loaded, LoadError> {
         let failed = |cause: LoadCause| cause.of(stored.origin());
         let cut = match &options.cuts {
+            // What is cut nowhere is the model as it is.
+            Some(cuts) if cuts.is_whole(stored.graph()?.graph().operators().len()) => None,
             Some(cuts) => self.load_cut(id, stored, options, cuts).map_err(failed)?,
             None => None,
         };

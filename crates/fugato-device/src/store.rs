@@ -35,6 +35,7 @@ use crate::capi::{Options, OrtError, Prepacked, Session, Value, onnx_of_number};
 use crate::reference::PlainSession;
 use crate::runtime::Runtime;
 use entry::{Draft, Initializer, Opened};
+use fugato_core::graph::Segments;
 use memmap2::{Mmap, UncheckedAdvice};
 use ort::sys::GraphOptimizationLevel;
 use std::collections::{BTreeMap, HashMap};
@@ -351,14 +352,32 @@ impl StoredModel {
         Ok(Arc::clone(weights.operators.get_or_init(|| read)))
     }
 
+    /// What each segment is known by: a hash of its operators, their shapes and the place of
+    /// their weights among those of this model. Equal hashes of one model are equal work.
+    ///
+    /// # Errors
+    /// Where a segment cannot be a part of its own, or the stored graph cannot be read.
+    pub fn segment_hashes(&self, segments: &Segments) -> Result<Vec<String>, LoadError> {
+        let hashes = self.model_graph().and_then(|graph| {
+            let all = segments.all().iter();
+            all.map(|segment| part::known_by(&graph, segment.operators.iter().copied()))
+                .collect()
+        });
+        hashes.map_err(|cause: LoadCause| cause.of(&self.origin))
+    }
+
+    /// The folder of what is kept of this model: its graph, its weights, its parts.
+    pub fn folder(&self) -> &Path {
+        self.weights.graph.parent().unwrap_or(Path::new(""))
+    }
+
     pub(crate) fn runtime(&self) -> &Runtime {
         &self.weights.runtime
     }
 
     /// The parts of the model under these cuts, written beside its graph.
     pub(crate) fn cut(&self, cuts: &Cuts) -> Result<CutModel, LoadCause> {
-        let entry = self.weights.graph.parent().unwrap_or(Path::new(""));
-        cuts.write(entry, self.model_graph()?)
+        cuts.write(self.folder(), self.model_graph()?)
     }
 
     /// A session of the optimised graph over the shared weights.

@@ -450,6 +450,11 @@ impl Config {
             let (least, most) = SLO_RANGE;
             self.within(&path("slo"), slo, least, most)?;
         }
+        if let Some(legs) = model.legs.filter(|&legs| legs > Span::default()) {
+            // Below that, dispatching a leg costs more than a tenth of it.
+            let (least, most) = (Span::from_micros(100), Span::from_millis(10_000));
+            self.within(&path("legs"), legs, least, most)?;
+        }
         Ok(())
     }
 

@@ -25,7 +25,7 @@ mod timeline;
 mod warm;
 mod workbench;
 
-pub use plan_bench::{PlanBench, PlanBenchError, Timing};
+pub use plan_bench::{Difference, PlanBench, PlanBenchError, Timing};
 pub use profiles::ProfileFileError;
 pub use serve::{ServeError, serve};
 pub use timeline::TimelineFileError;

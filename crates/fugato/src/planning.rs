@@ -1,20 +1,26 @@
 //! Stage plans of a model: made by planners, timed and checked on the device.
 //!
-//! Segments are timed one by one, in a model that is cut into all of them, on the share of the
-//! plan and on one slice. Planners then divide them into stages at these times, and each plan
-//! is timed as a whole and stage by stage.
+//! Segments are timed one by one, on the share of the plan and on one slice. Planners divide
+//! them into stages at these times. Then what they made is measured, and what a plan says is
+//! what was measured: groups stay side by side where that was faster than one after the other
+//! on all slices, and legs are joined until they cost little over the model as it is.
 
-use crate::engine::{PlanBench, PlanBenchError, Timing};
-use fugato_core::Nanos;
-use fugato_core::SegmentIndex;
+mod choose;
+mod prices;
+
+use crate::engine::{Difference, PlanBench, PlanBenchError};
+use choose::Chosen;
 use fugato_core::graph::Segments;
-use fugato_core::plan::{AnyPlanner, CostBasis, Group, LegLimits, Plan, Planner, StageCost};
+use fugato_core::plan::{
+    AnyPlanner, CostBasis, LegLimits, Plan, Planner, Sequential, Stage, StageCost,
+};
+use fugato_core::{Nanos, Share};
 use fugato_device::Cuts;
+use prices::SegmentTimes;
 use serde::Serialize;
-use std::convert::Infallible;
 
 /// The schema of a [`Report`].
-pub const REPORT_SCHEMA: &str = "fugato.plan-report/1";
+pub const REPORT_SCHEMA: &str = "fugato.plan-report/2";
 
 /// What is asked of planning.
 #[derive(Clone, Debug)]
@@ -23,10 +29,26 @@ pub struct Wanted {
     pub planners: Vec<AnyPlanner>,
     /// How long legs should be.
     pub legs: LegLimits,
+    /// What a plan may cost over the model as it is, as a part of its time: what costs more
+    /// gets longer legs, and in the end is the model as it is.
+    pub cost_max: f64,
+    /// Where the prices are from that planners go by.
+    pub costs: CostBasis,
     /// How many tasks a time is the median of.
     pub rounds: usize,
     /// Whether answers are compared with those of the model as it is.
     pub check: bool,
+}
+
+/// How far planning is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What is being done.
+    pub what: String,
+    /// How much of it is done.
+    pub done: usize,
+    /// How much there is.
+    pub all: usize,
 }
 
 /// What planning a model gave.
@@ -38,10 +60,10 @@ pub struct Report {
     pub segments: usize,
     /// Why the model is one segment, if it has to be.
     pub indivisible: Option<String>,
-    /// The median time of the model as it is.
+    /// The median time of the model as it is, with a thread on each slice.
     #[serde(rename = "unsplit_ns")]
     pub unsplit: Nanos,
-    /// The median time of all segments, one after the other.
+    /// The median time of all segments, one after the other, each with a thread on each slice.
     #[serde(rename = "sequential_ns")]
     pub sequential: Nanos,
     /// By planner.
@@ -51,8 +73,16 @@ pub struct Report {
 /// What a planner made, and what it took.
 #[derive(Clone, Debug, Serialize)]
 pub struct Planned {
-    /// The plan.
+    /// The plan, as it was chosen by measurement.
     pub plan: Plan,
+    /// What the planner reckoned with: sums of the times of segments, and for groups at once
+    /// a time that is computed from these.
+    #[serde(rename = "reckoned_ns")]
+    pub reckoned: Nanos,
+    /// Stages of several groups that the planner made.
+    pub at_once_planned: usize,
+    /// Those of them that stayed: at once they were faster than one after the other.
+    pub at_once: usize,
     /// The median time of its legs one after the other, their dispatch included.
     #[serde(rename = "measured_ns")]
     pub measured: Nanos,
@@ -63,54 +93,15 @@ pub struct Planned {
     pub over_sequential: f64,
     /// How many times as fast it is as the model as it is.
     pub over_unsplit: f64,
-    /// `max|a-b| / max|b|` against the model as it is; absent where it was not asked for, or
-    /// the answers cannot be compared.
+    /// Whether it is the model as it is, because all else cost more than it may.
+    pub unsplit: bool,
+    /// `max|a-b| / max|b|` against the model as it is, over several inputs, of the output that
+    /// is farthest off; absent where it was not asked for, or cannot be said.
     pub difference: Option<f64>,
+    /// That output, where answers were compared.
+    pub farthest_output: Option<String>,
     /// Whether a part of it did not run by itself, so that the model ran as it is.
     pub fell_back: bool,
-}
-
-/// What waking the other threads of a stage of several groups takes, at the least.
-const FORK: Nanos = Nanos::from_micros(10);
-
-/// What stages take by the times of their segments: of one group its segments at all slices;
-/// of several each group on a slice of its own, the longest first, on whichever is free, and
-/// the fork. That they do not slow each other is assumed.
-#[derive(Clone, Debug)]
-struct SegmentTimes {
-    /// By segment: on all slices of the share.
-    wide: Vec<Nanos>,
-    /// By segment: on one slice.
-    narrow: Vec<Nanos>,
-    slices: usize,
-}
-
-impl StageCost for SegmentTimes {
-    type Error = Infallible;
-
-    fn stage(&mut self, groups: &[Group]) -> Result<Nanos, Infallible> {
-        let sum = |times: &[Nanos], group: &Group| {
-            let segments = group.segments.iter();
-            segments.fold(Nanos::ZERO, |sum, segment| sum + times[segment.place()])
-        };
-        if let [group] = groups {
-            return Ok(sum(&self.wide, group));
-        }
-        let times = groups.iter().map(|group| sum(&self.narrow, group));
-        let mut times: Vec<Nanos> = times.collect();
-        times.sort_unstable_by(|one, other| other.cmp(one));
-        let mut lanes = vec![FORK; self.slices.max(1)];
-        for time in times {
-            if let Some(first) = lanes.iter_mut().min() {
-                *first += time;
-            }
-        }
-        Ok(lanes.into_iter().fold(FORK, Nanos::max))
-    }
-
-    fn basis(&self) -> CostBasis {
-        CostBasis::Measured
-    }
 }
 
 /// Plans the model on the bench. Chains are cut where a segment takes about the least time
@@ -118,48 +109,99 @@ impl StageCost for SegmentTimes {
 ///
 /// # Errors
 /// Where the model cannot be run.
-pub fn plan(bench: &mut PlanBench, wanted: &Wanted) -> Result<(Report, Segments), PlanBenchError> {
-    let rounds = wanted.rounds;
-    let unsplit = bench.time(&[None], rounds)?;
-    let flops = segment_flops(bench, unsplit[0].whole, wanted.legs);
-    let segments = bench.graph().segments_from(flops);
-    let each = [Some(one_by_one(&segments))];
-    let count = segments.count();
-    let legs = |timed: Vec<Timing>| match timed.into_iter().next() {
-        Some(timing) if timing.legs.len() == count => timing.legs,
-        // The model runs as it is, and what a segment takes is not known.
-        _ => vec![Nanos::ZERO; count],
-    };
-    let costs = SegmentTimes {
-        wide: legs(bench.time(&each, rounds)?),
-        narrow: legs(bench.time_on_one(&each, rounds)?),
-        slices: usize::from(bench.key().share.0),
+pub fn plan(
+    bench: &mut PlanBench,
+    wanted: &Wanted,
+    tell: &mut dyn FnMut(Step),
+) -> Result<(Report, Segments), PlanBenchError> {
+    let share = bench.key().share;
+    let (segments, flops) = cut(bench, (share, wanted.rounds), wanted.legs)?;
+    let costs = match wanted.costs {
+        CostBasis::Modelled => prices::Prices::modelled(bench, &segments, wanted.rounds)?,
+        CostBasis::Measured => {
+            let times = SegmentTimes::measure(bench, &segments, wanted.rounds, tell)?;
+            prices::Prices::Measured(times)
+        }
     };
     let mut plans = Vec::new();
+    let mut reckoned = Vec::new();
     for planner in &wanted.planners {
         let mut costs = costs.clone();
-        let Ok(stages) = planner.stages(&segments, &mut costs, &mut |_| {});
+        let Ok(stages) = planner.stages(&segments, &mut costs, &mut |progress| {
+            tell(Step {
+                what: format!("{}: segments placed", planner.name()),
+                done: progress.planned,
+                all: progress.segments,
+            });
+        });
         let key = bench.key().clone();
         let mut plan = Plan::new(key, planner.name(), costs.basis(), stages, wanted.legs);
         plan.segment_flops = Some(flops);
         plan.check(&segments)?;
+        reckoned.push(plan.predicted);
         plans.push(plan);
     }
-    let report = measure(bench, plans, &segments, wanted)?;
+    let mut chosen = Vec::with_capacity(plans.len());
+    for (done, plan) in plans.iter().enumerate() {
+        tell(Step {
+            what: format!("{}: plans timed", plan.planner),
+            done,
+            all: plans.len(),
+        });
+        chosen.push(choose::by_measurement(bench, plan, &segments, wanted)?);
+    }
+    let report = measure(bench, (chosen, reckoned), &segments, wanted)?;
     Ok((report, segments))
+}
+
+/// A plan of legs that one follows after the other, each between half of `longest` and that,
+/// as far as the model has operators that are short enough; made at the bench's share and batch.
+///
+/// # Errors
+/// Where the model cannot be run.
+pub fn legs(
+    bench: &mut PlanBench,
+    longest: Nanos,
+    rounds: usize,
+) -> Result<(Plan, Segments), PlanBenchError> {
+    let limits = LegLimits {
+        min: Nanos::new(longest.as_nanos() / 2),
+        max: longest,
+    };
+    let share = bench.key().share;
+    let (segments, flops) = cut(bench, (share, rounds), limits)?;
+    let times = bench.segment_times(&segments, share, rounds, &mut |_| {})?;
+    let mut times = SegmentTimes::of_one_slice(times, segments.count());
+    let Ok(stages) = Sequential.stages(&segments, &mut times, &mut |_| {});
+    let (key, name) = (bench.key().clone(), Sequential.name());
+    let mut plan = Plan::new(key, name, CostBasis::Measured, stages, limits);
+    plan.segment_flops = Some(flops);
+    plan.check(&segments)?;
+    Ok((plan, segments))
+}
+
+/// The segments for such legs, and the operations after which chains are cut.
+fn cut(
+    bench: &mut PlanBench,
+    (share, rounds): (Share, usize),
+    legs: LegLimits,
+) -> Result<(Segments, u64), PlanBenchError> {
+    let unsplit = bench.whole_time(share, rounds)?;
+    let flops = segment_flops(bench, unsplit, legs);
+    Ok((bench.graph().segments_from(flops), flops))
 }
 
 /// Times the plans, all in turns.
 fn measure(
     bench: &mut PlanBench,
-    plans: Vec<Plan>,
+    (plans, reckoned): (Vec<Chosen>, Vec<Nanos>),
     segments: &Segments,
     wanted: &Wanted,
 ) -> Result<Report, PlanBenchError> {
-    let mut ways = vec![None, Some(one_leg(segments))];
-    for plan in &plans {
+    let mut ways = vec![None, Some(Cuts::segment_by_segment(segments))];
+    for Chosen { plan, .. } in &plans {
         ways.push(Some(Cuts::of(plan, segments)));
-        ways.push(Some(stage_by_stage(plan, segments)));
+        ways.push(Some(choose::stage_by_stage(&plan.stages, segments)));
     }
     let timed = bench.time(&ways, wanted.rounds)?;
     let (unsplit, sequential) = (timed[0].whole, timed[1].whole);
@@ -171,88 +213,46 @@ fn measure(
         sequential,
         plans: Vec::new(),
     };
-    for (plan, timed) in plans.into_iter().zip(timed[2..].chunks(2)) {
-        let whole = timed[0].whole;
+    for ((chosen, reckoned), timed) in plans.into_iter().zip(reckoned).zip(timed[2..].chunks(2)) {
+        let (plan, whole) = (chosen.plan, timed[0].whole);
         let ratio = |time: Nanos| time.as_secs_f64() / whole.as_secs_f64();
+        let difference: Option<Difference> = match wanted.check {
+            true => Some(bench.difference(&plan, segments)?),
+            false => None,
+        };
         report.plans.push(Planned {
+            reckoned,
+            at_once_planned: chosen.at_once_planned,
+            at_once: at_once(&plan.stages),
             over_sequential: ratio(sequential),
             over_unsplit: ratio(unsplit),
             measured: whole,
             stages: timed[1].legs.clone(),
-            difference: match wanted.check {
-                true => bench.difference(&plan, segments)?,
-                false => None,
-            },
-            fell_back: timed[0].legs.len() != plan.legs.len(),
+            unsplit: chosen.unsplit,
+            fell_back: chosen.fell_back || timed[0].legs.len() != plan.legs.len(),
+            difference: difference.as_ref().and_then(|one| one.found),
+            farthest_output: difference.map(|one| one.output),
             plan,
         });
     }
     Ok(report)
 }
 
-/// Floating-point operations that take about the least time of a leg.
+/// Stages of several groups.
+fn at_once(stages: &[Stage]) -> usize {
+    stages.iter().filter(|stage| stage.groups.len() > 1).count()
+}
+
+/// Floating-point operations that take about the least time of a leg: a power of two, so
+/// that a model that is timed again is cut as before.
 fn segment_flops(bench: &PlanBench, unsplit: Nanos, legs: LegLimits) -> u64 {
     let operators = bench.graph().graph().operators().iter();
     let flops: u64 = operators.map(|operator| operator.flops).sum();
     let part = u128::from(flops) * u128::from(legs.min.as_nanos());
-    let part = part
-        .checked_div(u128::from(unsplit.as_nanos()))
-        .unwrap_or(u128::MAX);
-    u64::try_from(part).unwrap_or(u64::MAX).max(1)
-}
-
-/// All segments in one leg, one after the other.
-fn one_leg(segments: &Segments) -> Cuts {
-    Cuts::segment_by_segment(segments)
-}
-
-/// Each segment a leg.
-fn one_by_one(segments: &Segments) -> Cuts {
-    let all = segments.all().iter();
-    Cuts::sequential(all.map(|segment| segment.operators.clone()))
-}
-
-/// Each stage a leg.
-fn stage_by_stage(plan: &Plan, segments: &Segments) -> Cuts {
-    let operators = |segment: SegmentIndex| segments.segment(segment).operators.clone();
-    let stages = plan.stages.iter().map(|stage| {
-        let groups = stage.groups.iter();
-        let groups = groups.map(|group| {
-            let segments = group.segments.iter();
-            segments.flat_map(|&segment| operators(segment)).collect()
-        });
-        vec![groups.collect()]
-    });
-    Cuts::new(stages.collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn groups_at_once_take_as_long_as_the_longest_slice() {
-        let times = |times: &[u64]| times.iter().map(|&us| Nanos::from_micros(us)).collect();
-        let mut costs = SegmentTimes {
-            wide: times(&[60, 50, 40]),
-            narrow: times(&[100, 80, 70]),
-            slices: 2,
-        };
-        let group = |segments: &[u32]| -> Group {
-            let segments = segments.iter().map(|&segment| SegmentIndex(segment));
-            segments.collect::<Vec<_>>().into()
-        };
-        let mut of = |groups: &[Group]| {
-            let Ok(time) = costs.stage(groups);
-            time
-        };
-        assert_eq!(of(&[group(&[0, 1])]), Nanos::from_micros(110));
-        assert_eq!(of(&[group(&[0]), group(&[1])]), Nanos::from_micros(110));
-        let three = [group(&[0]), group(&[1]), group(&[2])];
-        assert_eq!(
-            of(&three),
-            Nanos::from_micros(160),
-            "the last two share a slice"
-        );
+    let part = part.checked_div(u128::from(unsplit.as_nanos()));
+    let part = part.and_then(|part| u64::try_from(part).ok());
+    match part {
+        Some(part) => 1 << part.max(1).ilog2(),
+        None => u64::MAX,
     }
 }

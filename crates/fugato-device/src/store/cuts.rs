@@ -33,23 +33,44 @@ pub(crate) struct CutModel {
 }
 
 impl Cuts {
-    /// The cuts that a plan asks for; `segments` are those it was made of.
+    /// The cuts that a plan asks for; `segments` are those it was made of. Stages of one
+    /// group that follow each other within a leg are one.
     ///
     /// # Panics
     /// Where the plan has segments that are not among these; [`Plan::check`] tells.
     pub fn of(plan: &Plan, segments: &Segments) -> Self {
-        let group = |group: &Group| {
+        let group = |group: &Group| -> Vec<OperatorIndex> {
             let found = group.segments.iter();
             let operators = found.flat_map(|&index| &segments.segment(index).operators);
             operators.copied().collect()
         };
-        let stage = |stage: &Stage| stage.groups.iter().map(group).collect();
+        let leg = |stages: &[Stage]| {
+            // Stages of one group that follow each other run as one: a session runs its
+            // operators in order by itself, and for less.
+            let alone = |one: &Stage, next: &Stage| one.groups.len() == 1 && next.groups.len() == 1;
+            let runs = stages.chunk_by(alone);
+            runs.map(|run| match run {
+                [stage] => stage.groups.iter().map(group).collect(),
+                _ => {
+                    let groups = run.iter().flat_map(|stage| &stage.groups);
+                    vec![groups.flat_map(&group).collect()]
+                }
+            })
+            .collect()
+        };
         let legs = plan.legs.iter();
         Self {
-            legs: legs
-                .map(|leg| plan.stages_of(leg).iter().map(stage).collect())
-                .collect(),
+            legs: legs.map(|one| leg(plan.stages_of(one))).collect(),
         }
+    }
+
+    /// Whether nothing is cut of a model with so many operators: all of them are in one group.
+    pub(crate) fn is_whole(&self, operators: usize) -> bool {
+        let mut groups = self.legs.iter().flatten().flatten();
+        let (Some(only), None) = (groups.next(), groups.next()) else {
+            return false;
+        };
+        only.len() == operators && only.iter().collect::<BTreeSet<_>>().len() == operators
     }
 
     /// Cuts as they are listed; loading a model with them checks them.

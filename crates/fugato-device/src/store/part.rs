@@ -157,6 +157,35 @@ impl Border {
     }
 }
 
+/// What the file of these operators is known by: its operators, the shapes between them, and
+/// where its weights lie in the file beside it.
+///
+/// # Errors
+/// [`CutError::Uncut`], and where the file cannot be written down.
+pub(super) fn known_by(
+    model: &ModelGraph,
+    operators: impl IntoIterator<Item = OperatorIndex>,
+) -> Result<String, LoadCause> {
+    let border = Border::of(model, operators)?;
+    let content = content_of(&file_of(model, &border).0);
+    let content = content.map_err(|source| LoadCause::Store {
+        path: PathBuf::new(),
+        action: "described",
+        source,
+    })?;
+    Ok(hash_of(&content))
+}
+
+fn content_of(file: &ModelProto) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    write_model(file, &mut content).map_err(io::Error::other)?;
+    Ok(content)
+}
+
+fn hash_of(content: &[u8]) -> String {
+    blake3::hash(content).to_hex()[..32].to_owned()
+}
+
 /// Writes parts into the entry's folder where they are not there yet. `None` for those
 /// that give nothing anybody reads.
 pub(super) fn write(
@@ -177,10 +206,8 @@ pub(super) fn write(
             continue;
         }
         let (file, weights) = file_of(model, border);
-        let mut content = Vec::new();
-        write_model(&file, &mut content).map_err(|error| failed(io::Error::other(error)))?;
-        let hash = blake3::hash(&content).to_hex();
-        let path = entry.join(format!("part-{}.onnx", &hash[..32]));
+        let content = content_of(&file).map_err(failed)?;
+        let path = entry.join(format!("part-{}.onnx", hash_of(&content)));
         if !holds(&path, &content) {
             let draft = match &draft {
                 Some(draft) => draft,

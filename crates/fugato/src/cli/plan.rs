@@ -1,17 +1,19 @@
 //! `fugato plan`.
 
+mod progress;
 mod show;
 
 use super::places::try_file;
 use super::{Outcome, ReportFormat, SettingArgs};
 use crate::config::{Config, Origin, Shown, Span};
 use crate::engine::PlanBench;
-use crate::planning::{self, Report, Wanted};
+use crate::planning::{self, Planned, Wanted};
 use crate::telemetry::init_logs;
 use anyhow::Context;
 use clap::ValueHint;
-use fugato_core::plan::{AnyPlanner, LegLimits};
+use fugato_core::plan::{AnyPlanner, CostBasis, LegLimits};
 use fugato_core::{BatchSize, Share};
+use progress::Progress;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -19,14 +21,15 @@ const EXAMPLES: &str = "\
 Examples:
   fugato plan --model models/resnet50/1/model.onnx
   fugato plan --model models/inception_v3 --planner sequential,list,ios --check
-  fugato plan --model models/vgg19 --leg-min 5ms --out vgg19.plan.json
+  fugato plan --model models/vgg19 --leg-min 5ms --cost-max 10% --out vgg19.plan.json
   fugato plan --model models/bert-base --dim 128
 
-Each segment is timed on the device, then every plan as a whole and stage by stage. On the CPU
-the groups of a stage run at once where the share has several cores, a thread each.
+Each segment is timed on the device, and kept for the next time. Groups stay side by side where
+that is measured to be faster than one after the other on all cores; legs are joined until the
+plan costs no more than `--cost-max` over the model as it is, which in the end it is.
 
-Exit code 1: an answer of a plan differs from the model's by more than 1e-5 of the largest, or a
-part of the model does not run by itself.";
+Exit code 1: an answer of a plan differs from the model's by more than 1e-5 of the largest (the
+output is named), or a part of the model does not run by itself.";
 
 /// The most that an answer may differ, of the largest answer.
 const DIFFERENCE_MAX: f64 = 1e-5;
@@ -58,10 +61,19 @@ pub struct Args {
     /// Least time of a leg: stages are joined until they take so long
     #[arg(long, value_name = "TIME", default_value = "500us")]
     pub leg_min: Span,
+    /// What a plan may cost over the model as it is; legs are joined until it does not
+    #[arg(long, value_name = "PERCENT", default_value = "3%", value_parser = percent)]
+    pub cost_max: f64,
+    /// Where planners have the times of stages from
+    #[arg(long, value_name = "FROM", default_value = "measured")]
+    pub costs: Costs,
+    /// Time segments anew that were timed before
+    #[arg(long)]
+    pub fresh: bool,
     /// Tasks that a time is the median of
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
-    /// Compare the answers with those of the model as it is
+    /// Compare the answers with those of the model as it is, on several random inputs
     #[arg(long)]
     pub check: bool,
     /// File to write the first planner's plan into
@@ -88,6 +100,24 @@ pub struct Args {
     pub onnxruntime: Option<PathBuf>,
 }
 
+/// Where planners have the times of stages from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Costs {
+    /// Each segment is run on the device; what groups at once take is computed from that
+    Measured,
+    /// Operations per second of the whole model; no segment is run
+    Modelled,
+}
+
+/// Reads `3%` or `3` as 0.03.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    match number.parse::<f64>() {
+        Ok(percent) if (0.0..=1_000.0).contains(&percent) => Ok(percent / 100.0),
+        _ => Err("expected a percentage from 0% to 1000%, such as `3%`".to_owned()),
+    }
+}
+
 /// Plans the model, and prints and writes what was asked for.
 ///
 /// # Errors
@@ -109,10 +139,21 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             min: args.leg_min.nanos(),
             ..LegLimits::default()
         },
+        cost_max: args.cost_max,
+        costs: match args.costs {
+            Costs::Measured => CostBasis::Measured,
+            Costs::Modelled => CostBasis::Modelled,
+        },
         rounds: usize::from(args.rounds),
         check: args.check,
     };
-    let (report, segments) = planning::plan(&mut bench, &wanted)?;
+    if args.fresh {
+        bench.forget_times();
+    }
+    let progress = Progress::new();
+    let planned = planning::plan(&mut bench, &wanted, &mut |step| progress.show(&step));
+    progress.clear();
+    let (report, segments) = planned?;
     if let Some(first) = report.plans.first() {
         let plan = &first.plan;
         let text = || serde_json::to_string_pretty(plan).map(|text| text + "\n");
@@ -129,19 +170,35 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         ReportFormat::Json => serde_json::to_string_pretty(&report)? + "\n",
     };
     std::io::stdout().write_all(text.as_bytes())?;
-    Ok(match holds(&report, args.check) {
+    let faults: Vec<String> = report.plans.iter().filter_map(fault).collect();
+    for fault in &faults {
+        writeln!(std::io::stderr(), "{fault}")?;
+    }
+    Ok(match faults.is_empty() {
         true => Outcome::Success,
         false => Outcome::CheckFailed,
     })
 }
 
-fn holds(report: &Report, check: bool) -> bool {
-    report.plans.iter().all(|planned| {
-        let near = planned
-            .difference
-            .is_some_and(|found| found <= DIFFERENCE_MAX);
-        !planned.fell_back && (near || !check)
-    })
+/// Why a plan is not as good as the model, if it is not.
+fn fault(planned: &Planned) -> Option<String> {
+    let planner = &planned.plan.planner;
+    if planned.fell_back {
+        return Some(format!(
+            "{planner}: a part of the model does not run by itself; the model runs as it is"
+        ));
+    }
+    let output = planned.farthest_output.as_ref()?;
+    match planned.difference {
+        Some(found) if found <= DIFFERENCE_MAX => None,
+        Some(found) => Some(format!(
+            "{planner}: output `{output}` differs by {found:.1e} of its largest value, expected \
+             at most {DIFFERENCE_MAX:.0e}"
+        )),
+        None => Some(format!(
+            "{planner}: output `{output}` is another one than the model's by itself"
+        )),
+    }
 }
 
 fn write(
@@ -171,4 +228,18 @@ fn resolve(args: &Args) -> anyhow::Result<Config> {
         config.log.level = "warn".to_owned();
     }
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentages_are_parts() {
+        assert_eq!(percent("3%"), Ok(0.03));
+        assert_eq!(percent("12.5"), Ok(0.125));
+        for wrong in ["", "-1%", "3 percent", "nan", "1001%"] {
+            assert!(percent(wrong).is_err(), "{wrong}");
+        }
+    }
 }

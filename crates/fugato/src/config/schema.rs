@@ -501,7 +501,13 @@ section! {
         slo: Span = "none; only the request's own deadline counts";
         /// Plan of one model, as `fugato plan --out` writes it: the legs that its tasks run in,
         /// between which another model may come first.
-        plan: PathBuf = "none; a task is one leg";
+        plan: PathBuf = "none; a task is one leg, unless `legs` is set";
+        /// Longest time of a leg, one item on one core: the model is cut into legs between half of
+        /// it and all of it, one after the other, as it is loaded. Its segments are timed then,
+        /// which takes seconds, and known from the model store the next time. A single operator
+        /// that takes longer stays whole; 0s cuts nothing; a `plan` comes first. Off, because
+        /// legs cost a little and only some policies use them.
+        legs: Span = "none; a task is one leg";
     }
 }
 

@@ -75,7 +75,12 @@ impl Lifecycle {
         root: PathBuf,
     ) -> Self {
         Self(Arc::new(Shared {
-            loader: Arc::new(Loader::new(Arc::clone(&runner), store, by_id)),
+            loader: Arc::new(Loader::new(
+                Arc::clone(&runner),
+                Arc::clone(&config),
+                store,
+                by_id,
+            )),
             runner,
             config,
             root,

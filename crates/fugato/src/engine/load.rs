@@ -1,13 +1,14 @@
 //! Loading one version of a model: from its file through the store onto the device, and
 //! into the scheduler.
 
-use super::planned::{self, PlanFileError};
+use super::planned::{self, Cutter, PlanFileError};
 use super::runner::Runner;
 use super::sample;
 use super::served::{Gate, ServedModel, ShapeClasses};
 use super::settings::Settings;
 use super::warm::{self, WarmUpError};
 use crate::api::ModelInfo;
+use crate::config::Config;
 use crate::modelconfig::{self, ModelConfigError};
 use crate::telemetry::ModelMetrics;
 use fugato_core::profile::{ModelProfile, ProfileError};
@@ -44,7 +45,9 @@ pub(super) type ModelsById = Arc<RwLock<HashMap<ModelId, CountedModel>>>;
 /// Loads versions of models.
 pub(super) struct Loader {
     runner: Arc<Runner>,
+    config: Arc<Config>,
     store: ModelStore,
+    cutter: Cutter,
     next: AtomicU32,
     by_id: ModelsById,
     at_once: Semaphore,
@@ -91,10 +94,17 @@ pub(super) enum VersionError {
 }
 
 impl Loader {
-    pub(super) fn new(runner: Arc<Runner>, store: ModelStore, by_id: ModelsById) -> Self {
+    pub(super) fn new(
+        runner: Arc<Runner>,
+        config: Arc<Config>,
+        store: ModelStore,
+        by_id: ModelsById,
+    ) -> Self {
         Self {
             runner,
+            config,
             store,
+            cutter: Cutter::new(),
             next: AtomicU32::new(0),
             by_id,
             at_once: Semaphore::new(LOADS_AT_ONCE),
@@ -154,6 +164,10 @@ impl Loader {
         let LoadPlan { info, options } = LoadPlan::of(name, order.number, settings, stored)?;
         let id = ModelId(self.next.fetch_add(1, Ordering::Relaxed));
         let planned = planned::read(settings.model.plan.as_deref(), stored, &self.runner)?;
+        let planned = planned.or_else(|| {
+            let on = (&*self.config, &*self.runner);
+            self.cutter.cut(order, (&info, stored), on)
+        });
         let options = LoadOptions {
             cuts: planned.as_ref().map(|planned| planned.cuts.clone()),
             ..options

@@ -1,35 +1,71 @@
 //! A device with one model on it, to make plans on: what its segments take, what a plan
 //! takes, and whether a plan gives the answers of the model as it is.
 
+mod compare;
+mod times;
+
+pub use compare::Difference;
+
 use super::open;
-use super::sample::{one_item, random, zeros};
+use super::sample::{drawn, ends, one_item};
 use super::serve::ServeError;
 use crate::api::ModelInfo;
 use crate::config::Config;
 use crate::error::InferError;
+use compare::{differ, median};
 use fugato_core::device::DeviceSpec;
 use fugato_core::graph::Segments;
 use fugato_core::plan::{Plan, PlanError, PlanKey};
-use fugato_core::{BatchSize, ModelId, Nanos, PartitionId, Share};
+use fugato_core::{BatchSize, ModelId, Nanos, OperatorIndex, PartitionId, Share};
 use fugato_device::{
-    Batching, CpuDevice, Cuts, Device, ElementType, LoadError, LoadOptions, ModelGraph,
-    OutputTensor, Profiler, RequestInputs, StoredModel, TensorData, VisitError, Walk, Walked,
+    Batching, CpuDevice, Cuts, Device, LoadError, LoadOptions, ModelGraph, Profiler, RequestInputs,
+    StoredModel, TensorSpec, VisitError, Walk, Walked,
 };
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use times::{TimesFile, WHOLE};
 
 /// Tasks that run before times count.
 const WARM_UP: usize = 2;
+
+/// Segments that are timed in one go, each a leg of its own; what was timed is then kept.
+const TIMED_AT_ONCE: usize = 64;
+
+/// Inputs that a plan's answers are compared on.
+const DRAWS: u64 = 3;
 
 /// A device with one model on it.
 pub struct PlanBench {
     profiler: Profiler<CpuDevice>,
     stored: StoredModel,
     graph: Arc<ModelGraph>,
+    /// What a task of one item is given.
     item: RequestInputs,
+    /// How other inputs are drawn.
+    draw: Option<Draw>,
     partition: PartitionId,
     key: PlanKey,
+    /// Shares whose times on disk do not count: all is measured anew.
+    stale: BTreeSet<Share>,
     next: u32,
+}
+
+/// How inputs are drawn at random.
+struct Draw {
+    info: ModelInfo,
+    /// By input: whole numbers are below it.
+    ends: Vec<u8>,
+}
+
+/// What a bench is made of.
+pub(super) struct Parts {
+    pub(super) profiler: Profiler<CpuDevice>,
+    pub(super) stored: StoredModel,
+    /// As plans call the runtime.
+    pub(super) runtime: String,
+    pub(super) share: Share,
+    pub(super) batch: BatchSize,
 }
 
 /// What a cut model took.
@@ -109,55 +145,107 @@ impl PlanBench {
     ) -> Result<Self, PlanBenchError> {
         let (runtime, store) = open::store(config)?;
         let profiler = open::profiler(config).map_err(ServeError::from)?;
-        let device = profiler.device();
-        let partition = partition_of(device.spec(), share)?;
         let stored = store.prepare(model)?;
         let info = model_info(&stored, batch, dim)?;
-        let graph = stored.graph()?;
-        let key = PlanKey {
-            model: stored.info().hash.clone(),
-            device: device.profile_key(),
+        let mut bench = Self::new(Parts {
+            profiler,
+            stored,
             runtime: runtime.profile_key(),
             share,
             batch,
-        };
-        let mut bench = Self {
+        })?;
+        bench.choose_inputs(info)?;
+        Ok(bench)
+    }
+
+    /// A bench with the first of these requests of one item that the model runs.
+    ///
+    /// # Errors
+    /// [`PlanBenchError`].
+    pub(super) fn with(parts: Parts, items: Vec<RequestInputs>) -> Result<Self, PlanBenchError> {
+        let mut bench = Self::new(parts)?;
+        let mut refused = None;
+        for item in items {
+            match bench.try_item(item) {
+                Ok(()) => return Ok(bench),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        Err(refused.unwrap_or_else(|| PlanBenchError::NoTypicalInput {
+            input: String::new(),
+        }))
+    }
+
+    fn new(parts: Parts) -> Result<Self, PlanBenchError> {
+        let Parts {
             profiler,
+            stored,
+            runtime,
+            share,
+            batch,
+        } = parts;
+        let device = profiler.device();
+        let key = PlanKey {
+            model: stored.info().hash.clone(),
+            device: device.profile_key(),
+            runtime,
+            share,
+            batch,
+        };
+        Ok(Self {
+            partition: partition_of(device.spec(), share)?,
+            graph: stored.graph()?,
+            profiler,
+            stored,
             item: RequestInputs {
                 items: 1,
                 inputs: Arc::from([]),
             },
-            stored,
-            graph,
-            partition,
+            draw: None,
             key,
+            stale: BTreeSet::new(),
             next: 0,
-        };
-        bench.choose_item(&info)?;
-        Ok(bench)
+        })
     }
 
-    /// Takes the first made-up request that the model runs: it may refuse random values.
-    fn choose_item(&mut self, info: &ModelInfo) -> Result<(), PlanBenchError> {
-        let candidates = [random(info), zeros(info)];
-        let mut refused = None;
-        for inputs in candidates.into_iter().flatten() {
-            self.item = one_item(info, inputs)?;
-            match self.answer(None) {
-                Ok(_) => return Ok(()),
-                Err(error) => refused = refused.or(Some(error)),
+    /// Measures anew what was measured by others before.
+    pub fn forget_times(&mut self) {
+        let partitions = &self.profiler.device().spec().partitions;
+        self.stale = partitions.iter().map(|part| part.share()).collect();
+    }
+
+    /// Finds random inputs that the model runs: it may refuse whole numbers that are too
+    /// large, so each input gets the largest it takes where the others are zero.
+    fn choose_inputs(&mut self, info: ModelInfo) -> Result<(), PlanBenchError> {
+        let first = |input: &TensorSpec| ends(input).first().copied().unwrap_or(1);
+        let largest = info.inputs.iter().map(first).collect();
+        let mut draw = Draw {
+            info,
+            ends: largest,
+        };
+        if let Err(refused) = self.try_item(draw.item(0)?) {
+            draw.ends.fill(1);
+            self.try_item(draw.item(0)?).map_err(|_| refused)?;
+            for place in 0..draw.ends.len() {
+                let others = draw.ends.clone();
+                for &end in ends(&draw.info.inputs[place]) {
+                    draw.ends.clone_from(&others);
+                    draw.ends[place] = end;
+                    if self.try_item(draw.item(0)?).is_ok() {
+                        break;
+                    }
+                }
             }
+            self.try_item(draw.item(0)?)?;
         }
-        Err(refused.unwrap_or_else(|| {
-            let batch = usize::from(info.max_batch_size > 0);
-            let varying = info.inputs.iter();
-            let mut varying =
-                varying.filter(|input| input.shape.iter().skip(batch).any(Option::is_none));
-            let input = varying.next().map(|input| input.name.clone());
-            PlanBenchError::NoTypicalInput {
-                input: input.unwrap_or_default(),
-            }
-        }))
+        self.draw = Some(draw);
+        Ok(())
+    }
+
+    /// Takes a request of one item where the model runs it.
+    fn try_item(&mut self, item: RequestInputs) -> Result<(), PlanBenchError> {
+        self.item = item;
+        self.answer(None).map(|_| ())
     }
 
     /// The model's operators.
@@ -184,17 +272,72 @@ impl PlanBench {
         self.time_on(self.partition, ways, rounds)
     }
 
-    /// As [`PlanBench::time`], on one slice: what a group of several at once has.
+    /// The median time of the model as it is on the share; from the disk where it was
+    /// measured before.
     ///
     /// # Errors
-    /// Where it cannot be loaded or run, or there is no such partition.
-    pub fn time_on_one(
+    /// Where it cannot be loaded or run.
+    pub fn whole_time(&mut self, share: Share, rounds: usize) -> Result<Nanos, PlanBenchError> {
+        let mut known = self.times_of(share);
+        if let Some(known) = known.get(WHOLE) {
+            return Ok(known);
+        }
+        let partition = partition_of(self.profiler.device().spec(), share)?;
+        let timed = self.time_on(partition, &[None], rounds)?;
+        let whole = timed.first().map(|timed| timed.whole).unwrap_or_default();
+        known.insert(WHOLE, whole);
+        known.save();
+        Ok(whole)
+    }
+
+    /// The median time of each segment by itself on the share; `None` where a segment does
+    /// not run by itself. Times that were measured before are read from the disk, and those
+    /// measured now kept there; `tell` hears how many are known.
+    ///
+    /// # Errors
+    /// Where the model cannot be loaded or run.
+    pub fn segment_times(
         &mut self,
-        ways: &[Option<Cuts>],
+        segments: &Segments,
+        share: Share,
         rounds: usize,
-    ) -> Result<Vec<Timing>, PlanBenchError> {
-        let one = partition_of(self.profiler.device().spec(), Share(1))?;
-        self.time_on(one, ways, rounds)
+        tell: &mut dyn FnMut(usize),
+    ) -> Result<Option<Vec<Nanos>>, PlanBenchError> {
+        let hashes = self.stored.segment_hashes(segments)?;
+        let partition = partition_of(self.profiler.device().spec(), share)?;
+        let mut known = self.times_of(share);
+        loop {
+            let missing = (0..hashes.len()).filter(|&place| known.get(&hashes[place]).is_none());
+            let missing: Vec<usize> = missing.collect();
+            tell(hashes.len() - missing.len());
+            if missing.is_empty() {
+                let times = hashes.iter().map(|hash| known.get(hash));
+                return Ok(Some(times.map(Option::unwrap_or_default).collect()));
+            }
+            let now = &missing[..missing.len().min(TIMED_AT_ONCE)];
+            let (cuts, legs) = apart_from_the_rest(segments, now);
+            let count = cuts.legs();
+            let timed = self.time_on(partition, &[Some(cuts)], rounds)?;
+            let Some(timed) = timed.first().filter(|timed| timed.legs.len() == count) else {
+                // The model ran as it is, and what a segment takes is not known.
+                return Ok(None);
+            };
+            for (&place, leg) in now.iter().zip(legs) {
+                known.insert(&hashes[place], timed.legs[leg]);
+            }
+            known.save();
+        }
+    }
+
+    /// What is known of the model at a share.
+    fn times_of(&mut self, share: Share) -> TimesFile {
+        let key = PlanKey {
+            share,
+            ..self.key.clone()
+        };
+        let shapes = self.item.inputs.iter().map(|input| input.shape.clone());
+        let fresh = self.stale.remove(&share);
+        TimesFile::open(self.stored.folder(), &key, shapes.collect(), fresh)
     }
 
     fn time_on(
@@ -241,8 +384,7 @@ impl PlanBench {
     }
 
     /// The largest difference between an answer of the model as it is and of the plan, over
-    /// the largest answer: `max|a-b| / max|b|`, the worst output. `None` for outputs that are
-    /// not floats and differ.
+    /// several random inputs: the output that is farthest off.
     ///
     /// # Errors
     /// Where the plan is not of this model, or either cannot be run.
@@ -250,31 +392,48 @@ impl PlanBench {
         &mut self,
         plan: &Plan,
         segments: &Segments,
-    ) -> Result<Option<f64>, PlanBenchError> {
+    ) -> Result<Difference, PlanBenchError> {
         plan.matches(&self.key)?;
         plan.check(segments)?;
-        let whole = self.answer(None)?;
-        let planned = self.answer(Some(Cuts::of(plan, segments)))?;
-        let pairs = whole.outputs.requests.iter().zip(&planned.outputs.requests);
-        let mut worst = 0.0_f64;
-        for (whole, planned) in pairs {
-            let (Ok(whole), Ok(planned)) = (whole, planned) else {
-                return Ok(None);
-            };
-            let elements = self
-                .stored
-                .info()
-                .outputs
-                .iter()
-                .map(|output| output.element);
-            for (element, (one, other)) in elements.zip(planned.iter().zip(whole)) {
-                match differ(element, one, other) {
-                    Some(found) => worst = worst.max(found),
-                    None => return Ok(None),
+        let typical = self.item.clone();
+        let mut items = vec![typical.clone()];
+        if let Some(draw) = &self.draw {
+            let more = (1..DRAWS).map(|seed| draw.item(seed));
+            items.extend(more.collect::<Result<Vec<_>, _>>()?);
+        }
+        let compared = self.farthest(items, &Cuts::of(plan, segments));
+        self.item = typical;
+        compared
+    }
+
+    /// The output that is farthest off over these inputs.
+    fn farthest(
+        &mut self,
+        items: Vec<RequestInputs>,
+        cuts: &Cuts,
+    ) -> Result<Difference, PlanBenchError> {
+        let mut farthest = Difference {
+            output: String::new(),
+            found: Some(0.0),
+        };
+        for item in items {
+            self.item = item;
+            let whole = self.answer(None)?.outputs.requests;
+            let planned = self.answer(Some(cuts.clone()))?.outputs.requests;
+            for (whole, planned) in whole.iter().zip(&planned) {
+                let (Ok(whole), Ok(planned)) = (whole, planned) else {
+                    unreachable!("inputs that were made up here are there");
+                };
+                let outputs = &self.stored.info().outputs;
+                for (output, (one, other)) in outputs.iter().zip(planned.iter().zip(whole)) {
+                    farthest = farthest.farther(Difference {
+                        output: output.name.clone(),
+                        found: differ(output.element, one, other),
+                    });
                 }
             }
         }
-        Ok(Some(worst))
+        Ok(farthest)
     }
 
     /// Loads the model cut that way: the task that goes through it.
@@ -356,67 +515,42 @@ fn model_info(
     })
 }
 
-fn median(times: impl Iterator<Item = Nanos>) -> Nanos {
-    let mut times: Vec<Nanos> = times.collect();
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
-}
-
-/// `max|a-b| / max|b|` of two tensors: 0 where they are equal byte for byte; `None` where
-/// they differ and are not finite 32-bit floats.
-fn differ(element: ElementType, one: &OutputTensor, other: &OutputTensor) -> Option<f64> {
-    if one == other {
-        return Some(0.0);
-    }
-    let (TensorData::Raw(one_raw), TensorData::Raw(other_raw)) = (&one.data, &other.data) else {
-        return None;
-    };
-    if element != ElementType::Fp32 || one.shape != other.shape {
-        return None;
-    }
-    let (one, other) = (floats(one_raw), floats(other_raw));
-    let most = other
-        .iter()
-        .fold(0.0_f64, |most, value| most.max(value.abs()));
-    let apart = one
-        .iter()
-        .zip(&other)
-        .map(|(one, other)| (one - other).abs());
-    let apart = apart.fold(0.0_f64, f64::max);
-    let finite = one.iter().chain(&other).all(|value| value.is_finite());
-    finite.then(|| apart / most.max(f64::MIN_POSITIVE))
-}
-
-fn floats(raw: &[u8]) -> Vec<f64> {
-    let (chunks, _) = raw.as_chunks();
-    chunks
-        .iter()
-        .map(|&chunk| f64::from(f32::from_le_bytes(chunk)))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tensor(values: &[f32]) -> OutputTensor {
-        let raw: Vec<u8> = values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
-        OutputTensor {
-            shape: vec![values.len() as u64],
-            data: TensorData::Raw(raw.into()),
+/// Cuts in which each of these segments, which rise, is a leg by itself and what lies between
+/// them is joined; and the leg of each.
+fn apart_from_the_rest(segments: &Segments, alone: &[usize]) -> (Cuts, Vec<usize>) {
+    let mut legs: Vec<Vec<OperatorIndex>> = Vec::new();
+    let mut places = Vec::with_capacity(alone.len());
+    let mut joins = false;
+    for (place, segment) in segments.all().iter().enumerate() {
+        let is_alone = alone.contains(&place);
+        match legs.last_mut() {
+            Some(last) if joins && !is_alone => last.extend(&segment.operators),
+            Some(_) | None => legs.push(segment.operators.clone()),
         }
+        if is_alone {
+            places.push(legs.len() - 1);
+        }
+        joins = !is_alone;
     }
+    (Cuts::sequential(legs), places)
+}
 
-    #[test]
-    fn differences_are_of_the_largest_answer() {
-        let differ =
-            |one: &[f32], other: &[f32]| differ(ElementType::Fp32, &tensor(one), &tensor(other));
-        assert_eq!(differ(&[1.0, f32::NAN], &[1.0, f32::NAN]), Some(0.0));
-        assert_eq!(differ(&[1.0, 2.0], &[1.0, 4.0]), Some(0.5));
-        assert_eq!(differ(&[1.0, f32::NAN], &[1.0, 2.0]), None);
-        assert_eq!(differ(&[1.0], &[1.0, 2.0]), None, "another shape");
+impl Draw {
+    /// A request of one item.
+    fn item(&self, seed: u64) -> Result<RequestInputs, PlanBenchError> {
+        let info = &self.info;
+        let end = |input: &TensorSpec| {
+            let place = info.inputs.iter().position(|one| one.name == input.name);
+            place.map_or(1, |place| self.ends[place])
+        };
+        let inputs = drawn(info, seed, end).ok_or_else(|| {
+            let batch = usize::from(info.max_batch_size > 0);
+            let mut varying = info.inputs.iter();
+            let input = varying.find(|input| input.shape.iter().skip(batch).any(Option::is_none));
+            PlanBenchError::NoTypicalInput {
+                input: input.map(|input| input.name.clone()).unwrap_or_default(),
+            }
+        })?;
+        Ok(one_item(info, inputs)?)
     }
 }

@@ -1,13 +1,27 @@
 //! The plan of a model that is served: which legs its tasks run in.
 
+use super::load::VersionOrder;
+use super::open;
+use super::plan_bench::{Parts, PlanBench};
 use super::runner::Runner;
+use super::workbench::items;
+use crate::api::ModelInfo;
+use crate::config::Config;
+use crate::planning;
+use fugato_core::graph::Segments;
 use fugato_core::plan::{Plan, PlanError, PlanKey};
 use fugato_core::profile::ModelProfile;
+use fugato_core::{BatchSize, Nanos, Share};
 use fugato_device::{Cuts, Device, LoadError, StoredModel};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// The largest plan that is read, in bytes: a thousand segments take a tenth of it.
 const BYTES_MAX: u64 = 16 << 20;
+
+/// Tasks that the time of a segment is the median of where a model is cut as it is loaded:
+/// who waits is a person, and legs need not be exact.
+const ROUNDS: usize = 5;
 
 /// Why a plan cannot be used. Clients are told too, so it names the file without its folder.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +46,14 @@ pub(super) struct Planned {
 }
 
 impl Planned {
+    fn of(plan: &Plan, segments: &Segments) -> Self {
+        let parts = plan.legs.iter().map(|leg| leg.predicted.as_secs_f64());
+        Self {
+            cuts: Cuts::of(plan, segments),
+            parts: parts.collect(),
+        }
+    }
+
     /// The profile with a surface for each of the `legs` that the model was loaded with. One
     /// that has legs keeps them.
     pub(super) fn profile(&self, profile: ModelProfile, legs: u16) -> ModelProfile {
@@ -98,9 +120,59 @@ pub(super) fn read(
         None => graph.segments(),
     };
     plan.check(&segments).map_err(other)?;
-    let parts = plan.legs.iter().map(|leg| leg.predicted.as_secs_f64());
-    Ok(Some(Planned {
-        cuts: Cuts::of(&plan, &segments),
-        parts: parts.collect(),
-    }))
+    Ok(Some(Planned::of(&plan, &segments)))
+}
+
+/// Cuts models as they are loaded, one at a time: two would measure each other.
+pub(super) struct Cutter(Mutex<()>);
+
+impl Cutter {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(()))
+    }
+
+    /// Legs of at most so long for a version that has no plan, on a device of their own over
+    /// the same cores. A model that cannot be cut or timed is served in one leg, and a warning
+    /// says why.
+    pub(super) fn cut(
+        &self,
+        order: &VersionOrder,
+        (info, stored): (&ModelInfo, &StoredModel),
+        (config, runner): (&Config, &Runner),
+    ) -> Option<Planned> {
+        let longest = order.settings.model.legs.map(|legs| legs.nanos());
+        let longest = longest.filter(|&longest| longest > Nanos::ZERO)?;
+        let _alone = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let model = order.name.as_str();
+        let items = items(info, &order.settings, &order.folder);
+        let legs = items.and_then(|items| {
+            let parts = Parts {
+                profiler: open::profiler(config).map_err(|error| error.to_string())?,
+                stored: stored.clone(),
+                runtime: runner.profiles.runtime().to_owned(),
+                share: Share(1),
+                batch: BatchSize(1),
+            };
+            let failed = |error: crate::engine::PlanBenchError| error.to_string();
+            let mut bench = PlanBench::with(parts, items).map_err(failed)?;
+            planning::legs(&mut bench, longest, ROUNDS).map_err(failed)
+        });
+        let (plan, segments) = legs
+            .inspect_err(|reason| {
+                tracing::warn!(model, reason, "the model cannot be cut; a task is one leg");
+            })
+            .ok()?;
+        if plan.legs.len() < 2 {
+            tracing::info!(model, "the model is too short, or cannot be cut, for legs");
+            return None;
+        }
+        let longest = plan.legs.iter().map(|leg| leg.predicted).max();
+        tracing::info!(
+            model,
+            legs = plan.legs.len(),
+            longest = %longest.unwrap_or_default(),
+            "the model is cut into legs"
+        );
+        Some(Planned::of(&plan, &segments))
+    }
 }

@@ -18,6 +18,9 @@ const FOLDER: &str = "warmup";
 /// Seed of random samples, so that a model that fails on one fails on it again.
 const SEED: u64 = 0;
 
+/// The end of random whole numbers: any vocabulary has so many words.
+const WHOLE_END: u8 = 128;
+
 /// The longest file of one sample's input, in bytes, and the most bytes that a sample is
 /// made up of: what the largest request may have.
 const SAMPLE_BYTES_MAX: u64 = 1 << 30;
@@ -54,7 +57,7 @@ pub(super) fn from_warm_up(
 fn elements(input: &WarmUpInput, count: usize, folder: &Path) -> Result<TensorData, String> {
     match &input.data {
         WarmUpData::Zero => Ok(zero_data(input.element, count)),
-        WarmUpData::Random => Ok(random_data(input.element, count)),
+        WarmUpData::Random => Ok(random_data(input.element, count, (SEED, WHOLE_END))),
         WarmUpData::File(file) => {
             // Below the model's folder, so that `warmup` itself is no link out of it.
             let below = format!("{FOLDER}/{file}");
@@ -80,13 +83,13 @@ fn zero_data(element: ElementType, count: usize) -> TensorData {
     }
 }
 
-/// Floats from 0 to 1, whole numbers from 0 to 127, strings of digits.
-fn random_data(element: ElementType, count: usize) -> TensorData {
-    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+/// Floats from 0 to 1, whole numbers below `end`, strings of digits.
+fn random_data(element: ElementType, count: usize, (seed, end): (u64, u8)) -> TensorData {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut raw: Vec<u8> = Vec::new();
     for _ in 0..count {
         let float: f32 = rng.random();
-        let whole: u8 = rng.random_range(0..128);
+        let whole: u8 = rng.random_range(0..end.max(1));
         match element {
             ElementType::Bool => raw.push(whole & 1),
             ElementType::Fp16 => raw.extend(f16::from_f32(float).to_le_bytes()),
@@ -119,12 +122,41 @@ fn random_data(element: ElementType, count: usize) -> TensorData {
 /// One row of zeros (or empty strings) for every input; `None` where a dimension past
 /// the batch varies, so that no size is typical.
 pub(super) fn zeros(info: &ModelInfo) -> Option<Vec<NamedInput>> {
-    one_row(info, zero_data)
+    one_row(info, |input, count| zero_data(input.element, count))
 }
 
 /// One row of random values for every input, as [`zeros`] gives one of zeros.
 pub(super) fn random(info: &ModelInfo) -> Option<Vec<NamedInput>> {
-    one_row(info, random_data)
+    one_row(info, |input, count| {
+        random_data(input.element, count, (SEED, WHOLE_END))
+    })
+}
+
+/// As [`random`], drawn by `seed` anew for each input, with whole numbers of an input below
+/// what `end` says of it.
+pub(super) fn drawn(
+    info: &ModelInfo,
+    seed: u64,
+    end: impl Fn(&TensorSpec) -> u8,
+) -> Option<Vec<NamedInput>> {
+    let place = |input: &TensorSpec| {
+        let place = info.inputs.iter().position(|one| one.name == input.name);
+        place.map_or(0, |place| place as u64)
+    };
+    one_row(info, |input, count| {
+        // A stream of its own for each input of each draw.
+        let seed = seed << 16 | place(input);
+        random_data(input.element, count, (seed, end(input)))
+    })
+}
+
+/// The largest end of random whole numbers that is tried for an input, and the others.
+pub(super) fn ends(input: &TensorSpec) -> &'static [u8] {
+    // A mask says which places count: other numbers than these two mean nothing.
+    match input.name.contains("mask") {
+        true => &[2, 1],
+        false => &[WHOLE_END, 2, 1],
+    }
 }
 
 /// The inputs as a device takes them.
@@ -162,7 +194,7 @@ pub(super) fn request(
 
 fn one_row(
     info: &ModelInfo,
-    data: fn(ElementType, usize) -> TensorData,
+    data: impl Fn(&TensorSpec, usize) -> TensorData,
 ) -> Option<Vec<NamedInput>> {
     let one = |input: &TensorSpec| {
         let batch = usize::from(info.max_batch_size > 0);
@@ -175,7 +207,7 @@ fn one_row(
             name: input.name.clone(),
             element: input.element,
             shape,
-            data: data(input.element, count).into(),
+            data: data(input, count).into(),
         })
     };
     info.inputs.iter().map(one).collect()

@@ -136,7 +136,7 @@ fn slots(device: &CpuDevice) -> u16 {
 
 /// Requests of one item: of the model's own warm-up samples, else of random values, else
 /// of zeros.
-fn items(
+pub(super) fn items(
     info: &ModelInfo,
     settings: &Settings,
     folder: &Path,

@@ -35,6 +35,9 @@ fn a_plan_gives_the_models_answers_and_its_legs_are_served() {
         "--planner",
         "sequential,list",
         "--check",
+        // A busy machine must not decide what is tested here.
+        "--cost-max",
+        "1000%",
         "--format",
         "json",
         "--out",
@@ -47,7 +50,7 @@ fn a_plan_gives_the_models_answers_and_its_legs_are_served() {
     let said = String::from_utf8_lossy(&made.stderr);
     assert!(made.status.success(), "{said}");
     let report: Value = serde_json::from_slice(&made.stdout).expect("JSON");
-    assert_eq!(report["schema"], "fugato.plan-report/1");
+    assert_eq!(report["schema"], "fugato.plan-report/2");
     let plans = report["plans"].as_array().expect("a list");
     assert_eq!(plans.len(), 2);
     for planned in plans {
@@ -59,6 +62,8 @@ fn a_plan_gives_the_models_answers_and_its_legs_are_served() {
         let stages = planned["plan"]["stages"].as_array().map(Vec::len);
         let measured = planned["stages_measured_ns"].as_array().map(Vec::len);
         assert_eq!(stages, measured);
+        assert_eq!(planned["fell_back"], false);
+        assert_eq!(planned["plan"]["costs"], "measured");
     }
     let read = |path: &str| std::fs::read_to_string(path).expect("it was written");
     let written: Value = serde_json::from_str(&read(&out)).expect("JSON");
@@ -87,7 +92,8 @@ fn a_plan_gives_the_models_answers_and_its_legs_are_served() {
 fn a_plan_of_another_model_or_share_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let out = folder.path().join("plan.json");
-    let made = plan(&["--out", out.to_str().expect("UTF-8")]);
+    let out_flags = ["--out", out.to_str().expect("UTF-8"), "--cost-max", "1000%"];
+    let made = plan(&out_flags);
     assert!(
         made.status.success(),
         "{}",
@@ -134,4 +140,82 @@ fn a_plan_of_another_model_or_share_is_refused_by_name() {
     let said = String::from_utf8_lossy(&share.stderr).into_owned();
     assert_eq!(share.status.code(), Some(2), "{said}");
     assert!(said.contains("no partition of share of 77"), "{said}");
+}
+
+/// Requests of one image to the model, each answered.
+fn ask(server: &Server, times: usize) {
+    let (length, body) = images(1);
+    let mut connection = server.connect();
+    let headers = [("inference-header-content-length", length.as_str())];
+    for _ in 0..times {
+        connection.send(&format!("/v2/models/{MODEL}/infer"), &headers, &body);
+        let (status, reply) = connection.receive();
+        assert_eq!(status, 200, "{reply}");
+    }
+}
+
+#[test]
+fn legs_need_no_plan() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = folder.path().join("fugato.toml");
+    let control = ["--model-control-mode", "explicit", "--load-model", MODEL];
+    let path_text = path.to_str().expect("UTF-8");
+    let arguments = [&control[..], &["--config", path_text]].concat();
+    // By default for every model, by its own section, and not at all.
+    let all = "[defaults]\nlegs = \"200us\"\n".to_owned();
+    let own = format!("[model.{MODEL}]\nlegs = \"200us\"\n");
+    let none = format!("{all}[model.{MODEL}]\nlegs = \"0s\"\n");
+    for (text, is_cut) in [(all, true), (own, true), (none, false)] {
+        std::fs::write(&path, &text).expect("a file can be written");
+        let server = Server::start(&arguments);
+        let before = server.metric("fugato_device_legs_total");
+        ask(&server, 2);
+        let ran = server.metric("fugato_device_legs_total") - before;
+        assert_eq!(ran > 2.0, is_cut, "{ran} legs of 2 tasks: {text}");
+        server.signal("TERM");
+        assert_eq!(server.wait(), Some(0));
+    }
+    let times = std::fs::read_dir(fixtures().join("store")).expect("the store is there");
+    let times = times
+        .flatten()
+        .filter_map(|entry| std::fs::read_dir(entry.path()).ok());
+    let mut times = times.flat_map(Iterator::flatten);
+    let kept = times.any(|file| {
+        let name = file.file_name().into_string().unwrap_or_default();
+        name.starts_with("times-1-1-")
+    });
+    assert!(kept, "times of segments are kept");
+}
+
+#[test]
+fn a_plan_that_costs_too_much_is_the_model_as_it_is() {
+    let made = plan(&["--cost-max", "0%", "--leg-min", "10s", "--format", "json"]);
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{said}");
+    let report: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    let planned = &report["plans"][0];
+    assert_eq!(planned["unsplit"], true);
+    assert_eq!(planned["plan"]["legs"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn computed_costs_are_never_called_measured() {
+    let made = plan(&[
+        "--costs",
+        "modelled",
+        "--planner",
+        "list",
+        "--format",
+        "json",
+    ]);
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{said}");
+    let report: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    let planned = &report["plans"][0];
+    let expected = if planned["unsplit"] == true {
+        "measured"
+    } else {
+        "modelled"
+    };
+    assert_eq!(planned["plan"]["costs"], expected, "{planned}");
 }

@@ -4,7 +4,7 @@ use crate::cli::columns::aligned;
 use crate::planning::{Planned, Report};
 use fugato_core::Nanos;
 use fugato_core::graph::{Graph, Segments};
-use fugato_core::plan::{Plan, PlanKey};
+use fugato_core::plan::{CostBasis, Plan, PlanKey};
 use std::fmt::Write as _;
 
 /// Rows of stages that a table shows; the rest is in the JSON.
@@ -41,7 +41,8 @@ pub(super) fn table(report: &Report, segments: &Segments, graph: &Graph, key: &P
         "stages",
         "legs",
         "longest leg",
-        "predicted",
+        "at once",
+        "reckoned",
         "measured",
         "/ sequential",
         "/ unsplit",
@@ -50,6 +51,23 @@ pub(super) fn table(report: &Report, segments: &Segments, graph: &Graph, key: &P
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(report.plans.iter().map(row));
     text += &aligned(&rows, 1);
+    for planned in report.plans.iter().filter(|planned| planned.unsplit) {
+        let planner = &planned.plan.planner;
+        text += &format!(
+            "{planner}: the model runs UNSPLIT: it is shorter than a leg, or whatever else was tried costs \
+             more than it may\n"
+        );
+    }
+    if report
+        .plans
+        .iter()
+        .any(|planned| planned.at_once_planned > 0)
+    {
+        text += "at once: stages of several groups that were measured to be faster than their \
+                 groups one after the other, of those planned\n";
+        text += "reckoned: groups at once COMPUTED from times of their segments; plans hold what was \
+                 measured\n";
+    }
     if let Some(first) = report.plans.first() {
         text.push('\n');
         text += &stages(first);
@@ -65,7 +83,8 @@ fn row(planned: &Planned) -> Vec<String> {
         plan.stages.len().to_string(),
         plan.legs.len().to_string(),
         ms(longest.unwrap_or_default()),
-        ms(plan.predicted),
+        format!("{} of {}", planned.at_once, planned.at_once_planned),
+        ms(planned.reckoned),
         ms(planned.measured) + if planned.fell_back { " (unsplit)" } else { "" },
         format!("{:.2}", planned.over_sequential),
         format!("{:.2}", planned.over_unsplit),
@@ -84,7 +103,10 @@ fn stages(planned: &Planned) -> String {
             "leg",
             "groups",
             "segments",
-            "predicted",
+            match plan.costs {
+                CostBasis::Measured => "in the plan",
+                CostBasis::Modelled => "COMPUTED",
+            },
             "measured",
         ]
         .map(str::to_owned)

@@ -1,0 +1,160 @@
+//! What of a plan is worth it, by measurement: groups side by side, and the cuts themselves.
+
+use super::{Wanted, at_once};
+use crate::engine::{PlanBench, PlanBenchError};
+use fugato_core::SegmentIndex;
+use fugato_core::graph::Segments;
+use fugato_core::plan::{CostBasis, Group, LegLimits, Plan, Stage};
+use fugato_core::{Nanos, OperatorIndex};
+use fugato_device::Cuts;
+
+/// A plan as it was chosen.
+#[derive(Clone, Debug)]
+pub(super) struct Chosen {
+    pub(super) plan: Plan,
+    /// Stages of several groups before anything was chosen.
+    pub(super) at_once_planned: usize,
+    /// Whether it is the model as it is.
+    pub(super) unsplit: bool,
+    /// Whether a part did not run by itself.
+    pub(super) fell_back: bool,
+}
+
+/// Keeps groups side by side where that is measured to be faster than one after the other on
+/// all slices, then joins legs until the plan costs no more than it may over the model as it
+/// is. A plan that costs more even so becomes the model as it is.
+pub(super) fn by_measurement(
+    bench: &mut PlanBench,
+    plan: &Plan,
+    segments: &Segments,
+    wanted: &Wanted,
+) -> Result<Chosen, PlanBenchError> {
+    let mut chosen = Chosen {
+        plan: plan.clone(),
+        at_once_planned: at_once(&plan.stages),
+        unsplit: false,
+        fell_back: false,
+    };
+    if chosen.at_once_planned > 0 {
+        match faster_stages(bench, plan, wanted.rounds, segments)? {
+            Some(stages) => chosen.plan = rebuilt(plan, stages, wanted.legs),
+            None => chosen.fell_back = true,
+        }
+    }
+    let mut limits = wanted.legs;
+    loop {
+        let ways = [None, Some(Cuts::of(&chosen.plan, segments))];
+        let timed = bench.time(&ways, wanted.rounds)?;
+        let (unsplit, planned) = (&timed[0], &timed[1]);
+        if planned.legs.len() != chosen.plan.legs.len() {
+            chosen.fell_back = true;
+        }
+        let most = unsplit.whole.as_secs_f64() * (1.0 + wanted.cost_max);
+        if planned.whole.as_secs_f64() <= most {
+            break;
+        }
+        if let [_] = chosen.plan.legs[..] {
+            chosen.plan = whole(&chosen.plan, segments, unsplit.whole);
+            break;
+        }
+        limits.min = limits.min + limits.min;
+        chosen.plan = rebuilt(plan, std::mem::take(&mut chosen.plan.stages), limits);
+    }
+    chosen.unsplit = is_whole(&chosen.plan);
+    chosen.plan.check(segments)?;
+    Ok(chosen)
+}
+
+/// The plan's stages, those of several groups as they were measured to be faster, with that
+/// time; `None` where a part does not run by itself.
+fn faster_stages(
+    bench: &mut PlanBench,
+    plan: &Plan,
+    rounds: usize,
+    segments: &Segments,
+) -> Result<Option<Vec<Stage>>, PlanBenchError> {
+    let in_order = plan.stages.iter().map(one_after_the_other);
+    let in_order: Vec<Stage> = in_order.collect();
+    let ways = [&plan.stages, &in_order].map(|stages| Some(stage_by_stage(stages, segments)));
+    let timed = bench.time(&ways, rounds)?;
+    let count = plan.stages.len();
+    if timed.iter().any(|timed| timed.legs.len() != count) {
+        return Ok(None);
+    }
+    let stages = plan
+        .stages
+        .iter()
+        .zip(in_order)
+        .zip(timed[0].legs.iter().zip(&timed[1].legs));
+    let faster = stages.map(|((stage, in_order), (&at_once, &one_by_one))| {
+        let (chosen, time) = match stage.groups.len() {
+            1 => return stage.clone(),
+            _ if at_once < one_by_one => (stage.clone(), at_once),
+            _ => (in_order, one_by_one),
+        };
+        Stage {
+            // A plan with computed prices has no measured ones among them.
+            predicted: match plan.costs {
+                CostBasis::Measured => time,
+                CostBasis::Modelled => stage.predicted,
+            },
+            ..chosen
+        }
+    });
+    Ok(Some(faster.collect()))
+}
+
+/// The stage with its segments in one group, in an order that all of them can run in.
+fn one_after_the_other(stage: &Stage) -> Stage {
+    let mut segments: Vec<SegmentIndex> = stage.segments().collect();
+    segments.sort_unstable();
+    Stage {
+        groups: vec![Group::from(segments)],
+        predicted: stage.predicted,
+    }
+}
+
+/// Each stage a leg.
+pub(super) fn stage_by_stage(stages: &[Stage], segments: &Segments) -> Cuts {
+    let operators = |segment: SegmentIndex| segments.segment(segment).operators.clone();
+    let group = |group: &Group| -> Vec<OperatorIndex> {
+        let segments = group.segments.iter();
+        segments.flat_map(|&segment| operators(segment)).collect()
+    };
+    let legs = stages.iter();
+    let legs = legs.map(|stage| vec![stage.groups.iter().map(group).collect()]);
+    Cuts::new(legs.collect())
+}
+
+/// The plan of these stages.
+fn rebuilt(plan: &Plan, stages: Vec<Stage>, limits: LegLimits) -> Plan {
+    let segment_flops = plan.segment_flops;
+    let key = plan.key.clone();
+    Plan {
+        segment_flops,
+        ..Plan::new(key, &plan.planner, plan.costs, stages, limits)
+    }
+}
+
+/// The plan of one leg, stage and group, which is the model as it is.
+fn whole(plan: &Plan, segments: &Segments, time: Nanos) -> Plan {
+    let all: Vec<SegmentIndex> = segments.indices().collect();
+    let stage = Stage {
+        groups: vec![Group::from(all)],
+        predicted: time,
+    };
+    let only = LegLimits {
+        min: time,
+        ..LegLimits::default()
+    };
+    Plan {
+        costs: CostBasis::Measured,
+        ..rebuilt(plan, vec![stage], only)
+    }
+}
+
+/// Whether the plan runs the model as it is: legs of stages of one group are run as one, so
+/// one leg without groups at once is the whole model.
+fn is_whole(plan: &Plan) -> bool {
+    plan.legs.len() == 1 && at_once(&plan.stages) == 0
+}
