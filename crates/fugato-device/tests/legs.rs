@@ -5,9 +5,10 @@
 
 mod common;
 
+use common::zoo::item;
 use common::{
-    Bench, Rig, as_f32, assert_close, batched, branching, dense, f32_bytes, floats, later_leg,
-    model, node, random_rows, raw, request, strings,
+    Bench, Rig, as_f32, assert_close, batched, branching, dense, later_leg, model, node,
+    random_rows, raw, request, strings,
 };
 use fugato_core::{LegIndex, ModelId, OperatorIndex, SlotIndex, TaskId};
 use fugato_device::reference::PlainSession;
@@ -51,28 +52,30 @@ fn part_files(stored: &StoredModel) -> Vec<PathBuf> {
     files.filter(is_part).collect()
 }
 
-fn image(seed: u64, side: u64) -> InputTensor {
-    let count = usize::try_from(3 * side * side).unwrap();
-    raw(&[1, 3, side, side], f32_bytes(&floats(seed, count)))
-}
-
 /// A model of the zoo in one leg of all segments, and in a leg for each, against itself in
 /// one piece.
 fn compare(name: &str) {
+    compare_batches(name, &[1, 2]);
+}
+
+fn compare_batches(name: &str, batches: &[u64]) {
     let zoo = fugato_zoo::find(name).unwrap();
     let bench = Bench::new();
     let stored = bench.prepare(&zoo.build(1));
-    let side = stored.info().inputs[0].shape[2].unwrap();
     let rig = Rig::new();
     rig.load(1, &stored, 2);
-    let segments = stored.graph().unwrap().segments();
+    // Chains are cut too, or some models would be one segment.
+    let segments = stored.graph().unwrap().segments_from(100_000_000);
+    assert!(segments.count() > 1);
     let together = Cuts::segment_by_segment(&segments);
-    for (id, cuts) in [(2, together), (3, apart(&stored))] {
+    let all = segments.all().iter();
+    let apart = Cuts::sequential(all.map(|one| one.operators.clone()));
+    for (id, cuts) in [(2, together), (3, apart)] {
         let legs = u16::try_from(cuts.legs()).unwrap();
         let loaded = rig.device.load(ModelId(id), &stored, &options(cuts, 2));
         assert_eq!(loaded.unwrap().legs, legs);
-        for batch in [1, 2] {
-            let items = || (0..batch).map(|seed| request(1, vec![image(seed, side)]));
+        for &batch in batches {
+            let items = || (0..batch).map(|seed| request(1, item(zoo, seed)));
             let expected = rig.run(1, items().collect()).unwrap();
             let found = rig.run_legs(id, legs, items().collect()).unwrap();
             for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
@@ -133,6 +136,27 @@ fn inception() {
 #[test]
 fn densenet() {
     compare("densenet121");
+}
+
+#[test]
+fn vgg19() {
+    compare("vgg19");
+}
+
+#[test]
+fn bert_base() {
+    compare("bert-base");
+}
+
+#[test]
+fn randwire() {
+    compare("randwire_ws");
+}
+
+/// One item: it takes as long as six of ResNet-50.
+#[test]
+fn nasnet() {
+    compare_batches("nasnet_a_large", &[1]);
 }
 
 #[test]

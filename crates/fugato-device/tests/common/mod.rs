@@ -7,6 +7,8 @@
     reason = "each test binary uses a part; a failed unwrap is a failed test"
 )]
 
+pub mod zoo;
+
 use bytes::Bytes;
 use fugato_core::sched::Start;
 use fugato_core::{
