@@ -10,7 +10,7 @@ DENY_WARNINGS := -D warnings
 
 .DEFAULT_GOAL := help
 .PHONY: help demo build test runtime runtime-gpu tools fmt typos deny clippy unit doc acceptance cycles \
-	reference clean clean-runtime
+	large reference clean clean-runtime
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ acceptance: runtime build ## Run the acceptance suite against the release binary
 cycles: runtime build ## Load, ask and unload a model a thousand times; memory must stay
 	FUGATO_TEST_BINARY=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release/fugato \
 		$(CARGO) test --package fugato --test lifecycle -- --ignored --nocapture cycles
+
+large: runtime ## Load and cut a model of more than 2 GB; writes as much
+	$(CARGO) test --package fugato-device --test large -- --ignored --nocapture
 
 reference: ## Write the generated pages of docs/reference anew
 	FUGATO_BLESS=1 $(CARGO) test --package fugato --test cli_reference

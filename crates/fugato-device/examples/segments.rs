@@ -59,7 +59,7 @@ fn compare(pair: &mut Pair<'_>, cuts: Cuts, rounds: usize) -> Result<Value> {
     let load_ms = (pair.runner.clock.now() - begun).as_nanos() as f64 / 1e6;
     anyhow::ensure!(usize::from(legs) == cuts.legs(), "the model was not cut");
     let (mut whole, mut cut, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    let mut gaps = Vec::new();
+    let mut gaps = [Vec::new(), Vec::new()];
     for round in 0..WARM_UP + rounds {
         // Who is first changes from round to round.
         let (one, other) = match round % 2 {
@@ -77,17 +77,24 @@ fn compare(pair: &mut Pair<'_>, cuts: Cuts, rounds: usize) -> Result<Value> {
             cut.push(other as f64);
             ratios.push(other as f64 / one as f64);
             let (partition, inputs) = (pair.partition, &pair.inputs);
-            let between = pair.runner.gaps_between_legs(id, legs, partition, inputs)?;
-            gaps.extend(between.into_iter().map(|gap| gap as f64 / 1e3));
+            for (awake, gaps) in [false, true].into_iter().zip(&mut gaps) {
+                let task = (id, legs);
+                let between = pair
+                    .runner
+                    .gaps_between_legs(task, partition, inputs, awake)?;
+                gaps.extend(between.into_iter().map(|gap| gap as f64 / 1e3));
+            }
         }
     }
     pair.runner.device.unload(id);
+    let [asleep, awake] = gaps;
     Ok(json!({
         "legs": legs,
         "whole_ms": median(whole) / 1e6,
         "cut_ms": median(cut) / 1e6,
         "median_of_ratios": median(ratios),
-        "gap_between_legs_us": (!gaps.is_empty()).then(|| median(gaps)),
+        "gap_between_legs_us": (!asleep.is_empty()).then(|| median(asleep)),
+        "gap_without_waking_us": (!awake.is_empty()).then(|| median(awake)),
         "load_ms": load_ms,
     }))
 }

@@ -5,6 +5,7 @@
 //! server together.
 
 mod found;
+mod import;
 mod journal;
 mod lifecycle;
 mod live;
@@ -25,6 +26,7 @@ mod timeline;
 mod warm;
 mod workbench;
 
+pub use import::ImportedModel;
 pub use plan_bench::{Difference, PlanBench, PlanBenchError, Timing};
 pub use profiles::ProfileFileError;
 pub use serve::{ServeError, serve};

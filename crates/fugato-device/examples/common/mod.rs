@@ -13,7 +13,7 @@ use fugato_device::{
     RequestInputs, RunSplit, Runtime, TensorData, TensorSpec,
 };
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
 
 /// The library that `FUGATO_ORT_LIB` names or that `make runtime` fetched.
@@ -128,13 +128,14 @@ impl Runner {
 
     /// Runs one item leg by leg, each leg committed while the one before it runs, as the
     /// scheduler does where nothing else wants the lane. Gives the nanoseconds between the
-    /// end of each leg and the start of the next.
+    /// end of each leg and the start of the next. Whoever hears of them sleeps meanwhile, or
+    /// is `awake` and need not be woken by the lane.
     pub fn gaps_between_legs(
         &mut self,
-        model: ModelId,
-        legs: u16,
+        (model, legs): (ModelId, u16),
         partition: PartitionId,
         inputs: &Arc<[InputTensor]>,
+        awake: bool,
     ) -> Result<Vec<u64>> {
         self.tasks += 1;
         let task = TaskId(self.tasks);
@@ -143,7 +144,16 @@ impl Runner {
         let mut last_end = None;
         start(0);
         loop {
-            match self.events.recv()? {
+            let event = match awake {
+                true => loop {
+                    match self.events.try_recv() {
+                        Err(TryRecvError::Empty) => std::hint::spin_loop(),
+                        found => break found?,
+                    }
+                },
+                false => self.events.recv()?,
+            };
+            match event {
                 DeviceEvent::Started { leg, at, .. } => {
                     gaps.extend(last_end.map(|end| (at - end).as_nanos()));
                     if leg.0 + 1 < legs {

@@ -219,3 +219,23 @@ fn computed_costs_are_never_called_measured() {
     };
     assert_eq!(planned["plan"]["costs"], expected, "{planned}");
 }
+
+#[test]
+fn inspection_says_where_a_model_can_be_cut() {
+    for (flag, is_measured) in [("--legs", false), ("--time", true)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fugato"));
+        command.args(["model", "inspect", flag, "--format", "json", "--model"]);
+        command.arg(fixtures().join("models").join(MODEL));
+        command.arg("--model-store").arg(fixtures().join("store"));
+        let output = command.output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let legs = &report["legs"];
+        assert!(legs["segments"].as_u64() > Some(8), "eight forks: {legs}");
+        assert!(legs["operators"].as_u64() > legs["segments"].as_u64());
+        assert_eq!(legs["measured"], is_measured);
+        assert_eq!(legs["indivisible"], Value::Null);
+        assert_eq!(legs["held_together"], json!([]));
+    }
+}

@@ -1,12 +1,16 @@
 //! `fugato model inspect`: what a model file says about itself.
 
+mod legs;
 mod read;
 
-use crate::cli::{Outcome, ReportFormat};
+use crate::cli::{Outcome, ReportFormat, SettingArgs};
+use crate::engine::{ImportedModel, PlanBench};
 use crate::repository::MODEL_FILE;
 use anyhow::{Context, bail};
 use clap::ValueHint;
+use fugato_core::{BatchSize, Share};
 use fugato_onnx::ModelProto;
+use legs::Legs;
 use read::{Inspection, TensorInfo};
 use std::fs;
 use std::io::Write;
@@ -15,7 +19,12 @@ use std::path::{Path, PathBuf};
 const EXAMPLES: &str = "\
 Examples:
   fugato model inspect --model models/resnet18/1/model.onnx
-  fugato model inspect --model models/resnet18 --format json";
+  fugato model inspect --model models/resnet18 --format json
+  fugato model inspect --model models/vgg19 --legs
+  fugato model inspect --model models/bert-base --time --dim 128
+
+`--legs` has ONNX Runtime optimise the model, and says where it can be cut: into how many
+segments, what is never cut and why, and which operators are longer than 2 ms.";
 
 /// What `fugato model inspect` was asked.
 #[derive(Debug, clap::Args)]
@@ -24,9 +33,24 @@ pub struct Args {
     /// Model file, or a model's folder in a repository (its latest version)
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub model: PathBuf,
+    /// Say where it can be cut into legs; operators' times are estimated
+    #[arg(long)]
+    pub legs: bool,
+    /// As --legs, with each operator timed, one item on one core
+    #[arg(long)]
+    pub time: bool,
+    /// With --time: size of input dimensions that may have any, past the batch
+    #[arg(long, value_name = "SIZE", requires = "time", value_parser = clap::value_parser!(u64).range(1..))]
+    pub dim: Option<u64>,
     /// How to print
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: ReportFormat,
+    /// Folder of optimised models and shared weights [default: in the user's cache]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub model_store: Option<PathBuf>,
+    /// Shared library of ONNX Runtime, or its folder [default: searched for]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub onnxruntime: Option<PathBuf>,
 }
 
 /// Reads the model and prints what it holds.
@@ -35,9 +59,31 @@ pub struct Args {
 /// Where there is no such model, or it is not ONNX.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let path = model_file(&args.model)?;
-    let text = print(&Inspection::read(&path)?, args.format)?;
+    let mut inspection = Inspection::read(&path)?;
+    inspection.legs = legs(args, &path)?;
+    let text = print(&inspection, args.format)?;
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(Outcome::Success)
+}
+
+/// Where the model can be cut, if that was asked.
+fn legs(args: &Args, path: &Path) -> anyhow::Result<Option<Legs>> {
+    if !(args.legs || args.time) {
+        return Ok(None);
+    }
+    let settings = SettingArgs {
+        model_store: args.model_store.clone(),
+        onnxruntime: args.onnxruntime.clone(),
+        ..SettingArgs::default()
+    };
+    let config = settings.resolve()?;
+    Ok(Some(match args.time {
+        false => Legs::of(&ImportedModel::read(&config, path)?),
+        true => {
+            let one = (Share(1), BatchSize(1));
+            Legs::timed(&mut PlanBench::open(&config, path, one, args.dim)?)?
+        }
+    }))
 }
 
 /// What is printed of a model that was read from `path`, in both formats.
@@ -121,8 +167,9 @@ fn to_table(inspection: &Inspection) -> String {
     for (operator, count) in &inspection.operators {
         rows.push(("operators", format!("{count:>5} {operator}")));
     }
+    rows.extend(inspection.legs.iter().flat_map(Legs::rows));
     rows.iter()
-        .map(|(label, value)| format!("{label:<14} {value}\n"))
+        .map(|(label, value)| format!("{label:<15} {value}\n"))
         .collect()
 }
 

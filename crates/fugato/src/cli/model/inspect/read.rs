@@ -1,5 +1,6 @@
 //! The facts of a model, read from its protobuf messages; no runtime is needed.
 
+use super::legs::Legs;
 use anyhow::Context;
 use fugato_device::{Batching, ElementType, TensorSpec};
 use fugato_onnx::proto::tensor_shape_proto::{Dimension, dimension};
@@ -30,6 +31,9 @@ pub(super) struct Inspection {
     pub(super) external: Vec<ExternalFile>,
     /// Operators by count, the most frequent first; those of subgraphs included.
     pub(super) operators: Vec<(String, usize)>,
+    /// Where it can be cut, where that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) legs: Option<Legs>,
 }
 
 /// An input or output.
@@ -106,6 +110,7 @@ impl Inspection {
             weight_bytes,
             external,
             operators,
+            legs: None,
         })
     }
 }
