@@ -17,7 +17,7 @@ mod slot;
 pub use lane::EventSink;
 
 use crate::clock::MonotonicClock;
-use crate::device::{Device, DeviceEvent, LegWork, RevokeLeg, RunErrorKind, RunSplit};
+use crate::device::{Device, DeviceEvent, LeftBehind, LegWork, RevokeLeg, RunErrorKind, RunSplit};
 use crate::os;
 use crate::store::{Cuts, LoadCause, LoadError, StoredModel};
 use crew::Crew;
@@ -584,6 +584,14 @@ impl Device for CpuDevice {
     fn revoke(&self, leg: &RevokeLeg) {
         if let Some(work) = self.lane(leg.partition, leg.lane).revoke(leg) {
             self.report_revoked(&work);
+        }
+    }
+
+    fn let_go(&self, left: &LeftBehind) {
+        let models = self.shared.models.read();
+        let models = models.unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = models.get(&left.model) {
+            model.let_go(left.task, left.slot);
         }
     }
 }

@@ -30,6 +30,24 @@ pub trait Device: Send + Sync {
     /// [`DeviceEvent::Revoked`], or the leg's [`DeviceEvent::Started`], which may have
     /// been sent already.
     fn revoke(&self, start: &RevokeLeg);
+
+    /// Frees what a task that goes no further has left in its slot. None of its legs may be
+    /// on the device any more, and no other task in the slot. A device that keeps nothing
+    /// between legs has nothing to do.
+    fn let_go(&self, place: &LeftBehind) {
+        let _nothing_kept = place;
+    }
+}
+
+/// Where a task that was given up between two legs has left its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeftBehind {
+    /// The task.
+    pub task: TaskId,
+    /// Its model.
+    pub model: ModelId,
+    /// Its slot.
+    pub slot: fugato_core::SlotIndex,
 }
 
 /// Which committed leg to take back.

@@ -26,8 +26,8 @@ pub use cpu::{
     Batches, CpuDevice, CpuError, CpuMetrics, CpuOptions, EventSink, LoadOptions, Loaded,
 };
 pub use device::{
-    Device, DeviceEvent, LegWork, RequestInputs, RevokeLeg, RunError, RunErrorKind, RunSplit,
-    TaskOutputs,
+    Device, DeviceEvent, LeftBehind, LegWork, RequestInputs, RevokeLeg, RunError, RunErrorKind,
+    RunSplit, TaskOutputs,
 };
 pub use os::{Promptness, bound_heap, hasten_this_thread};
 pub use profiler::{Profiler, Visit, VisitError, Walk, Walked, partitions_beside};

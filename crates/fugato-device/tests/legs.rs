@@ -13,8 +13,8 @@ use common::{
 use fugato_core::{LegIndex, ModelId, OperatorIndex, SlotIndex, TaskId};
 use fugato_device::reference::PlainSession;
 use fugato_device::{
-    Cuts, Device, DeviceEvent, InputTensor, LoadErrorKind, LoadOptions, RunErrorKind, StoredModel,
-    TensorData,
+    Cuts, Device, DeviceEvent, InputTensor, LeftBehind, LegWork, LoadErrorKind, LoadOptions,
+    RunErrorKind, StoredModel, TensorData,
 };
 use fugato_onnx::proto::tensor_shape_proto::Dimension;
 use fugato_onnx::proto::{AttributeProto, ValueInfoProto};
@@ -433,6 +433,36 @@ fn a_cancelled_task_leaves_nothing_to_the_next() {
         "{}",
         error.detail
     );
+}
+
+#[test]
+fn a_task_that_goes_no_further_leaves_nothing() {
+    let bench = Bench::new();
+    let rig = Rig::new();
+    let legs = in_legs(&rig, &bench);
+    assert!(legs > 1);
+    let left = |work: &LegWork| LeftBehind {
+        task: work.start.task,
+        model: work.start.model,
+        slot: work.start.slot,
+    };
+    let first = rig.leg(1, vec![request(1, vec![random_rows(1, 1, 4)])]);
+    let (next, mine) = (later_leg(&first, 1), left(&first));
+    let other = LeftBehind {
+        task: TaskId(99),
+        ..mine
+    };
+    rig.device.start(first);
+    assert!(rig.finished().result.is_ok());
+    // Another task's leavings are not this one's.
+    rig.device.let_go(&other);
+    rig.device.let_go(&mine);
+    rig.device.start(next);
+    let detail = rig.finished().result.unwrap_err().detail;
+    assert!(detail.contains("no task is under way"), "{detail}");
+    // The slot is as good as new.
+    let work = vec![request(1, vec![random_rows(2, 1, 4)])];
+    rig.run_legs(1, legs, work).unwrap();
 }
 
 #[test]

@@ -14,9 +14,9 @@ use crate::device::{LegWork, RunErrorKind, RunSplit, TaskOutputs};
 use crate::shared::InputFault;
 use crate::tensor::{OutputTensor, TensorData};
 use bytes::Bytes;
-use fugato_core::LegIndex;
+use fugato_core::{LegIndex, SlotIndex, TaskId};
 use ort::ErrorCode;
-use std::sync::{MutexGuard, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 impl LoadedModel {
     /// Runs a leg.
@@ -82,13 +82,8 @@ impl LoadedModel {
     /// Begins a task: makes the slot its own, and gathers its inputs. Gives the bytes
     /// copied too.
     fn embark(&self, slot: &mut Slot, work: &LegWork) -> Result<(Flight, u64), Failed> {
-        // Of a task that was cancelled between legs.
-        slot.flight = None;
-        for (held, output) in slot.outputs.iter_mut().zip(&self.outputs) {
-            if let (Some(Held::Pooled(buffer)), Some(pool)) = (held.take(), &output.pool) {
-                pool.give(buffer);
-            }
-        }
+        // Of a task that failed in a leg, or that nobody has let go of.
+        self.empty(slot);
         slot.kept.prepare().map_err(|error| {
             let detail = format!("memory for the tensors between legs: {error}");
             (RunErrorKind::Runtime, detail)
@@ -115,6 +110,35 @@ impl LoadedModel {
             faults,
         };
         Ok((flight, bytes_copied))
+    }
+
+    /// Frees what a task has left between its legs.
+    pub(super) fn let_go(&self, task: TaskId, slot: SlotIndex) {
+        let slot = self.slots.get(usize::from(slot.0)).map(Mutex::try_lock);
+        let mut slot = match slot {
+            Some(Ok(slot)) => slot,
+            Some(Err(TryLockError::Poisoned(slot))) => slot.into_inner(),
+            // The slot has another task, which freed what this one had left.
+            Some(Err(TryLockError::WouldBlock)) | None => return,
+        };
+        if slot
+            .flight
+            .as_ref()
+            .is_some_and(|flight| flight.task == task)
+        {
+            self.empty(&mut slot);
+        }
+    }
+
+    /// Frees what is in a slot: no task is under way there.
+    fn empty(&self, slot: &mut Slot) {
+        slot.flight = None;
+        for (held, output) in slot.outputs.iter_mut().zip(&self.outputs) {
+            if let (Some(Held::Pooled(buffer)), Some(pool)) = (held.take(), &output.pool) {
+                pool.give(buffer);
+            }
+        }
+        slot.kept.let_go();
     }
 
     /// Runs the parts of a stage: at once with a crew, else one after the other.

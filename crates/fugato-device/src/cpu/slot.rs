@@ -42,8 +42,8 @@ pub(super) struct Bound {
 
 /// A task that has begun and not ended.
 ///
-/// One that is cancelled between legs stays here until the slot's next task begins, which
-/// is when the buffers it holds are used again.
+/// One that is given up between legs stays here until it is let go of; the places of the
+/// slot's own memory stay for its next task.
 pub(super) struct Flight {
     pub(super) task: TaskId,
     /// The leg that comes next.
@@ -101,10 +101,13 @@ impl KeptBuffers {
         }
     }
 
-    /// Makes the memory where there is none yet, and lets go of what the runtime had
-    /// allocated for the last task.
-    pub(super) fn prepare(&mut self) -> std::io::Result<()> {
+    /// Lets go of what the runtime had allocated.
+    pub(super) fn let_go(&mut self) {
         self.allocated.fill_with(|| None);
+    }
+
+    /// Makes the memory where there is none yet.
+    pub(super) fn prepare(&mut self) -> std::io::Result<()> {
         if self.memory.is_none() && self.memory_size > 0 {
             self.memory = Some(MmapMut::map_anon(self.memory_size)?);
         }

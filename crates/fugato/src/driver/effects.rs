@@ -3,10 +3,10 @@
 use super::course::{Course, Courses};
 use fugato_core::driver::Effects;
 use fugato_core::sched::{Action, Decision, DropReason, FailReason, Outcome, Rejection, Start};
-use fugato_core::{DeviceId, LegIndex, ModelId, RequestId, TaskId, Timestamp};
+use fugato_core::{DeviceId, LegIndex, ModelId, RequestId, SlotIndex, TaskId, Timestamp};
 use fugato_device::{
-    Device, InputFault, InputTensor, LegWork, OutputTensor, RequestInputs, RevokeLeg, RunError,
-    RunSplit, TaskOutputs,
+    Device, InputFault, InputTensor, LeftBehind, LegWork, OutputTensor, RequestInputs, RevokeLeg,
+    RunError, RunSplit, TaskOutputs,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -116,6 +116,12 @@ struct RunningTask {
     outputs: BTreeMap<RequestId, Result<Vec<OutputTensor>, InputFault>>,
     error: Option<RunError>,
     open: usize,
+    device: DeviceId,
+    slot: SlotIndex,
+    /// Whether a leg of it is on the device.
+    on_device: bool,
+    /// Whether its last leg has ended, or one failed: then it has left nothing.
+    has_ended: bool,
 }
 
 /// Carries actions out on devices, and answers requests.
@@ -124,6 +130,8 @@ pub(super) struct DeviceEffects {
     hooks: Hooks,
     open: HashMap<RequestId, OpenRequest>,
     tasks: HashMap<TaskId, RunningTask>,
+    /// Tasks that nobody waits for any more, with a leg that has not left the device.
+    given_up: HashMap<TaskId, (DeviceId, LeftBehind)>,
     courses: Courses,
 }
 
@@ -139,6 +147,7 @@ impl DeviceEffects {
             hooks,
             open: HashMap::new(),
             tasks: HashMap::new(),
+            given_up: HashMap::new(),
             courses: Courses::default(),
         }
     }
@@ -164,8 +173,10 @@ impl DeviceEffects {
         // no requests.
         let Some(task) = self.tasks.get_mut(&id) else {
             self.courses.forget(id);
+            self.let_go_of(id);
             return;
         };
+        task.on_device = false;
         let timing = match task.timing {
             None => timing,
             Some(first) => TaskTiming {
@@ -179,6 +190,10 @@ impl DeviceEffects {
             },
         };
         task.timing = Some(timing);
+        task.has_ended = match &result {
+            Ok(outputs) => !outputs.requests.is_empty(),
+            Err(_) => true,
+        };
         match result {
             // Only the last leg has outputs.
             Ok(outputs) if outputs.requests.is_empty() => {}
@@ -222,8 +237,14 @@ impl DeviceEffects {
                 outputs: BTreeMap::new(),
                 error: None,
                 open: start.requests.len(),
+                device: start.device,
+                slot: start.slot,
+                on_device: true,
+                has_ended: false,
             };
             self.tasks.insert(start.task, task);
+        } else if let Some(task) = self.tasks.get_mut(&start.task) {
+            task.on_device = true;
         }
         let Some(device) = self.devices.get(&start.device) else {
             panic!("{} is not driven here", start.device)
@@ -258,9 +279,30 @@ impl DeviceEffects {
         if let Some(task) = self.tasks.get_mut(&id) {
             task.open = task.open.saturating_sub(1);
             if task.open == 0 {
+                let left = LeftBehind {
+                    task: id,
+                    model: task.model,
+                    slot: task.slot,
+                };
+                let (has_ended, on_device) = (task.has_ended, task.on_device);
+                if !has_ended {
+                    self.given_up.insert(id, (task.device, left));
+                }
                 self.tasks.remove(&id);
                 self.courses.forget(id);
+                if !on_device {
+                    self.let_go_of(id);
+                }
             }
+        }
+    }
+
+    /// Frees what a task has left on its device, where it ended early.
+    fn let_go_of(&mut self, id: TaskId) {
+        if let Some((device, left)) = self.given_up.remove(&id)
+            && let Some(device) = self.devices.get(&device)
+        {
+            device.let_go(&left);
         }
     }
 
@@ -273,8 +315,13 @@ impl DeviceEffects {
     /// Where leg 0 was taken back, the requests of the task wait again.
     pub(super) fn leg_revoked(&mut self, id: TaskId, leg: LegIndex) {
         if leg.0 > 0 {
+            if let Some(task) = self.tasks.get_mut(&id) {
+                task.on_device = false;
+            }
+            self.let_go_of(id);
             return;
         }
+        self.given_up.remove(&id);
         self.courses.forget(id);
         let Some(task) = self.tasks.remove(&id) else {
             return;
