@@ -106,6 +106,10 @@ pub struct Ran {
 pub enum CapacityRule {
     /// Legs that run at once run in disjoint partitions.
     Exclusive,
+    /// As [`Exclusive`](Self::Exclusive), but on an urgent lane a leg may begin over those
+    /// that run on normal lanes, which the device suspends: legs on urgent lanes run in disjoint
+    /// partitions, and on a normal lane a leg begins only where nobody holds an atom.
+    Layered,
     /// Partitions may overlap; at most this many lanes of a device are occupied.
     Oversubscribed {
         /// The most lanes at once.

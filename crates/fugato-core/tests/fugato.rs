@@ -1,8 +1,9 @@
 //! What the policy `fugato` is there for, on the built-in mixes cut into legs.
 
+use fugato_core::device::LaneClass;
 use fugato_core::mix::Mix;
 use fugato_core::policy::FugatoParts;
-use fugato_core::profile::Division;
+use fugato_core::profile::{Division, GridPoint, ModelProfile, v100_dstack};
 use fugato_core::sched::{PolicySpec, SchedulerConfig};
 use fugato_core::sim::{PolicyReport, Scenario, SimOptions, sim_device};
 use fugato_core::timeline::TimelineLeg;
@@ -162,4 +163,98 @@ fn an_urgent_model_beside_long_ones_is_served_within_its_objective() {
     assert_eq!(urgent.attainment, Some(1.0), "{urgent:?}");
     let rest = report.attainment.expect("offered");
     assert!(rest > 0.99, "{report:?}");
+}
+
+/// Two cores, whose operating system suspends a leg for one on an urgent lane, and models that
+/// are not cut and gain nothing by a second core: one that takes 2 ms and is due after 8, beside
+/// two whose runs take 30 and 100 ms and that fill the rest.
+fn two_cores() -> Scenario {
+    let flat = |name: &str, millis: u32| {
+        let mut model = ModelProfile::new(name, name, 1);
+        model.grid.extend([1, 2].map(|share| GridPoint {
+            batch: 1,
+            share,
+            neighbours: 0,
+            median_s: Some(f64::from(millis) / 1e3),
+            p95_s: Some(f64::from(millis) / 1e3),
+            low_s: None,
+            high_s: None,
+            repeats: 1,
+            failed: None,
+        }));
+        model
+    };
+    let mut profile = v100_dstack();
+    profile.synthetic = false;
+    profile.device.slices = 2;
+    profile.models = vec![flat("short", 2), flat("middle", 30), flat("long", 100)];
+    let poisson = |name: &str, millis, rate| {
+        let arrivals = ArrivalProcess::Poisson { rate };
+        ModelLoad::new(name, Nanos::from_millis(millis), arrivals)
+    };
+    let models = vec![
+        poisson("short", 8, 100.0),
+        poisson("middle", 500, 15.0),
+        poisson("long", 2_000, 8.0),
+    ];
+    let workload = Workload::new(SECOND.times(20), SECOND, None, models).expect("valid");
+    let options = SimOptions {
+        timeline: 100_000,
+        ..SimOptions::default()
+    };
+    let device = sim_device("cpu", Share(2));
+    Scenario::new(&profile, workload, device, options).expect("valid")
+}
+
+#[test]
+fn what_is_urgent_runs_over_a_leg_that_is_longer_than_its_objective() {
+    let figures = |niceness| {
+        let parts = FugatoParts {
+            niceness,
+            ..FugatoParts::default()
+        };
+        run(&two_cores(), spec(parts)).0
+    };
+    let (with, without) = (figures(true), figures(false));
+    let short = |report: &PolicyReport| report.models[0].clone();
+    assert!(short(&with).attainment > Some(0.99), "{:?}", short(&with));
+    assert!(
+        short(&without).attainment < Some(0.9),
+        "{:?}",
+        short(&without)
+    );
+    // A leg of equal weight would take twice its time, not 4/3 of it; and it waits for one of
+    // its own kind at times.
+    let p99 = short(&with).p99_ms.expect("it ended");
+    assert!(p99 < 2.5 * 2.0, "{p99} ms");
+    for (with, without) in with.models.iter().zip(&without.models).skip(1) {
+        assert!(with.attainment > Some(0.98), "{with:?}");
+        assert!(
+            with.goodput >= 0.98 * without.goodput,
+            "{with:?} {without:?}"
+        );
+    }
+}
+
+#[test]
+fn of_two_legs_on_a_core_one_is_urgent_and_of_another_model() {
+    let (_, legs) = run(&two_cores(), usual());
+    let device = sim_device("cpu", Share(2));
+    let is_urgent = |leg: &TimelineLeg| {
+        let lanes = &device.partitions[usize::from(leg.partition.0)].lanes;
+        lanes[usize::from(leg.lane.0)] == LaneClass::Urgent
+    };
+    let mut over = 0;
+    for (index, leg) in legs.iter().enumerate() {
+        let overlaps = |other: &&TimelineLeg| {
+            let at_once = other.started < leg.ended && leg.started < other.ended;
+            at_once && other.atoms.overlaps(leg.atoms)
+        };
+        for other in legs.iter().skip(index + 1).filter(overlaps) {
+            assert_ne!(other.model, leg.model, "{leg:?} {other:?}");
+            assert_ne!(is_urgent(leg), is_urgent(other), "{leg:?} {other:?}");
+            over += 1;
+        }
+    }
+    assert!(over > 100, "{over} legs ran over others");
 }

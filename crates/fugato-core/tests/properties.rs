@@ -8,7 +8,7 @@
 mod common;
 
 use common::{Log, MS, US, arrival, at, config, device, model, world};
-use fugato_core::device::DeviceSpec;
+use fugato_core::device::{DeviceSpec, LaneClass};
 use fugato_core::driver::{RecordedInputs, RecordingHeader, Replay};
 use fugato_core::policy::{CapacityRule, FugatoParts, OperatingPoint, from_spec};
 use fugato_core::sched::{
@@ -53,8 +53,9 @@ fn policies() -> impl Strategy<Value = PolicySpec> {
             margin: Share(1),
             dynamic,
         }),
-        1 => any::<[bool; 5]>().prop_map(|[preempt, leg_shares, widen, dequeue, give_up]| {
-            PolicySpec::Fugato(FugatoParts { preempt, leg_shares, widen, dequeue, give_up })
+        1 => any::<[bool; 6]>().prop_map(|[preempt, leg_shares, widen, dequeue, give_up, niceness]| {
+            let parts = FugatoParts { preempt, leg_shares, widen, dequeue, give_up, niceness };
+            PolicySpec::Fugato(parts)
         }),
     ]
 }
@@ -83,6 +84,19 @@ prop_compose! {
             }
         }).collect()
     }
+}
+
+/// A device of an odd number of slices with an urgent lane in each partition; others as they
+/// are.
+fn with_urgent(mut device: DeviceSpec) -> DeviceSpec {
+    for partition in device
+        .partitions
+        .iter_mut()
+        .filter(|_| device.slices.0 % 2 == 1)
+    {
+        partition.lanes.push(LaneClass::Urgent);
+    }
+    device
 }
 
 /// One random happening: when (after the last), what, and its own random numbers.
@@ -166,7 +180,7 @@ prop_compose! {
         profile_share in Just(profile_share),
     ) -> Scenario {
         let devices: Vec<DeviceSpec> =
-            slices.iter().zip(0..).map(|(&slices, id)| device(id, slices, 5)).collect();
+            slices.iter().zip(0..).map(|(&slices, id)| with_urgent(device(id, slices, 5))).collect();
         let events = events(happenings, &models, &devices);
         let deadlines = if observe { DeadlineMode::Observe } else { DeadlineMode::Enforce };
         let config = SchedulerConfig {
@@ -248,15 +262,23 @@ fn capacity_held(
                 let here = running
                     .values()
                     .filter(|other| other.device == start.device);
-                match from_spec(&scenario.config.policy).capacity() {
-                    CapacityRule::Exclusive => {
-                        let atoms = |start: &Start| {
+                let rule = from_spec(&scenario.config.policy).capacity();
+                match rule {
+                    CapacityRule::Exclusive | CapacityRule::Layered => {
+                        let partition = |start: &Start| {
                             let device = &scenario.devices[usize::from(start.device.0)];
-                            device.partitions[usize::from(start.partition.0)].atoms
+                            &device.partitions[usize::from(start.partition.0)]
                         };
+                        let atoms = |start: &Start| partition(start).atoms;
+                        let class =
+                            |start: &Start| partition(start).lanes[usize::from(start.lane.0)];
                         for other in here {
+                            // A leg that was committed before an urgent one came may begin
+                            // under it.
+                            let layers =
+                                rule == CapacityRule::Layered && class(other) != class(start);
                             prop_assert!(
-                                !atoms(other).overlaps(atoms(start)),
+                                layers || !atoms(other).overlaps(atoms(start)),
                                 "{:?} beside {:?}",
                                 start,
                                 other

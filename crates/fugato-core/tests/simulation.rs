@@ -199,6 +199,7 @@ fn legs_that_share_the_device_are_as_long_as_their_turns() {
             slicing: TimeSlicing {
                 quantum: Nanos::from_millis(1),
                 switch: Nanos::from_micros(125),
+                ..TimeSlicing::FREE
             },
             ..Overheads::NONE
         },

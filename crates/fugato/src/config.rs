@@ -203,6 +203,7 @@ impl Config {
                     widen,
                     dequeue,
                     give_up,
+                    niceness,
                 } = self.policy.fugato;
                 PolicySpec::Fugato(FugatoParts {
                     preempt,
@@ -210,6 +211,7 @@ impl Config {
                     widen,
                     dequeue,
                     give_up,
+                    niceness,
                 })
             }
         }

@@ -11,6 +11,7 @@
 //! | which share | the smallest in which the rest of the task ends by its first request's deadline |
 //! | which batch | all that waits, or as many as end in time in the slices that are free |
 //! | what is left | slice by slice to whoever saves the largest part of its time by it, up to the knee of its next leg |
+//! | who is suspended | where the device has urgent lanes, whoever is due later than a task that would lose a quarter of its time to spare by waiting for the end of the leg that runs |
 //! | when a batch begins | when it is full, or its first request has waited for the model's *dequeue interval* |
 //! | what is not served | a task none of whose requests can be in time; a head that would need a dear share, while enough later ones wait for a batch that ends in time in a cheap one |
 //!
@@ -33,6 +34,7 @@
 
 mod claims;
 mod grants;
+mod over;
 mod table;
 
 use super::sizes::Sizes;
@@ -83,6 +85,8 @@ pub struct FugatoParts {
     pub dequeue: bool,
     /// Whether what is late or dear is given up.
     pub give_up: bool,
+    /// Whether an urgent leg begins over one that runs, where the device has urgent lanes.
+    pub niceness: bool,
 }
 
 impl Default for FugatoParts {
@@ -93,6 +97,7 @@ impl Default for FugatoParts {
             widen: true,
             dequeue: true,
             give_up: true,
+            niceness: true,
         }
     }
 }
@@ -106,6 +111,8 @@ pub struct Fugato {
     /// By device: the model that went first at the last launch, and how often in a row it
     /// was passed over.
     passes: BTreeMap<DeviceId, (ModelId, u32)>,
+    /// When a leg that somebody waits for should have ended.
+    overdue: Option<Timestamp>,
 }
 
 impl Fugato {
@@ -115,6 +122,7 @@ impl Fugato {
             tables: Tables::default(),
             sizes: Sizes::new(OperatingPoint::Work),
             passes: BTreeMap::new(),
+            overdue: None,
         }
     }
 
@@ -123,6 +131,7 @@ impl Fugato {
         self.given_up(view, device)
             .or_else(|| self.waits(view, device))
             .or_else(|| self.shared_out(view, device))
+            .or_else(|| self.overtaken(view, device))
     }
 
     /// Gives the free slices to those who can take them now; where all of them are given,
@@ -345,7 +354,10 @@ impl Policy for Fugato {
     }
 
     fn capacity(&self) -> CapacityRule {
-        CapacityRule::Exclusive
+        match self.parts.niceness {
+            true => CapacityRule::Layered,
+            false => CapacityRule::Exclusive,
+        }
     }
 
     fn service_bound(&self) -> Option<ServiceBound> {
@@ -367,9 +379,13 @@ impl Policy for Fugato {
         {
             return verdict;
         }
+        self.overdue = None;
         let verdict = view.devices().find_map(|device| self.on(view, device));
-        verdict.unwrap_or_else(|| Verdict::Wait {
-            until: self.sizes.catch_up(view),
+        verdict.unwrap_or_else(|| {
+            let times = [self.sizes.catch_up(view), self.overdue];
+            Verdict::Wait {
+                until: times.into_iter().flatten().min(),
+            }
         })
     }
 

@@ -245,7 +245,7 @@ impl State {
                     .filter_map(|at| self.ledger.free_at(at, self.now))
                     .min()
             }
-            (CapacityRule::Exclusive, Backlog::All) => {
+            (CapacityRule::Exclusive | CapacityRule::Layered, Backlog::All) => {
                 let lanes = self.ledger.occupied_on(device);
                 let ends = lanes.filter_map(|at| self.ledger.free_at(at, self.now));
                 Some(ends.fold(self.now, Timestamp::max))
@@ -257,7 +257,7 @@ impl State {
     fn width(&self, model: ModelId) -> u64 {
         let spec = &self.model(model).spec;
         let at_once = match self.rule {
-            CapacityRule::Exclusive => 1,
+            CapacityRule::Exclusive | CapacityRule::Layered => 1,
             CapacityRule::Oversubscribed { lanes } => {
                 u64::from(lanes.min(spec.batching.instances).max(1))
             }

@@ -1,8 +1,11 @@
 //! Who holds which atoms: the partitions and lanes of every device.
 //!
 //! **Invariant:** under an exclusive capacity rule, a leg is put on a free lane only if
-//! its partition's atoms are disjoint from those of every occupied lane. A lane holds at
-//! most one running leg and one committed behind it.
+//! its partition's atoms are disjoint from those of every occupied lane; under a layered one,
+//! on a free urgent lane if they are disjoint from those of every occupied urgent lane. A lane
+//! holds at most one running leg and one committed behind it.
+
+mod layers;
 
 use super::dense::DenseMap;
 use crate::device::{AtomSet, DeviceSpec, LaneClass, PartitionSpec};
@@ -65,11 +68,37 @@ struct DeviceLedger {
     by_share: BTreeMap<Share, Vec<PartitionId>>,
     occupied: BTreeSet<(PartitionId, LaneId)>,
     held: AtomSet,
+    /// What urgent lanes hold of it.
+    urgent: AtomSet,
+    has_urgent: bool,
 }
 
 impl DeviceLedger {
     fn atoms(&self, partition: PartitionId) -> AtomSet {
         self.spec.partitions[usize::from(partition.0)].atoms
+    }
+
+    fn class(&self, partition: PartitionId, lane: LaneId) -> LaneClass {
+        self.spec.partitions[usize::from(partition.0)].lanes[usize::from(lane.0)]
+    }
+
+    /// The atoms that keep a free lane from a leg.
+    fn barred(&self, at: LaneRef, rule: CapacityRule) -> AtomSet {
+        match (rule, self.class(at.partition, at.lane)) {
+            (CapacityRule::Layered, LaneClass::Urgent) => self.urgent,
+            (CapacityRule::Layered | CapacityRule::Exclusive, _) => self.held,
+            (CapacityRule::Oversubscribed { .. }, _) => AtomSet::EMPTY,
+        }
+    }
+
+    /// The atoms of the occupied lanes, or of those of one class.
+    fn occupied_atoms(&self, class: Option<LaneClass>) -> AtomSet {
+        let occupied = self.occupied.iter();
+        let occupied = occupied
+            .filter(|&&(part, lane)| class.is_none_or(|class| self.class(part, lane) == class));
+        occupied.fold(AtomSet::EMPTY, |held, &(part, _)| {
+            held.union(self.atoms(part))
+        })
     }
 
     fn lane(&self, at: LaneRef) -> &Lane {
@@ -110,13 +139,16 @@ impl Ledger {
             }
         }
         let id = spec.id;
+        let mut lanes_of = spec.partitions.iter().flat_map(|part| &part.lanes);
         let device = DeviceLedger {
+            has_urgent: lanes_of.any(|&class| class == LaneClass::Urgent),
             shares: spec.partitions.iter().map(PartitionSpec::share).collect(),
             spec,
             lanes,
             by_share,
             occupied: BTreeSet::new(),
             held: AtomSet::EMPTY,
+            urgent: AtomSet::EMPTY,
         };
         assert!(
             self.devices.insert(id, device).is_none(),
@@ -168,20 +200,23 @@ impl Ledger {
         *share.unwrap_or_else(|| panic!("{} has no {}", at.device, at.partition))
     }
 
-    /// Slices of the device that other lanes hold; under an exclusive rule, those outside
-    /// the lane's own partition.
+    /// Slices of the device that other lanes hold. Those of its own partition count where
+    /// lanes share it in time, and not where one of the two is suspended.
     ///
     /// # Cost
     /// The occupied lanes of the device.
     pub(super) fn neighbours(&self, at: LaneRef) -> Share {
         let device = self.device(at.device);
         let occupied = device.occupied.iter();
-        let mut others = occupied.filter(|&&lane| lane != (at.partition, at.lane));
-        let Some(&(first, _)) = others.next() else {
-            return Share(0);
-        };
-        let atoms = others.fold(device.atoms(first), |atoms, &(partition, _)| {
-            atoms.union(device.atoms(partition))
+        let class = device.class(at.partition, at.lane);
+        let own = device.atoms(at.partition);
+        let others = occupied.filter(|&&lane| lane != (at.partition, at.lane));
+        let atoms = others.fold(AtomSet::EMPTY, |atoms, &(partition, lane)| {
+            let held = device.atoms(partition);
+            atoms.union(match device.class(partition, lane) == class {
+                true => held,
+                false => held.without(own),
+            })
         });
         Share(atoms.count())
     }
@@ -352,15 +387,17 @@ impl Ledger {
         let lane = device.lane(at);
         let Some(front) = &lane.front else {
             let free = match rule {
-                CapacityRule::Exclusive => !device.held.overlaps(device.atoms(at.partition)),
+                CapacityRule::Exclusive | CapacityRule::Layered => {
+                    let barred = device.barred(at, rule);
+                    !barred.overlaps(device.atoms(at.partition))
+                }
                 CapacityRule::Oversubscribed { lanes } => {
                     device.occupied.len() < usize::from(lanes)
                 }
             };
             return if free { Offer::Now } else { Offer::Closed };
         };
-        if rule == CapacityRule::Exclusive && self.is_shared(at) {
-            // Left over from a policy that oversubscribed.
+        if !self.may_follow(at, rule) {
             return Offer::Closed;
         }
         match (lane.next, front.started, front.predicted) {
@@ -369,18 +406,6 @@ impl Ledger {
             }
             _ => Offer::Closed,
         }
-    }
-
-    /// Whether another occupied lane has atoms of this lane's partition.
-    fn is_shared(&self, at: LaneRef) -> bool {
-        let device = self.device(at.device);
-        let atoms = self.partition(at).atoms;
-        device.occupied.iter().any(|&(partition, lane)| {
-            (partition, lane) != (at.partition, at.lane)
-                && device.spec.partitions[usize::from(partition.0)]
-                    .atoms
-                    .overlaps(atoms)
-        })
     }
 
     /// When the lane's last leg should end: `now` where it is free, `None` where nothing
@@ -455,8 +480,8 @@ impl Ledger {
         let lane = self.lane(at);
         if lane.front.is_none() {
             match rule {
-                CapacityRule::Exclusive => assert!(
-                    !device.held.overlaps(atoms),
+                CapacityRule::Exclusive | CapacityRule::Layered => assert!(
+                    !device.barred(at, rule).overlaps(atoms),
                     "{leg:?} would share atoms on {at:?}, which the capacity rule forbids"
                 ),
                 CapacityRule::Oversubscribed { lanes } => assert!(
@@ -466,7 +491,7 @@ impl Ledger {
             }
         }
         assert!(
-            rule != CapacityRule::Exclusive || lane.front.is_none() || !self.is_shared(at),
+            lane.front.is_none() || self.may_follow(at, rule),
             "{leg:?} would follow on {at:?}, whose atoms another lane uses too"
         );
         assert!(
@@ -483,6 +508,9 @@ impl Ledger {
         if let Some(device) = self.devices.get_mut(&at.device) {
             device.occupied.insert((at.partition, at.lane));
             device.held = device.held.union(atoms);
+            if device.class(at.partition, at.lane) == LaneClass::Urgent {
+                device.urgent = device.urgent.union(atoms);
+            }
         }
     }
 
@@ -535,12 +563,8 @@ impl Ledger {
         };
         if empty && let Some(device) = self.devices.get_mut(&at.device) {
             device.occupied.remove(&(at.partition, at.lane));
-            device.held = device
-                .occupied
-                .iter()
-                .fold(AtomSet::EMPTY, |held, (partition, _)| {
-                    held.union(device.spec.partitions[usize::from(partition.0)].atoms)
-                });
+            device.held = device.occupied_atoms(None);
+            device.urgent = device.occupied_atoms(Some(LaneClass::Urgent));
         }
         gone
     }
@@ -568,6 +592,8 @@ impl Ledger {
             }
             assert_eq!(device.occupied, occupied, "occupied lanes of {id}");
             assert_eq!(device.held, held, "held atoms of {id}");
+            let urgent = device.occupied_atoms(Some(LaneClass::Urgent));
+            assert_eq!(device.urgent, urgent, "urgently held atoms of {id}");
         }
     }
 }

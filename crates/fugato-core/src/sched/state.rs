@@ -213,6 +213,8 @@ pub(super) struct Task {
     pub(super) ahead: bool,
     /// The most slices that other legs held at any time since its leg started.
     pub(super) beside: Share,
+    /// Whether an urgent leg ran over its running leg, whose time then says nothing.
+    pub(super) suspended: bool,
     /// While leg 0 is committed behind a running leg: the last moment at which its start
     /// lets the first request end in time, at the median. `None` where there is none, or
     /// where it was past when the leg was committed.
@@ -637,16 +639,17 @@ impl State {
         let task = self.task(task);
         let (model, leg, batch, at) = (task.model, task.leg, task.batch, task.at);
         let (share, neighbours) = (self.ledger.share(at), task.beside);
-        self.latency.observe(
-            SurfacePoint {
+        let predicted = predicted.filter(|_| !task.suspended);
+        if !task.suspended {
+            let point = SurfacePoint {
                 model,
                 leg,
                 batch,
                 share,
                 neighbours,
-            },
-            took,
-        );
+            };
+            self.latency.observe(point, took);
+        }
         self.plan_anew(model, at.device);
         let now = self.now;
         let run = self.model(model).plan.map(|plan| plan.run);

@@ -264,6 +264,22 @@ impl<'a> View<'a> {
         self.state.ledger.place(device, share, kept)
     }
 
+    /// Whether the device has urgent lanes, whose legs it suspends others for.
+    pub fn has_urgent(&self, device: DeviceId) -> bool {
+        self.state.ledger.has_urgent(device)
+    }
+
+    /// A free urgent lane of a partition of exactly that share, over whose atoms no urgent leg
+    /// runs and that `may_cover` allows: the one that suspends least, the first of equal ones.
+    pub fn place_over(
+        &self,
+        device: DeviceId,
+        share: Share,
+        may_cover: impl Fn(AtomSet) -> bool,
+    ) -> Option<LaneRef> {
+        self.state.ledger.over(device, share, may_cover)
+    }
+
     /// The first partition of exactly that share all of whose atoms are among `atoms`,
     /// whoever holds them: for plans.
     pub fn fit(&self, device: DeviceId, share: Share, atoms: AtomSet) -> Option<&'a PartitionSpec> {

@@ -4,7 +4,8 @@
 //!
 //! - **Time-slicing.** Legs whose partitions share atoms divide them evenly in time. A leg
 //!   runs at the rate of its most crowded atom: where k running legs cover it, k times as
-//!   long, and longer still by the time that each switch costs.
+//!   long, and longer still by the time that each switch costs. A leg on an urgent lane counts
+//!   as several.
 //! - **Interference.** Legs on disjoint atoms share memory bandwidth and caches. Each leg
 //!   has a memory-bound part, which takes longer by what its neighbours demand, and a
 //!   compute-bound part, which does not: beside neighbours j on other atoms
@@ -51,6 +52,11 @@ impl Part {
     }
 }
 
+/// Five steps of niceness in Linux's fair scheduler, which is what the lanes of a CPU are apart.
+/// A leg that is shorter than a slice of that scheduler gets more for as long (SqueezeNet over
+/// VGG-19: 1.1 times its time alone, `examples/urgent.rs`).
+const URGENT: u16 = 3;
+
 /// How a device's atoms are shared in time, where running legs overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeSlicing {
@@ -58,6 +64,8 @@ pub struct TimeSlicing {
     pub quantum: Nanos,
     /// What each turn costs before work goes on.
     pub switch: Nanos,
+    /// How many legs on normal lanes one on an urgent lane counts as; at least 1.
+    pub urgent: u16,
 }
 
 impl TimeSlicing {
@@ -65,24 +73,35 @@ impl TimeSlicing {
     pub const FREE: Self = Self {
         quantum: Nanos::from_millis(1),
         switch: Nanos::ZERO,
+        urgent: URGENT,
     };
 
-    /// What a leg's time is multiplied by among `crowd` legs, in steps of 2^-24.
+    /// What a leg's time is multiplied by in a crowd, in steps of 2^-24.
     fn factor(self, crowd: u64) -> u64 {
-        if crowd <= 1 {
+        if crowd <= ONE {
             return ONE;
         }
         let quantum = self.quantum.as_nanos().max(1);
         let turn = self.quantum + self.switch;
-        Nanos::new(crowd * ONE)
+        Nanos::new(crowd)
             .scaled(turn.as_nanos().max(1), quantum)
             .as_nanos()
+    }
+
+    /// What an occupant counts as.
+    fn weight(self, occupant: &Occupant) -> u64 {
+        match occupant.urgent {
+            true => u64::from(self.urgent.max(1)),
+            false => 1,
+        }
     }
 }
 
 /// A leg that runs, as far as others feel it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Occupant {
+    /// Whether its lane is urgent.
+    pub urgent: bool,
     pub atoms: AtomSet,
     pub share: Share,
     /// How much longer it takes beside the demand of full neighbours.
@@ -102,7 +121,8 @@ impl Occupant {
 /// How fast a leg goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pace {
-    /// Running legs on its most crowded atom, itself included.
+    /// Running legs on its most crowded atom, itself included, each by its weight over its
+    /// own, in steps of 2^-24.
     pub crowd: u64,
     /// Its time over its time alone, in steps of 2^-24; at least 1.
     pub slow: u64,
@@ -111,7 +131,7 @@ pub(super) struct Pace {
 impl Pace {
     /// Alone on the device.
     pub(super) const ALONE: Self = Self {
-        crowd: 1,
+        crowd: ONE,
         slow: ONE,
     };
 }
@@ -126,16 +146,17 @@ pub(super) fn paces(
     slicing: TimeSlicing,
     paces: &mut Vec<Pace>,
 ) {
-    let mut on_atom = [0_u16; ATOMS_MAX as usize];
+    let mut on_atom = [0_u64; ATOMS_MAX as usize];
     for occupant in occupants {
         for atom in occupant.atoms.iter() {
-            on_atom[usize::from(atom)] += 1;
+            on_atom[usize::from(atom)] += slicing.weight(occupant);
         }
     }
     paces.clear();
     paces.extend(occupants.iter().map(|occupant| {
         let crowds = occupant.atoms.iter().map(|atom| on_atom[usize::from(atom)]);
-        let crowd = u64::from(crowds.max().unwrap_or(1));
+        let own = slicing.weight(occupant);
+        let crowd = crowds.max().unwrap_or(own) * ONE / own;
         Pace {
             crowd,
             slow: slicing.factor(crowd),
@@ -150,7 +171,10 @@ pub(super) fn paces(
         let beside = occupants.iter().zip(paces.iter());
         let pressure: u64 = beside
             .filter(|(other, _)| !other.atoms.overlaps(one.atoms))
-            .map(|(other, pace)| other.demand.steps() * u64::from(other.share.0) / pace.crowd)
+            .map(|(other, pace)| {
+                let demand = other.demand.steps() * u64::from(other.share.0);
+                (demand << FRACTION) / pace.crowd
+            })
             .sum();
         let stretch = ONE + ((one.sensitivity.steps() * (pressure / others)) >> FRACTION);
         paces[index].slow = (paces[index].slow * stretch) >> FRACTION;
@@ -163,6 +187,7 @@ mod tests {
 
     fn occupant(first: u16, count: u16, memory: f64) -> Occupant {
         Occupant {
+            urgent: false,
             atoms: AtomSet::range(first, count),
             share: Share(count),
             sensitivity: Part::new(memory),
@@ -190,6 +215,20 @@ mod tests {
     }
 
     #[test]
+    fn an_urgent_leg_has_its_weight_of_the_atoms_that_it_shares() {
+        let urgent = Occupant {
+            urgent: true,
+            ..occupant(0, 2, 0.0)
+        };
+        let legs = [occupant(0, 8, 0.0), urgent, occupant(2, 2, 0.0)];
+        // 3 to 1 on two atoms, 1 to 1 on two others; the first leg goes as its slowest part.
+        assert_eq!(
+            slows(&legs, TimeSlicing::FREE),
+            [4 * ONE, ONE * 4 / 3, 2 * ONE]
+        );
+    }
+
+    #[test]
     fn the_most_crowded_atom_sets_the_pace_and_turns_cost() {
         let crowded = [
             occupant(0, 8, 0.0),
@@ -200,6 +239,7 @@ mod tests {
         let slicing = TimeSlicing {
             quantum: Nanos::from_micros(1_000),
             switch: Nanos::from_micros(250),
+            urgent: 3,
         };
         assert_eq!(slows(&crowded, slicing), [2 * ONE * 5 / 4; 3]);
         assert_eq!(slows(&crowded[1..], slicing), [ONE; 2]);

@@ -3,7 +3,7 @@
 
 use super::contention::{FRACTION, Occupant, Pace, TimeSlicing, paces};
 use super::service::Service;
-use crate::device::{AtomSet, DeviceSpec};
+use crate::device::{AtomSet, DeviceSpec, LaneClass};
 use crate::id::{BatchSize, DeviceId, LaneId, LegIndex, ModelId, PartitionId, Share, TaskId};
 use crate::sched::{Input, LegResult, Start};
 use crate::time::{Nanos, Timestamp};
@@ -79,7 +79,8 @@ pub struct Used {
 
 impl Used {
     fn add(&mut self, leg: &Running, elapsed: Nanos) {
-        let had = u128::from(elapsed.as_nanos() / leg.pace.crowd);
+        let elapsed = u128::from(elapsed.as_nanos());
+        let had = (elapsed << FRACTION) / u128::from(leg.pace.crowd);
         self.held += had * u128::from(leg.share.0);
         self.useful += had * u128::from(leg.share.min(leg.service.useful).0);
     }
@@ -102,6 +103,7 @@ struct Running {
     model: ModelId,
     batch: BatchSize,
     atoms: AtomSet,
+    urgent: bool,
     share: Share,
     service: Service,
     begins: Timestamp,
@@ -169,6 +171,7 @@ impl Running {
 
     fn occupant(&self) -> Occupant {
         Occupant {
+            urgent: self.urgent,
             atoms: self.atoms,
             share: self.share,
             sensitivity: self.service.sensitivity,
@@ -397,6 +400,7 @@ impl SimDevice {
             model: start.model,
             batch: start.batch,
             atoms: partition.atoms,
+            urgent: partition.lanes[usize::from(start.lane.0)] == LaneClass::Urgent,
             share: partition.share(),
             service,
             begins,

@@ -18,17 +18,20 @@ const PLACES_MAX: u16 = 16;
 
 /// A device of `slices` slices as one of its kind publishes it: every set of tenths where
 /// the kind hands out percentages, every run of neighbouring slices (sixteenths on larger
-/// devices) where partitions are places.
+/// devices) where partitions are places. A CPU has an urgent lane beside the others of each
+/// partition.
 ///
 /// # Panics
 /// Where there are no slices.
 #[must_use]
 pub fn sim_device(kind: &str, slices: Share) -> DeviceSpec {
     assert!(slices.0 > 0, "a device of no slices");
-    let (whole, part) = (
-        [LaneClass::Normal; WHOLE_LANES],
-        [LaneClass::Normal; PART_LANES],
-    );
+    let mut whole = vec![LaneClass::Normal; WHOLE_LANES];
+    let mut part = vec![LaneClass::Normal; PART_LANES];
+    if kind == "cpu" {
+        whole.push(LaneClass::Urgent);
+        part.push(LaneClass::Urgent);
+    }
     let name = format!("sim: {kind}, {} slices", slices.0);
     let unit = |most: u16| Share(slices.0.div_ceil(most));
     if BY_PERCENTAGE.contains(&kind) {

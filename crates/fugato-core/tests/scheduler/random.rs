@@ -104,9 +104,14 @@ fn hardware(random: &mut Random, id: u16) -> DeviceSpec {
     if random.chance(50) {
         return device(id, slices, lanes);
     }
-    let (whole, part) = (vec![LaneClass::Normal; lanes], [LaneClass::Normal; 2]);
+    let mut whole = vec![LaneClass::Normal; lanes];
+    let mut part = vec![LaneClass::Normal; 1 + lanes % 2];
+    if random.chance(50) {
+        whole.push(LaneClass::Urgent);
+        part.push(LaneClass::Urgent);
+    }
     let (id, slices) = (DeviceId(id), Share(slices));
-    DeviceSpec::ranges(id, "sim", slices, Share(1), &whole, &part[..1 + lanes % 2])
+    DeviceSpec::ranges(id, "sim", slices, Share(1), &whole, &part)
 }
 
 fn served(random: &mut Random, id: u32, devices: u64) -> ModelSpec {

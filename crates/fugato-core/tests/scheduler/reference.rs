@@ -4,7 +4,7 @@
 //! decide; it says what no policy may: a request that ends twice or never, a leg before its
 //! predecessor, atoms shared where that is forbidden, a batch out of the queue's order.
 
-use fugato_core::device::{AtomSet, DeviceSpec};
+use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
 use fugato_core::policy::{self, CapacityRule, Policy, QueueOrder};
 use fugato_core::sched::{
     Action, Arrival, DeadlineMode, DropReason, Explanation, FailReason, Input, LaneRef, LegResult,
@@ -401,6 +401,12 @@ impl Reference {
         device.expect("a present device").partitions[usize::from(at.partition.0)].atoms
     }
 
+    fn is_urgent(&self, at: LaneRef) -> bool {
+        let device = self.devices.iter().find(|known| known.id == at.device);
+        let partitions = &device.expect("a present device").partitions;
+        partitions[usize::from(at.partition.0)].lanes[usize::from(at.lane.0)] == LaneClass::Urgent
+    }
+
     fn put_on_lane(&mut self, start: &Start) {
         let at = lane(start);
         let mut others: Vec<LaneRef> = self.on_device(at.device).collect();
@@ -410,11 +416,18 @@ impl Reference {
         others.sort_unstable();
         others.dedup();
         match self.policy.capacity() {
-            CapacityRule::Exclusive => {
+            rule @ (CapacityRule::Exclusive | CapacityRule::Layered) => {
                 let atoms = self.atoms(at);
-                let shared = others
-                    .iter()
-                    .find(|&&other| atoms.overlaps(self.atoms(other)));
+                let layered = rule == CapacityRule::Layered;
+                let bars = |other: LaneRef| {
+                    // One that follows on its lane may go on under what came over it since.
+                    let may_overlap = match self.is_urgent(other) {
+                        true => layered && here > 0 && !self.is_urgent(at),
+                        false => layered && self.is_urgent(at),
+                    };
+                    !may_overlap && atoms.overlaps(self.atoms(other))
+                };
+                let shared = others.iter().find(|&&other| bars(other));
                 assert!(shared.is_none(), "{start:?} shares atoms with {shared:?}");
             }
             CapacityRule::Oversubscribed { lanes } => assert!(

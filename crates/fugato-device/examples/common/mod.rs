@@ -15,6 +15,7 @@ use fugato_device::{
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// The library that `FUGATO_ORT_LIB` names or that `make runtime` fetched.
 pub fn runtime() -> Result<Arc<Runtime>> {
@@ -172,6 +173,68 @@ impl Runner {
                 }
             }
         }
+    }
+
+    /// Keeps one model running on the first lane of `partition`, and `count` times, `apart` from
+    /// the last, runs another on `lane`. Gives the nanoseconds of each run of the second, from
+    /// the call of `start` to hearing that it finished, and those of each run of the first.
+    pub fn run_over(
+        &mut self,
+        (below, lane): ((ModelId, &Arc<[InputTensor]>), LaneId),
+        (above, count): ((ModelId, &Arc<[InputTensor]>), usize),
+        partition: PartitionId,
+        mut apart: impl FnMut() -> Duration,
+    ) -> Result<(Vec<u64>, Vec<u64>)> {
+        let mut start = |(model, inputs): (ModelId, &Arc<[InputTensor]>), lane| {
+            self.tasks += 1;
+            let mut leg = work(model, TaskId(self.tasks), 0, partition, inputs);
+            leg.start.lane = lane;
+            self.device.start(leg);
+            TaskId(self.tasks)
+        };
+        let (mut short, mut long) = (Vec::new(), Vec::new());
+        let mut running = start(below, LaneId(0));
+        let mut urgent = None;
+        let mut next = Instant::now() + apart();
+        while short.len() < count {
+            let wait = match urgent {
+                Some(_) => Duration::from_secs(60),
+                None => next.saturating_duration_since(Instant::now()),
+            };
+            match self.events.recv_timeout(wait) {
+                Ok(DeviceEvent::Finished {
+                    task,
+                    started,
+                    ended,
+                    result,
+                    ..
+                }) => {
+                    result?;
+                    match urgent {
+                        Some((known, called)) if known == task => {
+                            short.push((self.clock.now() - called).as_nanos());
+                            (urgent, next) = (None, Instant::now() + apart());
+                        }
+                        _ => {
+                            ensure!(task == running, "{task} ended, which was not started");
+                            long.push((ended - started).as_nanos());
+                            running = start(below, LaneId(0));
+                        }
+                    }
+                }
+                Ok(_) => {}
+                Err(_) if urgent.is_none() => {
+                    let called = self.clock.now();
+                    urgent = Some((start(above, lane), called));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // The last run is not left behind to slow whoever measures next.
+        while !matches!(self.events.recv()?, DeviceEvent::Finished { task, .. } if task == running)
+        {
+        }
+        Ok((short, long))
     }
 
     fn run_leg(&self, work: LegWork, is_last: bool) -> Result<Leg> {

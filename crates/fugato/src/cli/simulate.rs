@@ -346,6 +346,7 @@ fn options(args: &Args) -> SimOptions {
             slicing: TimeSlicing {
                 quantum: args.quantum.nanos(),
                 switch: args.switch.nanos(),
+                ..TimeSlicing::FREE
             },
         },
         noise: !args.no_noise,

@@ -332,7 +332,7 @@ section! {
         /// when all cores are busy.
         niceness: i32 = 15;
         /// Niceness of the threads that run urgent legs. Five steps above other legs are a
-        /// weight of 3 to 1, and the server still comes first. No policy uses urgent lanes yet.
+        /// weight of 3 to 1, and the server still comes first. Policy `fugato` uses them.
         niceness_urgent: i32 = 10;
         /// How long a thread of a model that runs on several cores waits for the others by
         /// spinning before it sleeps, while its leg runs; 0s for not at all. 20 us catch most
@@ -458,6 +458,9 @@ section! {
         /// Whether tasks that are too late, and requests that would make a batch dear, are given
         /// up.
         give_up: bool = true;
+        /// Whether urgent work begins over what runs, which the device then suspends (on a CPU, by
+        /// niceness), where waiting for the end of a leg would cost a quarter of its time to spare.
+        niceness: bool = true;
     }
     unset {}
 }

@@ -84,8 +84,37 @@ fn a_plan_gives_the_models_answers_and_its_legs_are_served() {
     assert_eq!(status, 200, "{reply}");
     let ran = server.metric("fugato_device_legs_total") - before;
     assert!(ran >= legs as f64, "{ran} legs ran of {legs}");
+    walks_through_its_legs(&server, legs);
     server.signal("TERM");
     assert_eq!(server.wait(), Some(0));
+}
+
+/// The trace shows the last task leg by leg, each after the one before it, whatever slices it had.
+fn walks_through_its_legs(server: &Server, legs: usize) {
+    let mut connection = server.connect();
+    connection.get("/v2/timeline");
+    let (status, trace) = connection.receive();
+    assert_eq!(status, 200, "{trace}");
+    let trace: Value = serde_json::from_str(&trace).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("a list of events");
+    let spans = events.iter().filter(|event| event["ph"] == "X");
+    let of = |event: &Value, key: &str| event["args"][key].as_u64().expect("a number");
+    let last = spans.clone().map(|event| of(event, "task")).max();
+    let mut walk: Vec<(u64, f64, f64)> = spans
+        .filter(|event| Some(of(event, "task")) == last)
+        .map(|event| {
+            let time = |key: &str| event[key].as_f64().expect("a time");
+            (of(event, "leg"), time("ts"), time("ts") + time("dur"))
+        })
+        .collect();
+    // A leg is there once for each slice that it had.
+    walk.dedup_by_key(|&mut (leg, ..)| leg);
+    let order: Vec<u64> = walk.iter().map(|&(leg, ..)| leg).collect();
+    assert_eq!(order, (0..legs as u64).collect::<Vec<_>>(), "{trace}");
+    for pair in walk.windows(2) {
+        // Microseconds as decimals: the last digit may be off.
+        assert!(pair[1].1 >= pair[0].2 - 0.002, "{pair:?}");
+    }
 }
 
 #[test]

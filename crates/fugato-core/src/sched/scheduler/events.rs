@@ -232,10 +232,19 @@ impl Scheduler {
                 .filter_map(|other| Some((ledger.front(other)?.task, ledger.neighbours(other))))
                 .collect(),
         };
-        self.state.task_mut(id).beside = beside;
+        let suspended: Vec<TaskId> = match ledger.is_layered(lane) {
+            true if ledger.is_normal(lane) => vec![id],
+            true => ledger.tasks_below(lane).collect(),
+            false => Vec::new(),
+        };
+        let task = self.state.task_mut(id);
+        (task.beside, task.suspended) = (beside, false);
         for (other, beside) in others {
             let other = self.state.task_mut(other);
             other.beside = other.beside.max(beside);
+        }
+        for id in suspended {
+            self.state.task_mut(id).suspended = true;
         }
     }
 

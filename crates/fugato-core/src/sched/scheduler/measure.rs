@@ -179,6 +179,7 @@ impl Scheduler {
             stage: LegStage::Committed,
             ahead: false,
             beside: Share(0),
+            suspended: false,
             start_by: None,
             spent: Nanos::ZERO,
         };

@@ -83,6 +83,7 @@ impl Scheduler {
             stage: LegStage::Committed,
             ahead: false,
             beside: Share(0),
+            suspended: false,
             start_by: self.start_by(model, batch, first, at),
             spent: Nanos::ZERO,
         };
@@ -202,6 +203,7 @@ impl Scheduler {
             revoking: false,
         };
         self.state.ledger.claim(at, on_lane, self.state.rule);
+        (self.state.ledger).suspend_below(at, predicted.unwrap_or(Nanos::ZERO));
         self.decided(|when| Decision::Issued {
             at: when,
             task: id,
