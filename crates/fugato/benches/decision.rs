@@ -1,5 +1,6 @@
 //! What one event costs the scheduler, against the number of models and of waiting
-//! requests: `cargo bench -p fugato --bench decision`.
+//! requests: `cargo bench -p fugato --bench decision`, or with words after `--` only the
+//! rows that begin with one of them.
 //!
 //! One round is the life of one request: it arrives, its task is started, the device
 //! reports start and end, the reply is given. The queue is kept at a stated length. The
@@ -203,6 +204,13 @@ fn per_mille(sorted: &[Duration], at: usize) -> u128 {
 }
 
 fn main() -> std::io::Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&String> = words
+        .iter()
+        .filter(|word| !word.starts_with("--"))
+        .collect();
+    let wanted =
+        |row: &str| words.is_empty() || words.iter().any(|word| row.starts_with(word.as_str()));
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
@@ -219,6 +227,9 @@ fn main() -> std::io::Result<()> {
             (100, 10_000),
             (1_000, 10_000),
         ] {
+            if !wanted(&format!("{name},{models},{queued}")) {
+                continue;
+            }
             let size = Size {
                 models,
                 queued,
@@ -247,6 +258,9 @@ fn main() -> std::io::Result<()> {
         "\nmodels,slices,runs,plans,median_us,p90_us,longest_us"
     )?;
     for (models, slices) in [(10, 2), (10, 80), (100, 2), (100, 80), (100, 148)] {
+        if !wanted("replans") {
+            continue;
+        }
         let policy = PolicySpec::named("dstack").expect("a policy of its name");
         let size = Size {
             models,

@@ -39,7 +39,7 @@
 //! - A run in between does not take the last task slot of its model while the model's own
 //!   planned run needs one.
 //! - A plan is bounded: 512 runs, some smaller shares, some models sized anew; and the
-//!   dynamic stage tries sixteen models.
+//!   dynamic stage compares the 32 models due first, and tries sixteen of them.
 //! - Changing a share costs nothing: a partition is chosen per run.
 
 mod opportunity;

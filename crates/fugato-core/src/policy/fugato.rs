@@ -24,7 +24,8 @@
 //! A task whose next leg would be the same whoever decides is committed to it before its leg
 //! ends, so that the boundary costs no decision: that is the hysteresis of one leg. What is
 //! kept for a more urgent one may be used by others up to the moment at which it could be
-//! taken (EASY backfilling, Lifka 1995).
+//! taken (EASY backfilling, Lifka 1995). Of many models that wait, the eight that go first are
+//! looked at, so that a decision costs no more than with eight.
 //!
 //! # Source
 //! Ours. Slack-based choice of a share: elastic tasks (Buttazzo et al., RTSS 1998); least
@@ -51,6 +52,10 @@ use table::Tables;
 /// Launches of others that the first of those who wait lets pass at most: some batches of
 /// each of many models, and few enough that nobody waits for a second on millisecond runs.
 const PASSES: u32 = 64;
+
+/// Heads that are looked at: those that go first. It bounds what a decision costs where many
+/// models wait.
+const HEADS: usize = 8;
 
 /// A head is dear where an item of its batch costs more than this much of what one costs in
 /// the share and batch of least work.
@@ -195,7 +200,7 @@ impl Fugato {
 
     /// A task or a head that is late, or not worth its slices.
     fn given_up(&mut self, view: &View<'_>, device: DeviceId) -> Option<Verdict> {
-        let hopeless = view.ready(device).find_map(|head| {
+        let hopeless = heads(view, device).find_map(|head| {
             let reason = self.hopeless(view, device, head)?;
             let request = head.key.request();
             Some(Verdict::Drop { request, reason })
@@ -209,7 +214,7 @@ impl Fugato {
             Some(Verdict::Abandon { task, predicted })
         });
         late.or_else(|| {
-            view.ready(device).find_map(|head| {
+            heads(view, device).find_map(|head| {
                 let reason = self.outweighed(view, device, head)?;
                 let request = head.key.request();
                 Some(Verdict::Drop { request, reason })
@@ -299,7 +304,7 @@ impl Fugato {
         if !self.parts.dequeue {
             return None;
         }
-        view.ready(device).find_map(|head| {
+        heads(view, device).find_map(|head| {
             let until = self.begins(view, device, head)?;
             let full = u64::from(view.max_batch(head.model).0);
             let waits = until > view.now() && view.waiting_items(head.model) < full;
@@ -337,6 +342,11 @@ impl Fugato {
         let gains = per_item(later)?.saturating_mul(of) <= per_item(here)?.saturating_mul(gain);
         gains.then_some(until)
     }
+}
+
+/// The first requests that are looked at, in order.
+fn heads(view: &View<'_>, device: DeviceId) -> impl Iterator<Item = ReadyHead> {
+    view.ready(device).take(HEADS)
 }
 
 #[expect(

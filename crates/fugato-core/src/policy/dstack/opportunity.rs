@@ -8,6 +8,10 @@ use crate::policy::{Sizing, Verdict};
 use crate::sched::{LaneRef, Offer, ReadyHead, Running, View};
 use crate::time::{Nanos, Timestamp};
 
+/// Models that are compared by their scores: those due first. A model that is due later comes to
+/// be one of them in time.
+const COMPARED: usize = 32;
+
 /// Models that are tried at most: each that does not fit costs some predictions.
 const TRIES: usize = 16;
 
@@ -98,6 +102,7 @@ impl Session {
         let ready = view.ready(self.device);
         let ready = ready.filter(|head| self.settings.dynamic || !is_planned(head.model));
         let mut ready: Vec<_> = ready
+            .take(COMPARED)
             .enumerate()
             .map(|(rank, head)| {
                 let tasks = usize::from(view.in_flight(head.model));
@@ -106,9 +111,13 @@ impl Session {
                 (runs, self.board.runs(head.model), rank, head)
             })
             .collect();
-        ready.sort_unstable_by_key(|&(runs, score, rank, _)| (runs, score, rank));
-        let ready = ready.into_iter().map(|(.., head)| head);
-        ready.take(TRIES).collect()
+        let order = |&(runs, score, rank, _): &(bool, u32, usize, ReadyHead)| (runs, score, rank);
+        if ready.len() > TRIES {
+            ready.select_nth_unstable_by_key(TRIES, order);
+            ready.truncate(TRIES);
+        }
+        ready.sort_unstable_by_key(order);
+        ready.into_iter().map(|(.., head)| head).collect()
     }
 
     fn sizing(&self, view: &View<'_>, head: ReadyHead) -> Sizing {

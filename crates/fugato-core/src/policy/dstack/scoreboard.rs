@@ -1,5 +1,6 @@
 //! Who ran how often of late.
 
+use crate::flat::FlatMap;
 use crate::id::ModelId;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,14 +12,14 @@ const SESSIONS: usize = 10;
 pub(super) struct Scoreboard {
     /// The present one last.
     sessions: VecDeque<BTreeMap<ModelId, u32>>,
-    total: BTreeMap<ModelId, u32>,
+    total: FlatMap<ModelId, u32>,
 }
 
 impl Default for Scoreboard {
     fn default() -> Self {
         Self {
             sessions: VecDeque::from([BTreeMap::new()]),
-            total: BTreeMap::new(),
+            total: FlatMap::default(),
         }
     }
 }
@@ -30,11 +31,10 @@ impl Scoreboard {
         if self.sessions.len() > SESSIONS {
             let oldest = self.sessions.pop_front().unwrap_or_default();
             for (model, runs) in oldest {
-                if let Some(total) = self.total.get_mut(&model) {
-                    *total -= runs;
-                    if *total == 0 {
-                        self.total.remove(&model);
-                    }
+                let total = self.total.entry(model);
+                *total -= runs;
+                if *total == 0 {
+                    self.total.remove(model);
                 }
             }
         }
@@ -44,13 +44,13 @@ impl Scoreboard {
     pub(super) fn ran(&mut self, model: ModelId) {
         if let Some(session) = self.sessions.back_mut() {
             *session.entry(model).or_default() += 1;
-            *self.total.entry(model).or_default() += 1;
+            *self.total.entry(model) += 1;
         }
     }
 
     /// The runs of a model.
     pub(super) fn runs(&self, model: ModelId) -> u32 {
-        self.total.get(&model).copied().unwrap_or(0)
+        self.total.get(model).copied().unwrap_or(0)
     }
 }
 
@@ -73,6 +73,6 @@ mod tests {
         for _ in 0..SESSIONS {
             board.turn();
         }
-        assert!(board.total.is_empty());
+        assert!(board.total.keys().is_empty());
     }
 }

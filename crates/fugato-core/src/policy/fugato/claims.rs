@@ -61,7 +61,7 @@ impl Fugato {
             .map(|begun| self.of_task(view, device, begun))
             .collect();
         let owed = self.owed(view, device);
-        let heads = view.ready(device);
+        let heads = super::heads(view, device);
         let heads = heads.filter(|head| owed.is_none_or(|model| model == head.model));
         claims.extend(heads.map(|head| self.of_head(view, device, head)));
         // In the order of ids, and of deadlines, where equally urgent.

@@ -73,6 +73,11 @@ impl Fugato {
                 kept.push(Kept { slices, from });
                 continue;
             }
+            if free == 0 {
+                // Nothing is left to be given, or to be kept.
+                unmet = true;
+                continue;
+            }
             match self.fits(view, device, claim, free, &kept) {
                 Some(grant) => {
                     unmet |= grant.share < claim.need;

@@ -1,10 +1,10 @@
 //! What the policy remembers of latencies: of a batch of a model, in each share of a device,
 //! the time from each leg on.
 
+use crate::flat::FlatMap;
 use crate::id::{BatchSize, DeviceId, LegIndex, ModelId, Share};
 use crate::sched::View;
 use crate::time::Nanos;
-use std::collections::BTreeMap;
 
 /// Tasks of a model after which its times are asked for anew: a median that is learned while
 /// serving rests on as many.
@@ -17,9 +17,9 @@ const KNEE: (u64, u64) = (21, 20);
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     configuration: u64,
-    known: BTreeMap<(DeviceId, ModelId, BatchSize), Table>,
+    known: FlatMap<DeviceId, FlatMap<ModelId, FlatMap<BatchSize, Table>>>,
     /// Tasks of each model that ended.
-    ran: BTreeMap<ModelId, u64>,
+    ran: FlatMap<ModelId, u64>,
 }
 
 /// What a table rests on: the model's knowledge, and how often it was asked for anew.
@@ -29,10 +29,10 @@ type Basis = (u32, u64);
 pub(super) type Place = usize;
 
 /// The times of one batch, in the shares of one device.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Table {
     basis: Basis,
-    /// Rising; never empty.
+    /// Rising; empty only of a table that was not made yet.
     shares: Vec<Share>,
     /// `[place][leg]`: the time of this leg and those after it; one entry more than there
     /// are legs, the last of them zero. Empty where nothing is known of the model.
@@ -42,7 +42,7 @@ pub(super) struct Table {
 impl Tables {
     /// Counts a task that ended.
     pub(super) fn ran(&mut self, model: ModelId) {
-        *self.ran.entry(model).or_default() += 1;
+        *self.ran.entry(model) += 1;
     }
 
     /// The times of a batch.
@@ -59,17 +59,15 @@ impl Tables {
     ) -> &Table {
         if self.configuration != view.configuration() {
             self.configuration = view.configuration();
-            self.known.clear();
-            self.ran.retain(|&model, _| view.knows(model));
+            self.known = FlatMap::default();
+            self.ran.retain(|model| view.knows(model));
         }
-        let ran = self.ran.get(&model).copied().unwrap_or(0);
+        let ran = self.ran.get(model).copied().unwrap_or(0);
         let basis = (view.knowledge(model), ran / ANEW_AFTER);
-        let anew = || Table::new(view, device, (model, batch), basis);
-        let table = self.known.entry((device, model, batch));
-        let table = table.or_insert_with(anew);
+        let table = self.known.entry(device).entry(model).entry(batch);
         // What is unknown may be known after any leg.
         if table.basis != basis || table.rest.is_empty() {
-            *table = anew();
+            *table = Table::new(view, device, (model, batch), basis);
         }
         table
     }
