@@ -235,6 +235,10 @@ impl Rivals {
     /// device, less for one that had less, more for one that had more while another was
     /// refused its own.
     ///
+    /// A run counts up to a third of the shortest objective, as [`run_within`](Self::run_within)
+    /// plans it: where a single item takes longer, one and a half of its runs may be all that
+    /// a short objective has, and nobody would be let in.
+    ///
     /// One run is what a newcomer waits for at worst when it comes, since runs are not
     /// preempted. The half and the slope are the best of a search on the simulator
     /// (`tests/overload.rs`, twelve seeds): without a reserve goodput falls to 75 % of its
@@ -243,6 +247,8 @@ impl Rivals {
         let Some(&(longest, _)) = self.by_run.last() else {
             return Nanos::ZERO;
         };
+        let shortest = self.by_slo.first().map(|&(slo, _)| slo.scaled(1, 3));
+        let longest = shortest.map_or(longest, |most| longest.min(most));
         let had = self.had(now, model);
         let had = if self.another_in_vain(now, model) {
             had
