@@ -1,6 +1,7 @@
 //! Random worlds, one per seed: policies, devices, models and what happens to them.
 //!
-//! `FUGATO_SEEDS=N` runs seeds 0 to N - 1, `FUGATO_SEED=N` that one alone.
+//! `FUGATO_SEEDS=N` runs seeds 0 to N - 1, `FUGATO_SEED=N` that one alone. What a seed takes is
+//! held and, with `-- --nocapture`, told.
 
 use crate::common::{MS, US, arrival, at, config, device, model};
 use crate::harness::{Event, Harness, Random};
@@ -12,9 +13,40 @@ use fugato_core::sched::{
 };
 use fugato_core::{BatchSize, DeviceId, ModelId, Nanos, RequestId, ShapeClass, Share};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 /// Seeds of a run without `FUGATO_SEEDS`.
 const SEEDS: u64 = 10_000;
+
+/// What a seed may take on the mean of a sweep, on a processor: worlds that are larger would
+/// make it a wait to run them. Fifteen times what it takes, so that only larger worlds or a
+/// slower scheduler can break it, and no slow machine.
+const SEED_MAX: Duration = Duration::from_millis(10);
+
+/// The time that this thread was on a processor, which others cannot lengthen; `None` where the
+/// system does not tell.
+fn on_processor() -> Option<Duration> {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanos = told.split(' ').next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanos))
+}
+
+/// Holds the mean time of some seeds, and tells it.
+#[expect(
+    clippy::print_stderr,
+    reason = "who runs many seeds asks what they take"
+)]
+fn hold_time(begun: Option<Duration>, seeds: u32) {
+    let Some((begun, ended)) = begun.zip(on_processor()) else {
+        return;
+    };
+    let mean = (ended - begun) / seeds.max(1);
+    eprintln!("{seeds} seeds of {mean:?} each on the mean");
+    assert!(
+        mean <= SEED_MAX,
+        "a seed takes {mean:?}, expected at most {SEED_MAX:?}"
+    );
+}
 
 /// A number from the environment.
 #[expect(
@@ -36,6 +68,7 @@ fn sweep(first: u64, step: u64) {
         return;
     }
     let seeds = first..number("FUGATO_SEEDS").unwrap_or(SEEDS);
+    let (begun, mut count) = (on_processor(), 0);
     for seed in seeds.step_by(usize::try_from(step).expect("a small step")) {
         let passed = catch_unwind(AssertUnwindSafe(|| run(seed))).is_ok();
         assert!(
@@ -43,7 +76,9 @@ fn sweep(first: u64, step: u64) {
             "seed {seed} fails; run it alone by\n    \
              FUGATO_SEED={seed} cargo test -p fugato-core --test scheduler seeds"
         );
+        count += 1;
     }
+    hold_time(begun, count);
 }
 
 #[test]
