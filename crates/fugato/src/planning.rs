@@ -8,7 +8,7 @@
 mod choose;
 mod prices;
 
-use crate::engine::{Difference, PlanBench, PlanBenchError};
+use crate::engine::{PlanBench, PlanBenchError};
 use choose::Chosen;
 use fugato_core::graph::Segments;
 use fugato_core::plan::{
@@ -150,8 +150,34 @@ pub fn plan(
         });
         chosen.push(choose::by_measurement(bench, plan, &segments, wanted)?);
     }
-    let report = measure(bench, (chosen, reckoned), &segments, wanted)?;
+    let mut report = measure(bench, (&chosen, &reckoned), &segments, wanted.rounds)?;
+    // What costs too much gets longer legs, and is measured again.
+    while lengthened(&mut chosen, &report, &segments, wanted.cost_max) {
+        report = measure(bench, (&chosen, &reckoned), &segments, wanted.rounds)?;
+    }
+    for planned in &mut report.plans {
+        planned.plan.check(&segments)?;
+        if wanted.check {
+            let found = bench.difference(&planned.plan, &segments)?;
+            planned.difference = found.found;
+            planned.farthest_output = Some(found.output);
+        }
+    }
     Ok((report, segments))
+}
+
+/// Lengthens the legs of plans that were measured to cost more than they may over the model as
+/// it is; says whether there were any.
+fn lengthened(plans: &mut [Chosen], report: &Report, segments: &Segments, cost_max: f64) -> bool {
+    let most = report.unsplit.as_secs_f64() * (1.0 + cost_max);
+    let mut any = false;
+    for (plan, planned) in plans.iter_mut().zip(&report.plans) {
+        if planned.measured.as_secs_f64() > most && !planned.unsplit && !planned.fell_back {
+            plan.lengthen(segments, report.unsplit);
+            any = true;
+        }
+    }
+    any
 }
 
 /// A plan of legs that one follows after the other, each between half of `longest` and that,
@@ -194,16 +220,16 @@ fn cut(
 /// Times the plans, all in turns.
 fn measure(
     bench: &mut PlanBench,
-    (plans, reckoned): (Vec<Chosen>, Vec<Nanos>),
+    (plans, reckoned): (&[Chosen], &[Nanos]),
     segments: &Segments,
-    wanted: &Wanted,
+    rounds: usize,
 ) -> Result<Report, PlanBenchError> {
     let mut ways = vec![None, Some(Cuts::segment_by_segment(segments))];
-    for Chosen { plan, .. } in &plans {
+    for Chosen { plan, .. } in plans {
         ways.push(Some(Cuts::of(plan, segments)));
         ways.push(Some(choose::stage_by_stage(&plan.stages, segments)));
     }
-    let timed = bench.time(&ways, wanted.rounds)?;
+    let timed = bench.time(&ways, rounds)?;
     let (unsplit, sequential) = (timed[0].whole, timed[1].whole);
     let mut report = Report {
         schema: REPORT_SCHEMA,
@@ -213,13 +239,9 @@ fn measure(
         sequential,
         plans: Vec::new(),
     };
-    for ((chosen, reckoned), timed) in plans.into_iter().zip(reckoned).zip(timed[2..].chunks(2)) {
-        let (plan, whole) = (chosen.plan, timed[0].whole);
+    for ((chosen, &reckoned), timed) in plans.iter().zip(reckoned).zip(timed[2..].chunks(2)) {
+        let (plan, whole) = (&chosen.plan, timed[0].whole);
         let ratio = |time: Nanos| time.as_secs_f64() / whole.as_secs_f64();
-        let difference: Option<Difference> = match wanted.check {
-            true => Some(bench.difference(&plan, segments)?),
-            false => None,
-        };
         report.plans.push(Planned {
             reckoned,
             at_once_planned: chosen.at_once_planned,
@@ -228,11 +250,11 @@ fn measure(
             over_unsplit: ratio(unsplit),
             measured: whole,
             stages: timed[1].legs.clone(),
-            unsplit: chosen.unsplit,
+            unsplit: chosen.is_unsplit(),
             fell_back: chosen.fell_back || timed[0].legs.len() != plan.legs.len(),
-            difference: difference.as_ref().and_then(|one| one.found),
-            farthest_output: difference.map(|one| one.output),
-            plan,
+            difference: None,
+            farthest_output: None,
+            plan: plan.clone(),
         });
     }
     Ok(report)

@@ -74,6 +74,8 @@ pub struct Timing {
     /// The median time of each leg: one where a part did not work by itself, and the model
     /// was loaded as it is.
     pub legs: Vec<Nanos>,
+    /// The least time of each leg: what it takes where nothing else is in its way.
+    pub least: Vec<Nanos>,
     /// The median time from the start of the first leg to the end of the last.
     pub whole: Nanos,
 }
@@ -290,8 +292,8 @@ impl PlanBench {
         Ok(whole)
     }
 
-    /// The median time of each segment by itself on the share; `None` where a segment does
-    /// not run by itself. Times that were measured before are read from the disk, and those
+    /// The least time of each segment by itself on the share, since it is kept and the machine
+    /// may be busy just now; `None` where a segment does not run by itself. Times that were measured before are read from the disk, and those
     /// measured now kept there; `tell` hears how many are known.
     ///
     /// # Errors
@@ -323,7 +325,7 @@ impl PlanBench {
                 return Ok(None);
             };
             for (&place, leg) in now.iter().zip(legs) {
-                known.insert(&hashes[place], timed.legs[leg]);
+                known.insert(&hashes[place], timed.least[leg]);
             }
             known.save();
         }
@@ -374,9 +376,14 @@ impl PlanBench {
             }
         }
         let timing = |(walk, walked): (&Walk, &Vec<Walked>)| {
-            let leg = |leg| median(walked.iter().map(|walked| walked.legs[leg]));
+            let of = |leg| walked.iter().map(move |walked| walked.legs[leg]);
+            let legs = 0..usize::from(walk.legs);
             Timing {
-                legs: (0..usize::from(walk.legs)).map(leg).collect(),
+                least: legs
+                    .clone()
+                    .map(|leg| of(leg).min().unwrap_or_default())
+                    .collect(),
+                legs: legs.map(|leg| median(of(leg))).collect(),
                 whole: median(walked.iter().map(|walked| walked.whole)),
             }
         };

@@ -14,15 +14,14 @@ pub(super) struct Chosen {
     pub(super) plan: Plan,
     /// Stages of several groups before anything was chosen.
     pub(super) at_once_planned: usize,
-    /// Whether it is the model as it is.
-    pub(super) unsplit: bool,
+    /// How long its legs are.
+    pub(super) legs: LegLimits,
     /// Whether a part did not run by itself.
     pub(super) fell_back: bool,
 }
 
 /// Keeps groups side by side where that is measured to be faster than one after the other on
-/// all slices, then joins legs until the plan costs no more than it may over the model as it
-/// is. A plan that costs more even so becomes the model as it is.
+/// all slices.
 pub(super) fn by_measurement(
     bench: &mut PlanBench,
     plan: &Plan,
@@ -32,7 +31,7 @@ pub(super) fn by_measurement(
     let mut chosen = Chosen {
         plan: plan.clone(),
         at_once_planned: at_once(&plan.stages),
-        unsplit: false,
+        legs: wanted.legs,
         fell_back: false,
     };
     if chosen.at_once_planned > 0 {
@@ -41,28 +40,27 @@ pub(super) fn by_measurement(
             None => chosen.fell_back = true,
         }
     }
-    let mut limits = wanted.legs;
-    loop {
-        let ways = [None, Some(Cuts::of(&chosen.plan, segments))];
-        let timed = bench.time(&ways, wanted.rounds)?;
-        let (unsplit, planned) = (&timed[0], &timed[1]);
-        if planned.legs.len() != chosen.plan.legs.len() {
-            chosen.fell_back = true;
-        }
-        let most = unsplit.whole.as_secs_f64() * (1.0 + wanted.cost_max);
-        if planned.whole.as_secs_f64() <= most {
-            break;
-        }
-        if let [_] = chosen.plan.legs[..] {
-            chosen.plan = whole(&chosen.plan, segments, unsplit.whole);
-            break;
-        }
-        limits.min = limits.min + limits.min;
-        chosen.plan = rebuilt(plan, std::mem::take(&mut chosen.plan.stages), limits);
-    }
-    chosen.unsplit = is_whole(&chosen.plan);
-    chosen.plan.check(segments)?;
     Ok(chosen)
+}
+
+impl Chosen {
+    /// Joins legs into ones that are twice as long; a plan that is one leg already becomes
+    /// the model as it is, which takes `unsplit`.
+    pub(super) fn lengthen(&mut self, segments: &Segments, unsplit: Nanos) {
+        if let [_] = self.plan.legs[..] {
+            self.plan = whole(&self.plan, segments, unsplit);
+            return;
+        }
+        self.legs.min = self.legs.min + self.legs.min;
+        let stages = std::mem::take(&mut self.plan.stages);
+        self.plan = rebuilt(&self.plan, stages, self.legs);
+    }
+
+    /// Whether the plan runs the model as it is: stages of one group that follow each other in
+    /// a leg are run as one, so one leg without groups at once is the whole model.
+    pub(super) fn is_unsplit(&self) -> bool {
+        self.plan.legs.len() == 1 && at_once(&self.plan.stages) == 0
+    }
 }
 
 /// The plan's stages, those of several groups as they were measured to be faster, with that
@@ -151,10 +149,4 @@ fn whole(plan: &Plan, segments: &Segments, time: Nanos) -> Plan {
         costs: CostBasis::Measured,
         ..rebuilt(plan, vec![stage], only)
     }
-}
-
-/// Whether the plan runs the model as it is: legs of stages of one group are run as one, so
-/// one leg without groups at once is the whole model.
-fn is_whole(plan: &Plan) -> bool {
-    plan.legs.len() == 1 && at_once(&plan.stages) == 0
 }

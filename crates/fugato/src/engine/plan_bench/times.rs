@@ -30,8 +30,8 @@ struct Times {
     key: PlanKey,
     /// The shapes of the inputs of one item.
     inputs: Vec<Vec<u64>>,
-    #[serde(rename = "median_ns")]
-    medians: BTreeMap<String, Nanos>,
+    #[serde(rename = "times_ns")]
+    times: BTreeMap<String, Nanos>,
 }
 
 impl TimesFile {
@@ -51,7 +51,7 @@ impl TimesFile {
             schema: SCHEMA.to_owned(),
             key: key.clone(),
             inputs,
-            medians: BTreeMap::new(),
+            times: BTreeMap::new(),
         };
         let known = (!fresh).then(|| std::fs::read(&path).ok()).flatten();
         let known = known.and_then(|text| serde_json::from_slice::<Times>(&text).ok());
@@ -66,12 +66,12 @@ impl TimesFile {
 
     /// The time of what goes by `name`.
     pub(super) fn get(&self, name: &str) -> Option<Nanos> {
-        self.held.medians.get(name).copied()
+        self.held.times.get(name).copied()
     }
 
     /// Notes a time; [`TimesFile::save`] keeps it.
-    pub(super) fn insert(&mut self, name: &str, median: Nanos) {
-        self.held.medians.insert(name.to_owned(), median);
+    pub(super) fn insert(&mut self, name: &str, time: Nanos) {
+        self.held.times.insert(name.to_owned(), time);
     }
 
     /// Writes the file; others see it whole or not at all. One that cannot be written costs
