@@ -48,9 +48,10 @@ fn policies() -> impl Strategy<Value = PolicySpec> {
             lanes,
             target_percent
         }),
-        1 => any::<bool>().prop_map(|dynamic| PolicySpec::Dstack {
+        // Past what a device has, too, which the policy's own check refuses.
+        2 => (any::<bool>(), 0u16..10).prop_map(|(dynamic, margin)| PolicySpec::Dstack {
             point: OperatingPoint::Work,
-            margin: Share(1),
+            margin: Share(margin),
             dynamic,
         }),
         1 => any::<[bool; 6]>().prop_map(|[preempt, leg_shares, widen, dequeue, give_up, niceness]| {
