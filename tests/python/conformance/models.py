@@ -110,7 +110,8 @@ def write_all(repository):
     for datatype, element in TYPES.items():
         write(repository, "identity_" + datatype.lower(), unary("Identity", element))
     write(repository, "simple", simple())
-    write(repository, "slow", slow())
+    for name in ("slow", "slow_grpc", "slow_grpc-aio"):
+        write(repository, name, slow())
 
 
 CLASSIFIER = """
