@@ -1,4 +1,5 @@
-//! A model's operators and tensors, and the [`Segments`] that it can be cut into.
+//! A model's operators and tensors, and the [`Segments`] that it can be cut into; and what
+//! is left of several tasks in flight as one such graph, [`Merged`].
 //!
 //! **Invariant:** the operators of a [`Graph`] stand in a topological order, every tensor
 //! comes from one place (an operator, an input of the graph, or a weight), and every index
@@ -9,9 +10,12 @@
 
 mod cut;
 mod error;
+mod merge;
+mod stack;
 
 pub use cut::{Segment, Segments};
 pub use error::GraphError;
+pub use merge::{InFlight, MergeError, Merged, Origin};
 
 use crate::id::{BatchSize, OperatorIndex, TensorIndex};
 use std::cmp::Reverse;
@@ -57,6 +61,10 @@ pub struct Operator {
     pub flops: u64,
     /// Bytes of the weights it reads.
     pub weight_bytes: u64,
+    /// What another must say too to be **stacked** with it: where both read the same tensor
+    /// first, and weights besides, one operator with the weights of both gives what both give.
+    /// `None` where it cannot be stacked.
+    pub stacks: Option<String>,
 }
 
 /// The operators of a model, checked.

@@ -1,8 +1,8 @@
 //! Stage plans: which segments of a model run side by side, and in which order.
 //!
 //! A [`Plan`] is a list of [`Stage`]s, one after the other; a stage is a set of [`Group`]s
-//! that run at once, each on a lane; a group is segments that run in order. [`Leg`]s are
-//! runs of stages that a scheduler dispatches as one piece.
+//! that run at once, each on a lane; a group is segments that run in order, or in a merged stage
+//! as one operator. [`Leg`]s are runs of stages that a scheduler dispatches as one piece.
 //!
 //! **Invariant:** a plan that passed [`Plan::check`] runs each segment once and never before
 //! what it reads: predecessors are in earlier stages, or earlier in the same group.
@@ -14,6 +14,7 @@ mod check;
 mod choice;
 mod cost;
 mod greedy;
+mod in_flight;
 mod ios;
 mod legs;
 mod list;
@@ -25,6 +26,7 @@ pub use check::PlanError;
 pub use choice::{AnyPlanner, UnknownPlanner};
 pub use cost::{CostModel, ModelledCost};
 pub use greedy::Greedy;
+pub use in_flight::{Together, TogetherError};
 pub use ios::Ios;
 pub use legs::LegLimits;
 pub use list::List;
@@ -60,6 +62,10 @@ pub struct Plan {
     /// joins only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment_flops: Option<u64>,
+    /// Whether operators that can be stacked were cut from what follows them, as
+    /// [`Graph::segments_to_stack`](crate::graph::Graph::segments_to_stack) does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stackable_apart: bool,
     /// The time of all stages, in nanoseconds.
     #[serde(rename = "predicted_ns")]
     pub predicted: Nanos,
@@ -101,6 +107,10 @@ pub enum CostBasis {
 pub struct Stage {
     /// The groups.
     pub groups: Vec<Group>,
+    /// Whether the stage is **merged**: its one group has segments of one operator each, which
+    /// run as a single operator with the weights of all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub merged: bool,
     /// The time of the stage, in nanoseconds.
     #[serde(rename = "predicted_ns")]
     pub predicted: Nanos,
@@ -143,6 +153,7 @@ impl Plan {
             planner: planner.to_owned(),
             costs,
             segment_flops: None,
+            stackable_apart: false,
             predicted: total(&stages),
             legs: limits.legs(&stages, key.batch),
             key,

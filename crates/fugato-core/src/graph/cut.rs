@@ -100,6 +100,25 @@ impl Graph {
     /// O(n log n) in operators and edges; no recursion.
     #[must_use]
     pub fn segments_from(&self, flops: u64) -> Segments {
+        self.chains(flops, &[])
+    }
+
+    /// As [`Graph::segments_from`], with operators that can be stacked cut from what follows
+    /// them: each is a segment of its own, apart from those that tensors hold together.
+    ///
+    /// # Cost
+    /// O(n log n) in operators and edges; no recursion.
+    #[must_use]
+    pub fn segments_to_stack(&self, flops: u64) -> Segments {
+        self.chains(flops, &self.stackable())
+    }
+
+    /// Chains that end at forks, joins, and the operators of these lists.
+    fn chains(&self, flops: u64, ends: &[Vec<OperatorIndex>]) -> Segments {
+        let mut is_end = vec![false; self.operators().len()];
+        for end in ends.iter().flatten() {
+            is_end[end.place()] = true;
+        }
         let mut sets = self.uncut();
         let mut chained: Vec<u64> = self.operators().iter().map(|one| one.flops).collect();
         // Counted once: asked anew for each of the readers of one operator it is quadratic.
@@ -109,6 +128,7 @@ impl Graph {
             if let [only] = self.predecessors(operator)[..]
                 && !forks[only.place()]
                 && chained[only.place()] < flops
+                && !is_end[only.place()]
             {
                 let before = chained[only.place()];
                 chained[operator.place()] = before.saturating_add(chained[operator.place()]);
@@ -153,7 +173,7 @@ impl Graph {
     }
 
     /// The segments of a labelling of the operators; labels in a circle become one segment.
-    fn segments_of(&self, labels: &[usize]) -> Segments {
+    pub(super) fn segments_of(&self, labels: &[usize]) -> Segments {
         let count = labels.iter().max().map_or(0, |&most| most + 1);
         let joined = components(&self.edges(labels, count));
         let labels: Vec<usize> = labels.iter().map(|&label| joined[label]).collect();

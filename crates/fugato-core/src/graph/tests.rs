@@ -20,6 +20,7 @@ fn graph(edges: &[&[usize]], outputs: &[usize]) -> Result<Graph, GraphError> {
         outputs: vec![TensorIndex::at(place)],
         flops: 10,
         weight_bytes: 1,
+        stacks: None,
     });
     let outputs = outputs.iter().map(|&tensor| TensorIndex::at(tensor));
     Graph::new(

@@ -62,6 +62,12 @@ pub enum PlanError {
         /// The stage, or the group of it.
         place: String,
     },
+    /// A merged stage has several groups, or nothing to merge.
+    #[error("plan's merged stage {stage} is not one group of several segments")]
+    Merged {
+        /// The stage, from 0.
+        stage: usize,
+    },
     /// A segment is not of the model.
     #[error("plan's stage {stage} has {segment}, the model has {count} segments")]
     NoSuchSegment {
@@ -265,11 +271,15 @@ struct Place {
 pub(super) fn check_stages(stages: &[Stage], segments: &Segments) -> Result<(), PlanError> {
     let count = segments.count();
     let mut places: Vec<Option<Place>> = vec![None; count];
-    for (stage, Stage { groups, .. }) in stages.iter().enumerate() {
+    for (stage, Stage { groups, merged, .. }) in stages.iter().enumerate() {
         if groups.is_empty() {
             return Err(PlanError::Empty {
                 place: format!("stage {stage}"),
             });
+        }
+        let is_one = groups.len() == 1 && groups[0].segments.len() > 1;
+        if *merged && !is_one {
+            return Err(PlanError::Merged { stage });
         }
         for (group, members) in groups.iter().enumerate() {
             if members.segments.is_empty() {

@@ -26,7 +26,16 @@ pub struct UnknownPlanner {
 
 impl AnyPlanner {
     /// The names that can be chosen.
-    pub const NAMES: [&'static str; 4] = ["sequential", "greedy", "list", "ios"];
+    pub const NAMES: [&'static str; 5] = ["sequential", "greedy", "list", "ios", "ios-merge"];
+}
+
+impl AnyPlanner {
+    /// Whether its stages may be merged, for which operators that can be stacked must be
+    /// segments of their own.
+    #[must_use]
+    pub fn merges(&self) -> bool {
+        matches!(self, Self::Ios(Ios { merge: true, .. }))
+    }
 }
 
 impl FromStr for AnyPlanner {
@@ -38,6 +47,10 @@ impl FromStr for AnyPlanner {
             "greedy" => Ok(Self::Greedy(Greedy::default())),
             "list" => Ok(Self::List(List::default())),
             "ios" => Ok(Self::Ios(Ios::default())),
+            "ios-merge" => Ok(Self::Ios(Ios {
+                merge: true,
+                ..Ios::default()
+            })),
             _ => Err(UnknownPlanner {
                 name: name.to_owned(),
             }),

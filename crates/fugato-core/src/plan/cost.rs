@@ -15,6 +15,9 @@
 //! Where the demands of the running kernels exceed the share, all go slower by as much, and
 //! by [`CostModel::crowding`] more. A stage of several groups pays a fork and a join.
 //!
+//! A merged stage is one kernel with the operations, weights and outputs of all, which reads
+//! its input once, and one that copies its output apart.
+//!
 //! # Source
 //! The kernels are D-STACK's with what the profile's model adds; that kernels at once divide
 //! a device by their demands is the fluid limit of a scheduler of thread blocks. What it
@@ -22,7 +25,7 @@
 
 use super::{CostBasis, Group, StageCost};
 use crate::graph::{Graph, Operator, Segments};
-use crate::id::{BatchSize, Share};
+use crate::id::{BatchSize, SegmentIndex, Share};
 use crate::profile::Kernel;
 use crate::time::Nanos;
 use std::collections::VecDeque;
@@ -61,6 +64,10 @@ pub struct ModelledCost {
     /// By segment: its kernels where it runs alone, and where others run beside it.
     alone: Vec<Vec<Piece>>,
     beside: Vec<Vec<Piece>>,
+    /// By segment: its operator, where that can be stacked with others.
+    stacks: Vec<Option<Stackable>>,
+    model: CostModel,
+    share: Share,
     lanes: usize,
     fork_ns: f64,
     group_ns: f64,
@@ -75,6 +82,51 @@ struct Piece {
     work_ns: f64,
     /// What the work takes up.
     demand: Demand,
+}
+
+/// An operator that can be stacked with those of the same list.
+#[derive(Clone, Copy, Debug)]
+struct Stackable {
+    list: usize,
+    work: Work,
+}
+
+/// What an operator does, at a batch.
+#[derive(Clone, Copy, Debug, Default)]
+struct Work {
+    flops: f64,
+    weight_bytes: f64,
+    read_bytes: f64,
+    written_bytes: f64,
+}
+
+impl Work {
+    fn of(graph: &Graph, operator: &Operator, batch: BatchSize) -> Self {
+        let items = f64::from(batch.0.max(1));
+        let written = operator.outputs.iter();
+        let written: u64 = written
+            .map(|&index| graph.tensor(index).bytes_at(batch))
+            .sum();
+        let read = operator.inputs.iter().map(|&index| graph.tensor(index));
+        let read = read.filter(|tensor| !tensor.weight);
+        let read: u64 = read.map(|tensor| tensor.bytes_at(batch)).sum();
+        Self {
+            flops: items * operator.flops as f64,
+            weight_bytes: operator.weight_bytes as f64,
+            read_bytes: read as f64,
+            written_bytes: written as f64,
+        }
+    }
+
+    /// One operator that reads what this reads, and does and writes what both do.
+    fn stacked(self, other: Self) -> Self {
+        Self {
+            flops: self.flops + other.flops,
+            weight_bytes: self.weight_bytes + other.weight_bytes,
+            read_bytes: self.read_bytes,
+            written_bytes: self.written_bytes + other.written_bytes,
+        }
+    }
 }
 
 /// Parts of the share's slices, and of its bandwidth, that are taken up.
@@ -116,13 +168,26 @@ impl CostModel {
         share: Share,
     ) -> ModelledCost {
         let pieces = |slices: Share| -> Vec<Vec<Piece>> {
-            let of = |operator| self.piece(graph, graph.operator(operator), batch, share, slices);
+            let work = |operator| Work::of(graph, graph.operator(operator), batch);
+            let of = |operator| self.piece(work(operator), share, slices);
             let segments = segments.all().iter();
             segments
                 .map(|segment| segment.operators.iter().map(|&index| of(index)).collect())
                 .collect()
         };
+        let mut stacks = vec![None; segments.count()];
+        for (list, alike) in graph.stacks(segments).into_iter().enumerate() {
+            for index in alike {
+                let operators = segments.segment(index).operators.iter();
+                let works = operators.map(|&one| Work::of(graph, graph.operator(one), batch));
+                let work = works.reduce(Work::stacked).unwrap_or_default();
+                stacks[index.place()] = Some(Stackable { list, work });
+            }
+        }
         ModelledCost {
+            stacks,
+            model: *self,
+            share,
             alone: pieces(share),
             beside: pieces(self.lane_slices.min(share)),
             lanes: usize::from(self.lanes.max(1)),
@@ -133,26 +198,11 @@ impl CostModel {
     }
 
     /// An operator on `slices` of the share.
-    fn piece(
-        &self,
-        graph: &Graph,
-        operator: &Operator,
-        batch: BatchSize,
-        share: Share,
-        slices: Share,
-    ) -> Piece {
+    fn piece(&self, work: Work, share: Share, slices: Share) -> Piece {
         let (slices, share) = (f64::from(slices.0.max(1)), f64::from(share.0.max(1)));
-        let items = f64::from(batch.0.max(1));
-        let written = operator.outputs.iter();
-        let written: u64 = written
-            .map(|&index| graph.tensor(index).bytes_at(batch))
-            .sum();
-        let width = written as f64 / self.grain_bytes;
-        let compute = items * operator.flops as f64 / self.flops_per_slice;
-        let read = operator.inputs.iter().map(|&index| graph.tensor(index));
-        let read = read.filter(|tensor| !tensor.weight);
-        let read: u64 = read.map(|tensor| tensor.bytes_at(batch)).sum();
-        let moved = operator.weight_bytes as f64 + written as f64 + read as f64;
+        let width = work.written_bytes / self.grain_bytes;
+        let compute = work.flops / self.flops_per_slice;
+        let moved = work.weight_bytes + work.written_bytes + work.read_bytes;
         let traffic = moved / self.bytes_per_slice;
         // The batch is in the width and the bytes already: one pass over one item.
         let kernel = Kernel {
@@ -206,6 +256,26 @@ impl StageCost for ModelledCost {
             _ => self.together(groups),
         };
         Ok(Nanos::from_secs_f64(time / 1e9))
+    }
+
+    /// # Panics
+    /// Where a segment is not of the graph.
+    fn merged(&mut self, segments: &[SegmentIndex]) -> Result<Option<Nanos>, Infallible> {
+        let found = segments.iter().map(|segment| self.stacks[segment.place()]);
+        let found: Option<Vec<Stackable>> = found.collect();
+        let alike = found.filter(|all| all.windows(2).all(|two| two[0].list == two[1].list));
+        let works = alike.iter().flatten().map(|one| one.work);
+        let Some(stacked) = works.reduce(Work::stacked) else {
+            return Ok(None);
+        };
+        let split = Work {
+            read_bytes: stacked.written_bytes,
+            written_bytes: stacked.written_bytes,
+            ..Work::default()
+        };
+        let pieces = [stacked, split].map(|work| self.model.piece(work, self.share, self.share));
+        let time: f64 = pieces.iter().map(|p| p.launch_ns + p.work_ns).sum();
+        Ok(Some(Nanos::from_secs_f64(time / 1e9)))
     }
 
     fn basis(&self) -> CostBasis {

@@ -13,6 +13,7 @@
 //! | `s`, most groups of a stage | [`Ios::groups_max`] |
 //! | `max_part_size` | [`Ios::block_segments_max`] |
 //! | `cost[S]` | [`Reached::price`] |
+//! | merge stage | [`Stage::merged`] |
 
 mod block;
 mod split;
@@ -40,7 +41,8 @@ use std::ops::Range;
 /// ending; here groups are grown from what is ready, and disjoint ones cannot depend on each
 /// other, so that only valid stages are visited. Its blocks are given by hand; here the model
 /// is cut at each segment that all others wait for, or are waited for by, which loses nothing.
-/// It has a second kind of stage that merges convolutions; this has not.
+/// Its merge stages pad convolutions to the largest kernel; here only equal ones merge, and
+/// each such segment is one operator.
 ///
 /// # Cost
 /// O(states x stages from each): `(n/d + 1)^(2d)` for n segments of width d in a block.
@@ -55,6 +57,9 @@ pub struct Ios {
     /// Most ways on, from all states of a block together; a block with more is cut. It
     /// bounds time and memory: each way takes up to about a microsecond.
     pub ways_max: u64,
+    /// Whether a stage of segments that can be one operator may be that one, where it is
+    /// cheaper than groups at once.
+    pub merge: bool,
 }
 
 impl Default for Ios {
@@ -65,6 +70,7 @@ impl Default for Ios {
             groups_max: 8,
             block_segments_max: 100,
             ways_max: 2_000_000,
+            merge: false,
         }
     }
 }
@@ -76,12 +82,16 @@ impl Ios {
         groups_max: usize::MAX,
         block_segments_max: BLOCK_MAX,
         ways_max: u64::MAX,
+        merge: false,
     };
 }
 
 impl Planner for Ios {
     fn name(&self) -> &'static str {
-        "ios"
+        match self.merge {
+            false => "ios",
+            true => "ios-merge",
+        }
     }
 
     fn stages<C: StageCost>(
@@ -123,6 +133,14 @@ struct Reached {
     before: Set,
 }
 
+/// What a stage takes.
+#[derive(Clone, Copy)]
+struct Price {
+    time: Nanos,
+    /// Whether that is as one operator.
+    merged: bool,
+}
+
 impl Ios {
     /// Whether the ways through a block are few enough; asks for no price.
     fn within(&self, block: &Block) -> bool {
@@ -155,7 +173,7 @@ impl Ios {
         block: &Block,
         pricing: &mut Pricing<'_, C>,
     ) -> Result<Vec<Stage>, C::Error> {
-        let mut prices: BTreeMap<Set, Nanos> = BTreeMap::new();
+        let mut prices: BTreeMap<Set, Price> = BTreeMap::new();
         let mut levels: Vec<BTreeMap<Set, Reached>> = vec![BTreeMap::new(); block.count() + 1];
         let nothing = Reached {
             price: Nanos::ZERO,
@@ -170,13 +188,13 @@ impl Ios {
                     let price = match prices.get(&stage) {
                         Some(&price) => price,
                         None => {
-                            let price = pricing.price(&mut groups(block, stage))?;
+                            let price = self.price(block, stage, pricing)?;
                             prices.insert(stage, price);
                             price
                         }
                     };
                     let way = Reached {
-                        price: reached.price + price,
+                        price: reached.price + price.time,
                         stages: reached.stages + 1,
                         before: state,
                     };
@@ -194,6 +212,29 @@ impl Ios {
             pricing.tell();
         }
         Ok(way_back(block, &levels, &prices))
+    }
+
+    /// The price of a stage: of its groups at once, or merged where that is cheaper.
+    fn price<C: StageCost>(
+        &self,
+        block: &Block,
+        stage: Set,
+        pricing: &mut Pricing<'_, C>,
+    ) -> Result<Price, C::Error> {
+        let mut groups = groups(block, stage);
+        let time = pricing.price(&mut groups)?;
+        let mut price = Price {
+            time,
+            merged: false,
+        };
+        let are_single = groups.iter().all(|group| group.segments.len() == 1);
+        if self.merge && groups.len() > 1 && are_single {
+            let Group { segments } = all(block, stage);
+            if let Some(time) = pricing.merged(&segments)?.filter(|&merged| merged < time) {
+                price = Price { time, merged: true };
+            }
+        }
+        Ok(price)
     }
 
     /// Calls `found` with each stage that may follow a state, each once.
@@ -232,21 +273,32 @@ impl Ios {
 fn way_back(
     block: &Block,
     levels: &[BTreeMap<Set, Reached>],
-    prices: &BTreeMap<Set, Nanos>,
+    prices: &BTreeMap<Set, Price>,
 ) -> Vec<Stage> {
     let mut stages = Vec::new();
     let mut state = block.all();
     while state != 0 {
         let Reached { before, .. } = levels[state.count_ones() as usize][&state];
         let stage = state & !before;
+        let price = prices[&stage];
         stages.push(Stage {
-            groups: groups(block, stage),
-            predicted: prices[&stage],
+            groups: match price.merged {
+                false => groups(block, stage),
+                true => vec![all(block, stage)],
+            },
+            merged: price.merged,
+            predicted: price.time,
         });
         state = before;
     }
     stages.reverse();
     stages
+}
+
+/// The segments of a stage as one group.
+fn all(block: &Block, stage: Set) -> Group {
+    let members = block::members(stage).map(|member| SegmentIndex::at(block.first + member));
+    Group::from(members.collect::<Vec<_>>())
 }
 
 /// The groups of a stage: its connected parts, in the order of their first segments.

@@ -144,6 +144,7 @@ impl Search<'_> {
         }
         Ok(Some(Stage {
             groups: draft.groups,
+            merged: false,
             predicted: draft.price,
         }))
     }

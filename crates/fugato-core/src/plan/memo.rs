@@ -1,6 +1,7 @@
 //! Prices that are remembered, in memory and on disk.
 
 use super::{CostBasis, Group, PlanError, PlanKey, StageCost};
+use crate::id::SegmentIndex;
 use crate::time::Nanos;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -18,6 +19,9 @@ pub struct Memo {
     /// By the groups of a stage: its price.
     #[serde(serialize_with = "as_list", deserialize_with = "from_list")]
     stages: BTreeMap<Vec<Group>, Nanos>,
+    /// By the segments of a merged stage: its price, if it has one.
+    #[serde(default, serialize_with = "as_list", deserialize_with = "from_list")]
+    merged: BTreeMap<Vec<SegmentIndex>, Option<Nanos>>,
 }
 
 impl Memo {
@@ -28,6 +32,7 @@ impl Memo {
             key,
             costs,
             stages: BTreeMap::new(),
+            merged: BTreeMap::new(),
         }
     }
 
@@ -77,6 +82,15 @@ impl<C: StageCost> StageCost for Remembered<'_, C> {
         Ok(price)
     }
 
+    fn merged(&mut self, segments: &[SegmentIndex]) -> Result<Option<Nanos>, C::Error> {
+        if let Some(&price) = self.memo.merged.get(segments) {
+            return Ok(price);
+        }
+        let price = self.costs.merged(segments)?;
+        self.memo.merged.insert(segments.to_vec(), price);
+        Ok(price)
+    }
+
     fn basis(&self) -> CostBasis {
         self.costs.basis()
     }
@@ -85,24 +99,27 @@ impl<C: StageCost> StageCost for Remembered<'_, C> {
 /// An entry as it is written: JSON has no maps by lists.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry<G> {
+struct Entry<G, P> {
     groups: G,
     #[serde(rename = "ns")]
-    price: Nanos,
+    price: P,
 }
 
-fn as_list<S: Serializer>(
-    stages: &BTreeMap<Vec<Group>, Nanos>,
+fn as_list<G: Serialize, P: Copy + Serialize, S: Serializer>(
+    stages: &BTreeMap<Vec<G>, P>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     let entries = stages.iter();
     serializer.collect_seq(entries.map(|(groups, &price)| Entry { groups, price }))
 }
 
-fn from_list<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<Vec<Group>, Nanos>, D::Error> {
-    let entries = Vec::<Entry<Vec<Group>>>::deserialize(deserializer)?;
+fn from_list<'de, G, P, D>(deserializer: D) -> Result<BTreeMap<Vec<G>, P>, D::Error>
+where
+    G: Deserialize<'de> + Ord,
+    P: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    let entries = Vec::<Entry<Vec<G>, P>>::deserialize(deserializer)?;
     let pairs = entries.into_iter().map(|entry| (entry.groups, entry.price));
     Ok(pairs.collect())
 }

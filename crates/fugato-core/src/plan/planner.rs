@@ -18,6 +18,16 @@ pub trait StageCost {
     /// Where there is no answer; the planner then stops with the same error.
     fn stage(&mut self, groups: &[Group]) -> Result<Nanos, Self::Error>;
 
+    /// The time of these segments, which rise and none of which waits for another, as one
+    /// operator; `None` where they cannot be one, or what it takes is not known.
+    ///
+    /// # Errors
+    /// As [`StageCost::stage`].
+    fn merged(&mut self, segments: &[SegmentIndex]) -> Result<Option<Nanos>, Self::Error> {
+        let _ = segments;
+        Ok(None)
+    }
+
     /// Whether the times are measured or computed.
     fn basis(&self) -> CostBasis;
 }
@@ -86,10 +96,19 @@ impl<'a, C: StageCost> Pricing<'a, C> {
         self.costs.stage(groups)
     }
 
+    /// The price of these segments as one operator, where there is one.
+    pub(super) fn merged(&mut self, segments: &[SegmentIndex]) -> Result<Option<Nanos>, C::Error> {
+        self.costs.merged(segments)
+    }
+
     /// The stage of these groups, with its price.
     pub(super) fn stage(&mut self, mut groups: Vec<Group>) -> Result<Stage, C::Error> {
         let predicted = self.price(&mut groups)?;
-        Ok(Stage { groups, predicted })
+        Ok(Stage {
+            groups,
+            merged: false,
+            predicted,
+        })
     }
 
     /// The price of each segment alone.
@@ -114,6 +133,7 @@ impl<'a, C: StageCost> Pricing<'a, C> {
 pub(super) fn lone(segment: SegmentIndex, predicted: Nanos) -> Stage {
     Stage {
         groups: vec![Group::from(vec![segment])],
+        merged: false,
         predicted,
     }
 }

@@ -57,6 +57,7 @@ fn stages(of: &[Written<'_>]) -> Vec<Stage> {
     };
     let stage = |(groups, micros): &Written<'_>| Stage {
         groups: groups.iter().map(group).collect(),
+        merged: false,
         predicted: Nanos::from_micros(*micros),
     };
     of.iter().map(stage).collect()
@@ -217,6 +218,7 @@ fn stages_are_joined_into_legs_of_a_length() {
     let legs = |micros: &[u64]| {
         let stage = |&micros: &u64| Stage {
             groups: vec![],
+            merged: false,
             predicted: Nanos::from_micros(micros),
         };
         let stages: Vec<_> = micros.iter().map(stage).collect();
@@ -231,5 +233,23 @@ fn stages_are_joined_into_legs_of_a_length() {
     assert_eq!(
         legs(&[600, 4_100, 90_000]),
         [(0..1, 1), (1..2, 3), (2..3, 4)]
+    );
+}
+
+#[test]
+fn a_merged_stage_is_one_group_of_several_segments() {
+    let merged = |groups: &[&[u32]]| {
+        let mut plan = plan(&[(&[&[0]], 1), (groups, 2), (&[&[3]], 3)]);
+        plan.stages[1].merged = true;
+        plan
+    };
+    let good = merged(&[&[1, 2]]);
+    assert_eq!(good.check(&diamond()), Ok(()));
+    let read: Plan = serde_json::from_str(&serde_json::to_string(&good).unwrap()).unwrap();
+    assert_eq!(read, good);
+    let refused = merged(&[&[1], &[2]]).check(&diamond()).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "plan's merged stage 1 is not one group of several segments"
     );
 }

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use std::convert::Infallible;
 
-/// The price of each set of segments as a stage whose groups are its connected parts.
+/// The price of each set of segments as a stage whose groups are its connected parts, or
+/// which is merged where that is cheaper.
 fn prices(segments: &Segments, costs: &mut impl StageCost<Error = Infallible>) -> Vec<Nanos> {
     let waits = waits(segments);
     let price = |set: u32| {
@@ -33,7 +34,15 @@ fn prices(segments: &Segments, costs: &mut impl StageCost<Error = Infallible>) -
         let mut groups: Vec<Group> = parts.iter().map(group).collect();
         groups.sort();
         let Ok(price) = costs.stage(&groups);
-        price
+        if groups.len() < 2 || groups.len() < set.count_ones() as usize {
+            return price;
+        }
+        let members = groups
+            .iter()
+            .map(|group| group.segments[0])
+            .collect::<Vec<_>>();
+        let Ok(merged) = costs.merged(&members);
+        merged.map_or(price, |merged| merged.min(price))
     };
     (0..1 << segments.count()).map(price).collect()
 }
@@ -59,6 +68,8 @@ fn cheapest(done: u32, all: u32, waits: &[u32], prices: &[Nanos]) -> Nanos {
 #[derive(Clone)]
 struct Arbitrary {
     seed: u64,
+    /// Whether some sets of segments can be merged.
+    merges: bool,
 }
 
 impl StageCost for Arbitrary {
@@ -73,6 +84,14 @@ impl StageCost for Arbitrary {
         }
         let set = segments().fold(0, |set, segment| set | 1_u64 << segment.0);
         Ok(Nanos::new(mix(self.seed, set << 8) % (sum + 2)))
+    }
+
+    fn merged(&mut self, segments: &[SegmentIndex]) -> Result<Option<Nanos>, Infallible> {
+        let set = segments
+            .iter()
+            .fold(0, |set, segment| set | 1_u64 << segment.0);
+        let found = mix(!self.seed, set);
+        Ok((self.merges && found.is_multiple_of(2)).then(|| Nanos::new(found % 1_000)))
     }
 
     fn basis(&self) -> CostBasis {
@@ -112,11 +131,32 @@ proptest! {
         let graph = graph(&nodes);
         let segments = graph.segments();
         prop_assume!(segments.count() <= 8);
-        let mut costs = Arbitrary { seed };
+        let mut costs = Arbitrary { seed, merges: false };
         let found = total(&plan(&Ios::EXACT, &segments, &mut costs));
         let all = (1 << segments.count()) - 1;
         let prices = prices(&segments, &mut costs);
         prop_assert_eq!(found, cheapest(0, all, &waits(&segments), &prices));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn nothing_is_cheaper_where_stages_may_be_merged(nodes in nodes(8, 2), seed in any::<u64>()) {
+        let graph = graph(&nodes);
+        let segments = graph.segments();
+        prop_assume!(segments.count() <= 7);
+        let mut costs = Arbitrary { seed, merges: true };
+        let stages = plan(&Ios { merge: true, ..Ios::EXACT }, &segments, &mut costs);
+        let all = (1 << segments.count()) - 1;
+        let prices = prices(&segments, &mut costs);
+        prop_assert_eq!(total(&stages), cheapest(0, all, &waits(&segments), &prices));
+        for stage in stages.iter().filter(|stage| stage.merged) {
+            prop_assert!(stage.groups.len() == 1 && stage.groups[0].segments.len() > 1);
+            let Ok(price) = costs.merged(&stage.groups[0].segments);
+            prop_assert_eq!(price, Some(stage.predicted));
+        }
     }
 }
 
@@ -136,7 +176,10 @@ fn nothing_is_cheaper_for_ten_segments() {
             continue;
         }
         checked += 1;
-        let mut costs = Arbitrary { seed: checked };
+        let mut costs = Arbitrary {
+            seed: checked,
+            merges: false,
+        };
         let found = total(&plan(&Ios::EXACT, &segments, &mut costs));
         let prices = prices(&segments, &mut costs);
         assert_eq!(found, cheapest(0, 1023, &waits(&segments), &prices));

@@ -61,6 +61,7 @@ const BLOCKS_OF_IOS: Ios = Ios {
     groups_max: 8,
     block_segments_max: 33,
     ways_max: 2_000_000,
+    merge: false,
 };
 
 /// What is fitted: the logarithms of bandwidth, grain, launch and group, and crowding. The
@@ -169,6 +170,36 @@ fn times_that_it_was_not_shown_are_predicted() {
             "{name}: {ios} ms, published {published}"
         );
     }
+}
+
+/// IOS with merge stages too took 4.03 ms for Inception-v3, and 4.11 without.
+#[test]
+fn merged_stages_are_predicted_too() {
+    let [inception, ..] = published();
+    let merging = Ios {
+        merge: true,
+        ..BLOCKS_OF_IOS
+    };
+    let device = CostModel::IOS_V100;
+    let both = millis(&inception, &merging, &device, 1);
+    let plain = millis(&inception, &BLOCKS_OF_IOS, &device, 1);
+    let mut costs = device.costs(
+        &inception.graph,
+        &inception.segments,
+        BatchSize(1),
+        Share(80),
+    );
+    let Ok(stages) = merging.stages(&inception.segments, &mut costs, &mut |_| ());
+    let merged = stages.iter().filter(|stage| stage.merged).count();
+    writeln!(
+        std::io::stdout(),
+        "inception-v3: {both:.2} ms with {merged} merged stages, published 4.03; {plain:.2} without"
+    )
+    .expect("stdout");
+    assert!(
+        merged > 0 && both < plain && (both / 4.03 - 1.0).abs() < 0.1,
+        "{both}, {plain}"
+    );
 }
 
 /// Published gains over the sequential schedule with Inception-v3: 1.57, 1.18 and 1.06 at

@@ -2,6 +2,7 @@
 
 mod brute;
 mod graphs;
+mod in_flight;
 mod ios_paper;
 mod models;
 
@@ -44,10 +45,19 @@ fn plan<C: StageCost>(planner: &impl Planner, segments: &Segments, costs: &mut C
     let plan = Plan::new(key(), planner.name(), costs.basis(), stages, limits);
     assert_eq!(plan.check(segments), Ok(()), "{}", planner.name());
     for stage in &plan.stages {
-        let Ok(price) = costs.stage(&stage.groups) else {
+        let price = match stage.merged {
+            true => costs.merged(&stage.groups[0].segments),
+            false => costs.stage(&stage.groups).map(Some),
+        };
+        let Ok(price) = price else {
             panic!("the costs of this test never fail");
         };
-        assert_eq!(stage.predicted, price, "{}: {stage:?}", planner.name());
+        assert_eq!(
+            Some(stage.predicted),
+            price,
+            "{}: {stage:?}",
+            planner.name()
+        );
     }
     plan.stages
 }
@@ -100,7 +110,7 @@ fn a_planner_is_chosen_by_its_name() {
     let refused = "heft".parse::<AnyPlanner>().unwrap_err().to_string();
     assert_eq!(
         refused,
-        "unknown planner `heft`, expected one of sequential, greedy, list, ios"
+        "unknown planner `heft`, expected one of sequential, greedy, list, ios, ios-merge"
     );
 }
 

@@ -95,6 +95,7 @@ impl Net {
             outputs: vec![output.tensor],
             flops: 2 * macs,
             weight_bytes: 4 * weights,
+            stacks: None,
         });
     }
 
@@ -104,6 +105,16 @@ impl Net {
         let output = self.value(channels, height, width);
         let weights = channels * per_group * window.size.0 * window.size.1;
         self.operator("Conv", &[x], output, weights * height * width, weights);
+        if let Some(operator) = self.operators.last_mut()
+            && per_group == x.channels
+        {
+            let Window {
+                size,
+                stride,
+                padding,
+            } = window;
+            operator.stacks = Some(format!("{size:?} by {stride}, {padding:?} around"));
+        }
         output
     }
 

@@ -113,3 +113,50 @@ fn bandwidth_is_shared_and_empty_kernels_cost_their_launch() {
     close(micros(slow, &[1, 1], 2, &[&[0], &[1]]), 115.0);
     close(micros(slow, &[0, 0], 2, &[&[0], &[1]]), 15.0);
 }
+
+/// Two operators that read one tensor, of a slice each, and one of another kind.
+fn alike() -> Graph {
+    let tensor = |name: &str| Tensor {
+        name: name.to_owned(),
+        bytes: 100,
+        per_item: true,
+        ..Tensor::default()
+    };
+    let operator = |writes: u32, stacks: &str| Operator {
+        inputs: vec![TensorIndex(0)],
+        outputs: vec![TensorIndex(writes)],
+        flops: 100,
+        weight_bytes: 1_000,
+        stacks: Some(stacks.to_owned()),
+        ..Operator::default()
+    };
+    let operators = vec![operator(1, "a"), operator(2, "a"), operator(3, "b")];
+    let tensors = ["x", "p", "q", "r"]
+        .iter()
+        .map(|name| tensor(name))
+        .collect();
+    Graph::new(tensors, operators, vec![TensorIndex(0)], vec![]).expect("a fork")
+}
+
+#[test]
+fn operators_alike_merge_into_one_and_a_split() {
+    let graph = alike();
+    let segments = graph.segments();
+    // Ten bytes a microsecond on each of two slices, or 5 us for a hundred.
+    let device = CostModel {
+        bytes_per_slice: 10e6,
+        ..DEVICE
+    };
+    let mut costs = device.costs(&graph, &segments, BatchSize(1), Share(2));
+    let mut merged = |segments: &[u32]| {
+        let segments: Vec<SegmentIndex> = segments.iter().copied().map(SegmentIndex).collect();
+        let Ok(time) = costs.merged(&segments);
+        time.map(|time| time.as_secs_f64() * 1e6)
+    };
+    // 10 us of launch, 100 us of work in two slices, 2,000 bytes of weights, 100 read and 200
+    // written; then 10 us of launch, and 200 bytes read and written.
+    let expected = 10.0 + 100.0 + 115.0 + 10.0 + 20.0;
+    close(merged(&[0, 1]).expect("they are alike"), expected);
+    assert_eq!(merged(&[0, 2]), None);
+    assert_eq!(merged(&[]), None);
+}
