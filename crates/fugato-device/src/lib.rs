@@ -35,6 +35,6 @@ pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
 pub use shared::{InputFault, SharedSlice};
 pub use store::{
     Batching, CutError, Cuts, Indivisible, LoadError, LoadErrorKind, ModelGraph, ModelInfo,
-    ModelStore, StoredModel,
+    ModelStore, StackError, StoredModel,
 };
 pub use tensor::{ElementType, InputData, InputTensor, OutputTensor, TensorData, TensorSpec};

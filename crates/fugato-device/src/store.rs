@@ -17,6 +17,7 @@ mod info;
 mod operators;
 mod part;
 mod rows;
+mod stack;
 mod wire;
 
 pub(crate) use cuts::CutModel;
@@ -30,6 +31,7 @@ pub(crate) use operators::Size;
 pub use operators::{Indivisible, ModelGraph};
 pub use part::CutError;
 pub(crate) use part::Part;
+pub use stack::StackError;
 
 use crate::capi::{Options, OrtError, Prepacked, Session, Value, onnx_of_number};
 use crate::reference::PlainSession;

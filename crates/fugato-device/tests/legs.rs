@@ -20,6 +20,7 @@ use fugato_onnx::proto::tensor_shape_proto::Dimension;
 use fugato_onnx::proto::{AttributeProto, ValueInfoProto};
 use fugato_onnx::{DataType, ExternalPolicy, ModelProto, TensorProto};
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 fn options(cuts: Cuts, max_batch: u32) -> LoadOptions {
     LoadOptions {
@@ -584,6 +585,71 @@ fn a_model_whose_parts_do_not_run_is_served_whole() {
     let mut plain = PlainSession::load(&bench.runtime, stored.origin(), 1).unwrap();
     let expected = plain.run(&[input]).unwrap();
     assert_close(&as_f32(&found[0][0]), &as_f32(&expected[0]), 1e-5);
+}
+
+/// What is logged while `work` runs, on this thread.
+fn logged<T>(work: impl FnOnce() -> T) -> (T, String) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let lines = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(Mutex::new(file.reopen().unwrap()))
+        .finish();
+    let done = tracing::subscriber::with_default(lines, work);
+    (done, std::fs::read_to_string(file.path()).unwrap())
+}
+
+#[test]
+fn a_model_whose_part_does_not_load_is_served_whole_and_says_so_once() {
+    let bench = Bench::new();
+    let turned = model(
+        vec![
+            node("Exp", &["x"], &["a"]),
+            node("Transpose", &["a"], &["b"]).with([AttributeProto::ints("perm", &[0, 2, 1])]),
+            node("Neg", &["b"], &["y"]),
+        ],
+        vec![batched("x", DataType::Float, &[4, 8])],
+        vec![batched("y", DataType::Float, &[8, 4])],
+        vec![],
+    );
+    let stored = bench.prepare(&turned);
+    // What the transposition reads, described with too few dimensions: with the operators
+    // before it the runtime knows better, by itself it refuses the file.
+    let path = stored.optimised_graph();
+    let mut graph = fugato_onnx::read_model(path).unwrap();
+    let values = &mut graph.graph.as_mut().unwrap().value_info;
+    let read = values.iter_mut().find(|value| value.name() == "a").unwrap();
+    let shape = read.tensor_type_mut().unwrap().shape.as_mut().unwrap();
+    assert_eq!(shape.dim.pop(), Some(Dimension::size(8)));
+    fugato_onnx::save_model(&graph, path, ExternalPolicy::Never).unwrap();
+    let rig = Rig::new();
+    let partitions = rig.device.spec().partitions.iter();
+    let everywhere = LoadOptions {
+        warm: partitions.map(|partition| partition.id).collect(),
+        ..options(operator_by_operator(&stored), 2)
+    };
+    assert!(everywhere.warm.len() > 1);
+    let (loaded, said) = logged(|| rig.device.load(ModelId(1), &stored, &everywhere));
+    assert_eq!(loaded.unwrap().legs, 1);
+    let input = random_rows(5, 2, 32);
+    let input = InputTensor {
+        shape: vec![2, 4, 8],
+        ..input
+    };
+    let work = vec![request(2, vec![input.clone()])];
+    let (found, said_later) = logged(|| rig.run(1, work).unwrap());
+    let mut plain = PlainSession::load(&bench.runtime, stored.origin(), 1).unwrap();
+    let expected = plain.run(&[input]).unwrap();
+    assert_close(&as_f32(&found[0][0]), &as_f32(&expected[0]), 1e-5);
+    let once = "a part of the model does not work by itself; the model is not cut";
+    assert_eq!(said.matches(once).count(), 1, "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let origin = stored.origin().display().to_string();
+    assert!(
+        said.contains(&origin) && said.contains("Transpose_b"),
+        "{said}"
+    );
+    assert_eq!(said_later, "");
 }
 
 /// The names of this process's threads that help lanes: those of one test, since no other

@@ -7,6 +7,7 @@
 
 pub mod capacity;
 pub mod client;
+pub mod compare;
 pub mod cpu;
 #[cfg(test)]
 mod double;

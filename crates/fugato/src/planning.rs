@@ -6,7 +6,12 @@
 //! on all slices, and legs are joined until they cost little over the model as it is.
 
 mod choose;
+mod in_flight;
 mod prices;
+
+pub use in_flight::{
+    IN_FLIGHT_SCHEMA, InFlightPlan, InFlightReport, Placed, Position, SharedStage, in_flight,
+};
 
 use crate::engine::{PlanBench, PlanBenchError};
 use choose::Chosen;
@@ -16,7 +21,7 @@ use fugato_core::plan::{
 };
 use fugato_core::{Nanos, Share};
 use fugato_device::Cuts;
-use prices::SegmentTimes;
+use prices::{SegmentTimes, Source};
 use serde::Serialize;
 
 /// The schema of a [`Report`].
@@ -79,6 +84,10 @@ pub struct Planned {
     /// a time that is computed from these.
     #[serde(rename = "reckoned_ns")]
     pub reckoned: Nanos,
+    /// Merged stages that the planner made.
+    pub merged_planned: usize,
+    /// Those of them that stayed: as one operator they were faster than one after the other.
+    pub merged: usize,
     /// Stages of several groups that the planner made.
     pub at_once_planned: usize,
     /// Those of them that stayed: at once they were faster than one after the other.
@@ -115,14 +124,9 @@ pub fn plan(
     tell: &mut dyn FnMut(Step),
 ) -> Result<(Report, Segments), PlanBenchError> {
     let share = bench.key().share;
-    let (segments, flops) = cut(bench, (share, wanted.rounds), wanted.legs)?;
-    let costs = match wanted.costs {
-        CostBasis::Modelled => prices::Prices::modelled(bench, &segments, wanted.rounds)?,
-        CostBasis::Measured => {
-            let times = SegmentTimes::measure(bench, &segments, wanted.rounds, tell)?;
-            prices::Prices::Measured(times)
-        }
-    };
+    let apart = wanted.planners.iter().any(AnyPlanner::merges);
+    let (segments, flops) = cut(bench, (share, wanted.rounds), wanted.legs, apart)?;
+    let costs = Source::of(bench, &segments, wanted, tell)?.prices(bench, &segments);
     let mut plans = Vec::new();
     let mut reckoned = Vec::new();
     for planner in &wanted.planners {
@@ -137,6 +141,7 @@ pub fn plan(
         let key = bench.key().clone();
         let mut plan = Plan::new(key, planner.name(), costs.basis(), stages, wanted.legs);
         plan.segment_flops = Some(flops);
+        plan.stackable_apart = apart;
         plan.check(&segments)?;
         reckoned.push(plan.predicted);
         plans.push(plan);
@@ -195,7 +200,7 @@ pub fn legs(
         max: longest,
     };
     let share = bench.key().share;
-    let (segments, flops) = cut(bench, (share, rounds), limits)?;
+    let (segments, flops) = cut(bench, (share, rounds), limits, false)?;
     let times = bench.segment_times(&segments, share, rounds, &mut |_| {})?;
     let mut times = SegmentTimes::of_one_slice(times, segments.count());
     let Ok(stages) = Sequential.stages(&segments, &mut times, &mut |_| {});
@@ -206,15 +211,21 @@ pub fn legs(
     Ok((plan, segments))
 }
 
-/// The segments for such legs, and the operations after which chains are cut.
+/// The segments for such legs, with operators that can be stacked `apart` from what follows them
+/// or not; and the operations after which chains are cut.
 fn cut(
     bench: &mut PlanBench,
     (share, rounds): (Share, usize),
     legs: LegLimits,
+    apart: bool,
 ) -> Result<(Segments, u64), PlanBenchError> {
     let unsplit = bench.whole_time(share, rounds)?;
     let flops = segment_flops(bench, unsplit, legs);
-    Ok((bench.graph().segments_from(flops), flops))
+    let segments = match apart {
+        false => bench.graph().segments_from(flops),
+        true => bench.graph().segments_to_stack(flops),
+    };
+    Ok((segments, flops))
 }
 
 /// Times the plans, all in turns.
@@ -227,7 +238,7 @@ fn measure(
     let mut ways = vec![None, Some(Cuts::segment_by_segment(segments))];
     for Chosen { plan, .. } in plans {
         ways.push(Some(Cuts::of(plan, segments)));
-        ways.push(Some(choose::stage_by_stage(&plan.stages, segments)));
+        ways.push(Some(Cuts::stage_by_stage(&plan.stages, segments)));
     }
     let timed = bench.time(&ways, rounds)?;
     let (unsplit, sequential) = (timed[0].whole, timed[1].whole);
@@ -244,6 +255,8 @@ fn measure(
         let ratio = |time: Nanos| time.as_secs_f64() / whole.as_secs_f64();
         report.plans.push(Planned {
             reckoned,
+            merged_planned: chosen.merged_planned,
+            merged: merged(&plan.stages),
             at_once_planned: chosen.at_once_planned,
             at_once: at_once(&plan.stages),
             over_sequential: ratio(sequential),
@@ -263,6 +276,11 @@ fn measure(
 /// Stages of several groups.
 fn at_once(stages: &[Stage]) -> usize {
     stages.iter().filter(|stage| stage.groups.len() > 1).count()
+}
+
+/// Stages that run as one operator.
+fn merged(stages: &[Stage]) -> usize {
+    stages.iter().filter(|stage| stage.merged).count()
 }
 
 /// Floating-point operations that take about the least time of a leg: a power of two, so

@@ -306,6 +306,7 @@ fn on_driver(policy: PolicySpec) -> (Vec<RecordedInputs>, u64, u64, Vec<ReplyRes
             sample: Box::new(|_| None),
             profile: Box::new(|_, _| {}),
             leg_ended: Box::new(|_| {}),
+            device_lost: Box::new(|_, _| {}),
         },
         recorder: Some(Box::new(log.clone())),
         real_time: false,

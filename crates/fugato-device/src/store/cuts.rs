@@ -16,11 +16,21 @@ use std::sync::Arc;
 /// groups of a stage may run at once; operators of a group run in order. Each operator is
 /// in one group, and reads only what the group itself or an earlier stage gives.
 ///
+/// A group may be **merged**: its operators, which read the same tensor and are alike, then run
+/// as one.
+///
 /// # Shape
-/// `legs[leg][stage][group][operator]`.
+/// `legs[leg][stage][group]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cuts {
-    legs: Vec<Vec<Vec<Vec<OperatorIndex>>>>,
+    legs: Vec<Vec<Vec<CutGroup>>>,
+}
+
+/// Operators that run in order, or as one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct CutGroup {
+    operators: Vec<OperatorIndex>,
+    merged: bool,
 }
 
 /// The parts of a cut model, whose files are in the store.
@@ -39,21 +49,17 @@ impl Cuts {
     /// # Panics
     /// Where the plan has segments that are not among these; [`Plan::check`] tells.
     pub fn of(plan: &Plan, segments: &Segments) -> Self {
-        let group = |group: &Group| -> Vec<OperatorIndex> {
-            let found = group.segments.iter();
-            let operators = found.flat_map(|&index| &segments.segment(index).operators);
-            operators.copied().collect()
-        };
         let leg = |stages: &[Stage]| {
             // Stages of one group that follow each other run as one: a session runs its
             // operators in order by itself, and for less.
-            let alone = |one: &Stage, next: &Stage| one.groups.len() == 1 && next.groups.len() == 1;
-            let runs = stages.chunk_by(alone);
+            let is_plain = |stage: &Stage| stage.groups.len() == 1 && !stage.merged;
+            let runs = stages.chunk_by(|one, next| is_plain(one) && is_plain(next));
             runs.map(|run| match run {
-                [stage] => stage.groups.iter().map(group).collect(),
+                [stage] => stage_of(stage, segments),
                 _ => {
                     let groups = run.iter().flat_map(|stage| &stage.groups);
-                    vec![groups.flat_map(&group).collect()]
+                    let operators = groups.flat_map(|group| operators_of(group, segments));
+                    vec![operators.collect::<Vec<_>>().into()]
                 }
             })
             .collect()
@@ -64,13 +70,26 @@ impl Cuts {
         }
     }
 
+    /// Each stage a leg.
+    ///
+    /// # Panics
+    /// Where stages have segments that are not among these.
+    pub fn stage_by_stage(stages: &[Stage], segments: &Segments) -> Self {
+        let legs = stages.iter();
+        let legs = legs.map(|stage| vec![stage_of(stage, segments)]);
+        Self {
+            legs: legs.collect(),
+        }
+    }
+
     /// Whether nothing is cut of a model with so many operators: all of them are in one group.
     pub(crate) fn is_whole(&self, operators: usize) -> bool {
         let mut groups = self.legs.iter().flatten().flatten();
         let (Some(only), None) = (groups.next(), groups.next()) else {
             return false;
         };
-        only.len() == operators && only.iter().collect::<BTreeSet<_>>().len() == operators
+        let distinct: BTreeSet<_> = only.operators.iter().collect();
+        !only.merged && only.operators.len() == operators && distinct.len() == operators
     }
 
     /// Cuts as they are listed; loading a model with them checks them.
@@ -78,12 +97,18 @@ impl Cuts {
     /// # Shape
     /// `legs[leg][stage][group][operator]`.
     pub fn new(legs: Vec<Vec<Vec<Vec<OperatorIndex>>>>) -> Self {
-        Self { legs }
+        let stage = |stage: Vec<Vec<_>>| stage.into_iter().map(CutGroup::from).collect();
+        let leg = |leg: Vec<Vec<Vec<_>>>| leg.into_iter().map(stage).collect();
+        Self {
+            legs: legs.into_iter().map(leg).collect(),
+        }
     }
 
     /// Each leg one group, which runs on one lane.
     pub fn sequential(legs: impl IntoIterator<Item = Vec<OperatorIndex>>) -> Self {
-        let legs = legs.into_iter().map(|operators| vec![vec![operators]]);
+        let legs = legs
+            .into_iter()
+            .map(|operators| vec![vec![operators.into()]]);
         Self {
             legs: legs.collect(),
         }
@@ -92,7 +117,7 @@ impl Cuts {
     /// One leg that runs all segments one after the other, each a part of its own.
     pub fn segment_by_segment(segments: &Segments) -> Self {
         let stages = segments.all().iter();
-        let stages = stages.map(|segment| vec![segment.operators.clone()]);
+        let stages = stages.map(|segment| vec![segment.operators.clone().into()]);
         Self {
             legs: vec![stages.collect()],
         }
@@ -115,10 +140,13 @@ impl Cuts {
         let mut borders = Vec::new();
         for stage in self.legs.iter().flatten() {
             let before = borders.len();
-            for operators in stage {
-                let border = Border::of(model, operators.iter().copied())?;
+            for group in stage {
+                let border = Border::of(model, group.operators.iter().copied())?;
                 border.check_given(model, &given)?;
-                borders.push(border);
+                borders.push(match group.merged {
+                    true => border.merged(model)?,
+                    false => border,
+                });
             }
             for border in &borders[before..] {
                 given.extend(border.outputs());
@@ -130,7 +158,8 @@ impl Cuts {
     fn check_once(&self, graph: &Graph) -> Result<(), CutError> {
         let operators = graph.operators().len();
         let mut times = vec![0_usize; operators];
-        for &found in self.legs.iter().flatten().flatten().flatten() {
+        let groups = self.legs.iter().flatten().flatten();
+        for &found in groups.flat_map(|group| &group.operators) {
             match times.get_mut(found.place()) {
                 Some(times) => *times += 1,
                 None => return Err(CutError::NoSuchOperator { found, operators }),
@@ -171,4 +200,28 @@ impl Cuts {
             graph,
         })
     }
+}
+
+impl From<Vec<OperatorIndex>> for CutGroup {
+    fn from(operators: Vec<OperatorIndex>) -> Self {
+        Self {
+            operators,
+            merged: false,
+        }
+    }
+}
+
+/// The groups of a stage.
+fn stage_of(stage: &Stage, segments: &Segments) -> Vec<CutGroup> {
+    let groups = stage.groups.iter();
+    let groups = groups.map(|group| CutGroup {
+        operators: operators_of(group, segments).collect(),
+        merged: stage.merged,
+    });
+    groups.collect()
+}
+
+fn operators_of(group: &Group, segments: &Segments) -> impl Iterator<Item = OperatorIndex> {
+    let found = group.segments.iter();
+    found.flat_map(|&index| segments.segment(index).operators.iter().copied())
 }

@@ -9,6 +9,7 @@ mod shape;
 pub(crate) use shape::Size;
 
 use super::info::ModelInfo;
+use super::stack;
 use fugato_core::graph::{Graph, GraphError, Operator, Segments, Tensor};
 use fugato_core::{OperatorIndex, TensorIndex};
 use fugato_onnx::proto::ValueInfoProto;
@@ -99,6 +100,15 @@ impl ModelGraph {
         match self.indivisible {
             Some(_) => self.graph.whole(),
             None => self.graph.segments_from(flops),
+        }
+    }
+
+    /// As [`ModelGraph::segments_from`], with operators that can be stacked cut from what
+    /// follows them: [`Graph::segments_to_stack`].
+    pub fn segments_to_stack(&self, flops: u64) -> Segments {
+        match self.indivisible {
+            Some(_) => self.graph.whole(),
+            None => self.graph.segments_to_stack(flops),
         }
     }
 
@@ -259,6 +269,11 @@ impl Importer {
             self.uncounted.push(OperatorIndex::at(self.operators));
         }
         self.operators += 1;
+        let stacks = stack::key(node, &|name| {
+            let index = self.by_name.get(name)?.place();
+            let weight = self.tensors[index].weight.then_some(index)?;
+            self.types[weight].as_ref()?.dims_at_one()
+        });
         let mut weights: Vec<_> = inputs.clone();
         weights.sort_unstable();
         weights.dedup();
@@ -271,6 +286,7 @@ impl Importer {
             inputs,
             outputs,
             flops: flops.unwrap_or(0),
+            stacks,
         }
     }
 }

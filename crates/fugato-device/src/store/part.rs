@@ -8,6 +8,7 @@
 use super::entry::Draft;
 use super::error::LoadCause;
 use super::operators::{ModelGraph, captured};
+use super::stack::{StackError, stack};
 use fugato_core::{OperatorIndex, TensorIndex};
 use fugato_onnx::{GraphProto, ModelProto, write_model};
 use std::collections::BTreeSet;
@@ -32,7 +33,7 @@ pub(crate) struct Part {
 }
 
 /// Why operators cannot be made into a part.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CutError {
     /// The graph has no such operator.
@@ -73,6 +74,19 @@ pub enum CutError {
         /// How many.
         found: usize,
     },
+    /// Operators that are to be one are not alike.
+    #[error(
+        "{operator} cannot be merged with {other}: they do not read the same, or are not alike"
+    )]
+    NotAlike {
+        /// An operator, as messages name it.
+        operator: String,
+        /// Another.
+        other: String,
+    },
+    /// Operators that are alike cannot be made one.
+    #[error("operators cannot be merged")]
+    Stack(#[from] StackError),
     /// The model must stay in one piece.
     #[error("the model cannot be cut: {0}")]
     Indivisible(#[from] super::operators::Indivisible),
@@ -83,6 +97,8 @@ pub(super) struct Border {
     operators: BTreeSet<OperatorIndex>,
     inputs: Vec<TensorIndex>,
     outputs: Vec<TensorIndex>,
+    /// Whether its operators run as one.
+    merged: bool,
 }
 
 impl Border {
@@ -131,7 +147,34 @@ impl Border {
             operators,
             inputs,
             outputs,
+            merged: false,
         })
+    }
+
+    /// The same, of operators that run as one.
+    ///
+    /// # Errors
+    /// [`CutError::NotAlike`].
+    pub(super) fn merged(self, model: &ModelGraph) -> Result<Self, CutError> {
+        let graph = model.graph();
+        let mut operators = self.operators.iter();
+        let (Some(&first), Some(&last)) = (operators.next(), operators.next_back()) else {
+            // One operator is as it is.
+            return Ok(self);
+        };
+        let lists = graph.stackable();
+        let list = lists.iter().find(|list| list.contains(&first));
+        let is_alike = |index: &OperatorIndex| list.is_some_and(|list| list.contains(index));
+        match self.operators.iter().find(|index| !is_alike(index)) {
+            None => Ok(Self {
+                merged: true,
+                ..self
+            }),
+            Some(&other) => Err(CutError::NotAlike {
+                operator: graph.label(first),
+                other: graph.label(if other == first { last } else { other }),
+            }),
+        }
     }
 
     pub(super) fn outputs(&self) -> impl Iterator<Item = TensorIndex> {
@@ -205,7 +248,11 @@ pub(super) fn write(
             parts.push(None);
             continue;
         }
-        let (file, weights) = file_of(model, border);
+        let (mut file, mut weights) = file_of(model, border);
+        if border.merged {
+            stack(&mut file, entry).map_err(CutError::Stack)?;
+            weights.clear();
+        }
         let content = content_of(&file).map_err(failed)?;
         let path = entry.join(format!("part-{}.onnx", hash_of(&content)));
         if !holds(&path, &content) {

@@ -6,9 +6,10 @@
 //! are outstanding is counted as unsent.
 
 use super::client::{CallError, Client, Outputs, Prepared, Reply, ReplyFault};
+use super::compare::compare;
 use super::regions::Regions;
 use super::stats::{Outcome, Recorder};
-use super::tensor::{Tensor, compare};
+use super::tensor::Tensor;
 use fugato_core::workload::{Arrival, Arrivals};
 use fugato_core::{Nanos, Timestamp};
 use std::error::Error;

@@ -1,5 +1,6 @@
 //! `fugato plan`.
 
+mod in_flight;
 mod progress;
 mod show;
 
@@ -23,10 +24,14 @@ Examples:
   fugato plan --model models/inception_v3 --planner sequential,list,ios --check
   fugato plan --model models/vgg19 --leg-min 5ms --cost-max 10% --out vgg19.plan.json
   fugato plan --model models/bert-base --dim 128
+  fugato plan --model models/inception_v3 --share 2 --planner list,ios --in-flight 4
 
 Each segment is timed on the device, and kept for the next time. Groups stay side by side where
 that is measured to be faster than one after the other on all cores; legs are joined until the
 plan costs no more than `--cost-max` over the model as it is, which in the end it is.
+
+`--in-flight` plans what is left of several tasks of the model as one graph. What that takes is
+computed from the times of segments and never run: no device here runs stages of several tasks.
 
 Exit code 1: an answer of a plan differs from the model's by more than 1e-5 of the largest (the
 output is named), or a part of the model does not run by itself.";
@@ -50,7 +55,7 @@ pub struct Args {
     /// Size of input dimensions that may have any, past the batch
     #[arg(long, value_name = "SIZE", value_parser = clap::value_parser!(u64).range(1..))]
     pub dim: Option<u64>,
-    /// Planners, in the order of the report: sequential, greedy, list, ios
+    /// Planners, in the order of the report: sequential, greedy, list, ios, ios-merge
     #[arg(
         long = "planner",
         value_name = "NAME,..",
@@ -85,6 +90,11 @@ pub struct Args {
     /// File for the segments of the first planner's stages, as Graphviz's DOT
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub dot: Option<PathBuf>,
+    /// Tasks of the model, evenly apart in their legs, to plan together as one graph: what that
+    /// would gain over one after the other, computed
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(2..=16))]
+    #[arg(conflicts_with_all = ["cost_max", "check", "out", "gantt", "dot"])]
+    pub in_flight: Option<u16>,
     /// How to print
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: ReportFormat,
@@ -151,6 +161,13 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         bench.forget_times();
     }
     let progress = Progress::new();
+    if let Some(tasks) = args.in_flight {
+        let tell = &mut |step| progress.show(&step);
+        let planned = planning::in_flight(&mut bench, &wanted, tasks, tell);
+        progress.clear();
+        in_flight::print(&planned?, args.format)?;
+        return Ok(Outcome::Success);
+    }
     let planned = planning::plan(&mut bench, &wanted, &mut |step| progress.show(&step));
     progress.clear();
     let (report, segments) = planned?;

@@ -15,13 +15,13 @@ use crate::error::InferError;
 use compare::{differ, median};
 use fugato_core::device::DeviceSpec;
 use fugato_core::graph::Segments;
-use fugato_core::plan::{Plan, PlanError, PlanKey};
-use fugato_core::{BatchSize, ModelId, Nanos, OperatorIndex, PartitionId, Share};
+use fugato_core::plan::{Group, Plan, PlanError, PlanKey, Stage};
+use fugato_core::{BatchSize, ModelId, Nanos, OperatorIndex, PartitionId, SegmentIndex, Share};
 use fugato_device::{
     Batching, CpuDevice, Cuts, Device, LoadError, LoadOptions, ModelGraph, Profiler, RequestInputs,
     StoredModel, TensorSpec, VisitError, Walk, Walked,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use times::{TimesFile, WHOLE};
@@ -121,6 +121,9 @@ pub enum PlanBenchError {
     /// The model does not run.
     #[error("the model does not run: {0}")]
     Run(#[from] VisitError),
+    /// Segments have no times.
+    #[error("a part of the model does not run by itself, so that tasks cannot be in flight at it")]
+    Apart,
     /// The plan is of another model, device, share or batch.
     #[error(transparent)]
     Plan(Box<PlanError>),
@@ -329,6 +332,33 @@ impl PlanBench {
             }
             known.save();
         }
+    }
+
+    /// The least time of segments that can be one operator, as that, on the bench's share: by all
+    /// that are alike. None where a part does not run by itself.
+    ///
+    /// # Errors
+    /// Where the model cannot be loaded or run.
+    pub fn stack_times(
+        &mut self,
+        segments: &Segments,
+        rounds: usize,
+    ) -> Result<BTreeMap<Vec<SegmentIndex>, Nanos>, PlanBenchError> {
+        let stacks = self.graph.graph().stacks(segments);
+        if stacks.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let stages = stacks_apart(segments, &stacks);
+        let cuts = Cuts::stage_by_stage(&stages, segments);
+        let timed = self.time(&[Some(cuts)], rounds)?;
+        let timed = timed
+            .iter()
+            .filter(|timed| timed.legs.len() == stages.len());
+        let legs = timed.flat_map(|timed| stages.iter().zip(&timed.least));
+        let merged = legs.filter(|(stage, _)| stage.merged);
+        Ok(merged
+            .map(|(stage, &least)| (stage.segments().collect(), least))
+            .collect())
     }
 
     /// What is known of the model at a share.
@@ -540,6 +570,33 @@ fn apart_from_the_rest(segments: &Segments, alone: &[usize]) -> (Cuts, Vec<usize
         joins = !is_alone;
     }
     (Cuts::sequential(legs), places)
+}
+
+/// Stages in which each of these lists is merged, and what lies between them is joined.
+fn stacks_apart(segments: &Segments, stacks: &[Vec<SegmentIndex>]) -> Vec<Stage> {
+    let mut lists = BTreeMap::new();
+    for list in stacks {
+        lists.extend(list.iter().map(|&member| (member, list)));
+    }
+    let mut stages: Vec<Stage> = Vec::new();
+    for index in segments.indices() {
+        match (lists.get(&index), stages.last_mut()) {
+            // What its first member waits for is all that the others do.
+            (Some(list), _) if list[0] == index => stages.push(Stage {
+                groups: vec![Group::from(list.to_vec())],
+                merged: true,
+                predicted: Nanos::ZERO,
+            }),
+            (Some(_), _) => {}
+            (None, Some(last)) if !last.merged => last.groups[0].segments.push(index),
+            (None, _) => stages.push(Stage {
+                groups: vec![Group::from(vec![index])],
+                merged: false,
+                predicted: Nanos::ZERO,
+            }),
+        }
+    }
+    stages
 }
 
 impl Draw {

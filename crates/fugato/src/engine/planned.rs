@@ -115,9 +115,10 @@ pub(super) fn read(
         }));
     }
     let graph = stored.graph()?;
-    let segments = match plan.segment_flops {
-        Some(flops) => graph.segments_from(flops),
-        None => graph.segments(),
+    let segments = match (plan.segment_flops, plan.stackable_apart) {
+        (flops, true) => graph.segments_to_stack(flops.unwrap_or(u64::MAX)),
+        (Some(flops), false) => graph.segments_from(flops),
+        (None, false) => graph.segments(),
     };
     plan.check(&segments).map_err(other)?;
     Ok(Some(Planned::of(&plan, &segments)))

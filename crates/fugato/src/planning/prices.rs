@@ -1,10 +1,11 @@
 //! What stages take, by the times of their segments or by a model of the device.
 
-use super::Step;
+use super::{Step, Wanted};
 use crate::engine::{PlanBench, PlanBenchError};
-use fugato_core::graph::Segments;
-use fugato_core::plan::{CostBasis, CostModel, Group, ModelledCost, StageCost};
-use fugato_core::{Nanos, Share};
+use fugato_core::graph::{Merged, Segments};
+use fugato_core::plan::{AnyPlanner, CostBasis, CostModel, Group, ModelledCost, StageCost};
+use fugato_core::{BatchSize, Nanos, SegmentIndex, Share};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 /// What waking the other threads of a stage of several groups takes, at the least.
@@ -13,6 +14,15 @@ const FORK: Nanos = Nanos::from_micros(10);
 /// Bytes of an operator's output that make one parallel operation: a page, which a thread
 /// is not woken for less than.
 const GRAIN_BYTES: f64 = 4_096.0;
+
+/// Where the prices of a model's stages are from.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    /// The times of its segments.
+    Measured(SegmentTimes),
+    /// The speed of the whole model.
+    Modelled(CostModel),
+}
 
 /// What planners go by.
 #[derive(Clone, Debug)]
@@ -23,33 +33,75 @@ pub(super) enum Prices {
     Modelled(ModelledCost),
 }
 
-impl Prices {
-    /// Prices in proportion to the operations of segments, as the whole model has them on one
-    /// slice; groups at once have a slice each.
-    pub(super) fn modelled(
+impl Source {
+    /// What the model's segments are priced by, as it is wanted: each is timed, or the whole
+    /// model is.
+    pub(super) fn of(
         bench: &mut PlanBench,
         segments: &Segments,
-        rounds: usize,
+        wanted: &Wanted,
+        tell: &mut dyn FnMut(Step),
     ) -> Result<Self, PlanBenchError> {
-        let whole = bench.whole_time(Share(1), rounds)?.as_secs_f64();
-        let graph = bench.graph().graph();
-        let (share, batch) = (bench.key().share, bench.key().batch);
-        let flops: u64 = graph.operators().iter().map(|one| one.flops).sum();
-        let flops = flops as f64 * f64::from(batch.0);
-        let model = CostModel {
-            flops_per_slice: flops.max(1.0) / whole.max(1e-9),
-            bytes_per_slice: f64::INFINITY,
-            grain_bytes: GRAIN_BYTES,
-            launch_s: 0.0,
-            sync_s: 0.0,
-            lane_slices: Share(1),
-            lanes: share.0,
-            fork_s: FORK.as_secs_f64(),
-            group_s: 0.0,
-            crowding: 0.0,
-        };
-        Ok(Self::Modelled(model.costs(graph, segments, batch, share)))
+        Ok(match wanted.costs {
+            CostBasis::Modelled => Self::Modelled(speed(bench, wanted.rounds)?),
+            CostBasis::Measured => {
+                let times = SegmentTimes::measure(bench, segments, wanted, tell)?;
+                Self::Measured(times)
+            }
+        })
     }
+
+    /// Whether there are any: segments that do not run by themselves have no times.
+    pub(super) fn is_known(&self) -> bool {
+        match self {
+            Self::Measured(times) => times.are_known,
+            Self::Modelled(_) => true,
+        }
+    }
+
+    /// The prices of these segments of the bench's model.
+    pub(super) fn prices(&self, bench: &PlanBench, segments: &Segments) -> Prices {
+        let (share, batch) = (bench.key().share, bench.key().batch);
+        let graph = bench.graph().graph();
+        match self {
+            Self::Measured(times) => Prices::Measured(times.clone()),
+            Self::Modelled(model) => Prices::Modelled(model.costs(graph, segments, batch, share)),
+        }
+    }
+
+    /// The prices of what is left of tasks of the model, at a share.
+    pub(super) fn prices_of_merged(&self, merged: &Merged, share: Share) -> Prices {
+        match self {
+            Self::Measured(times) => Prices::Measured(times.of_merged(merged)),
+            // The batches of the tasks are in the merged graph.
+            Self::Modelled(model) => {
+                let (graph, segments) = (merged.graph(), merged.segments());
+                Prices::Modelled(model.costs(graph, segments, BatchSize(1), share))
+            }
+        }
+    }
+}
+
+/// A device on which operations take as long as those of the whole model do on one slice;
+/// groups at once have a slice each.
+fn speed(bench: &mut PlanBench, rounds: usize) -> Result<CostModel, PlanBenchError> {
+    let whole = bench.whole_time(Share(1), rounds)?.as_secs_f64();
+    let (share, batch) = (bench.key().share, bench.key().batch);
+    let operators = bench.graph().graph().operators().iter();
+    let flops: u64 = operators.map(|one| one.flops).sum();
+    let flops = flops as f64 * f64::from(batch.0);
+    Ok(CostModel {
+        flops_per_slice: flops.max(1.0) / whole.max(1e-9),
+        bytes_per_slice: f64::INFINITY,
+        grain_bytes: GRAIN_BYTES,
+        launch_s: 0.0,
+        sync_s: 0.0,
+        lane_slices: Share(1),
+        lanes: share.0,
+        fork_s: FORK.as_secs_f64(),
+        group_s: 0.0,
+        crowding: 0.0,
+    })
 }
 
 impl StageCost for Prices {
@@ -59,6 +111,13 @@ impl StageCost for Prices {
         match self {
             Self::Measured(costs) => costs.stage(groups),
             Self::Modelled(costs) => costs.stage(groups),
+        }
+    }
+
+    fn merged(&mut self, segments: &[SegmentIndex]) -> Result<Option<Nanos>, Infallible> {
+        match self {
+            Self::Measured(costs) => costs.merged(segments),
+            Self::Modelled(costs) => costs.merged(segments),
         }
     }
 
@@ -80,18 +139,25 @@ pub(super) struct SegmentTimes {
     wide: Vec<Nanos>,
     /// By segment: on one slice.
     narrow: Vec<Nanos>,
+    /// By segments that can be one operator, all that are alike: that, on all slices.
+    merged: BTreeMap<Vec<SegmentIndex>, Nanos>,
     slices: usize,
+    /// Whether the segments run by themselves; else all times are zero.
+    are_known: bool,
 }
 
 impl SegmentTimes {
-    /// Times the segments on the bench's share and on one slice.
-    pub(super) fn measure(
+    /// Times the segments on the bench's share and on one slice; and those that can be one
+    /// operator as that, where a planner merges.
+    fn measure(
         bench: &mut PlanBench,
         segments: &Segments,
-        rounds: usize,
+        wanted: &Wanted,
         tell: &mut dyn FnMut(Step),
     ) -> Result<Self, PlanBenchError> {
+        let rounds = wanted.rounds;
         let (share, count) = (bench.key().share, segments.count());
+        let mut are_known = true;
         let mut at = |share: Share| {
             let timed = bench.segment_times(segments, share, rounds, &mut |done| {
                 tell(Step {
@@ -100,27 +166,56 @@ impl SegmentTimes {
                     all: count,
                 });
             })?;
+            are_known &= timed.is_some();
             Ok::<_, PlanBenchError>(timed.unwrap_or_else(|| vec![Nanos::ZERO; count]))
         };
         let wide = at(share)?;
+        let narrow = match share {
+            Share(1) => wide.clone(),
+            Share(_) => at(Share(1))?,
+        };
+        let merges = wanted.planners.iter().any(AnyPlanner::merges);
+        let merged = match merges && are_known {
+            true => bench.stack_times(segments, rounds)?,
+            false => BTreeMap::new(),
+        };
         Ok(Self {
-            narrow: match share {
-                Share(1) => wide.clone(),
-                Share(_) => at(Share(1))?,
-            },
             wide,
+            narrow,
+            merged,
             slices: usize::from(share.0),
+            are_known,
         })
     }
 
     /// The times of so many segments on one slice; none are known where a segment does not
     /// run by itself.
     pub(super) fn of_one_slice(times: Option<Vec<Nanos>>, count: usize) -> Self {
+        let are_known = times.is_some();
         let times = times.unwrap_or_else(|| vec![Nanos::ZERO; count]);
         Self {
             narrow: times.clone(),
             wide: times,
+            merged: BTreeMap::new(),
             slices: 1,
+            are_known,
+        }
+    }
+
+    /// The times of the segments of tasks of the model.
+    fn of_merged(&self, merged: &Merged) -> Self {
+        let of = |times: &[Nanos]| {
+            let origins = merged.origins().iter();
+            origins
+                .map(|origin| times[origin.segment.place()])
+                .collect()
+        };
+        Self {
+            wide: of(&self.wide),
+            narrow: of(&self.narrow),
+            // No device runs these stages, so none is asked what they take merged.
+            merged: BTreeMap::new(),
+            ..*self
         }
     }
 }
@@ -148,6 +243,11 @@ impl StageCost for SegmentTimes {
         Ok(lanes.into_iter().fold(FORK, Nanos::max))
     }
 
+    /// All that are alike only: what a few of them take as one was not measured.
+    fn merged(&mut self, segments: &[SegmentIndex]) -> Result<Option<Nanos>, Infallible> {
+        Ok(self.merged.get(segments).copied())
+    }
+
     fn basis(&self) -> CostBasis {
         CostBasis::Measured
     }
@@ -156,7 +256,6 @@ impl StageCost for SegmentTimes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fugato_core::SegmentIndex;
 
     #[test]
     fn groups_at_once_take_as_long_as_the_longest_slice() {
@@ -164,7 +263,9 @@ mod tests {
         let mut costs = SegmentTimes {
             wide: times(&[60, 50, 40]),
             narrow: times(&[100, 80, 70]),
+            merged: BTreeMap::new(),
             slices: 2,
+            are_known: true,
         };
         let group = |segments: &[u32]| -> Group {
             let segments = segments.iter().map(|&segment| SegmentIndex(segment));

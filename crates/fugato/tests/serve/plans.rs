@@ -8,20 +8,28 @@ use std::process::{Command, Output};
 const MODEL: &str = "squeezenet1_1";
 
 fn plan(arguments: &[&str]) -> Output {
+    plan_of(MODEL, arguments)
+}
+
+fn plan_of(model: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fugato"));
     command.arg("plan").args(["--rounds", "2"]);
     command
         .arg("--model")
-        .arg(fixtures().join("models").join(MODEL));
+        .arg(fixtures().join("models").join(model));
     command.arg("--model-store").arg(fixtures().join("store"));
     command.args(arguments).output().expect("the binary runs")
 }
 
 /// A configuration in `folder` that serves the model by the plan beside it.
 fn config(folder: &Path) -> String {
+    config_of(MODEL, folder)
+}
+
+fn config_of(model: &str, folder: &Path) -> String {
     let path = folder.join("fugato.toml");
     let plan = folder.join("plan.json");
-    let text = format!("[model.{MODEL}]\nplan = {plan:?}\n");
+    let text = format!("[model.{model}]\nplan = {plan:?}\n");
     std::fs::write(&path, text).expect("a file can be written");
     path.to_str().expect("UTF-8").to_owned()
 }
@@ -273,4 +281,192 @@ fn inspection_says_where_a_model_can_be_cut() {
         assert_eq!(legs["indivisible"], Value::Null);
         assert_eq!(legs["held_together"], json!([]));
     }
+}
+
+#[test]
+fn tasks_in_flight_are_planned_as_one_graph() {
+    for costs in ["modelled", "measured"] {
+        let made = plan(&[
+            "--in-flight",
+            "3",
+            "--costs",
+            costs,
+            "--planner",
+            "list,sequential",
+            "--format",
+            "json",
+        ]);
+        let said = String::from_utf8_lossy(&made.stderr);
+        assert!(made.status.success(), "{said}");
+        let report: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+        assert_eq!(report["schema"], "fugato.plan-in-flight/1");
+        assert_eq!(report["costs"], costs);
+        let segments = report["segments"].as_u64().expect("a number");
+        let plans = report["plans"].as_array().expect("a list");
+        assert_eq!(plans.len(), 2);
+        for planned in plans {
+            are_whole(planned, segments);
+            assert!(planned["gain"].as_f64() >= Some(1.0), "{planned}");
+        }
+        assert_eq!(plans[1]["planner"], "sequential");
+        assert_eq!(plans[1]["gain"], 1.0);
+        assert_eq!(plans[1]["shared_stages"], 0);
+    }
+    let table = plan(&["--in-flight", "2", "--costs", "modelled"]);
+    let text = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(
+        table.status.success() && text.contains("2 tasks in flight"),
+        "{text}"
+    );
+    assert!(text.contains("COMPUTED from operations"), "{text}");
+    for wrong in [&["--in-flight", "1"][..], &["--in-flight", "2", "--check"]] {
+        assert_eq!(plan(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+/// The stages have what is left of each task, once; the times add up.
+fn are_whole(planned: &Value, segments: u64) {
+    let number = |value: &Value| value.as_u64().expect("a number");
+    let positions = planned["positions"].as_array().expect("a list");
+    let done: Vec<u64> = positions
+        .iter()
+        .map(|at| number(&at["legs_done"]))
+        .collect();
+    assert_eq!(done[0], 0, "the first has just begun");
+    assert!(done.is_sorted(), "{done:?}");
+    let stages = planned["stages"].as_array().expect("a list");
+    let time = stages.iter().map(|stage| number(&stage["predicted_ns"]));
+    assert_eq!(time.sum::<u64>(), number(&planned["together_ns"]));
+    let groups = stages
+        .iter()
+        .flat_map(|stage| stage["groups"].as_array().expect("a list"));
+    let placed = groups.flat_map(|group| group.as_array().expect("a list"));
+    let placed = placed.map(|placed| (number(&placed["task"]), number(&placed["segment"])));
+    let mut placed: Vec<(u64, u64)> = placed.collect();
+    placed.sort_unstable();
+    let count = placed.len();
+    placed.dedup();
+    assert_eq!(placed.len(), count, "no segment of a task is twice there");
+    for (task, position) in (0..).zip(positions) {
+        let own = placed.iter().filter(|placed| placed.0 == task).count() as u64;
+        assert_eq!(own, number(&position["segments_left"]), "task {task}");
+        assert!(own <= segments);
+    }
+}
+
+/// What a server that starts with these arguments answers for the forked model.
+fn forked_output(arguments: &[&str]) -> Vec<f64> {
+    let server = Server::start(arguments);
+    let data: Vec<f64> = (0..512).map(|at| f64::from(at % 17) / 17.0).collect();
+    let input = json!({"name": "input", "shape": [1, 32, 4, 4], "datatype": "FP32", "data": data});
+    let body = json!({ "inputs": [input] }).to_string();
+    let (status, reply) = server.post("/v2/models/forked/infer", &body);
+    assert_eq!(status, 200, "{reply}");
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
+    let reply: Value = serde_json::from_str(&reply).expect("JSON");
+    let data = reply["outputs"][0]["data"].as_array().expect("a list");
+    let numbers = data.iter().map(|number| number.as_f64().expect("a number"));
+    numbers.collect()
+}
+
+#[test]
+fn like_convolutions_run_as_one_where_a_plan_says_so() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let out = folder.path().join("plan.json");
+    let dot = folder.path().join("plan.dot");
+    let made = plan_of(
+        "forked",
+        &[
+            "--planner",
+            "sequential,ios-merge",
+            "--check",
+            "--cost-max",
+            "1000%",
+            "--format",
+            "json",
+            "--out",
+            out.to_str().expect("UTF-8"),
+            "--dot",
+            dot.to_str().expect("UTF-8"),
+        ],
+    );
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{said}");
+    let report: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    let merging = &report["plans"][1];
+    assert_eq!(merging["plan"]["planner"], "ios-merge");
+    assert!(merging["difference"].as_f64() <= Some(1e-5), "{merging}");
+    assert!(merging["merged"].as_u64() <= merging["merged_planned"].as_u64());
+
+    // Whether merging is faster is up to the machine: the convolutions, which the two plans
+    // have as segments of their own, are merged by hand.
+    let mut plan = report["plans"][0]["plan"].clone();
+    assert_eq!(plan["stackable_apart"], true);
+    let stages = plan["stages"].as_array().expect("a list").clone();
+    let count = stages.len();
+    let sum: u64 = stages
+        .iter()
+        .filter_map(|stage| stage["predicted_ns"].as_u64())
+        .sum();
+    assert!(count >= 3, "{plan}");
+    let stage = |segments: &[usize], merged: bool| {
+        let time = if merged { sum } else { 0 };
+        json!({"groups": [segments], "merged": merged, "predicted_ns": time})
+    };
+    let drawn = std::fs::read_to_string(&dot).expect("it was written");
+    let forks = (0..count).filter(|place| {
+        let start = format!("    s{place} [");
+        let mut lines = drawn.lines();
+        lines.any(|line| line.starts_with(&start) && line.ends_with("\\nConv\"];"))
+    });
+    let forks: Vec<usize> = forks.collect();
+    assert_eq!(forks.len(), 2, "{drawn}");
+    let mut merged = Vec::new();
+    for place in 0..count {
+        if place == forks[0] {
+            merged.push(stage(&forks, true));
+        } else if !forks.contains(&place) {
+            merged.push(stage(&[place], false));
+        }
+    }
+    let leg = json!({
+        "stages": {"start": 0, "end": merged.len()}, "sub_batches": 1, "predicted_ns": sum
+    });
+    plan["predicted_ns"] = json!(sum);
+    plan["legs"] = json!([leg]);
+    plan["stages"] = json!(merged);
+    std::fs::write(&out, plan.to_string()).expect("a file can be written");
+    let control = ["--model-control-mode", "explicit", "--load-model", "forked"];
+    let config = config_of("forked", folder.path());
+    let found = forked_output(&[&control[..], &["--config", &config]].concat());
+    let expected = forked_output(&control);
+    assert_eq!(found.len(), 64 * 16);
+    let largest = expected
+        .iter()
+        .fold(0.0_f64, |most, value| most.max(value.abs()));
+    assert!(largest > 1.0);
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!(
+            (found - expected).abs() <= 1e-5 * largest,
+            "{found}, {expected}"
+        );
+    }
+    let store = std::fs::read_dir(fixtures().join("store")).expect("the store is there");
+    let parts = store
+        .flatten()
+        .filter_map(|entry| std::fs::read_dir(entry.path()).ok());
+    let is_stacked = |file: std::io::Result<std::fs::DirEntry>| {
+        let file = file.expect("a file of the store");
+        let content = std::fs::read(file.path()).unwrap_or_default();
+        let is_part = file.file_name().to_string_lossy().starts_with("part-");
+        is_part
+            && content
+                .windows(21)
+                .any(|part| part == b"fugato:stacked:filter")
+    };
+    assert!(
+        parts.flatten().any(is_stacked),
+        "a part was written whose filters are stacked"
+    );
 }

@@ -8,7 +8,7 @@ use fugato_core::plan::{CostBasis, Plan, PlanKey};
 use std::fmt::Write as _;
 
 /// Rows of stages that a table shows; the rest is in the JSON.
-const STAGES_MAX: usize = 40;
+pub(super) const STAGES_MAX: usize = 40;
 
 /// The plans side by side, then the stages of the first.
 pub(super) fn table(report: &Report, segments: &Segments, graph: &Graph, key: &PlanKey) -> String {
@@ -57,6 +57,15 @@ pub(super) fn table(report: &Report, segments: &Segments, graph: &Graph, key: &P
             "{planner}: the model runs UNSPLIT: it is shorter than a leg, or whatever else was tried costs \
              more than it may\n"
         );
+    }
+    for planned in &report.plans {
+        if planned.merged_planned > 0 {
+            text += &format!(
+                "{}: {} of {} merged stages were measured to be faster than their segments one \
+                 after the other\n",
+                planned.plan.planner, planned.merged, planned.merged_planned
+            );
+        }
     }
     if report
         .plans
@@ -124,7 +133,10 @@ fn stages(planned: &Planned) -> String {
         rows.push(vec![
             place.to_string(),
             leg.to_string(),
-            stage.groups.len().to_string(),
+            match stage.merged {
+                true => "1 merged".to_owned(),
+                false => stage.groups.len().to_string(),
+            },
             stage.segments().count().to_string(),
             ms(stage.predicted),
             measured.unwrap_or_else(|| "-".to_owned()),
@@ -140,7 +152,7 @@ fn stages(planned: &Planned) -> String {
     text
 }
 
-fn ms(time: Nanos) -> String {
+pub(super) fn ms(time: Nanos) -> String {
     format!("{:.3} ms", time.as_millis_f64())
 }
 

@@ -1,8 +1,8 @@
 //! Whether two answers of a model are equal, as far as sums in another order can be.
 
+use crate::floats::floats;
 use fugato_core::Nanos;
 use fugato_device::{ElementType, OutputTensor, TensorData};
-use half::{bf16, f16};
 
 /// How far the answers of a plan are from those of the model as it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,29 +53,6 @@ pub(super) fn differ(
     let apart = apart.fold(0.0_f64, f64::max);
     let finite = one.iter().chain(&other).all(|value| value.is_finite());
     finite.then(|| apart / most.max(f64::MIN_POSITIVE))
-}
-
-fn floats(element: ElementType, raw: &[u8]) -> Option<Vec<f64>> {
-    fn all<const N: usize>(raw: &[u8], value: impl Fn([u8; N]) -> f64) -> Vec<f64> {
-        let (chunks, _) = raw.as_chunks();
-        chunks.iter().map(|&chunk| value(chunk)).collect()
-    }
-    match element {
-        ElementType::Fp32 => Some(all(raw, |one| f64::from(f32::from_le_bytes(one)))),
-        ElementType::Fp64 => Some(all(raw, f64::from_le_bytes)),
-        ElementType::Fp16 => Some(all(raw, |one| f64::from(f16::from_le_bytes(one)))),
-        ElementType::Bf16 => Some(all(raw, |one| f64::from(bf16::from_le_bytes(one)))),
-        ElementType::Bool
-        | ElementType::Uint8
-        | ElementType::Uint16
-        | ElementType::Uint32
-        | ElementType::Uint64
-        | ElementType::Int8
-        | ElementType::Int16
-        | ElementType::Int32
-        | ElementType::Int64
-        | ElementType::Bytes => None,
-    }
 }
 
 /// The middle of times, the later of two; zero of none.
