@@ -208,6 +208,11 @@ impl Verdict {
     pub const WAIT: Self = Self::Wait { until: None };
 }
 
+/// The capacity rule of the policy of a specification.
+pub fn capacity_of(spec: &PolicySpec) -> CapacityRule {
+    from_spec(spec).capacity()
+}
+
 /// Makes the policy of a specification.
 pub fn from_spec(spec: &PolicySpec) -> Box<dyn Policy> {
     match spec {

@@ -9,15 +9,14 @@
 //! |---|---|
 //! | who goes first | tasks that are begun, then heads of queues, then tasks whose first request is late; among each the one that must go on first: its deadline less its time in the best share |
 //! | which share | the smallest in which the rest of the task ends by its first request's deadline |
-//! | which batch | all that waits, or as many as end in time in the slices that are free |
+//! | which batch | all that waits up to the largest batch that is worth it ([`pair`]), or as many as end in time in the slices that are free |
 //! | what is left | slice by slice to whoever saves the largest part of its time by it, up to the knee of its next leg |
 //! | who is suspended | where the device has urgent lanes, whoever is due later than a task that would lose a quarter of its time to spare by waiting for the end of the leg that runs |
 //! | when a batch begins | when it is full, or its first request has waited for the model's *dequeue interval* |
 //! | what is not served | a task none of whose requests can be in time; a head that would need a dear share, while enough later ones wait for a batch that ends in time in a cheap one |
 //!
-//! The dequeue interval is `SLO / (n + 1)` for `n` slots. With `n` tasks in flight of `L`
-//! each, one begins every `L / n`, and a request waits for that long and then runs:
-//! `L / n + L <= SLO`. The longest such `L` has the largest batches in the smallest shares. It
+//! The dequeue interval is `SLO / (n + 1)` for `n` slots, derived in [`pace`]: the one that
+//! leaves a batch the longest time to run, and so the smallest share. It
 //! is cut where the batch would then need more than its usual share, and does not apply where the
 //! requests that come in it make an item no cheaper by a tenth. It is at most four usual runs.
 //!
@@ -36,15 +35,19 @@
 mod claims;
 mod grants;
 mod over;
+mod pace;
+mod pair;
 mod table;
 
 use super::sizes::Sizes;
 use super::sizing::OperatingPoint;
 use super::{Backlog, CapacityRule, Policy, QueueOrder, Ran, ServiceBound, Verdict};
-use crate::id::{BatchSize, DeviceId, ModelId, Share};
+use crate::id::{DeviceId, ModelId, Share};
 use crate::sched::{Begun, DropReason, Offer, ReadyHead, View};
 use crate::time::Timestamp;
 use claims::{Claim, Who};
+use pace::Paces;
+use pair::Pairs;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use table::Tables;
@@ -61,19 +64,6 @@ const HEADS: usize = 8;
 /// the share and batch of least work.
 const DEAR: (u64, u64) = (5, 4);
 
-/// Usual runs that a batch is waited for at most, however long the objective: a fuller batch
-/// saves a part of one run, and a client whose objective is a minute is no reason to make it
-/// wait for twenty seconds.
-const WAIT_RUNS: u64 = 4;
-
-/// The part of its usual run that a batch is begun ahead of its latest start: the slices may
-/// not be free at that moment.
-const HEADROOM: (u64, u64) = (5, 4);
-
-/// A batch waits where an item of the batch that it would grow to takes no more than this much
-/// of the time of one now: on a device that gains little by batching, waiting only loses time.
-const GAIN: (u64, u64) = (9, 10);
-
 /// What of the policy is on: all but what was measured to help nowhere. Each is there to be
 /// turned off in comparisons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +78,8 @@ pub struct FugatoParts {
     pub widen: bool,
     /// Whether batches wait for the dequeue interval.
     pub dequeue: bool,
+    /// Whether that interval is the one of least work at the rate of arrivals.
+    pub work_interval: bool,
     /// Whether what is late or dear is given up.
     pub give_up: bool,
     /// Whether an urgent leg begins over one that runs, where the device has urgent lanes.
@@ -101,6 +93,7 @@ impl Default for FugatoParts {
             leg_shares: false,
             widen: true,
             dequeue: true,
+            work_interval: false,
             give_up: true,
             niceness: true,
         }
@@ -113,6 +106,8 @@ pub struct Fugato {
     parts: FugatoParts,
     tables: Tables,
     sizes: Sizes,
+    pairs: Pairs,
+    paces: Paces,
     /// By device: the model that went first at the last launch, and how often in a row it
     /// was passed over.
     passes: BTreeMap<DeviceId, (ModelId, u32)>,
@@ -125,6 +120,8 @@ impl Fugato {
         Self {
             parts,
             tables: Tables::default(),
+            pairs: Pairs::default(),
+            paces: Paces::default(),
             sizes: Sizes::new(OperatingPoint::Work),
             passes: BTreeMap::new(),
             overdue: None,
@@ -133,26 +130,46 @@ impl Fugato {
 
     fn on(&mut self, view: &View<'_>, device: DeviceId) -> Option<Verdict> {
         self.sizes.refresh(view, device, |_| {});
-        self.given_up(view, device)
-            .or_else(|| self.waits(view, device))
-            .or_else(|| self.shared_out(view, device))
-            .or_else(|| self.overtaken(view, device))
+        let heads: Vec<ReadyHead> = view.ready(device).take(HEADS).collect();
+        self.given_up(view, device, &heads)
+            .or_else(|| self.waits(view, device, &heads))
+            .or_else(|| self.served(view, device, &heads))
+    }
+
+    /// Whoever of all who ask gets slices, or runs over somebody.
+    fn served(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        heads: &[ReadyHead],
+    ) -> Option<Verdict> {
+        let ends_soon = |begun: Begun| begun.runs && ends_soon(view, &begun);
+        let shares_out = !view.free(device).is_empty() || view.begun(device).any(ends_soon);
+        let overtakes = self.may_overtake(view, device);
+        if !shares_out && !overtakes {
+            return None;
+        }
+        let claims = self.claims(view, device, heads);
+        let shared_out = match shares_out {
+            true => self.shared_out(view, device, &claims),
+            false => None,
+        };
+        shared_out.or_else(|| match overtakes {
+            true => self.overtaken(view, device, &claims),
+            false => None,
+        })
     }
 
     /// Gives the free slices to those who can take them now; where all of them are given,
     /// commits legs of tasks that go on as they are.
-    fn shared_out(&mut self, view: &View<'_>, device: DeviceId) -> Option<Verdict> {
-        let ends_soon = |begun: &Begun| matches!(view.offer(begun.at), Offer::After(_));
-        let soon = || {
-            view.begun(device)
-                .any(|begun| begun.runs && ends_soon(&begun))
-        };
+    fn shared_out(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        claims: &[Claim],
+    ) -> Option<Verdict> {
         let free = view.free(device);
-        if free.is_empty() && !soon() {
-            return None;
-        }
-        let claims = self.claims(view, device);
-        let (grants, unmet) = self.grants(view, device, &claims);
+        let (grants, unmet) = self.grants(view, device, claims);
         let given = grants.iter().find_map(|grant| grant.verdict(view, device));
         if let Some(verdict) = given {
             if let Verdict::Launch { model, .. } = verdict {
@@ -168,7 +185,7 @@ impl Fugato {
             .iter()
             .filter(same)
             .find_map(|claim| match claim.who {
-                Who::Running(begun) => ends_soon(&begun).then_some(begun),
+                Who::Running(begun) => ends_soon(view, &begun).then_some(begun),
                 Who::Between(_) | Who::Head(_) => None,
             })?;
         Some(Verdict::Continue {
@@ -199,8 +216,13 @@ impl Fugato {
     }
 
     /// A task or a head that is late, or not worth its slices.
-    fn given_up(&mut self, view: &View<'_>, device: DeviceId) -> Option<Verdict> {
-        let hopeless = heads(view, device).find_map(|head| {
+    fn given_up(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        heads: &[ReadyHead],
+    ) -> Option<Verdict> {
+        let hopeless = heads.iter().find_map(|&head| {
             let reason = self.hopeless(view, device, head)?;
             let request = head.key.request();
             Some(Verdict::Drop { request, reason })
@@ -214,7 +236,7 @@ impl Fugato {
             Some(Verdict::Abandon { task, predicted })
         });
         late.or_else(|| {
-            heads(view, device).find_map(|head| {
+            heads.iter().find_map(|&head| {
                 let reason = self.outweighed(view, device, head)?;
                 let request = head.key.request();
                 Some(Verdict::Drop { request, reason })
@@ -298,64 +320,11 @@ impl Fugato {
             predicted,
         })
     }
-
-    /// A model whose batch waits until it is fuller.
-    fn waits(&mut self, view: &View<'_>, device: DeviceId) -> Option<Verdict> {
-        if !self.parts.dequeue {
-            return None;
-        }
-        heads(view, device).find_map(|head| {
-            let until = self.begins(view, device, head)?;
-            let full = u64::from(view.max_batch(head.model).0);
-            let waits = until > view.now() && view.waiting_items(head.model) < full;
-            waits.then_some(Verdict::Park {
-                model: head.model,
-                until: Some(until),
-            })
-        })
-    }
-
-    /// When the batch of a head begins at the latest, if it is to wait at all.
-    fn begins(&mut self, view: &View<'_>, device: DeviceId, head: ReadyHead) -> Option<Timestamp> {
-        let request = head.key.request();
-        let deadline = view.enforced_deadline(request)?;
-        let received = view.received(request);
-        let slots = u64::from(view.slots(head.model));
-        let usual = self.sizes.get(device, head.model)?;
-        let run = usual.run?;
-        let interval = (deadline - received).scaled(1, slots + 1);
-        let interval = interval.min(run.times(WAIT_RUNS));
-        let (part, whole) = HEADROOM;
-        let latest = deadline.before(run.scaled(part, whole));
-        let until = (received + interval).min(latest);
-        let comes = view.rate(head.model) * until.since(view.now()).as_secs_f64();
-        let most = view.max_batch(head.model);
-        let here = view.batch_available(head.model, head.class, most);
-        let later = BatchSize(here.0.saturating_add(floor(comes)).min(most.0));
-        let mut per_item = |batch: BatchSize| {
-            let table = self.tables.of(view, device, head.model, batch);
-            let place = table.within(usual.share.0)?;
-            table.fastest(0)?;
-            Some(table.rest(place, 0).as_nanos() / u64::from(batch.0.max(1)))
-        };
-        let (gain, of) = GAIN;
-        let gains = per_item(later)?.saturating_mul(of) <= per_item(here)?.saturating_mul(gain);
-        gains.then_some(until)
-    }
 }
 
-/// The first requests that are looked at, in order.
-fn heads(view: &View<'_>, device: DeviceId) -> impl Iterator<Item = ReadyHead> {
-    view.ready(device).take(HEADS)
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the cast saturates, and a rate is not negative"
-)]
-fn floor(items: f64) -> u32 {
-    items as u32
+/// Whether the leg of a task that runs is about to end, so that the next may be committed.
+fn ends_soon(view: &View<'_>, begun: &Begun) -> bool {
+    matches!(view.offer(begun.at), Offer::After(_))
 }
 
 impl Policy for Fugato {

@@ -55,13 +55,18 @@ enum Class {
 
 impl Fugato {
     /// Everybody who asks for slices of a device, the most urgent first.
-    pub(super) fn claims(&mut self, view: &View<'_>, device: DeviceId) -> Vec<Claim> {
+    pub(super) fn claims(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        heads: &[ReadyHead],
+    ) -> Vec<Claim> {
         let begun = view.begun(device);
         let mut claims: Vec<Claim> = begun
             .map(|begun| self.of_task(view, device, begun))
             .collect();
         let owed = self.owed(view, device);
-        let heads = super::heads(view, device);
+        let heads = heads.iter().copied();
         let heads = heads.filter(|head| owed.is_none_or(|model| model == head.model));
         claims.extend(heads.map(|head| self.of_head(view, device, head)));
         // In the order of ids, and of deadlines, where equally urgent.
@@ -84,7 +89,7 @@ impl Fugato {
     }
 
     fn of_head(&mut self, view: &View<'_>, device: DeviceId, head: ReadyHead) -> Claim {
-        let most = view.max_batch(head.model);
+        let most = self.most(view, device, head.model);
         let batch = view.batch_available(head.model, head.class, most);
         let due = view.enforced_deadline(head.key.request());
         let claim = blank(Who::Head(head), (head.model, batch, 0), due, view.now());

@@ -15,16 +15,19 @@ use crate::time::{Nanos, Timestamp};
 const PATIENCE: (u64, u64) = (1, 4);
 
 impl Fugato {
+    /// Whether anything runs that somebody could run over.
+    pub(super) fn may_overtake(&self, view: &View<'_>, device: DeviceId) -> bool {
+        self.parts.niceness && view.has_urgent(device) && view.running(device).next().is_some()
+    }
+
     /// Starts, or goes on with, the first who cannot wait for the end of what runs, over it.
-    pub(super) fn overtaken(&mut self, view: &View<'_>, device: DeviceId) -> Option<Verdict> {
-        if !self.parts.niceness || !view.has_urgent(device) {
-            return None;
-        }
+    pub(super) fn overtaken(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        claims: &[Claim],
+    ) -> Option<Verdict> {
         let running: Vec<Running> = view.running(device).collect();
-        if running.is_empty() {
-            return None;
-        }
-        let claims = self.claims(view, device);
         let mut claims = claims.iter();
         claims.find_map(|claim| self.overtakes(view, device, claim, &running))
     }

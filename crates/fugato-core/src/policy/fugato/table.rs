@@ -23,7 +23,7 @@ pub(super) struct Tables {
 }
 
 /// What a table rests on: the model's knowledge, and how often it was asked for anew.
-type Basis = (u32, u64);
+pub(super) type Basis = (u32, u64);
 
 /// The place of a share among those of a device.
 pub(super) type Place = usize;
@@ -45,6 +45,12 @@ impl Tables {
         *self.ran.entry(model) += 1;
     }
 
+    /// What is known of a model: while it stays, so do its tables.
+    pub(super) fn basis(&self, view: &View<'_>, model: ModelId) -> Basis {
+        let ran = self.ran.get(model).copied().unwrap_or(0);
+        (view.knowledge(model), ran / ANEW_AFTER)
+    }
+
     /// The times of a batch.
     ///
     /// # Cost
@@ -62,8 +68,7 @@ impl Tables {
             self.known = FlatMap::default();
             self.ran.retain(|model| view.knows(model));
         }
-        let ran = self.ran.get(model).copied().unwrap_or(0);
-        let basis = (view.knowledge(model), ran / ANEW_AFTER);
+        let basis = self.basis(view, model);
         let table = self.known.entry(device).entry(model).entry(batch);
         // What is unknown may be known after any leg.
         if table.basis != basis || table.rest.is_empty() {
