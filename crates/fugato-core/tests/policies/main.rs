@@ -1,0 +1,28 @@
+//! Scenarios: what each policy does, event by event, on the simulator.
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test looks at the outcomes it is about"
+)]
+
+mod changes;
+#[path = "../common/mod.rs"]
+mod common;
+mod legs;
+mod order;
+mod refusals;
+
+use common::{MS, US, device, world};
+use fugato_core::sched::{Input, ModelSpec, SchedulerConfig};
+use fugato_core::sim::World;
+use fugato_core::{Nanos, Timestamp};
+
+/// One device, these models, every leg 1 ms + 0.1 ms per item.
+fn affine(config: SchedulerConfig, models: &[ModelSpec]) -> World {
+    let mut world = world(config, vec![device(0, 2, 4)], |start| {
+        Nanos::new(MS + u64::from(start.batch.0) * 100 * US)
+    });
+    for model in models {
+        world.push(Timestamp::ZERO, Input::ModelAdded(model.clone()));
+    }
+    world
+}
