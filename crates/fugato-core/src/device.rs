@@ -289,13 +289,32 @@ impl DeviceSpec {
         part_lanes: &[LaneClass],
     ) -> Self {
         assert!(unit.0 > 0, "a unit of no slices");
-        let units = slices.0.div_ceil(unit.0);
+        let edges = (0..slices.0).step_by(usize::from(unit.0));
+        let edges: Vec<u16> = edges.chain([slices.0]).collect();
+        Self::between(id, name, &edges, whole_lanes, part_lanes)
+    }
+
+    /// A partition for every run of slices between two of `edges`, which rise from 0 to the
+    /// device's slices; the shorter runs, by edges, first.
+    ///
+    /// # Panics
+    /// Where there are no two edges.
+    pub fn between(
+        id: DeviceId,
+        name: impl Into<String>,
+        edges: &[u16],
+        whole_lanes: &[LaneClass],
+        part_lanes: &[LaneClass],
+    ) -> Self {
+        assert!(edges.len() > 1, "no run between fewer than two edges");
+        let units = edges.len() - 1;
         let runs = (1..units).flat_map(|length| (0..=units - length).map(move |at| (at, length)));
         let parts = runs.map(|(at, length)| {
-            let first = at * unit.0;
-            AtomSet::range(first, (length * unit.0).min(slices.0 - first))
+            let first = edges[at];
+            AtomSet::range(first, edges[at + length] - first)
         });
-        Self::of_parts(id, name.into(), slices, parts, (whole_lanes, part_lanes))
+        let lanes = (whole_lanes, part_lanes);
+        Self::of_parts(id, name.into(), Share(edges[units]), parts, lanes)
     }
 
     /// A partition for every set of units of `unit` slices, the last unit smaller where the

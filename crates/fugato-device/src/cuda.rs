@@ -8,12 +8,15 @@
 //! context is a cap and not a reservation, so work of the primary context runs on every
 //! multiprocessor, those of green contexts too.
 //!
+//! [`SmLayout`] reckons slices and partitions without a driver.
+//!
 //! **Invariant:** nothing here calls the driver before [`Driver::find`] has found it, because
 //! the bindings panic where the library is missing; each type holds what proves that it was.
 
 mod driver;
 mod gpu;
 mod graph;
+mod layout;
 mod libraries;
 mod memory;
 mod model;
@@ -22,6 +25,7 @@ mod stream;
 pub use driver::{CudaError, Driver, NoDriver};
 pub use gpu::{Gpu, GpuInfo, Partition, SmGroups};
 pub use graph::{Executable, Graph, GraphNodes};
+pub use layout::{SmGranularity, SmLayout};
 pub use libraries::{CudaLibraries, LibrariesMissing};
 pub use memory::{DeviceMemory, PinnedMemory};
 pub use model::{CudaModel, CudaModelError, CudaModelOptions, Port};

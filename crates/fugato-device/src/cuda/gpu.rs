@@ -1,8 +1,10 @@
 //! A device, and its division into groups of multiprocessors.
 
 use super::driver::{CudaError, Driver, NoDriver, check, end};
+use super::layout::{SmGranularity, SmLayout};
 use super::stream::Stream;
 use cudarc::driver::sys::{self, CUdevResource, CUdevice_attribute as Attribute};
+use fugato_core::device::AtomSet;
 use serde::Serialize;
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -143,6 +145,21 @@ impl Gpu {
         })?;
         groups.truncate(count as usize);
         Ok(SmGroups(groups))
+    }
+
+    /// Divides the device into its smallest groups, which are its slices. One that is too
+    /// small to divide is one slice.
+    ///
+    /// # Errors
+    /// Where the driver fails.
+    pub fn divide(&self) -> Result<(SmLayout, SmGroups), CudaError> {
+        let (sms, granularity) = (self.info.sms, SmGranularity::of(&self.info));
+        let groups = if granularity.slices(sms).len() < 2 {
+            self.whole()?
+        } else {
+            self.split(granularity.slice())?
+        };
+        Ok((SmLayout::new(sms, groups.sms()), groups))
     }
 
     fn all_sms(&self) -> Result<CUdevResource, CudaError> {
@@ -290,6 +307,26 @@ impl Partition {
             context,
             sms: groups.sms()[from..from + count].iter().sum(),
         }))
+    }
+
+    /// Makes the partition of these neighbouring slices of a layout, whose division is
+    /// `groups`. The whole device has the multiprocessors that no slice has, too.
+    ///
+    /// # Errors
+    /// Where the driver fails.
+    ///
+    /// # Panics
+    /// Where the atoms are not of the layout.
+    pub fn of_atoms(
+        gpu: &Arc<Gpu>,
+        (layout, groups): (&SmLayout, &SmGroups),
+        atoms: AtomSet,
+    ) -> Result<Arc<Self>, CudaError> {
+        if atoms.count() == layout.slices().0 {
+            return Self::new(gpu, &gpu.whole()?, 0, 1);
+        }
+        let first = atoms.iter().next().unwrap_or(0);
+        Self::new(gpu, groups, first.into(), atoms.count().into())
     }
 
     /// Its multiprocessors.

@@ -2,6 +2,8 @@
 
 use super::Answer;
 use crate::gpu_check::bench::{Bench, micros};
+use fugato_core::DeviceId;
+use fugato_core::device::LaneClass;
 use fugato_device::cuda::Partition;
 use serde_json::json;
 use std::time::Instant;
@@ -17,15 +19,22 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
             Err(error) => json!({ "asked": asked, "error": error.to_string() }),
         });
     }
+    let (layout, groups) = bench.gpu.divide()?;
+    let lanes = [LaneClass::Normal];
+    let spec = layout.spec(DeviceId(0), &info.name, &lanes, &lanes);
     let before = bench.gpu.memory_free()?;
-    let mut creation = Vec::new();
-    let halves = bench.gpu.split(info.sms / 2 / 8 * 8)?;
-    for index in 0..halves.sms().len() {
+    let mut partitions = Vec::new();
+    for published in &spec.partitions {
         let begun = Instant::now();
-        let partition = Partition::new(&bench.gpu, &halves, index, 1)?;
+        let partition = Partition::of_atoms(&bench.gpu, (&layout, &groups), published.atoms)?;
         let made = begun.elapsed();
         partition.stream(0)?.synchronize()?;
-        creation.push(json!({ "sms": partition.sms(), "created_us": micros(made) }));
+        partitions.push(json!({
+            "slices": published.share().0,
+            "sms": partition.sms(),
+            "expected_sms": layout.sms(published.atoms),
+            "created_us": micros(made),
+        }));
     }
     let taken = before.saturating_sub(bench.gpu.memory_free()?);
     let libraries = bench.libraries.loaded.iter().map(|(name, folder)| {
@@ -36,12 +45,13 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
         json!({ "name": name, "place": place })
     });
     Ok(Answer {
-        holds: creation.len() >= 2,
+        holds: layout.is_divided(),
         words: format!(
-            "{}, {} multiprocessors in steps of {}, CUDA {}, ONNX Runtime {}",
+            "{}, {} multiprocessors in {} slices, {} partitions, CUDA {}, ONNX Runtime {}",
             info.name,
             info.sms,
-            info.sms_alignment,
+            layout.slices().0,
+            partitions.len(),
             bench.driver.version(),
             bench.runtime_version()
         ),
@@ -51,8 +61,9 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
             "onnxruntime": bench.runtime_version(),
             "libraries": libraries.collect::<Vec<_>>(),
             "divisions": divisions,
-            "halves": creation,
-            "halves_bytes": taken,
+            "spare_sms": layout.spare(),
+            "partitions": partitions,
+            "partitions_bytes": taken,
         }),
     })
 }
