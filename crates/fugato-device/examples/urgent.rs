@@ -19,8 +19,14 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Niceness of normal and urgent lanes.
-const CLASSES: [(i32, i32); 4] = [(15, 15), (15, 10), (19, 10), (19, 0)];
+/// Niceness of normal and urgent lanes, and whether normal ones have the longest slices.
+const CLASSES: [(i32, i32, bool); 5] = [
+    (15, 15, true),
+    (15, 10, false),
+    (15, 10, true),
+    (19, 10, true),
+    (19, 0, true),
+];
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -35,10 +41,11 @@ fn main() -> Result<()> {
         |model: &fugato_device::StoredModel| Arc::from(one_item(&model.info().inputs, 128));
     let (below, above) = (inputs(&long), inputs(&short));
     let mut rows = Vec::new();
-    for (niceness_normal, niceness_urgent) in CLASSES {
+    for (niceness_normal, niceness_urgent, layered) in CLASSES {
         let mut runner = Runner::new(CpuOptions {
             niceness_normal,
             niceness_urgent,
+            layered,
             ..CpuOptions::default()
         })?;
         let mut partitions = runner.device.spec().partitions.iter();
@@ -82,6 +89,7 @@ fn main() -> Result<()> {
         };
         rows.push(json!({
             "niceness": [niceness_normal, niceness_urgent],
+            "longest_slices": layered,
             "short_alone_p50_ms": at(&alone, 50),
             "short_alone_p99_ms": at(&alone, 99),
             "short_p50_ms": at(&above, 50),

@@ -13,23 +13,24 @@ mod memory;
 mod model;
 mod output;
 mod slot;
+mod worker;
 
 pub use lane::EventSink;
 
 use crate::clock::MonotonicClock;
-use crate::device::{Device, DeviceEvent, LeftBehind, LegWork, RevokeLeg, RunErrorKind, RunSplit};
+use crate::device::{Device, DeviceEvent, LeftBehind, LegWork, RevokeLeg};
 use crate::os;
 use crate::store::{Cuts, LoadCause, LoadError, StoredModel};
-use crew::Crew;
 use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
 use fugato_core::profile::DeviceKey;
 use fugato_core::{DeviceId, LaneId, ModelId, Nanos, PartitionId, Share};
-use lane::{Lane, Outcome, Worker, run_error};
+use lane::Lane;
 use model::{Failed, LoadedModel, SessionKey};
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use worker::CpuWorker;
 
 /// How the CPU is made into a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,9 @@ pub struct CpuOptions {
     pub niceness_normal: i32,
     /// Niceness of urgent lanes, 0 to 19.
     pub niceness_urgent: i32,
+    /// Whether urgent legs are going to be started over running ones, which then have longer
+    /// slices. [`CpuDevice::set_layered`] changes it.
+    pub layered: bool,
     /// How long a thread of a session of several waits for the others by spinning before
     /// it sleeps, while their lane runs; zero for not at all.
     pub spin: Nanos,
@@ -58,6 +62,7 @@ impl Default for CpuOptions {
             // 10 to 15 steps one of 10 and 30 to 1 for the server's threads.
             niceness_normal: 15,
             niceness_urgent: 10,
+            layered: false,
             // Most waits between operators are shorter, and a thread whose partner lost its
             // core to something else soon sleeps. On two idle cores 20 us give what endless
             // spinning gives (SqueezeNet: 1.64 ms against 2.16 ms without); on busy ones
@@ -180,6 +185,7 @@ struct Shared {
     options: CpuOptions,
     clock: MonotonicClock,
     sink: EventSink,
+    layered: AtomicBool,
     models: RwLock<HashMap<ModelId, Arc<LoadedModel>>>,
     legs: AtomicU64,
     bytes_copied_in: AtomicU64,
@@ -193,6 +199,7 @@ struct Place {
     cores: Vec<usize>,
     class: LaneClass,
     niceness: i32,
+    slice: os::Slice,
 }
 
 impl Place {
@@ -206,8 +213,8 @@ impl Place {
 
     /// Confines the calling thread to this place.
     fn enter(&self) {
-        let entered = os::pin(&self.cores)
-            .and_then(|()| os::yield_to_others(self.niceness, self.class == LaneClass::Normal));
+        let entered =
+            os::pin(&self.cores).and_then(|()| os::yield_to_others(self.niceness, self.slice));
         if let Err(error) = entered {
             tracing::warn!(%error, cores = ?self.cores, "a lane's thread runs unpinned");
         }
@@ -226,6 +233,7 @@ impl CpuDevice {
         sink: EventSink,
     ) -> Result<Self, CpuError> {
         let cores = resolve_cores(&options)?;
+        let layered = AtomicBool::new(options.layered);
         let slices = Share(u16::try_from(cores.len()).expect("checked against the most"));
         let mut lanes = vec![LaneClass::Normal; usize::from(options.lanes)];
         lanes.push(LaneClass::Urgent);
@@ -243,12 +251,20 @@ impl CpuDevice {
                 options,
                 clock,
                 sink,
+                layered,
                 models: RwLock::default(),
                 legs: AtomicU64::new(0),
                 bytes_copied_in: AtomicU64::new(0),
                 bytes_copied_out: AtomicU64::new(0),
             }),
         })
+    }
+
+    /// Says whether urgent legs are going to be started over running ones
+    /// ([`CpuOptions::layered`]). Lanes heed it from their next leg on; threads of sessions
+    /// of several keep the slices that they were made with.
+    pub fn set_layered(&self, layered: bool) {
+        self.shared.layered.store(layered, Ordering::Relaxed);
     }
 
     /// Loads a model under `id` and makes its sessions for the partitions to be warm.
@@ -365,7 +381,7 @@ impl CpuDevice {
     }
 
     /// Unloads a model; says whether it was loaded. Running legs finish, later ones fail
-    /// as [`RunErrorKind::ModelNotLoaded`], and its memory is freed with its last leg.
+    /// as [`crate::RunErrorKind::ModelNotLoaded`], and its memory is freed with its last leg.
     pub fn unload(&self, id: ModelId) -> bool {
         let mut models = self
             .shared
@@ -485,77 +501,21 @@ impl Shared {
                 LaneClass::Normal => self.options.niceness_normal,
                 LaneClass::Urgent => self.options.niceness_urgent,
             },
+            slice: self.slice(class),
         })
+    }
+
+    fn slice(&self, class: LaneClass) -> os::Slice {
+        match class {
+            LaneClass::Urgent => os::Slice::Urgent,
+            LaneClass::Normal if self.layered.load(Ordering::Relaxed) => os::Slice::Longest,
+            LaneClass::Normal => os::Slice::Long,
+        }
     }
 
     fn model(&self, id: ModelId) -> Option<Arc<LoadedModel>> {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         models.get(&id).map(Arc::clone)
-    }
-}
-
-/// A lane's thread at work.
-struct CpuWorker {
-    shared: Arc<Shared>,
-    place: Place,
-    /// Made by the lane's thread with the first model that is cut.
-    crew: OnceLock<Option<Crew>>,
-}
-
-impl CpuWorker {
-    /// The threads that run groups of a stage beside the lane's own; `None` on one core,
-    /// for models in one piece, and where there are no more threads to have.
-    fn crew(&self, model: &LoadedModel) -> Option<&Crew> {
-        let size = self.place.threads();
-        if size < 2 || !model.has_groups() {
-            return None;
-        }
-        let made = self.crew.get_or_init(|| match Crew::new(size) {
-            Ok(crew) => Some(crew),
-            Err(error) => {
-                tracing::warn!(%error, "a lane has no helpers; groups run one after the other");
-                None
-            }
-        });
-        made.as_ref()
-    }
-}
-
-impl Worker for CpuWorker {
-    type Leg = Option<Arc<LoadedModel>>;
-
-    fn enter(&self) {
-        self.place.enter();
-    }
-
-    fn begin(&self, work: &LegWork) -> Self::Leg {
-        self.shared.model(work.start.model)
-    }
-
-    fn run(&self, work: &LegWork, model: Self::Leg) -> Outcome {
-        let shared = &self.shared;
-        shared.legs.fetch_add(1, Ordering::Relaxed);
-        let Some(model) = model else {
-            let detail = "it is not loaded on this device".to_owned();
-            let error = run_error(work, RunErrorKind::ModelNotLoaded, detail);
-            return (Err(error), RunSplit::default());
-        };
-        let crew = self.crew(&model);
-        match model.run(work, (&self.place, crew), &shared.clock) {
-            Ok(ran) => {
-                for (counter, copied) in [
-                    (&shared.bytes_copied_in, ran.bytes_copied_in),
-                    (&shared.bytes_copied_out, ran.bytes_copied_out),
-                ] {
-                    counter.fetch_add(copied, Ordering::Relaxed);
-                }
-                (Ok(ran.outputs), ran.split)
-            }
-            Err((kind, detail)) => {
-                let error = run_error(work, kind, detail);
-                (Err(error), RunSplit::default())
-            }
-        }
     }
 }
 
@@ -573,11 +533,8 @@ impl Device for CpuDevice {
         let name = format!("lane-{}.{}", partition.0, lane.0);
         place.start(work, &name, || {
             let place = self.shared.place(partition, class);
-            Arc::new(CpuWorker {
-                shared: Arc::clone(&self.shared),
-                place: place.expect("the lane was found by this partition"),
-                crew: OnceLock::new(),
-            })
+            let place = place.expect("the lane was found by this partition");
+            Arc::new(CpuWorker::new(Arc::clone(&self.shared), place))
         });
     }
 

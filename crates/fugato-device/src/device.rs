@@ -173,4 +173,7 @@ pub enum RunErrorKind {
     Runtime,
     /// An output did not have one row per item, so it cannot be divided.
     OutputShape,
+    /// The device is lost to this process for good: every further call would fail alike (a
+    /// sticky error of CUDA). All models and all other legs are lost with it.
+    DeviceLost,
 }

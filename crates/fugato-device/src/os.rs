@@ -38,23 +38,43 @@ pub(crate) fn pin(cores: &[usize]) -> io::Result<()> {
     }
 }
 
-/// Time that a thread which runs models has a core for before Linux looks at others of
-/// its kind. Longer than what other programs have by default, 0.7 to 2.8 ms by the number of
-/// cores: one with a shorter slice that wakes up runs at once (Linux 6.12 and later), where
-/// it would wait for the end of the running one's slice else. That is the server's threads,
-/// and clients on the same machine.
-const LONG_SLICE_NS: u64 = 5_000_000;
+/// How long a thread has a core before Linux looks at others of its kind (6.12 and later). Others
+/// that wake up with a shorter slice, and thus are due sooner, run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slice {
+    /// 5 ms, of a thread that runs models: longer than what other programs have by default,
+    /// 0.7 to 2.8 ms by the number of cores, so that the server's threads, and
+    /// clients on the same machine, run at once.
+    Long,
+    /// 30 ms, of a thread that runs models and that urgent ones may suspend. An urgent one runs
+    /// at once where it is due first, by its slice over its weight; beside a slice of 5 ms that is
+    /// one time in three.
+    Longest,
+    /// 10 ms, of an urgent thread: longer than most of its legs, so that none is interrupted by
+    /// the leg that it has suspended because it has had its part of the core.
+    Urgent,
+}
+
+impl Slice {
+    fn nanos(self) -> u64 {
+        match self {
+            Self::Long => 5_000_000,
+            Self::Longest => 30_000_000,
+            Self::Urgent => 10_000_000,
+        }
+    }
+}
 
 /// Has the calling thread, and threads it starts, yield to others: with a niceness (Linux
-/// has one per thread), and with a long slice where `long_slice`.
-pub(crate) fn yield_to_others(niceness: i32, long_slice: bool) -> io::Result<()> {
+/// has one per thread), and with a slice where the kernel knows slices.
+pub(crate) fn yield_to_others(niceness: i32, slice: Slice) -> io::Result<()> {
     let fair = SchedAttr {
         size: u32::try_from(size_of::<SchedAttr>()).unwrap_or(0),
         policy: u32::try_from(libc::SCHED_OTHER).unwrap_or(0),
         flags: 0,
         nice: niceness,
         priority: 0,
-        runtime: if long_slice { LONG_SLICE_NS } else { 0 },
+        runtime: slice.nanos(),
         deadline: 0,
         period: 0,
     };
@@ -220,10 +240,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lanes_have_long_slices_where_the_kernel_knows_slices() {
-        let attributes = |long_slice| {
+    fn threads_have_their_slices_where_the_kernel_knows_slices() {
+        let attributes = |slice| {
             let own = std::thread::spawn(move || {
-                yield_to_others(15, long_slice).expect("any thread may yield");
+                if let Some(slice) = slice {
+                    yield_to_others(15, slice).expect("any thread may yield");
+                }
                 let mut found = std::mem::MaybeUninit::<SchedAttr>::zeroed();
                 // SAFETY: the kernel writes at most the size given; thread 0 is the calling
                 // one, and the last argument must be 0.
@@ -237,12 +259,14 @@ mod tests {
             });
             own.join().expect("the thread ends")
         };
-        let (long, usual) = (attributes(true), attributes(false));
-        assert_eq!((long.nice, usual.nice), (15, 15));
+        let usual = attributes(None);
         // Older kernels say 0.
         let knows = usual.runtime > 0;
-        let expected = if knows { LONG_SLICE_NS } else { 0 };
-        assert_eq!(long.runtime, expected);
-        assert!(usual.runtime <= LONG_SLICE_NS);
+        for slice in [Slice::Long, Slice::Longest, Slice::Urgent] {
+            let given = attributes(Some(slice));
+            let expected = if knows { slice.nanos() } else { 0 };
+            assert_eq!((given.nice, given.runtime), (15, expected));
+            assert!(usual.runtime <= slice.nanos());
+        }
     }
 }

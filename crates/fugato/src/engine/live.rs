@@ -5,6 +5,7 @@
 //! after it; none is lost or decided about twice.
 
 use super::lifecycle::Lifecycle;
+use super::open::is_layered;
 use super::runner::Runner;
 use super::served::ServedModel;
 use crate::api::{
@@ -193,6 +194,9 @@ impl Runner {
         let policy = base
             .map(|base| with_settings(base, settings, device))
             .transpose()?;
+        if let Some(policy) = &policy {
+            self.device.set_layered(is_layered(policy));
+        }
         let inputs = policy.map(Input::PolicyChanged).into_iter();
         let inputs: Vec<Input> = inputs
             .chain(deadlines.map(Input::DeadlinesChanged))

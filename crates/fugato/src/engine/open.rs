@@ -5,6 +5,8 @@ use super::load::DEVICE;
 use super::serve::ServeError;
 use crate::config::{Config, Cores};
 use crate::runtime::{self, Surroundings};
+use fugato_core::policy::{CapacityRule, capacity_of};
+use fugato_core::sched::PolicySpec;
 use fugato_device::{
     CpuDevice, CpuError, CpuOptions, EventSink, ModelStore, MonotonicClock, Profiler, Runtime,
 };
@@ -39,9 +41,15 @@ pub(super) fn device(
         lanes: config.device.lanes,
         niceness_normal: config.device.niceness,
         niceness_urgent: config.device.niceness_urgent,
+        layered: is_layered(&config.policy_spec(config.scheduler.policy)),
         spin: config.device.spin.nanos(),
     };
     CpuDevice::new(DEVICE, options, clock, sink)
+}
+
+/// Whether a policy starts urgent legs over running ones.
+pub(super) fn is_layered(policy: &PolicySpec) -> bool {
+    capacity_of(policy) == CapacityRule::Layered
 }
 
 /// Makes the device for measurements, which alone start legs on it.
