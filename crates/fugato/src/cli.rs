@@ -23,6 +23,8 @@ pub mod zoo;
 
 pub use settings::SettingArgs;
 
+use crate::engine::ServeError;
+use crate::supervisor::DEVICE_LOST;
 use clap::{Parser, Subcommand};
 
 /// Serves many deep-learning models from one accelerator.
@@ -83,6 +85,20 @@ pub enum Outcome {
         /// The signal's number.
         signal: i32,
     },
+    /// A process that was started ended otherwise than well, and has said why: its code.
+    Passed {
+        /// The code.
+        code: u8,
+    },
+}
+
+/// The exit code of a command that could not do its work: 75 where a device was lost that a
+/// new process may have, otherwise 2.
+pub fn failure_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(ServeError::DeviceLost { .. }) => DEVICE_LOST,
+        _ => 2,
+    }
 }
 
 /// How a report is written.
@@ -113,5 +129,18 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => doctor::run(&args),
         Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Completions(args) => completions::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_device_has_an_exit_code_of_its_own() {
+        let detail = "the bus is gone".to_owned();
+        let lost = anyhow::Error::from(ServeError::DeviceLost { detail });
+        assert_eq!(failure_code(&lost), 75);
+        assert_eq!(failure_code(&ServeError::NoRepository.into()), 2);
     }
 }

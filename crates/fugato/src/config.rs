@@ -24,7 +24,7 @@ pub use schema::{
     ProfileConfig, RawClipper, RawConfig, RawDevice, RawDstack, RawFugato, RawGslice, RawLog,
     RawModel, RawModelStore, RawPolicies, RawProfile, RawRuntime, RawScheduler, RawServer,
     RawTelemetry, RawTemporal, RawUncontrolled, RuntimeConfig, SETTINGS, SchedulerConfig,
-    ServerConfig, Setting, TelemetryConfig, TemporalConfig, UncontrolledConfig,
+    ServerConfig, Setting, Supervise, TelemetryConfig, TemporalConfig, UncontrolledConfig,
 };
 pub use units::{ByteSize, Cores, Span, UnitError};
 
@@ -35,6 +35,7 @@ use fugato_core::sched::PolicySpec;
 use origin::{Layer, LayerKind};
 use std::collections::BTreeMap;
 use std::env;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// The least and the largest latency objective: none is met in less than a microsecond, and
@@ -202,6 +203,7 @@ impl Config {
                     leg_shares,
                     widen,
                     dequeue,
+                    work_interval,
                     give_up,
                     niceness,
                 } = self.policy.fugato;
@@ -210,11 +212,29 @@ impl Config {
                     leg_shares,
                     widen,
                     dequeue,
+                    work_interval,
                     give_up,
                     niceness,
                 })
             }
         }
+    }
+
+    /// Whether this process is to be a supervisor.
+    pub fn supervised(&self) -> bool {
+        match self.server.supervise {
+            Supervise::On => true,
+            // Only the CPU exists so far.
+            Supervise::Auto | Supervise::Off => false,
+        }
+    }
+
+    /// Checks that the server may listen on `address`, which it was handed.
+    ///
+    /// # Errors
+    /// [`ConfigError::Open`]: others reach it, and it lets everybody in.
+    pub fn check_handed(&self, address: IpAddr) -> Result<(), ConfigError> {
+        self.check_closed(address, || Origin::Handed)
     }
 
     /// The settings of the model `name`.
@@ -402,14 +422,24 @@ impl Config {
         if let [(missing, None), (given, Some(_))] | [(given, Some(_)), (missing, None)] = files {
             return Err(ConfigError::HalfSet { given, missing });
         }
+        self.check_closed(server.host, || self.origins.origin("server.host"))
+    }
+
+    /// Checks that nobody is let in from other machines by mistake.
+    fn check_closed(
+        &self,
+        host: IpAddr,
+        origin: impl FnOnce() -> Origin,
+    ) -> Result<(), ConfigError> {
+        let server = &self.server;
         let lacks_tls = server.tls_cert.is_none();
         let lacks_token = server.auth_token_file.is_none();
-        if server.host.is_loopback() || server.insecure || !(lacks_tls || lacks_token) {
+        if host.is_loopback() || server.insecure || !(lacks_tls || lacks_token) {
             return Ok(());
         }
         Err(ConfigError::Open {
-            host: server.host,
-            origin: self.origins.origin("server.host"),
+            host,
+            origin: origin(),
             lacks_tls,
             lacks_token,
         })

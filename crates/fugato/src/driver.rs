@@ -13,8 +13,8 @@ mod record;
 
 pub use course::{Accepted, Course, LegCourse};
 pub use effects::{
-    Answer, Hooks, Payload, ProfileEvent, ReplyResult, SampleHook, ServeFailure, Served,
-    TaskDoneHook, TaskTiming,
+    Answer, DeviceLostHook, Hooks, Payload, ProfileEvent, ReplyResult, SampleHook, ServeFailure,
+    Served, TaskDoneHook, TaskTiming,
 };
 pub use mailbox::{Mailbox, NotTaken};
 pub use record::{FileRecorder, RecorderThread, RecordingError, Replayed, replay};
@@ -24,7 +24,7 @@ use effects::DeviceEffects;
 use fugato_core::driver::{Clock, Driver, Recorder};
 use fugato_core::sched::{Input, LegResult, Scheduler};
 use fugato_core::{DeviceId, Timestamp};
-use fugato_device::{Device, DeviceEvent, MonotonicClock, hasten_this_thread};
+use fugato_device::{Device, DeviceEvent, MonotonicClock, RunErrorKind, hasten_this_thread};
 use mailbox::{Message, Stamped};
 use std::collections::BTreeMap;
 use std::io;
@@ -188,6 +188,15 @@ fn input_of(effects: &mut DeviceEffects, message: Message) -> Option<Input> {
         Message::Device(DeviceEvent::Revoked { device, task, leg }) => {
             effects.leg_revoked(task, leg);
             Some(Input::LegRevoked { device, task, leg })
+        }
+        // The leg has not ended: nothing on that device ever does.
+        Message::Device(DeviceEvent::Finished {
+            device,
+            result: Err(error),
+            ..
+        }) if error.kind == RunErrorKind::DeviceLost => {
+            effects.device_lost(device, &error);
+            Some(Input::DeviceLost { device })
         }
         Message::Device(DeviceEvent::Finished {
             device,

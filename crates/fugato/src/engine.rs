@@ -29,7 +29,7 @@ mod workbench;
 pub use import::ImportedModel;
 pub use plan_bench::{Difference, PlanBench, PlanBenchError, Timing};
 pub use profiles::ProfileFileError;
-pub use serve::{ServeError, serve};
+pub use serve::{Given, ServeError, serve};
 pub use timeline::TimelineFileError;
 pub use workbench::{BenchModel, Workbench};
 

@@ -3,7 +3,7 @@
 //! [`ErrorKind::facts`] is the one table of HTTP status, gRPC code, whether a retry makes
 //! sense, and metric label. Both protocols read it and neither has an exception to it.
 
-use fugato_core::Nanos;
+use fugato_core::{DeviceId, Nanos};
 use fugato_device::{ElementType, InputFault, RunError, RunErrorKind};
 use std::fmt;
 
@@ -97,6 +97,9 @@ error_kinds! {
     Draining => 503 Unavailable true "draining",
     /// The server stopped before the request ended.
     ShuttingDown => 503 Unavailable true "shutting_down",
+    /// The device that the request was on is lost to the server for good; another process, or
+    /// another server, may have one.
+    DeviceLost => 503 Unavailable true "device_lost",
     /// The server's control mode does not let clients load and unload models, nor change how
     /// they are scheduled.
     ControlDisabled => 403 PermissionDenied false "control_disabled",
@@ -332,6 +335,15 @@ impl InferError {
     /// The server stopped before the request ended.
     pub fn shutting_down() -> Self {
         Fault::ShuttingDown.into()
+    }
+
+    /// Device `device` went away before a request to `model` ended.
+    pub fn device_lost(model: impl Into<String>, device: DeviceId) -> Self {
+        Fault::DeviceLost {
+            model: model.into(),
+            device,
+        }
+        .into()
     }
 
     /// Model `model` could not run the batch that the request was in.

@@ -1,7 +1,7 @@
 //! The `fugato` binary: parses the command line and turns the result into an exit code.
 
 use clap::Parser;
-use fugato::cli::{Cli, Outcome, run};
+use fugato::cli::{Cli, Outcome, failure_code, run};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -12,11 +12,12 @@ fn main() -> ExitCode {
         Ok(Outcome::Interrupted { signal }) => {
             ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
         }
+        Ok(Outcome::Passed { code }) => ExitCode::from(code),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Where standard error is closed too there is nobody left to tell.
             let _ = write_error(&mut io::stderr().lock(), &error);
-            ExitCode::from(2)
+            ExitCode::from(failure_code(&error))
         }
     }
 }

@@ -31,6 +31,7 @@ mod listen;
 pub(crate) mod metadata;
 mod outputs;
 pub mod proto;
+mod sockets;
 mod stall;
 mod tls;
 
@@ -42,6 +43,7 @@ use outputs::{Destinations, Reply};
 pub use auth::{TOKEN_MAX_BYTES, TOKEN_MIN_BYTES, TOKENS_MAX, TokenFileError, Tokens};
 pub use grpc::{RPCS, Rpc};
 pub use http::{HTTP_ROUTES, HttpRoute};
+pub use sockets::{Sockets, SocketsError};
 pub use tls::{Tls, TlsError};
 
 /// Where and within which limits to serve.
@@ -147,10 +149,7 @@ pub struct Drained {
 /// A server that has its ports and does not answer yet.
 #[derive(Debug)]
 pub struct Server {
-    http: Option<TcpListener>,
-    grpc: Option<TcpListener>,
-    metrics: Option<TcpListener>,
-    addresses: Addresses,
+    sockets: Sockets,
     options: ServerOptions,
 }
 
@@ -160,35 +159,31 @@ impl Server {
     /// # Errors
     /// [`BindError`], naming the first address that could not be taken.
     pub async fn bind(options: ServerOptions) -> Result<Self, BindError> {
-        let (http, http_at) = bind("HTTP", options.http).await?;
-        let (grpc, grpc_at) = bind("gRPC", options.grpc).await?;
-        let (metrics, metrics_at) = bind("metrics", options.metrics).await?;
-        Ok(Self {
-            http,
-            grpc,
-            metrics,
-            addresses: Addresses {
-                http: http_at,
-                grpc: grpc_at,
-                metrics: metrics_at,
-            },
-            options,
-        })
+        let sockets = Sockets::bind(&options).await?;
+        Ok(Self::on(sockets, options))
+    }
+
+    /// A server on sockets that are open already; the addresses in `options` are not used.
+    pub fn on(sockets: Sockets, options: ServerOptions) -> Self {
+        Self { sockets, options }
     }
 
     /// The addresses taken.
     pub fn addresses(&self) -> Addresses {
-        self.addresses
+        self.sockets.addresses()
     }
 
     /// Serves until `shutdown` is cancelled, then takes no more connections and requests,
     /// lets accepted requests finish within the drain timeout, and returns. Metrics are
     /// served to the end of the drain.
+    ///
+    /// # Errors
+    /// Where the runtime cannot watch one of the sockets.
     pub async fn serve<S: InferenceService>(
         self,
         service: Arc<S>,
         shutdown: CancellationToken,
-    ) -> Drained {
+    ) -> io::Result<Drained> {
         let requests = Listening::new(&self.options, shutdown.clone());
         let metrics = Listening::new(&self.options, CancellationToken::new());
         let budget = Budget::new(self.options.max_held_bytes);
@@ -200,13 +195,15 @@ impl Server {
                 http::turn_away(error, request)
             }
         };
-        if let Some(listener) = self.http {
+        if let Some(listener) = self.sockets.http {
+            let listener = TcpListener::from_std(listener)?;
             let budget = Arc::clone(&budget);
             let router = http::router(Arc::clone(&service), &self.options, budget);
             let door = Door::new(tokens.clone(), open_http, turn_away(&service));
             requests.http1(listener, router, door);
         }
-        if let Some(listener) = self.grpc {
+        if let Some(listener) = self.sockets.grpc {
+            let listener = TcpListener::from_std(listener)?;
             let stop = shutdown.clone();
             let rpc = grpc::GrpcService::new(Arc::clone(&service), &self.options, budget, stop);
             let counting = Arc::clone(&service);
@@ -216,14 +213,15 @@ impl Server {
             });
             requests.http2(listener, rpc, door);
         }
-        if let Some(listener) = self.metrics {
+        if let Some(listener) = self.sockets.metrics {
+            let listener = TcpListener::from_std(listener)?;
             let door = Door::new(tokens.clone(), open_none, turn_away(&service));
             metrics.http1(listener, http::metrics_router(service), door);
         }
         shutdown.cancelled().await;
         let connections_cut = requests.drain(self.options.drain_timeout).await;
         metrics.drain(METRICS_DRAIN).await;
-        Drained { connections_cut }
+        Ok(Drained { connections_cut })
     }
 }
 
@@ -265,21 +263,4 @@ async fn infer<S: InferenceService>(
         })
     })
     .await
-}
-
-async fn bind(
-    protocol: &'static str,
-    address: Option<SocketAddr>,
-) -> Result<(Option<TcpListener>, Option<SocketAddr>), BindError> {
-    let Some(address) = address else {
-        return Ok((None, None));
-    };
-    let failed = |source| BindError {
-        protocol,
-        address,
-        source,
-    };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let taken = listener.local_addr().map_err(failed)?;
-    Ok((Some(listener), Some(taken)))
 }

@@ -9,6 +9,8 @@ mod model;
 mod overload;
 #[path = "lifecycle/server.rs"]
 mod server;
+#[path = "lifecycle/supervisor.rs"]
+mod supervisor;
 #[path = "lifecycle/timeline.rs"]
 mod timeline;
 

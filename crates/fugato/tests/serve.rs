@@ -10,7 +10,9 @@ mod profiles;
 use collector::Collector;
 use fugato_onnx::proto::tensor_shape_proto::Dimension;
 use fugato_onnx::proto::{AttributeProto, OperatorSetIdProto, ValueInfoProto};
-use fugato_onnx::{DataType, ExternalPolicy, GraphProto, ModelProto, NodeProto, save_model};
+use fugato_onnx::{
+    DataType, ExternalPolicy, GraphProto, ModelProto, NodeProto, TensorProto, save_model,
+};
 use fugato_zoo::write_repository;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -39,8 +41,56 @@ fn fixtures() -> &'static Path {
             save_model(&softmax_over_the_batch(), &path, ExternalPolicy::Never)
                 .expect("a model can be written");
         }
+        let folder = root.join("models").join("forked").join("1");
+        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        save_model(&forked(), &folder.join("model.onnx"), ExternalPolicy::Never)
+            .expect("a model can be written");
         root
     })
+}
+
+/// Two like convolutions of one input, the second with a bias of ones; their outputs side by
+/// side.
+fn forked() -> ModelProto {
+    let value = |name: &str, channels: i64| {
+        let sizes = [channels, 4, 4].map(Dimension::size);
+        let dims = std::iter::once(Dimension::symbol("batch")).chain(sizes);
+        ValueInfoProto::tensor(name, DataType::Float, dims.collect())
+    };
+    let convolution = |name: &str| {
+        let (filter, bias) = (format!("{name}_filter"), format!("{name}_bias"));
+        NodeProto::new(name, "Conv", &["input", &filter, &bias], &[name])
+    };
+    let concat = NodeProto::new("concat", "Concat", &["one", "other"], &["output"]);
+    let filter = |name: &str, step: f32| {
+        let values: Vec<f32> = (0..32 * 32).map(|at| (at as f32 * step).sin()).collect();
+        TensorProto::from_f32s(name, &[32, 32, 1, 1], &values)
+    };
+    ModelProto {
+        ir_version: Some(9),
+        opset_import: vec![OperatorSetIdProto {
+            domain: Some(String::new()),
+            version: Some(17),
+        }],
+        graph: Some(GraphProto {
+            name: Some("graph".to_owned()),
+            node: vec![
+                convolution("one"),
+                convolution("other"),
+                concat.with([AttributeProto::int("axis", 1)]),
+            ],
+            input: vec![value("input", 32)],
+            output: vec![value("output", 64)],
+            initializer: vec![
+                filter("one_filter", 0.7),
+                filter("other_filter", 1.3),
+                TensorProto::from_f32s("one_bias", &[32], &[0.0; 32]),
+                TensorProto::from_f32s("other_bias", &[32], &[1.0; 32]),
+            ],
+            ..GraphProto::default()
+        }),
+        ..ModelProto::default()
+    }
 }
 
 /// A model whose rows depend on each other, though its first dimensions share a name.

@@ -1,8 +1,8 @@
 //! The flags that set configuration values, and the sources joined with them.
 
 use crate::config::{
-    Config, DeviceKind, LogFormat, ModelControlMode, Policy, RawConfig, Sources, from_environment,
-    read_file,
+    Config, DeviceKind, LogFormat, ModelControlMode, Policy, RawConfig, Sources, Supervise,
+    from_environment, read_file,
 };
 use clap::ValueHint;
 use std::net::IpAddr;
@@ -66,6 +66,12 @@ pub struct SettingArgs {
     /// Serve other machines without TLS and tokens
     #[arg(long)]
     pub insecure: bool,
+
+    /// Hold the listening sockets in a process of their own, and start another server where
+    /// one ends abnormally [default: auto, which is off on a CPU]
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "on")]
+    pub supervise: Option<Supervise>,
 
     /// Scheduling policy [default: edf]
     #[arg(long, value_name = "NAME")]
@@ -143,6 +149,7 @@ impl SettingArgs {
         raw.server.model_control_mode = flags.model_control_mode;
         raw.server.repository_poll_secs = flags.repository_poll_secs;
         raw.server.load_model = (!flags.load_model.is_empty()).then_some(flags.load_model);
+        raw.server.supervise = flags.supervise;
         raw.server.record = flags.record;
         raw.server.ready_file = flags.ready_file;
         raw.scheduler.policy = flags.policy;

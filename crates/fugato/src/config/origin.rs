@@ -17,6 +17,8 @@ pub enum Origin {
     File(PathBuf),
     /// The model's own configuration: its `config.pbtxt`, or what a client sent.
     Model,
+    /// A socket that whoever started the process handed over.
+    Handed,
     /// No source said anything.
     Default,
 }
@@ -28,6 +30,7 @@ impl fmt::Display for Origin {
             Self::Variable(name) => write!(f, "environment variable {name}"),
             Self::File(path) => write!(f, "file {}", path.display()),
             Self::Model => f.write_str("the model's own configuration"),
+            Self::Handed => f.write_str("the socket that was handed over"),
             Self::Default => f.write_str("default"),
         }
     }

@@ -68,6 +68,18 @@ pub enum DeviceKind {
     Cpu,
 }
 
+/// Whether a supervisor holds the listening sockets and starts another server where one ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Supervise {
+    /// With a device whose faults only a new process heals; the CPU is none.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
 /// How log lines are written to standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -146,6 +158,7 @@ kinds! {
     DeviceKind: "`auto` or `cpu`",
     ModelControlMode: "`none`, `poll` or `explicit`",
     LogFormat: "`text` or `json`",
+    Supervise: "`auto`, `on` or `off`",
 }
 
 /// `value` as TOML.
@@ -273,6 +286,10 @@ section! {
         /// How long accepted requests may still run after SIGTERM before the process ends
         /// anyway. Below the 30 s after which Kubernetes kills a container.
         drain_timeout: Span = Span::from_millis(25_000);
+        /// Whether a second process holds the listening sockets and starts a new server where
+        /// one ends abnormally, so that clients wait instead of being refused. `auto` is on with
+        /// a device whose faults only a new process heals, which the CPU is not.
+        supervise: Supervise = Supervise::Auto;
         /// Who decides when models are loaded and unloaded. `none`, as in Triton: clients
         /// that could change what is served would be a surprise.
         model_control_mode: ModelControlMode = ModelControlMode::None;
@@ -455,6 +472,9 @@ section! {
         widen: bool = true;
         /// Whether batches wait for the model's dequeue interval.
         dequeue: bool = true;
+        /// Whether that interval is the one of least work at the rate of arrivals, in place of the
+        /// objective over the slots + 1. Off: it gains on some loads and loses on others.
+        work_interval: bool = false;
         /// Whether tasks that are too late, and requests that would make a batch dear, are given
         /// up.
         give_up: bool = true;

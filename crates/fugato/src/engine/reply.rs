@@ -78,10 +78,7 @@ pub(super) fn error(
             InferError::run_failed(model, cause)
         }
         ServeFailure::Input(cause) => InferError::input_fault(model, cause),
-        ServeFailure::DeviceLost(device) => InferError::internal(
-            "device",
-            format!("{device} went away while model `{model}` ran on it"),
-        ),
+        ServeFailure::DeviceLost(device) => InferError::device_lost(model, device),
     }
 }
 

@@ -18,9 +18,11 @@ use crate::driver::{
 use crate::repository::{self, ScanError};
 use crate::runtime::FindError;
 use crate::server::{
-    Addresses, BindError, Server, ServerOptions, Tls, TlsError, TokenFileError, Tokens,
+    Addresses, BindError, Drained, Server, ServerOptions, Sockets, Tls, TlsError, TokenFileError,
+    Tokens,
 };
 use crate::shm::{SharedMemory, SharedMemoryOptions};
+use crate::supervisor::Supervised;
 use crate::telemetry::{Telemetry, TraceExportError, TraceOptions, Traces};
 use fugato_core::ModelId;
 use fugato_core::driver::{Recorder, RecordingFooter};
@@ -42,6 +44,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch::{self, Receiver, Sender};
+use tokio::task;
 use tokio_util::sync::CancellationToken;
 
 /// Requests that may wait for the driver's next look: a few milliseconds' worth at a
@@ -55,6 +59,10 @@ const DECISIONS_MAX: u32 = 1 << 18;
 /// How long after the first signal to stop a SIGINT is a person who insists. A terminal
 /// and a supervisor may both pass the first one on, within milliseconds.
 const INSIST_AFTER: Duration = Duration::from_secs(1);
+
+/// How long clients may take to hear that nothing is served any more, where the device or the
+/// driver is gone: there are no replies to wait for, and clients wait for the next server.
+const LOST_DRAIN: Duration = Duration::from_secs(1);
 
 /// Why a server cannot start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +113,12 @@ pub enum ServeError {
     /// The profile that was given cannot be used.
     #[error(transparent)]
     Profile(#[from] ProfileFileError),
+    /// The device is lost to this process. A new one may have it.
+    #[error("the device is lost to this process: {detail}")]
+    DeviceLost {
+        /// What the device said.
+        detail: String,
+    },
     /// The policy's settings are not of this device.
     #[error(transparent)]
     Policy(#[from] PolicySettingError),
@@ -130,12 +144,22 @@ fn os(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
     move |source| ServeError::Io { what, source }
 }
 
+/// What a server was given by whoever started its process.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// The sockets to serve on, instead of those that the configuration names.
+    pub sockets: Option<Sockets>,
+    /// The supervisor that it ends with.
+    pub supervisor: Option<Supervised>,
+}
+
 /// Serves a model repository until SIGTERM or SIGINT, then drains. A SIGINT a second or
 /// more later ends the process at once, with code 130; repeated SIGTERMs do not.
 ///
 /// # Errors
-/// [`ServeError`], before anything is served, or where the recording failed at the end.
-pub fn serve(config: Config) -> Result<(), ServeError> {
+/// [`ServeError`], before anything is served, where the device was lost, or where the
+/// recording failed at the end.
+pub fn serve(config: Config, given: Given) -> Result<(), ServeError> {
     bound_heap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -145,11 +169,14 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         })
         .build();
     let runtime = runtime.map_err(os("starting the server's threads"))?;
-    let result = runtime.block_on(async { Running::start(config).await?.run().await });
+    let result = runtime.block_on(async { Running::start(config, given).await?.run().await });
     // A model that is still being loaded is not waited for.
     runtime.shutdown_background();
     result
 }
+
+/// The servers of all protocols.
+type Serving = task::JoinHandle<io::Result<Drained>>;
 
 /// A server that has everything it needs and does not answer yet.
 struct Running {
@@ -164,12 +191,14 @@ struct Running {
     models: Seen,
     drained: UnboundedReceiver<ModelId>,
     ended: CancellationToken,
+    lost: Receiver<Option<String>>,
+    orphaned: CancellationToken,
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Running {
-    async fn start(config: Config) -> Result<Self, ServeError> {
+    async fn start(config: Config, given: Given) -> Result<Self, ServeError> {
         let terminate = signal(SignalKind::terminate()).map_err(os("listening for SIGTERM"))?;
         let interrupt = signal(SignalKind::interrupt()).map_err(os("listening for SIGINT"))?;
         let folder = config
@@ -184,7 +213,15 @@ impl Running {
             source,
         })?;
         check_sections(&config, &models)?;
-        let server = Server::bind(server_options(&config)?).await?;
+        let server = bind(&config, given.sockets).await?;
+        let restarts = given
+            .supervisor
+            .as_ref()
+            .map(|supervisor| supervisor.restarts);
+        let orphaned = match given.supervisor {
+            Some(supervisor) => supervisor.watch().map_err(os("watching the supervisor"))?,
+            None => CancellationToken::new(),
+        };
         let (ort, store) = open::store(&config)?;
 
         let clock = MonotonicClock::start();
@@ -196,10 +233,12 @@ impl Running {
         let profiles = Profiles::open(&config, device.profile_key(), ort.profile_key())?;
         let profiles = Arc::new(profiles);
         let telemetry = Arc::new(Telemetry::new());
+        telemetry.restarted(restarts.unwrap_or_default());
         let traces = Traces::new(clock, &trace_options(&config))?;
         let by_id = ModelsById::default();
         let (drained_sender, drained) = unbounded_channel();
         let (profiled_sender, profiled) = unbounded_channel();
+        let (lost_sender, lost) = watch::channel(None);
         let scheduler_config = scheduler_config(&config);
         scheduler_config.policy.check(device.spec())?;
         let (recorder, recording) = match &config.server.record {
@@ -230,6 +269,7 @@ impl Running {
                 profiled_sender,
                 Arc::clone(&profiles),
                 Arc::clone(&timeline),
+                lost_sender,
             ),
             recorder,
             real_time: config.scheduler.real_time,
@@ -274,6 +314,8 @@ impl Running {
             models,
             drained,
             ended,
+            lost,
+            orphaned,
             terminate,
             interrupt,
         })
@@ -299,6 +341,10 @@ impl Running {
         let (stopped, result) = tokio::select! {
             Err(error) = loading() => ("a failure", Err(error)),
             () = self.ended.cancelled() => ("the driver's end", Ok(())),
+            detail = loss(&mut self.lost) => {
+                ("the loss of the device", Err(ServeError::DeviceLost { detail }))
+            }
+            () = self.orphaned.cancelled() => ("the supervisor's end", Ok(())),
             name = stop(&mut self.terminate, &mut self.interrupt) => (name, Ok(())),
         };
         tracing::info!(
@@ -308,19 +354,11 @@ impl Running {
         tokio::spawn(exit_when_insisted(self.interrupt));
         self.engine.drain();
         shutdown.cancel();
-        match serving.await {
-            Ok(drained) if drained.connections_cut > 0 => {
-                tracing::error!(
-                    connections = drained.connections_cut,
-                    "cut what outlasted the drain timeout"
-                );
-            }
-            Ok(_) => {}
-            Err(error) => tracing::error!(%error, "the servers ended badly"),
-        }
+        let nothing_left = self.ended.is_cancelled() || self.lost.borrow().is_some();
+        wait_for_drain(serving, nothing_left).await;
         self.mailbox.close();
         let engine = Arc::clone(&self.engine);
-        let ended = tokio::task::spawn_blocking(move || {
+        let ended = task::spawn_blocking(move || {
             engine.flush_traces();
             self.driver.join()
         });
@@ -335,7 +373,7 @@ impl Running {
             (_, Some(recording)) => recording.close(),
         };
         let timeline = match self.timeline {
-            Some(file) => tokio::task::spawn_blocking(move || file.finish()).await,
+            Some(file) => task::spawn_blocking(move || file.finish()).await,
             None => Ok(Ok(())),
         };
         if let Some(path) = &self.config.server.ready_file {
@@ -344,12 +382,13 @@ impl Running {
         }
         match ended {
             Ok(Ok(_)) => {
+                // What made the server end comes before what that led to.
+                result?;
                 recorded?;
                 timeline.map_err(|error| ServeError::Io {
                     what: "writing the timeline",
                     source: io::Error::other(error),
                 })??;
-                result?;
                 tracing::info!("stopped");
                 Ok(())
             }
@@ -377,6 +416,63 @@ fn check_sections(config: &Config, models: &Seen) -> Result<(), ConfigError> {
             Ok(())
         }
         (checked, _) => checked,
+    }
+}
+
+/// Takes the sockets, or those that were handed over, which must be as closed to others.
+async fn bind(config: &Config, handed: Option<Sockets>) -> Result<Server, ServeError> {
+    let options = server_options(config)?;
+    let server = match handed {
+        Some(sockets) => Server::on(sockets, options),
+        None => Server::bind(options).await?,
+    };
+    let Addresses {
+        http,
+        grpc,
+        metrics,
+    } = server.addresses();
+    let addresses = [http, grpc, metrics].into_iter().flatten();
+    for address in addresses.filter(|address| !address.ip().is_loopback()) {
+        config.check_handed(address.ip())?;
+        if config.server.insecure {
+            tracing::warn!(
+                %address,
+                tls = config.server.tls_cert.is_some(),
+                tokens = config.server.auth_token_file.is_some(),
+                "serving other machines with `--insecure`: whoever reaches a port is served"
+            );
+        }
+    }
+    Ok(server)
+}
+
+/// Waits until the servers have ended; only as long as clients need to hear of it, where no
+/// request can be answered any more.
+async fn wait_for_drain(mut serving: Serving, nothing_left: bool) {
+    let patience = match nothing_left {
+        true => LOST_DRAIN,
+        false => Duration::MAX,
+    };
+    match tokio::time::timeout(patience, &mut serving).await {
+        Ok(Ok(Ok(drained))) if drained.connections_cut > 0 => {
+            tracing::error!(
+                connections = drained.connections_cut,
+                "cut what outlasted the drain timeout"
+            );
+        }
+        Ok(Ok(Ok(_))) => {}
+        Ok(Ok(Err(error))) => tracing::error!(%error, "the servers could not be served"),
+        Ok(Err(error)) => tracing::error!(%error, "the servers ended badly"),
+        Err(_) => serving.abort(),
+    }
+}
+
+/// Waits until the device is lost; gives what it said.
+async fn loss(lost: &mut Receiver<Option<String>>) -> String {
+    match lost.wait_for(Option::is_some).await {
+        Ok(detail) => detail.clone().unwrap_or_default(),
+        // The driver has ended, which others hear of too.
+        Err(_) => std::future::pending().await,
     }
 }
 
@@ -443,14 +539,6 @@ fn server_options(config: &Config) -> Result<ServerOptions, ServeError> {
         _ => None,
     };
     let tokens = server.auth_token_file.as_deref().map(Tokens::read);
-    if !server.host.is_loopback() && server.insecure {
-        tracing::warn!(
-            host = %server.host,
-            tls = tls.is_some(),
-            tokens = tokens.is_some(),
-            "serving other machines with `--insecure`: whoever reaches a port is served"
-        );
-    }
     Ok(ServerOptions {
         http: at(server.http_port),
         grpc: at(server.grpc_port),
@@ -519,6 +607,7 @@ fn hooks(
     profiled: UnboundedSender<(ModelId, ProfileEvent)>,
     profiles: Arc<Profiles>,
     timeline: Arc<LiveTimeline>,
+    lost: Sender<Option<String>>,
 ) -> Hooks {
     Hooks {
         drained: Box::new(move |model: ModelId| {
@@ -534,6 +623,17 @@ fn hooks(
             }
         }),
         leg_ended: Box::new(move |ended| timeline.note(ended)),
+        device_lost: Box::new(move |device, error| {
+            // Each leg that was on it says the same.
+            let first = lost.send_if_modified(|lost| {
+                let first = lost.is_none();
+                lost.get_or_insert_with(|| error.detail.clone());
+                first
+            });
+            if first {
+                tracing::error!(%device, detail = error.detail, "the device is lost");
+            }
+        }),
         sample: Box::new(move |model| profiles.sample(model)),
         profile: Box::new(move |model, event| {
             let _ = profiled.send((model, event));

@@ -2,7 +2,7 @@
 //! fields, its message and its kind.
 
 use super::{ErrorKind, QueueLimit, ShapeText, element_types, name_list};
-use fugato_core::Nanos;
+use fugato_core::{DeviceId, Nanos};
 use fugato_device::{ElementType, RunError};
 
 /// What happened, with the objects that the message names.
@@ -300,6 +300,8 @@ pub(crate) enum Fault {
     Draining,
     #[error("the server stopped before the request ended")]
     ShuttingDown,
+    #[error("{device} is lost to the server, and the request to model `{model}` with it")]
+    DeviceLost { model: String, device: DeviceId },
     #[error("clients change nothing of models and their scheduling: {reason}")]
     ControlDisabled { reason: String },
     #[error(
@@ -426,6 +428,7 @@ impl Fault {
             Self::Cancelled { .. } => ErrorKind::Cancelled,
             Self::Draining => ErrorKind::Draining,
             Self::ShuttingDown => ErrorKind::ShuttingDown,
+            Self::DeviceLost { .. } => ErrorKind::DeviceLost,
             Self::ControlDisabled { .. } => ErrorKind::ControlDisabled,
             Self::LoadFailed { .. } => ErrorKind::LoadFailed,
             Self::UnknownRequest { .. } => ErrorKind::UnknownRequest,

@@ -1,8 +1,9 @@
 //! Accepting connections, and ending them.
 //!
 //! One loop per port; each connection is a task of one tracker, so that a drain can wait
-//! for all of them. A drain asks every connection to finish what it has and cuts those
-//! that outlast the limit.
+//! for all of them. A drain first takes those who wait in the listen queue and closes it, so
+//! that whoever comes later is refused instead of reset. Then it asks every connection to
+//! finish what it has, and cuts those that outlast the limit.
 
 use super::ServerOptions;
 use super::activity::Activity;
@@ -16,18 +17,22 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
+use linger::Socket;
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 use stream::Stream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+mod linger;
 mod stream;
 
 /// Bytes of one stream that a gRPC client may send ahead: a batch of images flows without
@@ -56,6 +61,10 @@ const READ_BUFFER: usize = 1 << 20;
 /// give back as they end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a stop waits for the first request of a client that has sent none: some round
+/// trips. Many connect in order to ask at once, few without.
+const NEWCOMER: Duration = Duration::from_millis(100);
+
 /// Streams that a client opened and reset before the server looked at them, and that are
 /// remembered. A client that resets faster than it is served is cut: each reset stream
 /// costs the server work that the limit on open ones does not count.
@@ -66,15 +75,36 @@ const FAULTY_STREAMS: usize = 1024;
 
 /// The connections of some ports that start and stop together.
 pub(super) struct Listening {
-    tracker: TaskTracker,
+    /// The loops of the ports.
+    loops: TaskTracker,
+    connections: TaskTracker,
+    /// Sockets of connections that have ended, until their clients close too.
+    lingering: TaskTracker,
+    /// Ends the loops.
     stop: CancellationToken,
+    /// Asks connections to end.
+    farewell: CancellationToken,
+    /// Ends what is left.
     cut: CancellationToken,
     options: ServerOptions,
 }
 
+/// The connections of one port.
+struct Port<F> {
+    connections: TaskTracker,
+    lingering: TaskTracker,
+    farewell: CancellationToken,
+    cut: CancellationToken,
+    places: Arc<Semaphore>,
+    tls: Option<TlsAcceptor>,
+    options: ServerOptions,
+    /// Drives a connection to its end.
+    connect: F,
+}
+
 /// What bounds the life of one connection.
 struct Life {
-    stop: CancellationToken,
+    farewell: CancellationToken,
     cut: CancellationToken,
     places: Arc<Semaphore>,
     _place: OwnedSemaphorePermit,
@@ -88,8 +118,11 @@ impl Listening {
     /// Listens to nothing yet; `stop` ends it.
     pub(super) fn new(options: &ServerOptions, stop: CancellationToken) -> Self {
         Self {
-            tracker: TaskTracker::new(),
+            loops: TaskTracker::new(),
+            connections: TaskTracker::new(),
+            lingering: TaskTracker::new(),
             stop,
+            farewell: CancellationToken::new(),
             cut: CancellationToken::new(),
             options: options.clone(),
         }
@@ -169,78 +202,140 @@ impl Listening {
         F: FnOnce(Patient<Stream>, Life) -> C + Clone + Send + 'static,
         C: Future<Output = ()> + Send + 'static,
     {
-        let places = Arc::new(Semaphore::new(self.options.max_connections));
-        let (tracker, stop, cut) = (self.tracker.clone(), self.stop.clone(), self.cut.clone());
-        let tls = self.options.tls.as_ref().map(|tls| tls.acceptor(protocol));
-        let options = self.options.clone();
-        let accepting = async move {
-            loop {
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                    return;
-                };
-                let stream = match listener.accept().await {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                        continue;
-                    }
-                };
-                if let Err(error) = stream.set_nodelay(true) {
-                    // The client is gone already.
-                    tracing::debug!(%error, "connection lost at once");
-                    continue;
-                }
-                let life = Life {
-                    stop: stop.clone(),
-                    cut: cut.clone(),
-                    places: Arc::clone(&places),
-                    _place: place,
-                    activity: Activity::default(),
-                    header_timeout: options.header_timeout,
-                    idle_timeout: options.idle_timeout,
-                    stall_timeout: options.stall_timeout,
-                };
-                let (tls, connect) = (tls.clone(), connect.clone());
-                tracker.spawn(async move {
-                    if let Some(stream) = life.greet(stream, tls).await {
-                        let stream = Patient::new(stream, life.stall_timeout);
-                        connect(stream, life).await;
-                    }
-                });
-            }
+        let port = Port {
+            connections: self.connections.clone(),
+            lingering: self.lingering.clone(),
+            farewell: self.farewell.clone(),
+            cut: self.cut.clone(),
+            places: Arc::new(Semaphore::new(self.options.max_connections)),
+            tls: self.options.tls.as_ref().map(|tls| tls.acceptor(protocol)),
+            options: self.options.clone(),
+            connect,
         };
-        let stop = self.stop.clone();
-        self.tracker
-            .spawn(async move { stop.run_until_cancelled(accepting).await });
+        self.loops.spawn(port.accept(listener, self.stop.clone()));
     }
 
     /// Waits for every connection to end, cuts those that outlast `limit`, and says how
     /// many those were.
     pub(super) async fn drain(self, limit: Duration) -> usize {
+        let end = Instant::now() + limit;
         self.stop.cancel();
-        self.tracker.close();
-        if tokio::time::timeout(limit, self.tracker.wait())
-            .await
-            .is_ok()
-        {
-            return 0;
+        self.loops.close();
+        self.loops.wait().await;
+        self.farewell.cancel();
+        self.connections.close();
+        let ended = tokio::time::timeout_at(end, self.connections.wait()).await;
+        let mut left = 0;
+        if ended.is_err() {
+            left = self.connections.len();
+            self.cut.cancel();
+            self.connections.wait().await;
         }
-        let left = self.tracker.len();
-        self.cut.cancel();
-        self.tracker.wait().await;
+        self.lingering.close();
+        let closed = tokio::time::timeout_at(end, self.lingering.wait()).await;
+        if closed.is_err() {
+            self.cut.cancel();
+            self.lingering.wait().await;
+        }
         left
     }
 }
 
+impl<F, C> Port<F>
+where
+    F: FnOnce(Patient<Stream>, Life) -> C + Clone + Send + 'static,
+    C: Future<Output = ()> + Send + 'static,
+{
+    /// Takes clients as they come, and at `stop` those who have come already.
+    async fn accept(self, listener: TcpListener, stop: CancellationToken) {
+        let places = Arc::clone(&self.places);
+        while let Some(came) = stop.run_until_cancelled(next(&places, &listener)).await {
+            match came {
+                Ok((stream, place)) => self.begin(stream, place),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        if let Err(error) = self.accept_waiting(listener) {
+            tracing::warn!(%error, "clients in the listen queue are reset");
+        }
+    }
+
+    /// Takes those who wait in the listen queue and have a place, and closes the queue. They
+    /// have connected, and closing the queue over their heads would reset them.
+    fn accept_waiting(&self, listener: TcpListener) -> io::Result<()> {
+        // What waits is asked of the system; the runtime hears of it a moment later.
+        let listener = listener.into_std()?;
+        for _ in 0..self.options.max_connections {
+            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                break;
+            };
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(true)?;
+                    self.begin(TcpStream::from_std(stream)?, place);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a connection begin, in a task of its own.
+    fn begin(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+        if let Err(error) = stream.set_nodelay(true) {
+            // The client is gone already.
+            tracing::debug!(%error, "connection lost at once");
+            return;
+        }
+        let life = Life {
+            farewell: self.farewell.clone(),
+            cut: self.cut.clone(),
+            places: Arc::clone(&self.places),
+            _place: place,
+            activity: Activity::default(),
+            header_timeout: self.options.header_timeout,
+            idle_timeout: self.options.idle_timeout,
+            stall_timeout: self.options.stall_timeout,
+        };
+        let (tls, connect) = (self.tls.clone(), self.connect.clone());
+        let (farewell, cut) = (self.farewell.clone(), self.cut.clone());
+        let lingering = self.lingering.clone();
+        self.connections.spawn(async move {
+            let (socket, remains) = Socket::new(stream);
+            if let Some(stream) = life.greet(socket, tls).await {
+                let stream = Patient::new(stream, life.stall_timeout);
+                connect(stream, life).await;
+            }
+            if farewell.is_cancelled() {
+                lingering.spawn(async move { cut.run_until_cancelled(remains.linger()).await });
+            }
+        });
+    }
+}
+
+/// The next client, once there is a place for it.
+async fn next(
+    places: &Arc<Semaphore>,
+    listener: &TcpListener,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await;
+    let place = place.expect("nobody closes the semaphore");
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, place))
+}
+
 impl Life {
     /// Shakes hands where TLS is spoken; `None` where the client does not, or takes too long.
-    async fn greet(&self, stream: TcpStream, tls: Option<TlsAcceptor>) -> Option<Stream> {
+    async fn greet(&self, socket: Socket, tls: Option<TlsAcceptor>) -> Option<Stream> {
         let Some(tls) = tls else {
-            return Some(Stream::Plain(stream));
+            return Some(Stream::Plain(socket));
         };
-        let shaken = tokio::time::timeout(self.header_timeout, tls.accept(stream));
-        match self.stop.run_until_cancelled(shaken).await? {
+        let shaken = tokio::time::timeout(self.header_timeout, tls.accept(socket));
+        match self.farewell.run_until_cancelled(shaken).await? {
             Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "no TLS");
@@ -270,7 +365,7 @@ impl Life {
                     return;
                 }
                 () = self.idle(), if !stopping => {}
-                () = self.stop.cancelled(), if !stopping => {}
+                () = self.dismissed(), if !stopping => {}
                 // One that never said anything does not hear a farewell either.
                 () = tokio::time::sleep(self.header_timeout), if stopping && self.never_asked() => {
                     return;
@@ -279,6 +374,15 @@ impl Life {
             stopping = true;
             let connection: Pin<&mut C> = connection.as_mut();
             connection.graceful_shutdown();
+        }
+    }
+
+    /// Until the server stops. A client that has only just connected is about to ask, and would
+    /// be cut before it did.
+    async fn dismissed(&self) {
+        self.farewell.cancelled().await;
+        if self.never_asked() {
+            tokio::time::sleep(NEWCOMER).await;
         }
     }
 

@@ -87,6 +87,7 @@ pub struct Telemetry {
     device_legs: Counter,
     device_bytes: Counter,
     device_bytes_out: Counter,
+    worker_restarts: Counter,
 }
 
 impl Default for Telemetry {
@@ -115,6 +116,7 @@ impl Telemetry {
             device_legs: Counter::default(),
             device_bytes: Counter::default(),
             device_bytes_out: Counter::default(),
+            worker_restarts: Counter::default(),
             registry: Registry::default(),
         };
         telemetry.register(registry.sub_registry_with_prefix("fugato"));
@@ -219,6 +221,16 @@ impl Telemetry {
             "Bytes of results that the device copied: strings, and outputs that are inputs",
             self.device_bytes_out.clone(),
         );
+        registry.register(
+            "worker_restarts",
+            "Workers that the supervisor started before this one, after others that ended abnormally",
+            self.worker_restarts.clone(),
+        );
+    }
+
+    /// Notes how many workers a supervisor started before this one.
+    pub fn restarted(&self, times: u64) {
+        self.worker_restarts.inc_by(times);
     }
 
     /// What the driver thread counts.

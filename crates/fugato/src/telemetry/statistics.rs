@@ -45,7 +45,7 @@ impl Reason {
             | ErrorKind::DeadlineExceeded
             | ErrorKind::Draining => Self::Rejected,
             ErrorKind::Cancelled => Self::Canceled,
-            ErrorKind::RunRefused | ErrorKind::RunFailed => Self::Backend,
+            ErrorKind::RunRefused | ErrorKind::RunFailed | ErrorKind::DeviceLost => Self::Backend,
             _ => Self::Other,
         }
     }

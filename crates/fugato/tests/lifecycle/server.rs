@@ -22,64 +22,74 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Server {
     child: Child,
-    grpc: String,
-    http: String,
-    _folder: tempfile::TempDir,
+    /// Of gRPC, HTTP and the metrics.
+    addresses: [String; 3],
+    folder: tempfile::TempDir,
+}
+
+/// The name of the ready file.
+const READY: &str = "ready.json";
+
+/// A command that serves `repository` on free ports and keeps its files in `folder`.
+pub(crate) fn command(repository: &Repository, folder: &Path) -> Command {
+    // A release binary where one is given, for measurements.
+    let binary = std::env::var_os("FUGATO_TEST_BINARY");
+    let mut command = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_fugato").into()));
+    command.arg("serve");
+    command.arg("--model-repository").arg(repository.path());
+    command.arg("--model-store").arg(folder.join("store"));
+    for port in ["--http-port", "--grpc-port", "--metrics-port"] {
+        command.args([port, "0"]);
+    }
+    // What is measured in idle gaps takes memory of its own, at its own times.
+    command.env("FUGATO_PROFILE_ONLINE_SHARE", "0");
+    command
 }
 
 impl Server {
     pub(crate) async fn start(repository: &Repository, arguments: &[&str]) -> Self {
+        Self::start_with(repository, arguments, |_| {}).await
+    }
+
+    /// Starts a server by a command that is changed before.
+    pub(crate) async fn start_with(
+        repository: &Repository,
+        arguments: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
-        let ready = folder.path().join("ready.json");
-        // A release binary where one is given, for measurements.
-        let binary = std::env::var_os("FUGATO_TEST_BINARY");
-        let mut command =
-            Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_fugato").into()));
-        command.arg("serve");
-        command.arg("--model-repository").arg(repository.path());
-        command
-            .arg("--model-store")
-            .arg(folder.path().join("store"));
-        command.arg("--ready-file").arg(&ready).stdin(Stdio::null());
-        for port in ["--http-port", "--grpc-port", "--metrics-port"] {
-            command.args([port, "0"]);
-        }
-        // What is measured in idle gaps takes memory of its own, at its own times.
-        command.env("FUGATO_PROFILE_ONLINE_SHARE", "0");
-        let child = command.args(arguments).spawn().expect("the binary runs");
+        let mut command = command(repository, folder.path());
+        command.arg("--ready-file").arg(folder.path().join(READY));
+        command.args(arguments).stdin(Stdio::null());
+        change(&mut command);
         let mut server = Self {
-            child,
-            grpc: String::new(),
-            http: String::new(),
-            _folder: folder,
+            child: command.spawn().expect("the binary runs"),
+            addresses: Default::default(),
+            folder,
         };
-        [server.grpc, server.http] = server.wait_until_ready(&ready).await;
+        server.wait_until_ready().await;
         server
     }
 
     /// What a server says that cannot start.
     pub(crate) fn refused(repository: &Repository, arguments: &[&str]) -> String {
         let folder = tempfile::tempdir().expect("a folder can be made");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fugato"));
-        command.arg("serve");
-        command.arg("--model-repository").arg(repository.path());
-        command.arg("--model-store").arg(folder.path());
-        for port in ["--http-port", "--grpc-port", "--metrics-port"] {
-            command.args([port, "0"]);
-        }
+        let mut command = command(repository, folder.path());
         let output = command.args(arguments).stdin(Stdio::null()).output();
         let output = output.expect("the binary runs");
         assert!(!output.status.success(), "it serves");
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
-    async fn wait_until_ready(&mut self, ready: &Path) -> [String; 2] {
+    /// Waits for the ready file.
+    pub(crate) async fn wait_until_ready(&mut self) {
         let patience = Instant::now() + PATIENCE;
         loop {
-            if let Ok(text) = std::fs::read_to_string(ready) {
+            if let Ok(text) = std::fs::read_to_string(self.folder.path().join(READY)) {
                 let json: Value = serde_json::from_str(&text).expect("the ready file is JSON");
                 let at = |port: &str| json[port].as_str().expect("it is served").to_owned();
-                return [at("grpc"), at("http")];
+                self.addresses = ["grpc", "http", "metrics"].map(at);
+                return;
             }
             if let Some(status) = self.child.try_wait().expect("the child can be asked") {
                 panic!("the server ended before it was ready: {status}");
@@ -89,8 +99,32 @@ impl Server {
         }
     }
 
+    /// Of gRPC, HTTP and the metrics.
+    pub(crate) fn addresses(&self) -> [String; 3] {
+        self.addresses.clone()
+    }
+
+    /// Of HTTP.
+    pub(crate) fn address(&self) -> &str {
+        &self.addresses[1]
+    }
+
+    /// The status of what answers without a body.
+    pub(crate) async fn status(&self, path: &str) -> u16 {
+        let reply = ask(self.address(), path, None).await;
+        let code = reply.split(' ').nth(1).and_then(|code| code.parse().ok());
+        code.expect("a status")
+    }
+
+    /// The value of a metric without labels.
+    pub(crate) async fn metric(&self, name: &str) -> String {
+        let reply = ask(&self.addresses[2], "/metrics", None).await;
+        let line = reply.lines().find_map(|line| line.strip_prefix(name));
+        line.expect(&reply).trim().to_owned()
+    }
+
     pub(crate) async fn client(&self) -> Client {
-        let channel = Channel::from_shared(format!("http://{}", self.grpc))
+        let channel = Channel::from_shared(format!("http://{}", self.addresses[0]))
             .expect("an address")
             .connect()
             .await
@@ -101,21 +135,7 @@ impl Server {
     /// Asks over HTTP, with a body or without; gives the status, the label of the error and
     /// the JSON of the reply.
     pub(crate) async fn http(&self, path: &str, body: Option<&str>) -> (u16, String, Value) {
-        let mut stream = TcpStream::connect(&self.http).await.expect("it listens");
-        let (method, body) = match body {
-            Some(body) => ("POST", body),
-            None => ("GET", ""),
-        };
-        let length = body.len();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
-             content-length: {length}\r\n\r\n{body}"
-        );
-        let sent = stream.write_all(request.as_bytes()).await;
-        sent.expect("the request can be sent");
-        let mut text = String::new();
-        let read = stream.read_to_string(&mut text).await;
-        read.expect("the reply is text");
+        let text = ask(self.address(), path, body).await;
         let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
         let status = head
             .split(' ')
@@ -181,6 +201,26 @@ impl Server {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// One HTTP request, as [`Server::http`] sends it; gives the whole reply.
+async fn ask(address: &str, path: &str, body: Option<&str>) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let (method, body) = match body {
+        Some(body) => ("POST", body),
+        None => ("GET", ""),
+    };
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    );
+    let sent = stream.write_all(request.as_bytes()).await;
+    sent.expect("the request can be sent");
+    let mut text = String::new();
+    let read = stream.read_to_string(&mut text).await;
+    read.expect("the reply is text");
+    text
 }
 
 impl Drop for Server {

@@ -1,6 +1,7 @@
 //! A client that writes HTTP as bytes, so that it can also write it wrong.
 
 use serde_json::Value;
+use std::io;
 use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -107,6 +108,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
             .read_buf(&mut self.buffer)
             .await
             .is_ok_and(|count| count > 0)
+    }
+
+    /// Reads to the end that the server makes.
+    ///
+    /// # Errors
+    /// Where the connection ends otherwise, as by a reset.
+    pub(crate) async fn end(&mut self) -> io::Result<()> {
+        self.stream.read_to_end(&mut self.buffer).await.map(drop)
     }
 
     /// Sends one request and reads its reply.

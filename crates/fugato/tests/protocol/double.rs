@@ -559,7 +559,7 @@ pub(crate) async fn serve_with(options: ServerOptions) -> Served {
         double,
         events,
         shutdown,
-        server: tokio::spawn(serving),
+        server: tokio::spawn(async { serving.await.expect("the sockets can be watched") }),
     }
 }
 

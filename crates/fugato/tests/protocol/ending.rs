@@ -113,6 +113,73 @@ async fn a_stop_lets_accepted_requests_finish_and_takes_no_more() {
 }
 
 #[tokio::test]
+async fn what_comes_after_the_farewell_is_thrown_away_and_resets_nothing() {
+    let served = serve().await;
+    let (request, _) = super::http::counting(1);
+    let mut late = Connection::open(served.at.http).await;
+    assert_eq!(late.exchange(&request).await.status, 200);
+    served.shutdown.cancel();
+    soon(late.end()).await.expect("the server says farewell");
+    // A reset would fail the write after the one that it answers.
+    for _ in 0..10 {
+        late.send(&request).await;
+    }
+    drop(late);
+    let drained = soon(served.server).await.expect("no panic");
+    assert_eq!(drained, Drained { connections_cut: 0 });
+}
+
+#[tokio::test]
+async fn what_the_server_did_not_read_does_not_reset_the_last_reply() {
+    let mut served = serve().await;
+    let mut connection = Connection::open(served.at.http).await;
+    connection.send(&held()).await;
+    soon(served.events.began.recv()).await.expect("it begins");
+    // More than is answered until the server hears that it is to stop, and more than it reads
+    // ahead of a reply: some is unread when it closes.
+    for _ in 0..1000 {
+        connection.send(&held()).await;
+    }
+    served.shutdown.cancel();
+    served.double.gate.add_permits(1001);
+    let reply = soon(connection.reply()).await.expect("its reply comes");
+    assert_eq!(reply.status, 200);
+    soon(connection.end()).await.expect("no reset");
+    drop(connection);
+    let drained = soon(served.server).await.expect("no panic");
+    assert_eq!(drained, Drained { connections_cut: 0 });
+}
+
+#[tokio::test]
+async fn a_client_that_never_closes_does_not_hold_up_a_stop() {
+    let served = serve().await;
+    let (request, _) = super::http::counting(1);
+    let mut idle = Connection::open(served.at.http).await;
+    assert_eq!(idle.exchange(&request).await.status, 200);
+    served.shutdown.cancel();
+    let drained = soon(served.server).await.expect("no panic");
+    assert_eq!(drained, Drained { connections_cut: 0 });
+    soon(idle.end()).await.expect("the server says farewell");
+}
+
+#[tokio::test]
+async fn a_client_in_the_listen_queue_at_a_stop_is_answered() {
+    let served = serve().await;
+    let at = served.at.http.expect("HTTP is served");
+    // The server's tasks run on this thread, so nobody accepts before the stop.
+    let waiting = std::net::TcpStream::connect(at).expect("the server listens");
+    served.shutdown.cancel();
+    waiting.set_nonblocking(true).expect("a socket");
+    let waiting = tokio::net::TcpStream::from_std(waiting).expect("a socket");
+    let mut waiting = Connection::over(waiting);
+    let (request, _) = super::http::counting(1);
+    waiting.send(&request).await;
+    let reply = soon(waiting.reply()).await.expect("it is answered");
+    assert_eq!(reply.status, 200);
+    soon(waiting.end()).await.expect("no reset");
+}
+
+#[tokio::test]
 async fn a_drain_has_an_end() {
     let mut served = serve_with(ServerOptions {
         drain_timeout: Duration::from_millis(20),
