@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 import tritonclient.grpc as grpc
@@ -26,6 +27,7 @@ ZOO = [
 # Loading the largest models for the first time optimises and writes 1 GB.
 START_SECONDS = 300
 STOP_SECONDS = 60
+IDLE_SECONDS = 60
 
 
 def run(*args):
@@ -82,6 +84,18 @@ class Server:
         return http.InferenceServerClient(
             self.addresses["http"], concurrency=concurrency, network_timeout=300.0
         )
+
+    def wait_idle(self):
+        """Waits until no task is on the device: what a client gave up may still run there."""
+        limit = time.monotonic() + IDLE_SECONDS
+        while self._tasks_in_flight():
+            assert time.monotonic() < limit, "the server is still at work"
+            time.sleep(0.02)
+
+    def _tasks_in_flight(self):
+        with urllib.request.urlopen(f"http://{self.addresses['metrics']}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("fugato_tasks_in_flight{"))
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)

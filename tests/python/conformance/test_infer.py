@@ -187,6 +187,8 @@ LONG = numpy.array([400], numpy.int64)
 @pytest.mark.parametrize("kind", ("grpc", "grpc-aio"))
 def test_client_timeout_of_grpc(server, kind):
     # A model that nobody has asked: once the server knows how long it takes, it refuses what cannot be in time.
+    # Nor can it be in time behind what another test left on the device.
+    server.wait_idle()
     client, model = Client(kind, server), f"slow_{kind}"
     inputs = [client.input("steps", LONG, "INT64")]
     with pytest.raises(InferenceServerException) as caught:
