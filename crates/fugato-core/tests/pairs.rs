@@ -109,3 +109,27 @@ fn resnet50_is_served_in_the_best_pair() {
 fn vgg19_is_served_in_the_best_pair() {
     of_the_papers("vgg19", 100);
 }
+
+/// Two cores as measured there, where an item of a larger batch costs as much or more: the best
+/// batch is far from the largest.
+fn of_two_cores(model: &str, millis: u64) {
+    let profile: Profile =
+        serde_json::from_str(include_str!("data/profile-cores.json")).expect("a profile");
+    let alone = Alone {
+        profile: &profile,
+        device: ("cpu", Share(2)),
+        model,
+        slo: Nanos::from_millis(millis),
+    };
+    alone.online_choice_is_best(&[1, 2, 4, 8]);
+}
+
+#[test]
+fn squeezenet_is_served_in_the_best_pair_on_cores() {
+    of_two_cores("light_squeezenet", 70);
+}
+
+#[test]
+fn densenet_is_served_in_the_best_pair_on_cores() {
+    of_two_cores("light_densenet121", 700);
+}

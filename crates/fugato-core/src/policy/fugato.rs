@@ -9,13 +9,13 @@
 //! |---|---|
 //! | who goes first | tasks that are begun, then heads of queues, then tasks whose first request is late; among each the one that must go on first: its deadline less its time in the best share |
 //! | which share | the smallest in which the rest of the task ends by its first request's deadline |
-//! | which batch | all that waits up to the largest batch that is worth it ([`pair`]), or as many as end in time in the slices that are free |
+//! | which batch | all that waits up to the batch that holds the most ([`pair`]), or as many as end in time in the slices that are free |
 //! | what is left | slice by slice to whoever saves the largest part of its time by it, up to the knee of its next leg |
 //! | who is suspended | where the device has urgent lanes, whoever is due later than a task that would lose a quarter of its time to spare by waiting for the end of the leg that runs |
 //! | when a batch begins | when it is full, or its first request has waited for the model's *dequeue interval* |
 //! | what is not served | a task none of whose requests can be in time; a head that would need a dear share, while enough later ones wait for a batch that ends in time in a cheap one |
 //!
-//! The dequeue interval is `SLO / (n + 1)` for `n` slots, derived in [`pace`]: the one that
+//! The dequeue interval is `SLO / (n + 1)` for `n` tasks at once, derived in [`pace`]: the one that
 //! leaves a batch the longest time to run, and so the smallest share. It
 //! is cut where the batch would then need more than its usual share, and does not apply where the
 //! requests that come in it make an item no cheaper by a tenth. It is at most four usual runs.

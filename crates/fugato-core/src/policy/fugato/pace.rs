@@ -2,7 +2,8 @@
 //!
 //! A batch of a model that is asked for `a` items per second grows by `a w` items while it waits
 //! for `w`. Then it has `R` to run: what is left of its objective `S`, and no longer than until
-//! its slot is needed again, which with `n` slots is when `n` more batches have come:
+//! its slot is needed again, which with `n` slots (slices, where these are fewer: no more run at
+//! once) is when `n` more batches have come:
 //!
 //! ```text
 //! R = min(S - w, n w)
@@ -78,6 +79,11 @@ struct Pace {
     interval: Nanos,
 }
 
+/// How many tasks of a model can run at once.
+fn at_once(view: &View<'_>, device: DeviceId, model: ModelId) -> u64 {
+    u64::from(view.slots(model).min(view.slices(device).0))
+}
+
 impl Fugato {
     /// A model whose batch waits until it is fuller.
     pub(super) fn waits(
@@ -118,8 +124,8 @@ impl Fugato {
             let full = view.waiting_items(head.model) >= u64::from(pace.batch.0);
             return (!full).then(|| (received + pace.interval.min(longest)).min(latest));
         }
-        let slots = u64::from(view.slots(head.model));
-        let interval = (deadline - received).scaled(1, slots + 1).min(longest);
+        let tasks = at_once(view, device, head.model);
+        let interval = (deadline - received).scaled(1, tasks + 1).min(longest);
         let until = (received + interval).min(latest);
         let comes = view.rate(head.model) * until.since(view.now()).as_secs_f64();
         let most = self.most(view, device, head.model);
@@ -176,7 +182,7 @@ impl Fugato {
         if rate <= 0.0 {
             return None;
         }
-        let slots = u64::from(view.slots(model));
+        let slots = at_once(view, device, model);
         let (part, whole) = PLANNED;
         let most = self.most(view, device, model);
         let mut best: Option<(u128, Pace)> = None;

@@ -1,20 +1,27 @@
 //! How many tasks of a model in flight, of how many items each, hold the most load.
 //!
 //! With `n` tasks in flight, each in an `n`-th of the device, of `b` items that take `L(b, n)`
-//! there, a model alone is served at `n b / L(b, n)`. The best pair is the one of the most, of
-//! those whose task alone is within the objective.
+//! there, a model alone is served at `n b / L(b, n)`. What arrives finds all `n` at work, and the
+//! first of them ends after `L / (n + 1)` on average (the least of `n` even draws). That part of
+//! the objective is lost to waiting, and it is what large batches cost where an item of them is no
+//! cheaper: under earliest deadline first a device holds `1 - blocking / objective` of its rate
+//! where nothing is preempted (George, Rivierre and Spuri, INRIA 2966, 1996, whose blocking is the
+//! longest; ours is the mean, as one request in a hundred may be late). So a pair's score is
 //!
-//! Of the pair the policy needs one thing, the largest batch that is worth it. The number in
-//! flight follows from the shares: a task gets the smallest in which it is in time, so that as
-//! many run at once as the device has slices and the model slots for, and one that has neither
-//! would have to wait whatever was planned. Larger batches than the pair's are as good on a
-//! device where an item of a larger batch costs less, and more of what waits is in time. They are
-//! worse where an item costs more (a CPU whose caches hold the activations of few items): there
-//! what waits is taken in several batches, each of those that are worth it.
+//! `n b / L(b, n) * (1 - L(b, n) / ((n + 1) objective))`
+//!
+//! and the best pair is the one of the highest, of those whose task alone is within the objective.
+//!
+//! Of the pair the policy needs one thing, the batch. The number in flight follows from the
+//! shares: a task gets the smallest in which it is in time, so that as many run at once as the
+//! device has slices and the model slots for, and one that has neither would have to wait whatever
+//! was planned. On a GPU, where an item of a larger batch costs much less, the best is the largest
+//! in time; on cores, where it costs the same or, with caches that hold the activations of few
+//! items, more, it is often one.
 //!
 //! It rests on what is known of latencies, so it is corrected as they are learned, and looked for
-//! anew as [tables](super::table) are. To grow to a batch takes less than to be cut to a smaller
-//! one, so that it does not go back and forth. A batch that was never measured is tried.
+//! anew as [tables](super::table) are. The batch in use stays until another is clearly better, so
+//! that it does not go back and forth. A batch that was never measured is tried.
 
 use super::Fugato;
 use super::table::Basis;
@@ -23,26 +30,25 @@ use crate::id::{BatchSize, DeviceId, ModelId, Share};
 use crate::sched::View;
 use crate::time::Nanos;
 
-/// The part of the best pair's rate that a batch must reach to be grown to: items that cost a
-/// ninth more are dear, as for the [dequeue interval](super::pace).
-const WORTH: f64 = 0.9;
+/// The part of the best score that is as good: of such batches the largest is taken, as each task
+/// costs the device its launch, which latencies do not hold.
+const NEAR: f64 = 0.97;
 
-/// The part below which a batch in use is cut to a smaller one.
-const STAYS: f64 = 0.85;
+/// The part down to which the batch in use stays.
+const STAYS: f64 = 0.95;
 
-/// The largest batches of models that are worth it.
+/// The batches of models that hold the most.
 #[derive(Debug, Default)]
 pub(super) struct Pairs {
     configuration: u64,
     known: FlatMap<DeviceId, FlatMap<ModelId, Option<(Basis, BatchSize)>>>,
 }
 
-/// A batch, and the items per second that it is served at in the best number in flight; `None`
-/// where that was not measured.
-type Rate = (BatchSize, Option<f64>);
+/// A batch, and its score in the best number in flight; `None` where that was not measured.
+type Scored = (BatchSize, Option<f64>);
 
 impl Fugato {
-    /// The most items of a model that are worth taking into one batch.
+    /// The most items of a model that are taken into one batch.
     ///
     /// # Cost
     /// A look-up; once in 64 tasks of the model, its slots times its legs times the doublings up
@@ -63,7 +69,7 @@ impl Fugato {
         match *known {
             Some((rests_on, most)) if rests_on == basis => most,
             _ => {
-                let found = largest_worth(&rates(view, device, model), kept);
+                let found = best(&scores(view, device, model), kept);
                 let most = found.unwrap_or(max);
                 *known = Some((basis, most));
                 most
@@ -72,8 +78,8 @@ impl Fugato {
     }
 }
 
-/// Of each doubling up to the largest batch, rising, what the best number in flight gives.
-fn rates(view: &View<'_>, device: DeviceId, model: ModelId) -> Vec<Rate> {
+/// Of each doubling up to the largest batch, rising, the score in the best number in flight.
+fn scores(view: &View<'_>, device: DeviceId, model: ModelId) -> Vec<Scored> {
     let max = view.max_batch(model);
     let doublings = (0..32).map(|power| BatchSize(1 << power));
     let batches = doublings.take_while(|&batch| batch < max).chain([max]);
@@ -85,7 +91,7 @@ fn rates(view: &View<'_>, device: DeviceId, model: ModelId) -> Vec<Rate> {
             Some((tasks, view.shares(device).take_while(fits).last()?))
         })
         .collect();
-    let rate = |batch: BatchSize| {
+    let score = |batch: BatchSize| {
         let (mut best, mut shortest) = (None, Nanos::MAX);
         // From the smallest share up, as more slices may cost time.
         for &(tasks, share) in shares.iter().rev() {
@@ -95,58 +101,64 @@ fn rates(view: &View<'_>, device: DeviceId, model: ModelId) -> Vec<Rate> {
                 continue;
             };
             shortest = shortest.min(run);
-            let rate = match shortest <= bound {
-                true => f64::from(tasks) * f64::from(batch.0) / shortest.as_secs_f64(),
+            let (takes, within) = (shortest.as_secs_f64(), bound.as_secs_f64());
+            let score = match shortest <= bound {
+                true => {
+                    let rate = f64::from(tasks) * f64::from(batch.0) / takes;
+                    rate * (1.0 - takes / (f64::from(tasks + 1) * within))
+                }
                 false => 0.0,
             };
-            best = Some(best.unwrap_or(0.0_f64).max(rate));
+            best = Some(best.unwrap_or(0.0_f64).max(score));
         }
         (batch, best)
     };
-    batches.map(rate).collect()
+    batches.map(score).collect()
 }
 
-/// The largest batch that is worth it, or that nothing is known of, where the one in use is
-/// `kept`; `None` without any.
-fn largest_worth(rates: &[Rate], kept: BatchSize) -> Option<BatchSize> {
-    let best = rates.iter().filter_map(|&(_, rate)| rate);
-    let best = best.fold(0.0, f64::max);
-    let mut falling = rates.iter().rev();
-    let worth = falling.find(|&&(batch, rate)| {
-        let part = if batch <= kept { STAYS } else { WORTH };
-        rate.is_none_or(|rate| rate >= part * best)
+/// The largest batch that is as good as the best, or that nothing is known of; `None` without
+/// any. The one in use, `kept`, stays until it is clearly worse.
+fn best(scores: &[Scored], kept: BatchSize) -> Option<BatchSize> {
+    let highest = scores.iter().filter_map(|&(_, score)| score);
+    let highest = highest.fold(0.0, f64::max);
+    let reaches = |score: Option<f64>, part: f64| score.is_none_or(|score| score >= part * highest);
+    let unknown = scores.iter().any(|(_, score)| score.is_none());
+    let stays = |&&(batch, score): &&Scored| batch == kept && reaches(score, STAYS);
+    let stays = scores.iter().find(stays).filter(|_| !unknown);
+    let chosen = stays.or_else(|| {
+        let mut falling = scores.iter().rev();
+        falling.find(|&&(_, score)| reaches(score, NEAR))
     });
-    worth.map(|&(batch, _)| batch)
+    chosen.map(|&(batch, _)| batch)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn rates(rates: [Option<f64>; 5]) -> Vec<Rate> {
+    fn scores(scores: [Option<f64>; 5]) -> Vec<Scored> {
         let batches = [1, 2, 4, 8, 12].map(BatchSize);
-        batches.into_iter().zip(rates).collect()
+        batches.into_iter().zip(scores).collect()
     }
 
     #[test]
-    fn the_largest_batch_that_is_worth_it_stays_until_it_is_clearly_dear() {
-        let rising = rates([10.0, 18.0, 30.0, 40.0, 41.0].map(Some));
+    fn the_batch_in_use_stays_until_another_is_clearly_better() {
+        let rising = scores([10.0, 18.0, 30.0, 40.0, 41.0].map(Some));
         let all = BatchSize(12);
-        assert_eq!(largest_worth(&rising, BatchSize(1)), Some(all));
-        let falling = rates([95.0, 100.0, 92.0, 87.0, 60.0].map(Some));
-        assert_eq!(largest_worth(&falling, BatchSize(1)), Some(BatchSize(4)));
-        assert_eq!(largest_worth(&falling, BatchSize(8)), Some(BatchSize(8)));
-        assert_eq!(largest_worth(&falling, all), Some(BatchSize(8)));
-        assert_eq!(largest_worth(&[], all), None);
+        assert_eq!(best(&rising, BatchSize(1)), Some(all));
+        assert_eq!(best(&rising, BatchSize(8)), Some(BatchSize(8)));
+        let falling = scores([96.0, 100.0, 98.0, 87.0, 60.0].map(Some));
+        assert_eq!(best(&falling, all), Some(BatchSize(4)));
+        assert_eq!(best(&falling, BatchSize(1)), Some(BatchSize(1)));
+        let even = scores([50.0; 5].map(Some));
+        assert_eq!(best(&even, BatchSize(2)), Some(BatchSize(2)));
+        assert_eq!(best(&[], all), None);
     }
 
     #[test]
     fn what_was_never_measured_is_tried() {
-        let seen = rates([Some(100.0), Some(50.0), None, Some(10.0), Some(10.0)]);
-        assert_eq!(largest_worth(&seen, BatchSize(1)), Some(BatchSize(4)));
-        assert_eq!(
-            largest_worth(&rates([None; 5]), BatchSize(1)),
-            Some(BatchSize(12))
-        );
+        let seen = scores([Some(100.0), Some(50.0), None, Some(10.0), Some(10.0)]);
+        assert_eq!(best(&seen, BatchSize(1)), Some(BatchSize(4)));
+        assert_eq!(best(&scores([None; 5]), BatchSize(1)), Some(BatchSize(12)));
     }
 }
