@@ -54,8 +54,8 @@ fn policies() -> impl Strategy<Value = PolicySpec> {
             margin: Share(margin),
             dynamic,
         }),
-        1 => any::<[bool; 7]>().prop_map(|[preempt, leg_shares, widen, dequeue, work_interval, give_up, niceness]| {
-            let parts = FugatoParts { preempt, leg_shares, widen, dequeue, work_interval, give_up, niceness };
+        1 => any::<[bool; 8]>().prop_map(|[preempt, leg_shares, widen, dequeue, work_interval, best_batch, give_up, niceness]| {
+            let parts = FugatoParts { preempt, leg_shares, widen, dequeue, work_interval, best_batch, give_up, niceness };
             PolicySpec::Fugato(parts)
         }),
     ]

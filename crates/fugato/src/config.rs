@@ -204,6 +204,7 @@ impl Config {
                     widen,
                     dequeue,
                     work_interval,
+                    best_batch,
                     give_up,
                     niceness,
                 } = self.policy.fugato;
@@ -213,6 +214,7 @@ impl Config {
                     widen,
                     dequeue,
                     work_interval,
+                    best_batch,
                     give_up,
                     niceness,
                 })

@@ -80,6 +80,8 @@ pub struct FugatoParts {
     pub dequeue: bool,
     /// Whether that interval is the one of least work at the rate of arrivals.
     pub work_interval: bool,
+    /// Whether batches grow no larger than the one that holds the most.
+    pub best_batch: bool,
     /// Whether what is late or dear is given up.
     pub give_up: bool,
     /// Whether an urgent leg begins over one that runs, where the device has urgent lanes.
@@ -94,6 +96,7 @@ impl Default for FugatoParts {
             widen: true,
             dequeue: true,
             work_interval: false,
+            best_batch: true,
             give_up: true,
             niceness: true,
         }

@@ -473,8 +473,11 @@ section! {
         /// Whether batches wait for the model's dequeue interval.
         dequeue: bool = true;
         /// Whether that interval is the one of least work at the rate of arrivals, in place of the
-        /// objective over the slots + 1. Off: it gains on some loads and loses on others.
+        /// objective over the slots (or slices, where fewer) + 1. Off: it gains on some loads and loses on others.
         work_interval: bool = false;
+        /// Whether batches grow no larger than the one that holds the most, by what is known of
+        /// latencies: where an item of a larger batch is no cheaper, large ones make others wait.
+        best_batch: bool = true;
         /// Whether tasks that are too late, and requests that would make a batch dear, are given
         /// up.
         give_up: bool = true;

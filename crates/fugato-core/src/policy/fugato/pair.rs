@@ -55,7 +55,7 @@ impl Fugato {
     /// to its largest batch of predictions.
     pub(super) fn most(&mut self, view: &View<'_>, device: DeviceId, model: ModelId) -> BatchSize {
         let max = view.max_batch(model);
-        if max.0 <= 1 {
+        if max.0 <= 1 || !self.parts.best_batch {
             return max;
         }
         let pairs = &mut self.pairs;
