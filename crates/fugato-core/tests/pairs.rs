@@ -1,6 +1,7 @@
 //! The pair of tasks in flight and batch that `fugato` finds by itself, against every pair.
 
 use fugato_core::capacity::{Largest, LargestSettings, holds};
+use fugato_core::policy::FugatoParts;
 use fugato_core::profile::{Division, Profile, v100_dstack};
 use fugato_core::sched::{PolicySpec, SchedulerConfig};
 use fugato_core::sim::{PolicyReport, Scenario, SimOptions, sim_device};
@@ -39,7 +40,10 @@ impl Alone<'_> {
         let (kind, slices) = self.device;
         let device = sim_device(kind, slices);
         let scenario = Scenario::new(self.profile, workload, device, options).expect("valid");
-        let policy = PolicySpec::named("fugato").expect("a policy");
+        let policy = PolicySpec::Fugato(FugatoParts {
+            best_batch: true,
+            ..FugatoParts::default()
+        });
         let config = SchedulerConfig {
             policy,
             ..SchedulerConfig::default()

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | who goes first | tasks that are begun, then heads of queues, then tasks whose first request is late; among each the one that must go on first: its deadline less its time in the best share |
 //! | which share | the smallest in which the rest of the task ends by its first request's deadline |
-//! | which batch | all that waits up to the batch that holds the most ([`pair`]), or as many as end in time in the slices that are free |
+//! | which batch | all that waits, or as many as end in time in the slices that are free |
 //! | what is left | slice by slice to whoever saves the largest part of its time by it, up to the knee of its next leg |
 //! | who is suspended | where the device has urgent lanes, whoever is due later than a task that would lose a quarter of its time to spare by waiting for the end of the leg that runs |
 //! | when a batch begins | when it is full, or its first request has waited for the model's *dequeue interval* |
@@ -80,7 +80,7 @@ pub struct FugatoParts {
     pub dequeue: bool,
     /// Whether that interval is the one of least work at the rate of arrivals.
     pub work_interval: bool,
-    /// Whether batches grow no larger than the one that holds the most.
+    /// Whether batches grow no larger than the one that holds the most, as [`pair`] finds it.
     pub best_batch: bool,
     /// Whether what is late or dear is given up.
     pub give_up: bool,
@@ -96,7 +96,7 @@ impl Default for FugatoParts {
             widen: true,
             dequeue: true,
             work_interval: false,
-            best_batch: true,
+            best_batch: false,
             give_up: true,
             niceness: true,
         }
