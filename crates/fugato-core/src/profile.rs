@@ -21,9 +21,9 @@ mod window;
 pub use analyse::{AnalysisOptions, analyse, conclude, knee_at};
 pub use bisection::{Bisection, BisectionPoint};
 pub use file::{
-    BatchKnee, Candidate, Constraint, DeviceKey, Fit, FitPoint, FitRange, GridPoint, HeldOut,
-    Infeasible, Knee, KneeRule, LegProfile, ModelKey, ModelProfile, Optima, Optimum, OptimumPoint,
-    PointKey, Profile, ProfileError, Published, SCHEMA, Times, check_samples,
+    BatchKnee, Candidate, Changeover, Constraint, DeviceKey, Fit, FitPoint, FitRange, GridPoint,
+    HeldOut, Infeasible, Knee, KneeRule, LegProfile, ModelKey, ModelProfile, Optima, Optimum,
+    OptimumPoint, PointKey, Profile, ProfileError, Published, SCHEMA, Times, check_samples,
 };
 pub use fit::fit;
 pub use judged::{JUDGED_MIN, Judged, LAG, Source, Standing};

@@ -1,8 +1,8 @@
 //! The profile's wire schema, and what a bad profile is told.
 
 use fugato_core::profile::{
-    AnalysisOptions, Candidate, Constraint, DeviceKey, Fit, GridPoint, Infeasible, Kernel,
-    KernelList, ModelProfile, Optimum, OptimumPoint, PointKey, Profile, SCHEMA, analyse,
+    AnalysisOptions, Candidate, Changeover, Constraint, DeviceKey, Fit, GridPoint, Infeasible,
+    Kernel, KernelList, ModelProfile, Optimum, OptimumPoint, PointKey, Profile, SCHEMA, analyse,
     check_samples,
 };
 
@@ -34,7 +34,17 @@ fn profile() -> Profile {
         },
         runtime: "onnxruntime 1.31.0".to_owned(),
         synthetic: false,
+        launch_s: None,
         models: vec![model],
+    }
+}
+
+fn changeover(batch: u32, share: u16, extra_s: f64, repeats: u32) -> Changeover {
+    Changeover {
+        batch,
+        share,
+        extra_s,
+        repeats,
     }
 }
 
@@ -43,12 +53,36 @@ type Change = fn(&mut Profile);
 #[test]
 fn bad_profiles_are_refused_by_name() {
     let here = "profile of model `resnet50`: point (batch 2, share 1, neighbours 0)";
-    let cases: [(Change, String); 18] = [
+    let cases: [(Change, String); 23] = [
         (
             |profile| profile.models[0].grid[2].high_s = Some(86_401.0),
             format!(
                 "{here} has high_s 86401, expected a positive number of seconds, at most a day"
             ),
+        ),
+        (
+            |profile| profile.launch_s = Some(0.0),
+            "profile's launch_s is 0, expected a positive number of seconds, at most a day"
+                .to_owned(),
+        ),
+        (
+            |profile| profile.models[0].changeovers = vec![changeover(0, 1, 0.0, 7)],
+            "profile's changeovers.batch of model `resnet50` is 0, expected at least 1".to_owned(),
+        ),
+        (
+            |profile| profile.models[0].changeovers = vec![changeover(1, 3, 0.0, 7)],
+            "profile's changeovers.share of model `resnet50` is 3, expected 1 to 2 slices"
+                .to_owned(),
+        ),
+        (
+            |profile| profile.models[0].changeovers = vec![changeover(1, 1, -0.001, 7)],
+            "profile's changeovers.extra_s of model `resnet50` is -0.001, expected 0 or a positive \
+             number of seconds, at most a day"
+                .to_owned(),
+        ),
+        (
+            |profile| profile.models[0].changeovers = vec![changeover(1, 1, 0.0, 0)],
+            "profile's changeovers.repeats of model `resnet50` is 0, expected at least 1".to_owned(),
         ),
         (
             |profile| profile.schema = "fugato.profile/9".to_owned(),

@@ -71,6 +71,8 @@ pub struct Walked {
     /// From the start of the first leg to the end of the last, the waits between them
     /// included.
     pub whole: Nanos,
+    /// From the start of the first leg to the end of the last.
+    pub span: (Timestamp, Timestamp),
     /// What the last leg gave.
     pub outputs: TaskOutputs,
 }
@@ -171,6 +173,7 @@ impl<D: Device> Profiler<D> {
         let mut walked = Walked {
             legs: Vec::with_capacity(usize::from(walk.legs)),
             whole: Nanos::ZERO,
+            span: (Timestamp::ZERO, Timestamp::ZERO),
             outputs: TaskOutputs::default(),
         };
         let mut begun = None;
@@ -196,7 +199,8 @@ impl<D: Device> Profiler<D> {
             });
             let (started, ended, outputs) = self.end_of(task)?;
             walked.legs.push(ended - started);
-            walked.whole = ended - *begun.get_or_insert(started);
+            walked.span = (*begun.get_or_insert(started), ended);
+            walked.whole = walked.span.1 - walked.span.0;
             walked.outputs = outputs;
         }
         Ok(walked)

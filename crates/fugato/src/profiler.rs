@@ -3,6 +3,7 @@
 //!
 //! [`Run`] owns both; [`files`] keeps its results, [`table`] tells people of them.
 
+mod changeovers;
 pub mod files;
 mod subject;
 pub mod table;
@@ -105,6 +106,8 @@ pub struct Run {
     others: Vec<ModelProfile>,
     /// The times behind them.
     other_samples: Vec<SampledModel>,
+    /// See [`Profile::launch_s`].
+    launch_s: Option<f64>,
 }
 
 impl Run {
@@ -129,6 +132,7 @@ impl Run {
             subjects.push(Subject::new(model, &options, &shares, &bench)?);
         }
         let (mut others, mut other_samples) = (Vec::new(), Vec::new());
+        let launch_s = earlier.as_ref().and_then(|known| known.profile.launch_s);
         if let Some(earlier) = earlier {
             for subject in &mut subjects {
                 subject.resume(&earlier, &options);
@@ -148,6 +152,7 @@ impl Run {
             subjects,
             others,
             other_samples,
+            launch_s,
         })
     }
 
@@ -176,9 +181,17 @@ impl Run {
             }
             self.subjects[index].choose_item(&mut self.bench.profiler);
         }
+        let mut changed_over = false;
         loop {
             if stopped() {
                 return End::Stopped;
+            }
+            // Before points are looked at once more, so that the budget has room for them.
+            if !changed_over && self.uncovered() == 0 {
+                changed_over = true;
+                if let Some(end) = self.measure_changeovers(&stopped) {
+                    return end;
+                }
             }
             let left = self.options.budget.saturating_sub(self.spent());
             let mut wanted = Vec::new();
@@ -249,6 +262,7 @@ impl Run {
             device: self.bench.device.clone(),
             runtime: self.bench.runtime.clone(),
             synthetic: false,
+            launch_s: self.launch_s,
             models,
         }
     }

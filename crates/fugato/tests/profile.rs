@@ -1,13 +1,13 @@
 //! `fugato profile` as a user meets it: the binary, real sessions, tiny models.
 
 use fugato::profiler::files::{Samples, samples_path};
-use fugato_core::profile::{GridPoint, ModelProfile, PointKey, Profile};
+use fugato_core::profile::{Changeover, GridPoint, ModelProfile, PointKey, Profile};
 use fugato_onnx::proto::tensor_shape_proto::Dimension;
 use fugato_onnx::proto::{OperatorSetIdProto, ValueInfoProto};
 use fugato_onnx::{
     DataType, ExternalPolicy, GraphProto, ModelProto, NodeProto, TensorProto, save_model,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -202,7 +202,12 @@ fn every_model_is_measured_alone_and_beside_busy_slices() {
                 .all(|point| point.repeats >= 5 && point.failed.is_none())
         );
         assert!(model.knee.tolerance.is_some());
+        let places = |changeover: &Changeover| (changeover.batch, changeover.share);
+        let changeovers: BTreeSet<_> = model.changeovers.iter().map(places).collect();
+        let shares = model.grid.iter().map(|point| (1, point.share));
+        assert_eq!(changeovers, shares.collect());
     }
+    assert!(profile.launch_s.is_some_and(|launch_s| launch_s > 0.0));
     assert!(
         !stderr(&output).contains('\u{1b}'),
         "no bar where no terminal is"

@@ -35,6 +35,10 @@ pub struct Profile {
     /// Whether it was computed rather than measured.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub synthetic: bool,
+    /// The median time from the end of a run to the start of one that is handed to the idle
+    /// device because of it, in seconds; none where that was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch_s: Option<f64>,
     /// The models, in the order they were profiled.
     pub models: Vec<ModelProfile>,
 }
@@ -96,12 +100,32 @@ pub struct ModelProfile {
     /// What a publication states of the model, beside what this profile concludes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<Published>,
+    /// What a run costs more right after one of another model; empty where that was not
+    /// measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changeovers: Vec<Changeover>,
     /// The measured points.
     pub grid: Vec<GridPoint>,
     /// The legs of a plan that the model is cut into, in the order they run, each with a
     /// surface of its own; empty for a model that runs whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub legs: Vec<LegProfile>,
+}
+
+/// What a run costs more right after one of another model in the same slices, whose weights
+/// and tensors then fill the caches. The times of [`GridPoint`] are of runs after each other.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Changeover {
+    /// Items in the batch.
+    pub batch: u32,
+    /// Slices it ran in, alone on the device.
+    pub share: u16,
+    /// The median of what the run after another model's took longer than the one after it, in
+    /// seconds; 0 where it took no longer.
+    pub extra_s: f64,
+    /// Pairs of runs that it is the median of.
+    pub repeats: u32,
 }
 
 /// What is known of one leg of a model.
@@ -342,6 +366,7 @@ impl ModelProfile {
             sparse: false,
             unfinished: false,
             published: None,
+            changeovers: Vec::new(),
             grid: Vec::new(),
             legs: Vec::new(),
         }

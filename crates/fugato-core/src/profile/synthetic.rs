@@ -80,6 +80,7 @@ impl Set {
             },
             runtime: self.runtime.to_owned(),
             synthetic: true,
+            launch_s: None,
             models: self.rows.iter().map(|row| self.model(row)).collect(),
         }
     }

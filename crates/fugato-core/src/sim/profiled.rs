@@ -2,8 +2,9 @@
 
 use super::contention::Part;
 use super::service::{Service, ServiceTime};
-use crate::id::{BatchSize, Share};
-use crate::profile::{Estimate, Load, ModelProfile, Surface};
+use crate::device::{ATOMS_MAX, AtomSet};
+use crate::id::{BatchSize, ModelId, Share};
+use crate::profile::{Changeover, Estimate, Load, ModelProfile, Surface};
 use crate::sched::Start;
 use crate::time::Nanos;
 use rand::{RngExt, SeedableRng};
@@ -28,6 +29,9 @@ const NOISE_STREAM: u64 = 1 << 63;
 /// all other slices busy: if these take `1 + c` times as long, sensitivity and demand are
 /// both `sqrt(c)`, because the busy slices ran the same model. A profile without busy
 /// points has no interference.
+///
+/// What a run costs more right after another model's is the profile's at the nearest batch of
+/// the share, or of the next smaller share that it knows; a profile without changeovers has none.
 #[derive(Clone, Debug)]
 pub struct ServiceTable {
     max_batch: BatchSize,
@@ -41,6 +45,8 @@ struct Cell {
     service: Service,
     /// Standard deviation of the logarithm of the time.
     sigma: f64,
+    /// What it takes longer right after another model's run.
+    changeover: Nanos,
 }
 
 /// What a surface says of a point: the median and the 95th percentile alone in seconds, and how
@@ -81,12 +87,34 @@ impl ServiceTable {
                 cell.get_or_insert(least);
             }
         }
-        let cells = cells.into_iter().flatten();
+        let places = (1..=max_batch.0).flat_map(|batch| {
+            let shares = 1..=slices.0;
+            shares.map(move |share| (batch, share))
+        });
+        let cells = cells.into_iter().flatten().zip(places);
+        let cells = cells.map(|(point, place)| {
+            let changeover = changeover(&model.changeovers, place);
+            point.cell(useful, changeover)
+        });
         Some(Self {
             max_batch,
             slices,
-            cells: cells.map(|point| point.cell(useful)).collect(),
+            cells: cells.collect(),
         })
+    }
+
+    /// The table of a leg that has this part of its model's time, from the table that its own
+    /// points give: what a changeover costs is divided as the time is, since a leg brings its
+    /// part of the weights.
+    #[must_use]
+    pub(super) fn of_leg(mut self, whole: &Self) -> Self {
+        for (leg, whole) in self.cells.iter_mut().zip(&whole.cells) {
+            let (part, all) = (leg.service.alone, whole.service.alone);
+            leg.changeover = whole
+                .changeover
+                .scaled(part.as_nanos(), all.as_nanos().max(1));
+        }
+        self
     }
 
     /// What a run asks for; the batch and the share count as the largest known where they
@@ -126,6 +154,16 @@ fn point(surface: &Surface, batches: &[u32], batch: u32, share: u16) -> Option<P
     })
 }
 
+/// See [`ServiceTable`].
+fn changeover(known: &[Changeover], (batch, share): (u32, u16)) -> Nanos {
+    let nearest = known.iter().min_by_key(|known| {
+        // A smaller share before a larger one, however near.
+        let beyond = (known.share > share, known.share.abs_diff(share));
+        (beyond, known.batch.abs_diff(batch), known.batch)
+    });
+    nearest.map_or(Nanos::ZERO, |known| Nanos::from_secs_f64(known.extra_s))
+}
+
 impl Point {
     fn new(alone: Estimate, busy: Option<Estimate>) -> Self {
         let busy = busy.filter(|busy| !busy.neighbours_unknown);
@@ -147,7 +185,7 @@ impl Point {
         }
     }
 
-    fn cell(self, useful: Share) -> Cell {
+    fn cell(self, useful: Share, changeover: Nanos) -> Cell {
         let memory = Part::new(self.contention.sqrt());
         Cell {
             service: Service {
@@ -157,6 +195,7 @@ impl Point {
                 useful,
             },
             sigma: (self.p95_s / self.median_s).ln().max(0.0) / NORMAL_P95,
+            changeover,
         }
     }
 }
@@ -167,18 +206,29 @@ pub struct ProfiledService {
     /// `[model][leg]`, by [`ModelId`](crate::ModelId) and [`LegIndex`](crate::LegIndex).
     tables: Vec<Arc<[ServiceTable]>>,
     /// By [`PartitionId`](crate::PartitionId).
-    shares: Vec<Share>,
+    atoms: Vec<AtomSet>,
+    /// By atom, the model that last ran there; empty where no model knows what that costs.
+    last: Vec<Option<ModelId>>,
     /// By model; empty without noise.
     noise: Vec<ChaCha8Rng>,
 }
 
 impl ProfiledService {
     /// Times for the models with these tables, `[model][leg]`, ids counted from 0, on a
-    /// device whose partitions have these shares.
-    pub fn new(tables: Vec<Arc<[ServiceTable]>>, shares: Vec<Share>) -> Self {
+    /// device whose partitions cover these atoms.
+    pub fn new(tables: Vec<Arc<[ServiceTable]>>, atoms: Vec<AtomSet>) -> Self {
+        let mut cells = tables
+            .iter()
+            .flat_map(|legs| legs.iter())
+            .flat_map(|leg| &leg.cells);
+        let atoms_noted = match cells.any(|cell| cell.changeover > Nanos::ZERO) {
+            true => usize::from(ATOMS_MAX),
+            false => 0,
+        };
         Self {
+            last: vec![None; atoms_noted],
             tables,
-            shares,
+            atoms,
             noise: Vec::new(),
         }
     }
@@ -198,12 +248,34 @@ impl ProfiledService {
     }
 }
 
+impl ProfiledService {
+    /// Notes that a model runs next on these atoms; says whether another one ran last on any.
+    fn change_over(&mut self, atoms: AtomSet, model: ModelId) -> bool {
+        if self.last.is_empty() {
+            return false;
+        }
+        let mut changed = false;
+        for atom in atoms.iter() {
+            let last = self.last[usize::from(atom)].replace(model);
+            changed |= last.is_some_and(|last| last != model);
+        }
+        changed
+    }
+}
+
 impl ServiceTime for ProfiledService {
     fn service(&mut self, start: &Start) -> Service {
         let model = start.model.0 as usize;
-        let share = self.shares[usize::from(start.partition.0)];
+        let atoms = self.atoms[usize::from(start.partition.0)];
         let table = &self.tables[model][usize::from(start.leg.0)];
-        let Cell { mut service, sigma } = table.cell(start.batch, share);
+        let Cell {
+            mut service,
+            sigma,
+            changeover,
+        } = table.cell(start.batch, Share(atoms.count()));
+        if self.change_over(atoms, start.model) {
+            service.alone += changeover;
+        }
         if sigma > 0.0
             && let Some(rng) = self.noise.get_mut(model)
         {
@@ -223,7 +295,7 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{DeviceId, LaneId, LegIndex, ModelId, PartitionId, SlotIndex, TaskId};
+    use crate::id::{DeviceId, LaneId, LegIndex, PartitionId, SlotIndex, TaskId};
     use crate::profile::GridPoint;
     use crate::time::Timestamp;
 
@@ -274,21 +346,68 @@ mod tests {
         assert!(ServiceTable::new(&profile(), Share(4), Share(4), BatchSize(6)).is_none());
     }
 
-    #[test]
-    fn noise_has_the_median_and_the_tail_of_the_profile() {
-        let start = Start {
+    fn start(model: u32, partition: u16) -> Start {
+        Start {
             device: DeviceId(0),
             task: TaskId(0),
-            model: ModelId(0),
+            model: ModelId(model),
             leg: LegIndex(0),
-            partition: PartitionId(0),
+            partition: PartitionId(partition),
             lane: LaneId(0),
             slot: SlotIndex(0),
             batch: BatchSize(1),
             not_before: Timestamp::ZERO,
             requests: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_run_after_another_model_costs_its_changeover() {
+        let changeover = |batch, share, micros: f64| Changeover {
+            batch,
+            share,
+            extra_s: micros * 1e-6,
+            repeats: 7,
         };
-        let service = || ProfiledService::new(vec![Arc::new([table()])], vec![Share(1)]);
+        let mut known = profile();
+        known.changeovers = vec![changeover(1, 1, 30.0), changeover(1, 2, 20.0)];
+        let table =
+            |profile: &ModelProfile| ServiceTable::new(profile, Share(4), Share(4), BatchSize(5));
+        let whole = table(&known).expect("it answers");
+        let halves = {
+            let mut half = profile();
+            for point in &mut half.grid {
+                point.median_s = point.median_s.map(|median_s| median_s / 2.0);
+            }
+            table(&half).expect("it answers").of_leg(&whole)
+        };
+        let models = vec![
+            Arc::from([whole]),
+            Arc::from([halves]),
+            Arc::from([table(&profile()).expect("it answers")]),
+        ];
+        let atoms = [(0, 1), (1, 1), (0, 2), (0, 4)];
+        let atoms = atoms.map(|(first, count)| AtomSet::range(first, count));
+        let mut service = ProfiledService::new(models, atoms.to_vec());
+        let mut micros = |model, partition| {
+            let service = service.service(&start(model, partition));
+            service.alone.as_nanos() / 1_000
+        };
+        // Nothing ran before; then itself; then another model, and on one of two atoms.
+        assert_eq!([micros(0, 0), micros(0, 0)], [100, 100]);
+        assert_eq!([micros(2, 0), micros(0, 0)], [100, 130]);
+        assert_eq!([micros(2, 1), micros(0, 2)], [100, 70]);
+        // A share that was not looked at costs what the next smaller one does.
+        assert_eq!([micros(2, 0), micros(0, 3)], [100, 70]);
+        // A leg of half the model's time has half of it.
+        assert_eq!([micros(2, 0), micros(1, 0)], [100, 65]);
+    }
+
+    #[test]
+    fn noise_has_the_median_and_the_tail_of_the_profile() {
+        let start = start(0, 0);
+        let service =
+            || ProfiledService::new(vec![Arc::new([table()])], vec![AtomSet::range(0, 1)]);
         let draw = |mut service: ProfiledService| -> Vec<u64> {
             let times = (0..10_001).map(|_| service.service(&start).alone.as_nanos());
             times.collect()

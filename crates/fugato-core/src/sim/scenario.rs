@@ -5,7 +5,7 @@ use super::profiled::{ProfiledService, ServiceTable};
 use super::tally::Tally;
 use super::traffic::{Traffic, model_id};
 use super::world::World;
-use crate::device::{ATOMS_MAX, DeviceSpec, PartitionSpec};
+use crate::device::{ATOMS_MAX, DeviceSpec};
 use crate::id::{BatchSize, Share};
 use crate::profile::{ModelProfile, Profile};
 use crate::sched::{DynamicBatching, Input, ModelSpec, QueueLimits, Scheduler, SchedulerConfig};
@@ -228,8 +228,8 @@ impl Scenario {
         let options = &self.options;
         let tables = self.models.iter().map(|model| model.legs.clone());
         let partitions = self.device.partitions.iter();
-        let shares = partitions.map(PartitionSpec::share).collect();
-        let mut service = ProfiledService::new(tables.collect(), shares);
+        let atoms = partitions.map(|partition| partition.atoms).collect();
+        let mut service = ProfiledService::new(tables.collect(), atoms);
         if options.noise {
             service = service.with_noise(seed);
         }
@@ -362,8 +362,10 @@ fn tables(
         let table =
             |model: &ModelProfile| ServiceTable::new(model, profiled, slices, BatchSize(batch));
         let whole = table(model)?;
-        let legs = model.each_leg().map(|leg| table(&leg));
-        Some((whole, legs.collect::<Option<_>>()?))
+        let legs = model.each_leg();
+        let legs = legs.map(|leg| Some(table(&leg)?.of_leg(&whole)));
+        let legs = legs.collect::<Option<_>>()?;
+        Some((whole, legs))
     })
 }
 

@@ -42,6 +42,9 @@ models of your own, `fugato profile` measures the profile (--profile FILE), and
 docs/reference/workload.md says how a workload is written (--workload FILE).
 docs/concepts/simulation.md says what is simulated and how true it is.";
 
+/// Time from handing a leg to a free lane to its start where nobody measured it: a wake-up.
+const LAUNCH: Nanos = Nanos::from_micros(20);
+
 /// What `fugato simulate` was asked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -86,9 +89,9 @@ pub struct Args {
     /// What deadlines do [default: enforce; observe where saturated]
     #[arg(long, value_name = "MODE")]
     pub deadlines: Option<Deadlines>,
-    /// Time from handing a leg to a free lane to its start
-    #[arg(long, value_name = "TIME", default_value = "20us")]
-    pub launch: Span,
+    /// Time from handing a leg to a free lane to its start [default: the profile's, else 20us]
+    #[arg(long, value_name = "TIME")]
+    pub launch: Option<Span>,
     /// Time from the end of a leg to the start of the one committed behind it
     #[arg(long, value_name = "TIME", default_value = "5us")]
     pub boundary: Span,
@@ -247,7 +250,7 @@ fn resolve(args: &Args) -> anyhow::Result<Plan> {
                 .with_context(|| format!("policy `{label}` cannot run on this device"))?;
         }
     }
-    let scenario = Scenario::new(&profile, workload, device, options(args))?;
+    let scenario = Scenario::new(&profile, workload, device, options(args, &profile))?;
     say_capped(&profile, &scenario)?;
     Ok(Plan {
         scenario: scenario.with_batching(&DynamicBatching {
@@ -338,10 +341,11 @@ fn cut(profile: Profile, args: &Args, workload: &Workload) -> anyhow::Result<Pro
     Ok(divided)
 }
 
-fn options(args: &Args) -> SimOptions {
+fn options(args: &Args, profile: &Profile) -> SimOptions {
+    let measured = profile.launch_s.map(Nanos::from_secs_f64);
     SimOptions {
         overheads: Overheads {
-            launch: args.launch.nanos(),
+            launch: args.launch.map(Span::nanos).or(measured).unwrap_or(LAUNCH),
             boundary: args.boundary.nanos(),
             slicing: TimeSlicing {
                 quantum: args.quantum.nanos(),

@@ -267,6 +267,7 @@ fn empty(device: &DeviceKey, runtime: &str) -> Profile {
         device: device.clone(),
         runtime: runtime.to_owned(),
         synthetic: false,
+        launch_s: None,
         models: Vec::new(),
     }
 }

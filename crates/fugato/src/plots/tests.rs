@@ -52,6 +52,7 @@ fn profile(slices: u16, models: Vec<ModelProfile>) -> Profile {
         },
         runtime: "onnxruntime 1.31.1".to_owned(),
         synthetic: false,
+        launch_s: None,
         models,
     }
 }

@@ -6,9 +6,10 @@ use crate::engine::{BenchModel, Workbench};
 use fugato_core::PartitionId;
 use fugato_core::device::DeviceSpec;
 use fugato_core::profile::{
-    AnalysisOptions, ModelProfile, PointKey, Survey, SurveyOptions, Wanted, analyse, conclude,
+    AnalysisOptions, Changeover, ModelProfile, PointKey, Survey, SurveyOptions, Wanted, analyse,
+    conclude,
 };
-use fugato_device::{CpuDevice, Device, Profiler, RequestInputs, Visit, partitions_beside};
+use fugato_device::{CpuDevice, Device, Profiler, RequestInputs, Visit, Walk, partitions_beside};
 use std::collections::BTreeMap;
 
 pub(super) struct Subject {
@@ -16,6 +17,8 @@ pub(super) struct Subject {
     pub(super) survey: Survey,
     /// What every batch is made up of.
     item: RequestInputs,
+    /// The smallest batch.
+    batch: u32,
     places: BTreeMap<u16, Place>,
     /// The profile without its grid and what is concluded from it.
     blank: ModelProfile,
@@ -62,6 +65,7 @@ impl Subject {
         Ok(Self {
             survey: Survey::new(&batches, shares, spec.slices.0, survey),
             item: item.expect("a model is only loaded with an item to try"),
+            batch: batches[0],
             places: places.collect(),
             blank,
             analysis: AnalysisOptions::new(spec.slices.0),
@@ -97,6 +101,7 @@ impl Subject {
         if !options.rates.contains_key(&self.model.name) {
             self.blank.arrival_rate = known.arrival_rate;
         }
+        self.blank.changeovers.clone_from(&known.changeovers);
         let samples = earlier.samples_of(known);
         for point in known.grid.iter().filter(|point| point.failed.is_none()) {
             let times = samples.iter().find(|sampled| sampled.key() == point.key());
@@ -105,6 +110,39 @@ impl Subject {
                 None => self.survey.keep(point.clone()),
             }
         }
+    }
+
+    /// A run of its smallest batch.
+    pub(super) fn run(&self) -> Walk {
+        Walk {
+            model: self.model.id,
+            item: self.item.clone(),
+            batch: self.batch,
+            partition: PartitionId(0),
+            legs: 1,
+        }
+    }
+
+    /// Where it runs, by share.
+    pub(super) fn partitions(&self) -> Vec<(u16, PartitionId)> {
+        let places = self.places.iter();
+        places
+            .map(|(&share, place)| (share, place.partition))
+            .collect()
+    }
+
+    /// Whether it could be run anywhere.
+    pub(super) fn is_measured(&self) -> bool {
+        let grid = self.survey.grid();
+        grid.iter().any(|point| point.times().is_some())
+    }
+
+    pub(super) fn changeovers(&self) -> &[Changeover] {
+        &self.blank.changeovers
+    }
+
+    pub(super) fn set_changeovers(&mut self, found: Vec<Changeover>) {
+        self.blank.changeovers = found;
     }
 
     /// Takes the first item that the model runs at all; where it runs none, the survey

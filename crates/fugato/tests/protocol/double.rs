@@ -402,6 +402,7 @@ impl InferenceService for Double {
             },
             runtime: "none 1.0".to_owned(),
             synthetic: false,
+            launch_s: None,
             models: Vec::new(),
         };
         Ok(ProfileReport {

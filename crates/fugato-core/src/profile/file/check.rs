@@ -2,7 +2,7 @@
 
 mod concluded;
 
-use super::{DeviceKey, GridPoint, ModelProfile, Profile, SCHEMA};
+use super::{Changeover, DeviceKey, GridPoint, ModelProfile, Profile, SCHEMA};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -173,6 +173,13 @@ impl Profile {
                 expected: "at least 1".to_owned(),
             });
         }
+        if let Some(found) = self.launch_s.filter(|&launch_s| !is_time(launch_s)) {
+            return Err(ProfileError::Field {
+                field: "launch_s".to_owned(),
+                found: found.to_string(),
+                expected: TIME_EXPECTED.to_owned(),
+            });
+        }
         let mut seen = BTreeSet::new();
         for model in &self.models {
             if !seen.insert((&model.name, &model.version)) {
@@ -299,6 +306,9 @@ impl ModelProfile {
                 });
             }
         }
+        for changeover in &self.changeovers {
+            self.check_changeover(changeover, slices)?;
+        }
         match self.missing().first() {
             Some(&point) if !self.sparse => Err(ProfileError::MissingPoint {
                 model: self.name.clone(),
@@ -306,6 +316,30 @@ impl ModelProfile {
             }),
             _ => concluded::check(self, slices),
         }
+    }
+
+    fn check_changeover(&self, changeover: &Changeover, slices: u16) -> Result<(), ProfileError> {
+        let &Changeover {
+            batch,
+            share,
+            extra_s,
+            repeats,
+        } = changeover;
+        if batch == 0 {
+            return Err(self.wrong("changeovers.batch", &0, "at least 1"));
+        }
+        if share == 0 || share > slices {
+            let expected = format!("1 to {slices} slices");
+            return Err(self.wrong("changeovers.share", &share, &expected));
+        }
+        if !(0.0..=TIME_MAX_S).contains(&extra_s) {
+            let expected = "0 or a positive number of seconds, at most a day";
+            return Err(self.wrong("changeovers.extra_s", &extra_s, expected));
+        }
+        if repeats == 0 {
+            return Err(self.wrong("changeovers.repeats", &0, "at least 1"));
+        }
+        Ok(())
     }
 
     fn wrong(&self, field: &str, found: &dyn fmt::Display, expected: &str) -> ProfileError {
