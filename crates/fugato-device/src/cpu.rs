@@ -15,17 +15,19 @@ mod output;
 mod slot;
 mod worker;
 
-pub use lane::EventSink;
-
+use crate::batch::Failed;
 use crate::clock::MonotonicClock;
-use crate::device::{Device, DeviceEvent, LeftBehind, LegWork, RevokeLeg};
+use crate::device::{
+    Device, DeviceEvent, DeviceMetrics, EventSink, LeftBehind, LegWork, LoadOptions, Loaded,
+    RevokeLeg,
+};
 use crate::os;
 use crate::store::{Cuts, LoadCause, LoadError, StoredModel};
 use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
 use fugato_core::profile::DeviceKey;
 use fugato_core::{DeviceId, LaneId, ModelId, Nanos, PartitionId, Share};
 use lane::Lane;
-use model::{Failed, LoadedModel, SessionKey};
+use model::{LoadedModel, SessionKey};
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,68 +73,6 @@ impl Default for CpuOptions {
             spin: Nanos::from_micros(20),
         }
     }
-}
-
-/// Whether requests to a model may share runs, side by side along the first dimension.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Batches {
-    /// As the model store found.
-    #[default]
-    AsFound,
-    /// The owner vouches that every first dimension is the batch, where the model's own
-    /// names of them leave that open. All must still vary.
-    Vouched,
-    /// No first dimension is a batch, whatever the model looks like.
-    Never,
-}
-
-/// How a model is loaded on the CPU.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadOptions {
-    /// The most items of a batch, at least 1; above 1 only for a batchable model.
-    pub max_batch: u32,
-    /// Sets of buffers, one for each task in flight, at least 1.
-    pub slots: u16,
-    /// Partitions whose sessions are made at once; others are made by the first leg that
-    /// needs them.
-    pub warm: Vec<PartitionId>,
-    /// Whether requests may share runs.
-    pub batches: Batches,
-    /// How the model is cut into legs; `None`: one leg, the model as it is.
-    pub cuts: Option<Cuts>,
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        Self {
-            max_batch: 1,
-            // One task runs while the next is gathered.
-            slots: 2,
-            warm: vec![PartitionId(0)],
-            batches: Batches::AsFound,
-            cuts: None,
-        }
-    }
-}
-
-/// What came of loading a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Loaded {
-    /// The legs of its tasks: as many as the cuts have, or one where a part did not load
-    /// or run by itself and the model is served as it is.
-    pub legs: u16,
-}
-
-/// What a [`CpuDevice`] has counted since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CpuMetrics {
-    /// Legs that ended, well or badly.
-    pub legs: u64,
-    /// Bytes of requests copied into slot buffers: each byte once.
-    pub bytes_copied_in: u64,
-    /// Bytes of results copied out of the runtime: strings, and outputs that are inputs
-    /// of the model at once. All other results share the device's buffers.
-    pub bytes_copied_out: u64,
 }
 
 /// Why the CPU cannot be a device.
@@ -406,8 +346,8 @@ impl CpuDevice {
     }
 
     /// What the device has counted since it was made.
-    pub fn metrics(&self) -> CpuMetrics {
-        CpuMetrics {
+    pub fn metrics(&self) -> DeviceMetrics {
+        DeviceMetrics {
             legs: self.shared.legs.load(Ordering::Relaxed),
             bytes_copied_in: self.shared.bytes_copied_in.load(Ordering::Relaxed),
             bytes_copied_out: self.shared.bytes_copied_out.load(Ordering::Relaxed),

@@ -1,10 +1,11 @@
 //! The seam between the driver and a device.
 
 use crate::shared::InputFault;
+use crate::store::Cuts;
 use crate::tensor::{InputTensor, OutputTensor};
 use fugato_core::device::DeviceSpec;
 use fugato_core::sched::Start;
-use fugato_core::{DeviceId, LegIndex, ModelId, TaskId, Timestamp};
+use fugato_core::{DeviceId, LegIndex, ModelId, PartitionId, TaskId, Timestamp};
 use std::sync::Arc;
 
 /// A device that runs legs.
@@ -39,6 +40,9 @@ pub trait Device: Send + Sync {
     }
 }
 
+/// Where a device reports what happens. Called from lane threads; must not block.
+pub type EventSink = Arc<dyn Fn(DeviceEvent) + Send + Sync>;
+
 /// Where a task that was given up between two legs has left its tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeftBehind {
@@ -58,7 +62,7 @@ pub struct RevokeLeg {
     /// The leg.
     pub leg: LegIndex,
     /// The partition it was committed to.
-    pub partition: fugato_core::PartitionId,
+    pub partition: PartitionId,
     /// The lane it was committed to.
     pub lane: fugato_core::LaneId,
 }
@@ -112,6 +116,14 @@ pub enum DeviceEvent {
         split: RunSplit,
         /// The outputs, after the last leg; an error ends the task.
         result: Result<TaskOutputs, RunError>,
+    },
+    /// The device is lost to this process for good. Told once; its legs end besides, each as
+    /// [`RunErrorKind::DeviceLost`].
+    Lost {
+        /// The device.
+        device: DeviceId,
+        /// What it said.
+        detail: String,
     },
     /// A committed leg was taken back before it began.
     Revoked {
@@ -176,4 +188,105 @@ pub enum RunErrorKind {
     /// The device is lost to this process for good: every further call would fail alike (a
     /// sticky error of CUDA). All models and all other legs are lost with it.
     DeviceLost,
+}
+
+/// Whether requests to a model may share runs, side by side along the first dimension.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Batches {
+    /// As the model store found.
+    #[default]
+    AsFound,
+    /// The owner vouches that every first dimension is the batch, where the model's own
+    /// names of them leave that open. All must still vary.
+    Vouched,
+    /// No first dimension is a batch, whatever the model looks like.
+    Never,
+}
+
+/// How an NVIDIA device runs a model. The CPU has no such choices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuTuning {
+    /// Whether products of 32-bit floats may be rounded to 10 bits, as tensor cores do.
+    pub tf32: bool,
+    /// Whether convolutions run with channels last.
+    pub nhwc: bool,
+    /// How the way that a convolution is computed is chosen.
+    pub convolutions: ConvolutionSearch,
+    /// Whether runs are captured into graphs, by batch.
+    pub graphs: bool,
+}
+
+impl Default for GpuTuning {
+    fn default() -> Self {
+        Self {
+            tf32: false,
+            nhwc: false,
+            convolutions: ConvolutionSearch::Heuristic,
+            graphs: true,
+        }
+    }
+}
+
+/// How cuDNN's way of computing a convolution is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConvolutionSearch {
+    /// By cuDNN's quick rules.
+    #[default]
+    Heuristic,
+    /// By cuDNN's thorough rules.
+    Exhaustive,
+    /// What works always.
+    Fallback,
+}
+
+/// How a model is loaded on a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// The most items of a batch, at least 1; above 1 only for a batchable model.
+    pub max_batch: u32,
+    /// Sets of buffers, one for each task in flight, at least 1.
+    pub slots: u16,
+    /// Partitions whose sessions are made at once; others are made by the first leg that
+    /// needs them.
+    pub warm: Vec<PartitionId>,
+    /// Whether requests may share runs.
+    pub batches: Batches,
+    /// How the model is cut into legs; `None`: one leg, the model as it is.
+    pub cuts: Option<Cuts>,
+    /// What only an NVIDIA device heeds.
+    pub gpu: GpuTuning,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            max_batch: 1,
+            // One task runs while the next is gathered.
+            slots: 2,
+            warm: vec![PartitionId(0)],
+            batches: Batches::AsFound,
+            cuts: None,
+            gpu: GpuTuning::default(),
+        }
+    }
+}
+
+/// What came of loading a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The legs of its tasks: as many as the cuts have, or one where a part did not load
+    /// or run by itself and the model is served as it is.
+    pub legs: u16,
+}
+
+/// What a device has counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceMetrics {
+    /// Legs that ended, well or badly.
+    pub legs: u64,
+    /// Bytes of requests copied into slot buffers: each byte once.
+    pub bytes_copied_in: u64,
+    /// Bytes of results copied out of the runtime: strings, and outputs that are inputs
+    /// of the model at once. All other results share the device's buffers.
+    pub bytes_copied_out: u64,
 }

@@ -7,6 +7,7 @@
 //! **Invariant:** this is the only crate of Fugato with `unsafe`; each block says why it
 //! is sound.
 
+mod batch;
 mod capi;
 mod clock;
 mod cpu;
@@ -16,17 +17,17 @@ mod device;
 mod os;
 mod profiler;
 pub mod reference;
+mod report;
 mod runtime;
 mod shared;
 mod store;
 mod tensor;
 
 pub use clock::MonotonicClock;
-pub use cpu::{
-    Batches, CpuDevice, CpuError, CpuMetrics, CpuOptions, EventSink, LoadOptions, Loaded,
-};
+pub use cpu::{CpuDevice, CpuError, CpuOptions};
 pub use device::{
-    Device, DeviceEvent, LeftBehind, LegWork, RequestInputs, RevokeLeg, RunError, RunErrorKind,
+    Batches, ConvolutionSearch, Device, DeviceEvent, DeviceMetrics, EventSink, GpuTuning,
+    LeftBehind, LegWork, LoadOptions, Loaded, RequestInputs, RevokeLeg, RunError, RunErrorKind,
     RunSplit, TaskOutputs,
 };
 pub use os::{Promptness, bound_heap, hasten_this_thread};

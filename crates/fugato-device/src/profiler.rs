@@ -299,7 +299,8 @@ impl<D: Device> Profiler<D> {
         loop {
             let event = self.events.recv_timeout(PATIENCE);
             let (task, took) = match event.map_err(|_| VisitError::Silent)? {
-                DeviceEvent::Started { .. } => continue,
+                // A loss ends the legs too, each with an event of its own.
+                DeviceEvent::Started { .. } | DeviceEvent::Lost { .. } => continue,
                 DeviceEvent::Revoked { task, .. } => (task, Ok(Nanos::default())),
                 DeviceEvent::Finished {
                     task,

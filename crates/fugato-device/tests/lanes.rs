@@ -135,7 +135,7 @@ fn a_revoked_leg_is_either_started_or_revoked() {
             DeviceEvent::Started { task, .. } | DeviceEvent::Revoked { task, .. } => {
                 *task == revoke.task
             }
-            DeviceEvent::Finished { .. } => false,
+            DeviceEvent::Finished { .. } | DeviceEvent::Lost { .. } => false,
         });
         let of_committed: Vec<_> = of_committed.collect();
         assert_eq!(of_committed.len(), 1, "{seen:?}");
@@ -336,6 +336,7 @@ fn a_dropped_device_finishes_what_runs_and_revokes_what_waits() {
         DeviceEvent::Finished { task, result, .. } => (*task, result.is_ok()),
         DeviceEvent::Revoked { task, .. } => (*task, false),
         DeviceEvent::Started { task, .. } => panic!("{task} started"),
+        DeviceEvent::Lost { detail, .. } => panic!("{detail}"),
     });
     let mut ends: Vec<_> = ends.collect();
     ends.sort_unstable();

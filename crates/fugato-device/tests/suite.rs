@@ -267,6 +267,7 @@ fn it_reports_a_start_and_then_an_end_in_order_of_the_lane() {
                     last = *ended;
                 }
                 DeviceEvent::Revoked { .. } => panic!("nothing was revoked: {events:?}"),
+                DeviceEvent::Lost { .. } => panic!("nothing was lost: {events:?}"),
             }
         }
         assert!(last <= rig.clock.now());
@@ -395,7 +396,7 @@ fn a_committed_leg_is_started_or_revoked_and_never_both() {
                 DeviceEvent::Started { task, .. } | DeviceEvent::Revoked { task, .. } => {
                     *task == committed
                 }
-                DeviceEvent::Finished { .. } => false,
+                DeviceEvent::Finished { .. } | DeviceEvent::Lost { .. } => false,
             });
             assert_eq!(fates.count(), 1, "{events:?}");
         }

@@ -195,7 +195,11 @@ fn input_of(effects: &mut DeviceEffects, message: Message) -> Option<Input> {
             result: Err(error),
             ..
         }) if error.kind == RunErrorKind::DeviceLost => {
-            effects.device_lost(device, &error);
+            effects.device_lost(device, &error.detail);
+            Some(Input::DeviceLost { device })
+        }
+        Message::Device(DeviceEvent::Lost { device, detail }) => {
+            effects.device_lost(device, &detail);
             Some(Input::DeviceLost { device })
         }
         Message::Device(DeviceEvent::Finished {

@@ -112,9 +112,9 @@ fn spawn(
             sample: Box::new(|_| None),
             profile: Box::new(|_, _| {}),
             leg_ended: Box::new(|_| {}),
-            device_lost: Box::new(move |_, error| {
+            device_lost: Box::new(move |_, detail| {
                 let mut lost = lost.lock().expect("no holder panics");
-                lost.push(error.detail.clone());
+                lost.push(detail.to_owned());
             }),
         },
         recorder: None,

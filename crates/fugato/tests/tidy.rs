@@ -237,7 +237,7 @@ fn metrics_text() -> String {
         ..Knee::default()
     };
     telemetry.show_profile(&model, &status, Some((knee, 1)));
-    telemetry.encode(&fugato_device::CpuMetrics::default())
+    telemetry.encode(&fugato_device::DeviceMetrics::default())
 }
 
 /// The names of all metrics, by `# TYPE`.

@@ -162,6 +162,7 @@ impl Runner {
                     }
                 }
                 DeviceEvent::Revoked { task, .. } => anyhow::bail!("{task} was revoked"),
+                DeviceEvent::Lost { detail, .. } => anyhow::bail!(detail),
                 DeviceEvent::Finished {
                     leg, ended, result, ..
                 } => {
@@ -245,6 +246,7 @@ impl Runner {
             match self.events.recv()? {
                 DeviceEvent::Started { at, .. } => to_started = (at - called).as_nanos(),
                 DeviceEvent::Revoked { task, .. } => anyhow::bail!("{task} was revoked"),
+                DeviceEvent::Lost { detail, .. } => anyhow::bail!(detail),
                 DeviceEvent::Finished { result, split, .. } => {
                     let to_finished = (self.clock.now() - called).as_nanos();
                     let has_outputs = !result?.requests.is_empty();

@@ -4,8 +4,8 @@
 //! of them, so what jobs read and write is lent to them for no longer than the call.
 
 use super::leg::run_bound;
-use super::model::Failed;
 use super::slot::Bound;
+use crate::batch::Failed;
 use crate::capi::Value;
 use crate::device::RunErrorKind;
 use std::collections::VecDeque;

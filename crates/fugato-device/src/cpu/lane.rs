@@ -5,22 +5,14 @@
 //! mailbox's lock.
 
 use crate::clock::MonotonicClock;
-use crate::device::{
-    DeviceEvent, LegWork, RevokeLeg, RunError, RunErrorKind, RunSplit, TaskOutputs,
-};
+use crate::device::{EventSink, LegWork, RevokeLeg, RunErrorKind, RunSplit};
+use crate::report::{Outcome, panic_text, report_finished, report_started, run_error};
 use fugato_core::{LegIndex, TaskId, Timestamp};
-use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-
-/// Where a device reports what happens. Called from lane threads; must not block.
-pub type EventSink = Arc<dyn Fn(DeviceEvent) + Send + Sync>;
-
-/// What came of a leg, and how its time divides.
-pub(super) type Outcome = (Result<TaskOutputs, RunError>, RunSplit);
 
 /// What a lane's thread does with a leg.
 pub(super) trait Worker: Send + Sync + 'static {
@@ -208,50 +200,10 @@ fn work_off(mailbox: &Mailbox, worker: &impl Worker) {
     }
 }
 
-fn report_started(sink: &EventSink, work: &LegWork, at: Timestamp) {
-    sink(DeviceEvent::Started {
-        device: work.start.device,
-        task: work.start.task,
-        leg: work.start.leg,
-        at,
-    });
-}
-
-fn report_finished(
-    sink: &EventSink,
-    work: &LegWork,
-    (started, ended): (Timestamp, Timestamp),
-    (result, split): Outcome,
-) {
-    sink(DeviceEvent::Finished {
-        device: work.start.device,
-        task: work.start.task,
-        leg: work.start.leg,
-        started,
-        ended,
-        split,
-        result,
-    });
-}
-
-pub(super) fn run_error(work: &LegWork, kind: RunErrorKind, detail: String) -> RunError {
-    RunError {
-        model: work.start.model,
-        batch: work.start.batch.0,
-        kind,
-        detail,
-    }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    let owned = || panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(owned).unwrap_or("(no message)")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::{DeviceEvent, TaskOutputs};
     use fugato_core::sched::Start;
     use fugato_core::{BatchSize, DeviceId, LaneId, ModelId, PartitionId, SlotIndex};
     use std::sync::mpsc::{Receiver, channel};

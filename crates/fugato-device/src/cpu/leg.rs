@@ -5,13 +5,13 @@
 use super::Place;
 use super::course::{CoursePart, Source, Target};
 use super::crew::{Crew, Done, Job};
-use super::model::{Failed, LoadedModel, Output, Ran, SessionKey, runtime_failure, session_key};
+use super::model::{LoadedModel, Output, Ran, SessionKey, runtime_failure, session_key};
 use super::output::value_bytes;
-use super::slot::{Bound, Column, Flight, GatherError, Held, Slot};
+use super::slot::{Bound, Flight, Held, Slot};
+use crate::batch::{Column, Failed, all_faulty, divide, gather_failure};
 use crate::capi::{Binding, OrtError, Value};
 use crate::clock::MonotonicClock;
 use crate::device::{LegWork, RunErrorKind, RunSplit, TaskOutputs};
-use crate::shared::InputFault;
 use crate::tensor::{OutputTensor, TensorData};
 use bytes::Bytes;
 use fugato_core::{LegIndex, SlotIndex, TaskId};
@@ -330,44 +330,9 @@ impl LoadedModel {
             TensorData::Strings(_) => output.data.byte_size() as u64,
         });
         let copied = copied.sum();
-        let mut outputs = self.divide(&flight, outputs)?;
-        // The first fault of a request is what its client sees.
-        for (request, fault) in flight.faults.into_iter().rev() {
-            outputs.requests[request] = Err(fault);
-        }
-        Ok((outputs, copied))
-    }
-
-    /// Divides the outputs of the batch among the requests.
-    fn divide(&self, flight: &Flight, outputs: Vec<OutputTensor>) -> Result<TaskOutputs, Failed> {
-        if !self.batched {
-            return Ok(TaskOutputs {
-                requests: vec![Ok(outputs)],
-            });
-        }
-        let batch = flight.rows;
-        for (output, declared) in outputs.iter().zip(&self.outputs) {
-            if output.shape.first() != Some(&u64::from(batch)) {
-                let (name, shape) = (&declared.spec.name, &output.shape);
-                let detail = format!(
-                    "output `{name}` has shape {shape:?}, expected {batch} rows; hint: the \
-                     model does not keep its batch dimension, so serve it with max_batch 1"
-                );
-                return Err((RunErrorKind::OutputShape, detail));
-            }
-        }
-        let mut first = 0;
-        let requests = flight.items.iter().map(|&rows| {
-            let part = outputs
-                .iter()
-                .map(|output| rows_of(output, first, rows, batch));
-            let part = part.collect();
-            first += rows;
-            Ok(part)
-        });
-        Ok(TaskOutputs {
-            requests: requests.collect(),
-        })
+        let items = self.batched.then_some(&flight.items[..]);
+        let name = |output: usize| self.outputs[output].spec.name.as_str();
+        Ok((divide(items, (outputs, name), flight.faults)?, copied))
     }
 }
 
@@ -412,21 +377,6 @@ pub(super) fn run_bound(binding: &mut Binding, is_allocated: bool) -> Result<Vec
     values.map_err(run_failure)
 }
 
-/// The first fault of each request, where every request has one: there is nothing to run.
-fn all_faulty(
-    faults: &[(usize, InputFault)],
-    requests: usize,
-) -> Option<Vec<Result<Vec<OutputTensor>, InputFault>>> {
-    if faults.is_empty() {
-        return None;
-    }
-    let first = |request| {
-        let mut of = faults.iter().filter(|(number, _)| *number == request);
-        of.next().map(|(_, fault)| Err(fault.clone()))
-    };
-    (0..requests).map(first).collect()
-}
-
 /// An output of the whole batch as bytes or strings.
 fn give_out(output: &Output, held: Option<Held>, rows: u32) -> Result<OutputTensor, Failed> {
     match (held, &output.pool) {
@@ -446,24 +396,6 @@ fn give_out(output: &Output, held: Option<Held>, rows: u32) -> Result<OutputTens
     }
 }
 
-/// Rows `first .. first + rows` of an output of `batch` rows.
-fn rows_of(output: &OutputTensor, first: u32, rows: u32, batch: u32) -> OutputTensor {
-    let (first, rows, batch) = (first as usize, rows as usize, batch as usize);
-    let mut shape = output.shape.clone();
-    shape[0] = rows as u64;
-    let data = match &output.data {
-        TensorData::Raw(bytes) => {
-            let row = bytes.len() / batch;
-            TensorData::Raw(bytes.slice(first * row..(first + rows) * row))
-        }
-        TensorData::Strings(strings) => {
-            let row = strings.len() / batch;
-            TensorData::Strings(strings[first * row..(first + rows) * row].to_vec())
-        }
-    };
-    OutputTensor { shape, data }
-}
-
 /// Reads an output that the runtime allocated.
 fn read_allocated(output: &Output, value: Value) -> Result<OutputTensor, Failed> {
     let shape = value.shape().map_err(runtime_failure)?;
@@ -481,14 +413,6 @@ fn read_allocated(output: &Output, value: Value) -> Result<OutputTensor, Failed>
         None => TensorData::Strings(value.read_strings(&shape).map_err(runtime_failure)?),
     };
     Ok(OutputTensor { shape: dims, data })
-}
-
-fn gather_failure(error: GatherError) -> Failed {
-    let kind = match &error {
-        GatherError::Mismatch { .. } => RunErrorKind::InvalidInput,
-        GatherError::Memory { .. } | GatherError::Runtime(_) => RunErrorKind::Runtime,
-    };
-    (kind, error.to_string())
 }
 
 /// Sorts an error that the runtime gave when running; the texts are those of 1.31.

@@ -4,12 +4,13 @@
 use super::course::Course;
 use super::output::{OutputPool, OutputShape};
 use super::slot::Slot;
-use super::{Batches, LoadOptions, Place};
+use super::{LoadOptions, Place};
+use crate::batch::{BatchLimits, Failed, batched, full_bytes, zeros};
 use crate::capi::{Options, OrtError, Session};
 use crate::clock::MonotonicClock;
 use crate::device::{LegWork, RequestInputs, RunErrorKind, RunSplit, TaskOutputs};
-use crate::store::{Cuts, LoadCause, StoredModel, fixed_first_dimension};
-use crate::tensor::{InputTensor, TensorData, TensorSpec};
+use crate::store::{Cuts, LoadCause, StoredModel};
+use crate::tensor::TensorSpec;
 use fugato_core::device::{AtomSet, LaneClass};
 use fugato_core::sched::Start;
 use fugato_core::{
@@ -63,9 +64,6 @@ pub(super) struct Ran {
     pub(super) bytes_copied_out: u64,
 }
 
-/// Why a leg failed.
-pub(super) type Failed = (RunErrorKind, String);
-
 impl LoadedModel {
     /// A model without sessions yet, cut as said.
     pub(super) fn new(
@@ -77,7 +75,7 @@ impl LoadedModel {
         let info = stored.info();
         let batched = match options.max_batch {
             0 => return Err(LoadCause::Zero { what: "max_batch" }),
-            max_batch => batched(stored, max_batch, options.batches)?,
+            max_batch => batched(info, max_batch, options.batches)?,
         };
         if options.slots == 0 {
             return Err(LoadCause::Zero { what: "slots" });
@@ -187,7 +185,8 @@ impl LoadedModel {
         place: &Place,
         clock: &MonotonicClock,
     ) -> Result<(), Failed> {
-        let Some(inputs) = self.zeros() else {
+        let specs = self.inputs.iter().map(|input| &input.spec);
+        let Some(inputs) = zeros(specs, self.batched) else {
             return Ok(());
         };
         let mut requests = vec![RequestInputs { items: 1, inputs }];
@@ -212,73 +211,16 @@ impl LoadedModel {
         Ok(())
     }
 
-    /// An item of zeros for each input; `None` where a shape is not known.
-    fn zeros(&self) -> Option<Arc<[InputTensor]>> {
-        let zeros = self.inputs.iter().map(|input| {
-            let dims = input.spec.shape.iter().enumerate();
-            let dims = dims.map(|(axis, &dim)| match (axis, self.batched) {
-                (0, true) => Some(1),
-                _ => dim,
-            });
-            let shape = dims.collect::<Option<Vec<u64>>>()?;
-            let elements = shape.iter().product::<u64>();
-            let bytes = usize::try_from(elements).ok()? * input.spec.element.size()?;
-            let data = TensorData::Raw(vec![0; bytes].into());
-            Some(InputTensor {
-                shape,
-                data: data.into(),
-            })
-        });
-        zeros.collect()
-    }
-
     /// Refuses a leg that is not of this model's shape.
     pub(super) fn check(&self, work: &LegWork) -> Result<(), Failed> {
-        let invalid = |detail| Err((RunErrorKind::InvalidInput, detail));
-        let (start, requests) = (&work.start, &work.requests);
-        let items: u64 = requests
-            .iter()
-            .map(|request| u64::from(request.items))
-            .sum();
-        let legs = self.legs();
-        if usize::from(start.leg.0) >= legs {
-            return invalid(format!(
-                "the model's plan has {legs} legs, not a {}",
-                start.leg
-            ));
-        }
-        if usize::from(start.slot.0) >= self.slots.len() {
-            let slots = self.slots.len();
-            return invalid(format!("the model has {slots} slots, not a {}", start.slot));
-        }
-        if start.leg.0 > 0 {
-            return match requests.len() {
-                0 => Ok(()),
-                found => invalid(format!("{found} requests came with {}", start.leg)),
-            };
-        }
-        if items != u64::from(start.batch.0) || items == 0 {
-            let batch = start.batch;
-            return invalid(format!("{items} items were given for a {batch}"));
-        }
-        if start.batch.0 > self.max_batch {
-            let most = self.max_batch;
-            return invalid(format!("{} is above the most, {most}", start.batch));
-        }
-        if !self.batched && requests.len() != 1 {
-            return invalid("requests of this model cannot share a run".to_owned());
-        }
-        let inputs = self.inputs.len();
-        match requests
-            .iter()
-            .find(|request| request.inputs.len() != inputs)
-        {
-            Some(request) => {
-                let found = request.inputs.len();
-                invalid(format!("a request has {found} inputs, expected {inputs}"))
-            }
-            None => Ok(()),
-        }
+        let limits = BatchLimits {
+            legs: self.legs(),
+            slots: self.slots.len(),
+            max_batch: self.max_batch,
+            batched: self.batched,
+            inputs: self.inputs.len(),
+        };
+        limits.check(work)
     }
 }
 
@@ -292,49 +234,6 @@ pub(super) fn session_key(stage: &[usize], place: &Place) -> SessionKey {
 
 fn leg_index(leg: usize) -> LegIndex {
     LegIndex(u16::try_from(leg).expect("a model of more legs is refused when it is loaded"))
-}
-
-/// Whether requests of the model share runs under these options.
-fn batched(stored: &StoredModel, max_batch: u32, batches: Batches) -> Result<bool, LoadCause> {
-    use crate::store::Batching;
-    let info = stored.info();
-    let assume = batches == Batches::Vouched;
-    match &info.batching {
-        _ if batches == Batches::Never => match max_batch {
-            1 => Ok(false),
-            _ => Err(LoadCause::NotBatchable {
-                max_batch,
-                reason: "no first dimension is to be taken for a batch".to_owned(),
-            }),
-        },
-        Batching::Batchable => Ok(true),
-        Batching::Single { reason } if max_batch > 1 || assume => {
-            let fixed = fixed_first_dimension(&info.inputs, &info.outputs);
-            let reason = match (assume, fixed) {
-                (true, None) => return Ok(true),
-                (true, Some(fixed)) => fixed,
-                (false, _) => reason.clone(),
-            };
-            Err(LoadCause::NotBatchable { max_batch, reason })
-        }
-        Batching::Single { .. } => Ok(false),
-    }
-}
-
-/// Bytes of an input at the largest batch; 0 where its shape is not known.
-fn full_bytes(spec: &TensorSpec, batched: bool, max_batch: u32) -> usize {
-    let (batch, rest) = match batched {
-        true => (u64::from(max_batch), &spec.shape[1..]),
-        false => (1, &spec.shape[..]),
-    };
-    let size = spec.element.size().unwrap_or(0) as u64;
-    let bytes = rest
-        .iter()
-        .try_fold(batch.checked_mul(size), |bytes, &dim| {
-            Some(bytes.and_then(|bytes| bytes.checked_mul(dim?)))
-        });
-    let bytes = bytes.flatten().unwrap_or(0);
-    usize::try_from(bytes).unwrap_or(0)
 }
 
 /// The pool of an output whose shape is known once the batch is.

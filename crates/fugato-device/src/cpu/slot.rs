@@ -4,10 +4,10 @@
 use super::course::{Course, Kept};
 use super::model::SessionKey;
 use super::output::OutputBuffer;
+use crate::batch::{Column, GatherError, Gathered};
 use crate::capi::{Binding, OrtError, Value, onnx_of};
-use crate::device::RequestInputs;
-use crate::shared::{InputFault, SharedSlice};
-use crate::tensor::{ElementType, InputData, InputTensor, TensorData, TensorSpec};
+use crate::shared::InputFault;
+use crate::tensor::{ElementType, InputData, TensorData};
 use fugato_core::{LegIndex, TaskId};
 use memmap2::MmapMut;
 use std::collections::HashMap;
@@ -186,152 +186,6 @@ enum Current {
     Strings(Value),
 }
 
-/// Why requests cannot be put into a batch.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum GatherError {
-    #[error("input `{input}` of request {request} {found}, expected {expected}")]
-    Mismatch {
-        input: String,
-        request: usize,
-        found: String,
-        expected: String,
-    },
-    #[error("memory for input `{input}`: {source}")]
-    Memory {
-        input: String,
-        source: std::io::Error,
-    },
-    #[error(transparent)]
-    Runtime(#[from] OrtError),
-}
-
-/// One input of all requests of a task.
-pub(super) struct Column<'a> {
-    pub(super) spec: &'a TensorSpec,
-    pub(super) index: usize,
-    pub(super) requests: &'a [RequestInputs],
-    pub(super) batched: bool,
-    /// Bytes to make room for where more will be needed later.
-    pub(super) reserve: usize,
-}
-
-impl Column<'_> {
-    fn tensors(&self) -> impl Iterator<Item = (usize, u32, &InputTensor)> {
-        let requests = self.requests.iter().enumerate();
-        requests.map(|(number, request)| (number, request.items, &request.inputs[self.index]))
-    }
-
-    fn mismatch(&self, request: usize, found: String, expected: String) -> GatherError {
-        GatherError::Mismatch {
-            input: self.spec.name.clone(),
-            request,
-            found,
-            expected,
-        }
-    }
-
-    /// The shape of all requests together, after checking each of them.
-    fn shape(&self) -> Result<Vec<i64>, GatherError> {
-        let mut rows = 0_u64;
-        let mut first: Option<&[u64]> = None;
-        for (number, items, tensor) in self.tensors() {
-            let rest = match self.batched {
-                false => &tensor.shape[..],
-                true if tensor.shape.first() == Some(&u64::from(items)) => &tensor.shape[1..],
-                true => {
-                    let found = format!("has shape {:?}", tensor.shape);
-                    return Err(self.mismatch(number, found, format!("{items} rows")));
-                }
-            };
-            if let Some(first) = first
-                && first != rest
-            {
-                let found = format!("has rows of shape {rest:?}");
-                let expected = format!("{first:?} as in request 0");
-                return Err(self.mismatch(number, found, expected));
-            }
-            first = Some(rest);
-            rows += u64::from(items);
-            self.check_payload(number, tensor)?;
-        }
-        let batch = self.batched.then_some(rows);
-        let dims = batch
-            .into_iter()
-            .chain(first.unwrap_or_default().iter().copied());
-        let signed = |dim: u64| {
-            i64::try_from(dim).map_err(|_| {
-                self.mismatch(
-                    0,
-                    format!("has dimension {dim}"),
-                    "a dimension that fits".into(),
-                )
-            })
-        };
-        dims.map(signed).collect()
-    }
-
-    /// Checks that the payload has just the elements that the shape says.
-    fn check_payload(&self, number: usize, tensor: &InputTensor) -> Result<(), GatherError> {
-        let elements = tensor.shape.iter().try_fold(1_usize, |product, &dim| {
-            product.checked_mul(usize::try_from(dim).ok()?)
-        });
-        let byte_count = |size| elements.and_then(|elements| elements.checked_mul(size));
-        let (found, expected, unit) = match (&tensor.data, self.spec.element.size()) {
-            (InputData::Here(TensorData::Raw(bytes)), Some(size)) => {
-                (bytes.len(), byte_count(size), "bytes")
-            }
-            (InputData::Shared(slice), Some(size)) => (slice.length, byte_count(size), "bytes"),
-            (InputData::Here(TensorData::Strings(strings)), None) => {
-                (strings.len(), elements, "strings")
-            }
-            (InputData::Here(TensorData::Raw(_)) | InputData::Shared(_), None)
-            | (InputData::Here(TensorData::Strings(_)), Some(_)) => {
-                let found = "has elements of another type".to_owned();
-                return Err(self.mismatch(number, found, self.spec.element.to_string()));
-            }
-        };
-        if expected != Some(found) {
-            let expected = expected.map_or("fewer elements".to_owned(), |expected| {
-                format!("{expected} for shape {:?}", tensor.shape)
-            });
-            return Err(self.mismatch(number, format!("has {found} {unit}"), expected));
-        }
-        if let (ElementType::Bool, InputData::Here(TensorData::Raw(bytes))) =
-            (self.spec.element, &tensor.data)
-            && let Some(other) = bytes.iter().find(|&&byte| byte > 1)
-        {
-            let expected = "0 or 1 for BOOL".to_owned();
-            return Err(self.mismatch(number, format!("has a byte {other}"), expected));
-        }
-        Ok(())
-    }
-
-    /// Reads a client's memory into the batch. What its type cannot have is looked for in
-    /// the copy, since the client may write to its memory at any time.
-    fn read_shared(&self, slice: &SharedSlice, place: &mut [u8]) -> Result<(), InputFault> {
-        slice.read_into(place)?;
-        if self.spec.element == ElementType::Bool
-            && let Some(index) = place.iter().position(|&byte| byte > 1)
-        {
-            return Err(InputFault::Bool {
-                input: self.spec.name.clone(),
-                index,
-                found: place[index],
-            });
-        }
-        Ok(())
-    }
-}
-
-/// What a gathering of one input came to.
-#[derive(Debug, Default)]
-pub(super) struct Gathered {
-    /// Bytes copied, those of failed requests included.
-    pub(super) bytes_copied: u64,
-    /// Requests without their elements, by place in the batch; their rows are zeros.
-    pub(super) faults: Vec<(usize, InputFault)>,
-}
-
 impl InputBuffer {
     /// Writes the requests' tensors side by side.
     pub(super) fn gather(&mut self, column: &Column<'_>) -> Result<Gathered, GatherError> {
@@ -346,29 +200,10 @@ impl InputBuffer {
             .map(|(.., tensor)| tensor.data.byte_size())
             .sum();
         self.reserve(column, total)?;
-        let mut faults = Vec::new();
-        let mut rest = self.memory.as_deref_mut().unwrap_or_default();
-        for (number, _, tensor) in column.tensors() {
-            let (place, after) = rest.split_at_mut(tensor.data.byte_size());
-            rest = after;
-            match &tensor.data {
-                InputData::Here(TensorData::Raw(bytes)) => place.copy_from_slice(bytes),
-                InputData::Shared(slice) => {
-                    if let Err(fault) = column.read_shared(slice, place) {
-                        place.fill(0);
-                        faults.push((number, fault));
-                    }
-                }
-                InputData::Here(TensorData::Strings(_)) => {
-                    unreachable!("the column's shape was checked against its type")
-                }
-            }
-        }
+        let memory = self.memory.as_deref_mut().unwrap_or_default();
+        let gathered = column.write_into(memory);
         self.make_value(column.spec.element, dims, total)?;
-        Ok(Gathered {
-            bytes_copied: total as u64,
-            faults,
-        })
+        Ok(gathered)
     }
 
     /// Makes room for `total` bytes.

@@ -1,11 +1,12 @@
 //! What a lane's thread does for a leg.
 
 use super::crew::Crew;
-use super::lane::{Outcome, Worker, run_error};
+use super::lane::Worker;
 use super::model::LoadedModel;
 use super::{Place, Shared};
 use crate::device::{LegWork, RunErrorKind, RunSplit};
 use crate::os;
+use crate::report::{Outcome, run_error};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 

@@ -351,6 +351,7 @@ impl Rig {
             match self.event() {
                 DeviceEvent::Started { .. } => {}
                 DeviceEvent::Revoked { task, .. } => panic!("{task} was revoked"),
+                DeviceEvent::Lost { detail, .. } => panic!("{detail}"),
                 DeviceEvent::Finished {
                     task,
                     started,

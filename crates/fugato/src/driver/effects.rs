@@ -91,12 +91,12 @@ pub struct Hooks {
     pub sample: SampleHook,
     /// A model was measured, or drifted from its profile.
     pub profile: Box<dyn FnMut(ModelId, ProfileEvent) + Send>,
-    /// A device is lost to this process: what it said, once for each leg that it was told of.
+    /// A device is lost to this process: what it said, once or more often.
     pub device_lost: DeviceLostHook,
 }
 
 /// Told of a device that is lost, and what it said.
-pub type DeviceLostHook = Box<dyn FnMut(DeviceId, &RunError) + Send>;
+pub type DeviceLostHook = Box<dyn FnMut(DeviceId, &str) + Send>;
 
 /// Gives one row of inputs of a model.
 pub type SampleHook = Box<dyn FnMut(ModelId) -> Option<RequestInputs> + Send>;
@@ -216,8 +216,8 @@ impl DeviceEffects {
     }
 
     /// Tells of a device that is lost. Its tasks end when the scheduler says so.
-    pub(super) fn device_lost(&mut self, device: DeviceId, error: &RunError) {
-        (self.hooks.device_lost)(device, error);
+    pub(super) fn device_lost(&mut self, device: DeviceId, detail: &str) {
+        (self.hooks.device_lost)(device, detail);
     }
 
     fn start(&mut self, start: Start) {

@@ -623,15 +623,15 @@ fn hooks(
             }
         }),
         leg_ended: Box::new(move |ended| timeline.note(ended)),
-        device_lost: Box::new(move |device, error| {
+        device_lost: Box::new(move |device, detail| {
             // Each leg that was on it says the same.
             let first = lost.send_if_modified(|lost| {
                 let first = lost.is_none();
-                lost.get_or_insert_with(|| error.detail.clone());
+                lost.get_or_insert_with(|| detail.to_owned());
                 first
             });
             if first {
-                tracing::error!(%device, detail = error.detail, "the device is lost");
+                tracing::error!(%device, detail, "the device is lost");
             }
         }),
         sample: Box::new(move |model| profiles.sample(model)),

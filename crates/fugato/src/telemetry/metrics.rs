@@ -7,7 +7,7 @@ use crate::error::ErrorKind;
 use fugato_core::Nanos;
 use fugato_core::profile::Knee;
 use fugato_core::sched::ProfileStatus;
-use fugato_device::{CpuMetrics, RunSplit};
+use fugato_device::{DeviceMetrics, RunSplit};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -328,7 +328,7 @@ impl Telemetry {
     }
 
     /// The Prometheus text of all metrics, with the device's own counts.
-    pub fn encode(&self, device: &CpuMetrics) -> String {
+    pub fn encode(&self, device: &DeviceMetrics) -> String {
         for (counter, count) in [
             (&self.device_legs, device.legs),
             (&self.device_bytes, device.bytes_copied_in),
