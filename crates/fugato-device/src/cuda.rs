@@ -8,18 +8,25 @@
 //! context is a cap and not a reservation, so work of the primary context runs on every
 //! multiprocessor, those of green contexts too.
 //!
+//! A [`CudaDevice`] is all of that as one [`Device`](crate::Device).
+//!
 //! [`SmLayout`] reckons slices and partitions without a driver.
 //!
 //! **Invariant:** nothing here calls the driver before [`Driver::find`] has found it, because
 //! the bindings panic where the library is missing; each type holds what proves that it was.
 
+mod backend;
+mod device;
 mod driver;
+#[cfg(test)]
+mod fake;
 mod gpu;
 mod graph;
 mod layout;
 mod libraries;
 mod memory;
 mod model;
+mod nvidia;
 mod stream;
 
 pub use driver::{CudaError, Driver, NoDriver};
@@ -29,4 +36,5 @@ pub use layout::{SmGranularity, SmLayout};
 pub use libraries::{CudaLibraries, LibrariesMissing};
 pub use memory::{DeviceMemory, PinnedMemory};
 pub use model::{CudaModel, CudaModelError, CudaModelOptions, Port};
+pub use nvidia::{CudaDevice, CudaOptions};
 pub use stream::{Event, Stream};

@@ -7,6 +7,7 @@
 //! **Invariant:** this is the only crate of Fugato with `unsafe`; each block says why it
 //! is sound.
 
+mod any;
 mod batch;
 mod capi;
 mod clock;
@@ -23,6 +24,7 @@ mod shared;
 mod store;
 mod tensor;
 
+pub use any::AnyDevice;
 pub use clock::MonotonicClock;
 pub use cpu::{CpuDevice, CpuError, CpuOptions};
 pub use device::{

@@ -18,6 +18,7 @@ mod operators;
 mod part;
 mod rows;
 mod stack;
+mod target;
 mod wire;
 
 pub(crate) use cuts::CutModel;
@@ -39,12 +40,12 @@ use crate::runtime::Runtime;
 use entry::{Draft, Initializer, Opened};
 use fugato_core::graph::Segments;
 use memmap2::{Mmap, UncheckedAdvice};
-use ort::sys::GraphOptimizationLevel;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use target::Target;
 
 /// Initializers of at least this many bytes go to the weight file. Smaller ones stay in
 /// the graph, where the runtime's shape inference can read them; 1 KiB is the runtime's
@@ -59,14 +60,12 @@ const ALIGN: u64 = 64;
 /// holds nothing else.
 const PAGE: u64 = 4096;
 
-/// The provider whose optimised graphs this store keeps.
-const PROVIDER: &str = "cpu";
-
 /// A folder of optimised models, which several processes may share.
 #[derive(Clone, Debug)]
 pub struct ModelStore {
     runtime: Arc<Runtime>,
     folder: PathBuf,
+    target: Target,
     /// The weights in memory by key, so that equal content is there once, however often
     /// and under whatever name it is loaded.
     in_use: Arc<Mutex<HashMap<String, Weak<Weights>>>>,
@@ -84,6 +83,9 @@ pub struct StoredModel {
 struct Weights {
     /// One value per shared initializer, over `mapping`; dropped before it.
     values: Vec<(String, Value)>,
+    /// Where each of `values` is in `mapping`, in the same order.
+    #[cfg(feature = "cuda")]
+    places: Vec<Initializer>,
     prepacked: Prepacked,
     mapping: Option<Mmap>,
     graph: PathBuf,
@@ -112,8 +114,18 @@ impl ModelStore {
         Ok(Self {
             runtime: Arc::clone(runtime),
             folder,
+            target: Target::Cpu,
             in_use: Arc::default(),
         })
+    }
+
+    /// Has models optimised only as far as holds for every device, NVIDIA's too.
+    #[must_use]
+    pub fn for_any_device(self) -> Self {
+        Self {
+            target: Target::Any,
+            ..self
+        }
     }
 
     /// Gives the model at `path` ready to load: from the store where an entry fits, else
@@ -175,7 +187,8 @@ impl ModelStore {
         let format = entry::FORMAT;
         let version = self.runtime.version();
         let instructions = instruction_set();
-        let parts = format!("{format}\n{hash}\n{version}\n{instructions}\n{PROVIDER}");
+        let target = self.target.name();
+        let parts = format!("{format}\n{hash}\n{version}\n{instructions}\n{target}");
         blake3::hash(parts.as_bytes()).to_hex()[..32].to_owned()
     }
 
@@ -213,7 +226,7 @@ impl ModelStore {
 
     /// A session of the original model, which writes the optimised graph as it is made.
     fn optimising_session(&self, path: &Path, graph: &Path) -> Result<Session, OrtError> {
-        let mut options = Options::new(1, GraphOptimizationLevel::ORT_ENABLE_ALL)?;
+        let mut options = Options::new(1, self.target.level())?;
         options.save_optimised(graph)?;
         // It warns on every model that the saved graph is for this machine only, which is
         // what the store's key says.
@@ -246,15 +259,21 @@ impl ModelStore {
             weights: mapping,
         } = opened;
         let mut values = Vec::with_capacity(entry.initializers.len());
+        let mut places = Vec::with_capacity(entry.initializers.len());
         if let Some(mapping) = &mapping {
             for initializer in entry.initializers {
                 if let Some(value) = share_one(mapping, &initializer)? {
-                    values.push((initializer.name, value));
+                    values.push((initializer.name.clone(), value));
+                    places.push(initializer);
                 }
             }
         }
+        #[cfg(not(feature = "cuda"))]
+        drop(places);
         let weights = Weights {
             values,
+            #[cfg(feature = "cuda")]
+            places,
             prepacked: Prepacked::new().map_err(LoadCause::Runtime)?,
             mapping,
             graph: folder.join(entry::MODEL),
@@ -375,6 +394,18 @@ impl StoredModel {
 
     pub(crate) fn runtime(&self) -> &Runtime {
         &self.weights.runtime
+    }
+
+    /// The weights that sessions share: name, number of the element type, shape, bytes.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn weights(&self) -> impl Iterator<Item = (&str, i32, &[i64], &[u8])> {
+        let bytes = self.weights.mapping.as_deref().unwrap_or_default();
+        self.weights.places.iter().map(move |place| {
+            let start = usize::try_from(place.offset).expect("checked against the mapping");
+            let length = usize::try_from(place.length).expect("checked against the mapping");
+            let bytes = &bytes[start..start + length];
+            (&*place.name, place.data_type, &*place.dims, bytes)
+        })
     }
 
     /// The parts of the model under these cuts, written beside its graph.

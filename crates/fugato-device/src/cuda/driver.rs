@@ -114,6 +114,66 @@ impl Driver {
     }
 }
 
+impl CudaError {
+    /// Whether every further call of this process fails alike: the device's context is broken,
+    /// and only a new process has another.
+    ///
+    /// Source: the CUDA driver API's description of `CUresult`, which says of these that the
+    /// process must be terminated and started again, or that the device is gone.
+    pub fn is_sticky(&self) -> bool {
+        is_sticky(self.code)
+    }
+}
+
+/// As [`CudaError::is_sticky`], of a number. The runtime's numbers, which ONNX Runtime gives,
+/// are the same for these.
+pub(super) fn is_sticky(code: u32) -> bool {
+    matches!(
+        code,
+        // Deinitialized; ECC, NVLink and contained errors; addresses, timeouts, contexts that
+        // are gone, assertions and traps of kernels; memory of tensor cores; MPS; unknown.
+        4 | 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 806 | 810 | 911 | 999
+    )
+}
+
+/// The number of a device without memory left.
+pub(super) const OUT_OF_MEMORY: u32 = 2;
+
+/// Whether a number is one of a capture that was broken off or refused.
+pub(super) fn is_of_capture(code: u32) -> bool {
+    matches!(code, 900..=908 | 918)
+}
+
+/// Makes the calling thread one whose calls neither break a capture of another thread nor are
+/// refused because of it.
+///
+/// ONNX Runtime captures in the mode `GLOBAL`, in which allocations and the like of any other
+/// thread break the capture off, unless that thread has said that it looks after itself.
+pub(super) fn mind_own_captures() -> Result<(), CudaError> {
+    let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    // SAFETY: the mode is a valid place, for the new one and the old.
+    check("cuThreadExchangeStreamCaptureMode", unsafe {
+        sys::cuThreadExchangeStreamCaptureMode(&mut mode)
+    })
+}
+
+/// Takes or gives back memory without regard to captures, of other threads or this one.
+pub(super) fn beside_captures<T>(call: impl FnOnce() -> T) -> T {
+    let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    // SAFETY: the mode is a valid place, for the new one and the old.
+    let changed = check("cuThreadExchangeStreamCaptureMode", unsafe {
+        sys::cuThreadExchangeStreamCaptureMode(&mut mode)
+    });
+    let done = call();
+    if changed.is_ok() {
+        // SAFETY: as above; `mode` is what the call before answered.
+        end("cuThreadExchangeStreamCaptureMode", unsafe {
+            sys::cuThreadExchangeStreamCaptureMode(&mut mode)
+        });
+    }
+    done
+}
+
 /// Takes the answer of a call.
 pub(super) fn check(call: &'static str, result: CUresult) -> Result<(), CudaError> {
     if result == CUresult::CUDA_SUCCESS {
@@ -162,6 +222,17 @@ mod tests {
             old.to_string(),
             "the NVIDIA driver is of CUDA 12.2, expected at least 12.5"
         );
+    }
+
+    #[test]
+    fn a_kernel_that_went_wrong_is_sticky_and_full_memory_is_not() {
+        assert!([700, 714, 719, 999].into_iter().all(is_sticky));
+        assert!(
+            ![0, OUT_OF_MEMORY, 600, 701, 720, 900]
+                .into_iter()
+                .any(is_sticky)
+        );
+        assert!(is_of_capture(901) && !is_of_capture(700));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Memory of the device, and host memory that it can reach.
 
-use super::driver::{CudaError, check, end};
+use super::driver::{CudaError, beside_captures, check, end};
 use super::gpu::Gpu;
 use super::stream::Stream;
 use cudarc::driver::sys;
@@ -24,9 +24,8 @@ impl DeviceMemory {
         gpu.make_current()?;
         let mut address = 0;
         // SAFETY: the context is current, and the place for the answer valid.
-        check("cuMemAlloc", unsafe {
-            sys::cuMemAlloc_v2(&mut address, bytes.max(1))
-        })?;
+        let taken = beside_captures(|| unsafe { sys::cuMemAlloc_v2(&mut address, bytes.max(1)) });
+        check("cuMemAlloc", taken)?;
         Ok(Self {
             address,
             bytes,
@@ -51,12 +50,29 @@ impl DeviceMemory {
     /// # Panics
     /// Where `from` is larger.
     pub fn copy_from(&self, from: &PinnedMemory, stream: &Stream) -> Result<(), CudaError> {
-        assert!(from.bytes <= self.bytes, "a copy fits its target");
+        self.copy_part_from((from, from.bytes), 0, stream)
+    }
+
+    /// Enqueues a copy of the first `bytes` of `from` to the place `at`.
+    ///
+    /// # Errors
+    /// Where the driver fails.
+    ///
+    /// # Panics
+    /// Where there are not so many, or no room for them.
+    pub fn copy_part_from(
+        &self,
+        (from, bytes): (&PinnedMemory, usize),
+        at: usize,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        let fits = at.checked_add(bytes).is_some_and(|end| end <= self.bytes);
+        assert!(bytes <= from.bytes && fits, "a copy fits its target");
         // SAFETY: both ranges are valid for the length; whoever drops one of them waits for
         // the stream before (`PinnedMemory` and `DeviceMemory` synchronise in `drop`).
         check("cuMemcpyHtoDAsync", unsafe {
             let host = from.address.as_ptr().cast();
-            sys::cuMemcpyHtoDAsync_v2(self.address, host, from.bytes, stream.handle())
+            sys::cuMemcpyHtoDAsync_v2(self.address + at as u64, host, bytes, stream.handle())
         })
     }
 
@@ -79,11 +95,27 @@ impl DeviceMemory {
     /// # Panics
     /// Where `to` is larger.
     pub fn copy_to(&self, to: &mut PinnedMemory, stream: &Stream) -> Result<(), CudaError> {
-        assert!(to.bytes <= self.bytes, "a copy fits its target");
-        // SAFETY: as for `copy_from`.
+        let bytes = to.bytes;
+        self.copy_first_to((to, bytes), stream)
+    }
+
+    /// Enqueues a copy of the first `bytes` to `to`.
+    ///
+    /// # Errors
+    /// Where the driver fails.
+    ///
+    /// # Panics
+    /// Where there are not so many, or no room for them.
+    pub fn copy_first_to(
+        &self,
+        (to, bytes): (&mut PinnedMemory, usize),
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        assert!(bytes <= self.bytes.min(to.bytes), "a copy fits its target");
+        // SAFETY: as for `copy_part_from`.
         check("cuMemcpyDtoHAsync", unsafe {
             let host = to.address.as_ptr().cast();
-            sys::cuMemcpyDtoHAsync_v2(host, self.address, to.bytes, stream.handle())
+            sys::cuMemcpyDtoHAsync_v2(host, self.address, bytes, stream.handle())
         })
     }
 }
@@ -94,7 +126,7 @@ impl Drop for DeviceMemory {
         let ended = self
             .gpu
             .make_current()
-            .map(|()| unsafe { sys::cuMemFree_v2(self.address) });
+            .map(|()| beside_captures(|| unsafe { sys::cuMemFree_v2(self.address) }));
         match ended {
             Ok(result) => end("cuMemFree", result),
             Err(error) => tracing::warn!(%error, "device memory could not be released"),
@@ -122,9 +154,9 @@ impl PinnedMemory {
         gpu.make_current()?;
         let mut address = null_mut();
         // SAFETY: the context is current, and the place for the answer valid.
-        check("cuMemHostAlloc", unsafe {
-            sys::cuMemHostAlloc(&mut address, bytes.max(1), 0)
-        })?;
+        let taken =
+            beside_captures(|| unsafe { sys::cuMemHostAlloc(&mut address, bytes.max(1), 0) });
+        check("cuMemHostAlloc", taken)?;
         let address = NonNull::new(address.cast::<u8>()).expect("a call that succeeded gives one");
         // SAFETY: just allocated with that size.
         unsafe { address.as_ptr().write_bytes(0, bytes) };
@@ -148,13 +180,25 @@ impl PinnedMemory {
     }
 }
 
+impl AsRef<[u8]> for PinnedMemory {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl AsMut<[u8]> for PinnedMemory {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.bytes_mut()
+    }
+}
+
 impl Drop for PinnedMemory {
     fn drop(&mut self) {
         // SAFETY: owned, and freed only here; freeing waits for the device's work.
-        let ended = self
-            .gpu
-            .make_current()
-            .map(|()| unsafe { sys::cuMemFreeHost(self.address.as_ptr().cast()) });
+        let ended = self.gpu.make_current().map(|()| {
+            let address = self.address.as_ptr().cast();
+            beside_captures(|| unsafe { sys::cuMemFreeHost(address) })
+        });
         match ended {
             Ok(result) => end("cuMemFreeHost", result),
             Err(error) => tracing::warn!(%error, "pinned memory could not be released"),

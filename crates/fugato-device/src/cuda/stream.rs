@@ -111,6 +111,30 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Ends a capture that somebody else began on it and did not end; what was captured is
+    /// thrown away.
+    ///
+    /// # Errors
+    /// Where the driver fails.
+    pub fn abandon_capture(&self) -> Result<(), CudaError> {
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the stream is alive, and the place for the answer valid.
+        check("cuStreamIsCapturing", unsafe {
+            sys::cuStreamIsCapturing(self.stream, &mut status)
+        })?;
+        if status == sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+            return Ok(());
+        }
+        let mut graph = null_mut();
+        // SAFETY: the stream is alive and capturing; the graph, if any, becomes ours. That the
+        // capture was broken off, which is why it is ended, makes this fail without a graph.
+        let _broken_off = unsafe { sys::cuStreamEndCapture(self.stream, &mut graph) };
+        drop(Graph::owned(graph, Arc::clone(self.partition.gpu())));
+        Ok(())
+    }
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
         // SAFETY: owned, and destroyed only here; the driver finishes what is enqueued.
@@ -138,11 +162,24 @@ impl Event {
     /// # Errors
     /// Where the driver fails.
     pub fn new(gpu: &Arc<Gpu>) -> Result<Self, CudaError> {
+        Self::with(gpu, 0)
+    }
+
+    /// As [`new`](Self::new); a thread that waits for it sleeps instead of asking again and
+    /// again.
+    ///
+    /// # Errors
+    /// Where the driver fails.
+    pub fn to_sleep_for(gpu: &Arc<Gpu>) -> Result<Self, CudaError> {
+        Self::with(gpu, sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32)
+    }
+
+    fn with(gpu: &Arc<Gpu>, flags: u32) -> Result<Self, CudaError> {
         gpu.make_current()?;
         let mut event = null_mut();
         // SAFETY: the context is current, and the place for the answer valid.
         check("cuEventCreate", unsafe {
-            sys::cuEventCreate(&mut event, 0)
+            sys::cuEventCreate(&mut event, flags)
         })?;
         Ok(Self {
             event,

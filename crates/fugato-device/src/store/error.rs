@@ -3,6 +3,7 @@
 use super::part::CutError;
 use super::wire::WireError;
 use crate::capi::OrtError;
+use crate::tensor::ElementType;
 use fugato_core::graph::GraphError;
 use ort::ErrorCode;
 use std::io;
@@ -37,6 +38,10 @@ pub enum LoadErrorKind {
     Store,
     /// The runtime failed in another way.
     Runtime,
+    /// The device has not the memory for it.
+    DeviceMemory,
+    /// The device cannot hold it, for another reason.
+    Device,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +111,30 @@ pub(crate) enum LoadCause {
     Cut(#[from] CutError),
     #[error("ONNX Runtime failed")]
     Runtime(#[source] OrtError),
+    #[error(
+        "{direction} `{name}` is {element} of shape {}; an NVIDIA device needs a type of fixed \
+         size and a fixed shape, the batch excepted; hint: serve it with `--device cpu`",
+        shown(shape)
+    )]
+    NotFixed {
+        direction: &'static str,
+        name: String,
+        shape: Vec<Option<u64>>,
+        element: ElementType,
+    },
+    #[error("the device has not the memory for it: {detail}")]
+    DeviceMemory { detail: String },
+    #[error("the device cannot hold it: {detail}")]
+    Device { detail: String },
+    #[error("the device is lost to this process: {detail}")]
+    DeviceLost { detail: String },
+}
+
+/// A shape with `?` for what varies.
+fn shown(shape: &[Option<u64>]) -> String {
+    let dim = |dim: &Option<u64>| dim.map_or("?".to_owned(), |dim| dim.to_string());
+    let dims: Vec<_> = shape.iter().map(dim).collect();
+    format!("[{}]", dims.join(", "))
 }
 
 /// Hides the wire module's error type from the crate's interface.
@@ -192,6 +221,9 @@ impl LoadError {
             LoadCause::Graph(_) => LoadErrorKind::InvalidModel,
             LoadCause::Store { .. } => LoadErrorKind::Store,
             LoadCause::Runtime(_) => LoadErrorKind::Runtime,
+            LoadCause::NotFixed { .. } => LoadErrorKind::UnsupportedInterface,
+            LoadCause::DeviceMemory { .. } => LoadErrorKind::DeviceMemory,
+            LoadCause::Device { .. } | LoadCause::DeviceLost { .. } => LoadErrorKind::Device,
         }
     }
 

@@ -1,0 +1,196 @@
+//! What the device asks of the driver and of ONNX Runtime, behind a trait: lanes, loading and
+//! faults are then tested without a GPU.
+//!
+//! **Invariant:** what a [`Backend`] is given for work that it enqueues (buffers, bindings) is
+//! kept, and not written to, by whoever enqueues it until an event after that work is reached.
+
+use crate::device::GpuTuning;
+use crate::store::{LoadCause, ModelInfo};
+use crate::tensor::{ElementType, TensorSpec};
+use fugato_core::Nanos;
+use fugato_core::device::AtomSet;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What sort of failure a call ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FaultKind {
+    /// The device has not that much memory left. What was there before is untouched.
+    OutOfMemory,
+    /// Every further call of this process fails alike.
+    Lost,
+    /// A capture into a graph was refused or broken off; eager runs are none the worse for it.
+    Capture,
+    /// Whatever else.
+    Other,
+}
+
+/// A call that failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub(super) struct Fault {
+    pub(super) kind: FaultKind,
+    /// The library's own words.
+    pub(super) detail: String,
+}
+
+impl Fault {
+    pub(super) fn other(detail: impl Into<String>) -> Self {
+        Self {
+            kind: FaultKind::Other,
+            detail: detail.into(),
+        }
+    }
+}
+
+impl From<Fault> for LoadCause {
+    fn from(fault: Fault) -> Self {
+        let Fault { kind, detail } = fault;
+        match kind {
+            FaultKind::OutOfMemory => Self::DeviceMemory { detail },
+            FaultKind::Lost => Self::DeviceLost { detail },
+            FaultKind::Capture | FaultKind::Other => Self::Device { detail },
+        }
+    }
+}
+
+/// A graph of a session: from 1, one for each set of buffers and batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GraphId(pub(super) u32);
+
+/// How a model is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// Operator by operator.
+    Eager,
+    /// By a graph that was captured.
+    Replay(GraphId),
+}
+
+/// An input or output with a place of its own in the device's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Port {
+    pub(super) spec: TensorSpec,
+    /// The shape of a row; of the whole, for a model without a batch.
+    pub(super) row: Vec<u64>,
+    pub(super) batched: bool,
+}
+
+impl Port {
+    /// The place of `spec`; `None` where a dimension besides the batch is not fixed, or its
+    /// elements have no size.
+    pub(super) fn fixed(spec: &TensorSpec, batched: bool) -> Option<Self> {
+        spec.element.size()?;
+        let row = spec.shape.get(usize::from(batched)..)?;
+        Some(Self {
+            row: row.iter().copied().collect::<Option<_>>()?,
+            spec: spec.clone(),
+            batched,
+        })
+    }
+
+    /// The shape of so many rows.
+    pub(super) fn shape(&self, rows: u32) -> Vec<u64> {
+        let batch = self.batched.then_some(u64::from(rows));
+        batch.into_iter().chain(self.row.iter().copied()).collect()
+    }
+
+    /// The bytes of so many rows; `None` where they are too many to count.
+    pub(super) fn bytes(&self, rows: u32) -> Option<usize> {
+        let size = self.spec.element.size()?;
+        self.shape(rows).iter().try_fold(size, |bytes, &dim| {
+            bytes.checked_mul(usize::try_from(dim).ok()?)
+        })
+    }
+
+    pub(super) fn element(&self) -> ElementType {
+        self.spec.element
+    }
+}
+
+/// What a session is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SessionOptions {
+    pub(super) tuning: GpuTuning,
+    /// Whether runs may be captured.
+    pub(super) graphs: bool,
+}
+
+/// What a session's runs read and write: ports in the model's order, each with its memory.
+pub(super) struct Places<'a, M> {
+    pub(super) rows: u32,
+    pub(super) inputs: Vec<(&'a Port, &'a Arc<M>)>,
+    pub(super) outputs: Vec<(&'a Port, &'a Arc<M>)>,
+}
+
+/// The driver and ONNX Runtime on one device.
+pub(super) trait Backend: Send + Sync + Sized + 'static {
+    /// What a model is loaded from.
+    type Model: Clone + Send + Sync + 'static;
+    /// The model's weights in the device's memory, once.
+    type Weights: Send + Sync + 'static;
+    /// The model ready to run on one stream, from one thread.
+    type Session: Send + 'static;
+    /// A session with what its runs read and write, which it keeps.
+    type Binding: Send + 'static;
+    /// In-order work on the slices of a partition.
+    type Stream: Send + Sync + 'static;
+    /// A point in the work of a stream.
+    type Event: Send + Sync + 'static;
+    /// Memory of the device.
+    type Memory: Send + Sync + 'static;
+    /// Host memory that the device copies from and to by itself.
+    type Pinned: AsRef<[u8]> + AsMut<[u8]> + Send + 'static;
+
+    /// Makes the calling thread one that uses the device, before its first other call.
+    fn enter(&self) -> Result<(), Fault>;
+    fn stream(&self, atoms: AtomSet) -> Result<Arc<Self::Stream>, Fault>;
+    fn event(&self) -> Result<Self::Event, Fault>;
+    fn memory(&self, bytes: usize) -> Result<Self::Memory, Fault>;
+    fn pinned(&self, bytes: usize) -> Result<Self::Pinned, Fault>;
+    /// Enqueues a copy of the first `bytes`.
+    fn upload(
+        &self,
+        from: &Self::Pinned,
+        to: &Self::Memory,
+        bytes: usize,
+        on: &Self::Stream,
+    ) -> Result<(), Fault>;
+    /// Enqueues a copy of the first `bytes`.
+    fn download(
+        &self,
+        from: &Self::Memory,
+        to: &mut Self::Pinned,
+        bytes: usize,
+        on: &Self::Stream,
+    ) -> Result<(), Fault>;
+    fn record(&self, event: &Self::Event, on: &Self::Stream) -> Result<(), Fault>;
+    /// Has what is enqueued from now on wait for an event.
+    fn wait(&self, on: &Self::Stream, event: &Self::Event) -> Result<(), Fault>;
+    /// Blocks until an event is reached; tells what work before it failed with.
+    fn finish(&self, event: &Self::Event) -> Result<(), Fault>;
+    /// The time between two events that were reached, by the device's clock.
+    fn elapsed(&self, since: &Self::Event, until: &Self::Event) -> Result<Nanos, Fault>;
+
+    /// What the model says of itself, and its file.
+    fn describe(model: &Self::Model) -> (&ModelInfo, &Path);
+    fn weights(&self, model: &Self::Model) -> Result<Self::Weights, Fault>;
+    /// Makes a session, on the thread that will run it. It holds weights and stream.
+    fn session(
+        &self,
+        model: &Self::Model,
+        weights: &Arc<Self::Weights>,
+        stream: &Arc<Self::Stream>,
+        options: SessionOptions,
+    ) -> Result<Self::Session, Fault>;
+    fn bind(
+        &self,
+        session: &Self::Session,
+        places: &Places<'_, Self::Memory>,
+    ) -> Result<Self::Binding, Fault>;
+    /// Enqueues a run; may wait for it.
+    fn run(&self, binding: &mut Self::Binding, how: How) -> Result<(), Fault>;
+    /// Runs as often as it takes to capture a graph, the captured run too: what is bound as
+    /// output is as after [`run`](Self::run). After a failure the session is not used again.
+    fn capture(&self, binding: &mut Self::Binding, graph: GraphId) -> Result<(), Fault>;
+}

@@ -1,0 +1,542 @@
+//! The device over any [`Backend`]: models, lanes, and what happens when the device is lost.
+//!
+//! Start reading at [`GpuDevice`]. `lane` keeps the order of legs and events, `run` gets a leg
+//! onto the device and off it, `model` has what is loaded.
+//!
+//! **Invariant:** once the device is lost nothing is given to it, nothing of it is waited for,
+//! and no memory that it may write to is given back: every leg ends as
+//! [`RunErrorKind::DeviceLost`](crate::RunErrorKind::DeviceLost), and the process is to end.
+
+mod lane;
+mod model;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use super::backend::Backend;
+use crate::device::{
+    Device, DeviceEvent, DeviceMetrics, EventSink, LegWork, LoadOptions, Loaded, RevokeLeg,
+    RunErrorKind, RunSplit,
+};
+use crate::report::{panic_text, report_finished, report_started, run_error};
+use crate::store::{LoadCause, LoadError};
+use fugato_core::device::DeviceSpec;
+use fugato_core::{LaneId, ModelId, Nanos, Timestamp};
+use lane::{Job, Lane, Next, Reporter};
+use model::{LaneKey, LoadedModel};
+use run::Tools;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Tells the time on the axis of the device's events.
+pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// After what time without an end a leg is taken to hang.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HangLimit {
+    /// At least so long.
+    pub(super) least: Nanos,
+    /// And so many times as long as the longest run seen of that model, batch and partition.
+    pub(super) times: u64,
+}
+
+impl HangLimit {
+    fn of(self, longest: Option<Nanos>) -> Nanos {
+        let seen = longest.map_or(Nanos::ZERO, |longest| longest.times(self.times));
+        seen.max(self.least)
+    }
+}
+
+/// A device.
+pub(super) struct GpuDevice<B: Backend> {
+    core: Arc<Core<B>>,
+    threads: Mutex<HashMap<LaneKey, [JoinHandle<()>; 2]>>,
+    /// Disconnected when the threads of all lanes have ended.
+    ended: Mutex<(Option<Sender<()>>, Receiver<()>)>,
+    watchdog: Option<Watchdog>,
+}
+
+/// What a device's threads share.
+struct Core<B: Backend> {
+    backend: B,
+    spec: DeviceSpec,
+    clock: Clock,
+    sink: EventSink,
+    hang: HangLimit,
+    models: RwLock<HashMap<ModelId, Arc<LoadedModel<B>>>>,
+    /// `lanes[partition][lane]`, as in the spec.
+    lanes: Vec<Vec<Lane<B>>>,
+    /// Why it is lost.
+    lost: OnceLock<String>,
+    legs: AtomicU64,
+    bytes_copied_in: AtomicU64,
+}
+
+/// What a device is made of.
+pub(super) struct Parts<B> {
+    pub(super) backend: B,
+    pub(super) spec: DeviceSpec,
+    pub(super) clock: Clock,
+    pub(super) sink: EventSink,
+    pub(super) hang: HangLimit,
+}
+
+impl<B: Backend> GpuDevice<B> {
+    /// A device without models. Threads start when their lanes are first used.
+    pub(super) fn new(parts: Parts<B>) -> Self {
+        let Parts {
+            backend,
+            spec,
+            clock,
+            sink,
+            hang,
+        } = parts;
+        let lanes = spec.partitions.iter().map(|partition| {
+            let keys = (0..partition.lanes.len()).map(|lane| {
+                let lane = u16::try_from(lane).unwrap_or(u16::MAX);
+                (partition.id, LaneId(lane))
+            });
+            keys.map(Lane::new).collect()
+        });
+        let (sender, receiver) = channel();
+        Self {
+            core: Arc::new(Core {
+                lanes: lanes.collect(),
+                backend,
+                spec,
+                clock,
+                sink,
+                hang,
+                models: RwLock::default(),
+                lost: OnceLock::new(),
+                legs: AtomicU64::new(0),
+                bytes_copied_in: AtomicU64::new(0),
+            }),
+            threads: Mutex::default(),
+            ended: Mutex::new((Some(sender), receiver)),
+            watchdog: None,
+        }
+    }
+
+    /// Starts a thread that looks now and then whether the device hangs.
+    pub(super) fn watched(mut self) -> Self {
+        let core = Arc::clone(&self.core);
+        self.watchdog = Watchdog::start(core.hang.least, move || core.look())
+            .inspect_err(|error| {
+                tracing::warn!(%error, "nobody watches whether the device hangs");
+            })
+            .ok();
+        self
+    }
+
+    /// Loads a model under `id`: its weights and buffers, and what its first legs need in the
+    /// partitions to be warm.
+    pub(super) fn load(
+        &self,
+        id: ModelId,
+        model: &B::Model,
+        options: &LoadOptions,
+    ) -> Result<Loaded, LoadError> {
+        let (_, origin) = B::describe(model);
+        let loaded = self.bring_up(id, model, options).inspect_err(|cause| {
+            if let LoadCause::DeviceLost { detail } = cause {
+                self.core.lose(detail);
+            }
+        });
+        loaded.map_err(|cause| cause.of(origin))?;
+        Ok(Loaded { legs: 1 })
+    }
+
+    fn bring_up(
+        &self,
+        id: ModelId,
+        model: &B::Model,
+        options: &LoadOptions,
+    ) -> Result<(), LoadCause> {
+        let core = &self.core;
+        core.alive()?;
+        if core.model(id).is_some() {
+            return Err(LoadCause::IdInUse);
+        }
+        if options.cuts.is_some() {
+            let (_, origin) = B::describe(model);
+            tracing::warn!(
+                model = %origin.display(),
+                "an NVIDIA device runs a model in one leg; its plan is not followed"
+            );
+        }
+        core.backend.enter()?;
+        let loaded = Arc::new(LoadedModel::new(&core.backend, model, options)?);
+        for &partition in &options.warm {
+            self.make_ready(&loaded, (partition, LaneId(0)))?;
+        }
+        core.alive()?;
+        let mut models = core.models.write().unwrap_or_else(PoisonError::into_inner);
+        match models.entry(id) {
+            std::collections::hash_map::Entry::Occupied(_) => Err(LoadCause::IdInUse),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                place.insert(loaded);
+                Ok(())
+            }
+        }
+    }
+
+    /// Has a lane's own thread make a model ready, since that thread will run it.
+    fn make_ready(&self, model: &Arc<LoadedModel<B>>, key: LaneKey) -> Result<(), LoadCause> {
+        let core = &self.core;
+        let lane = core.find(key).ok_or(LoadCause::NoSuchPartition(key.0.0))?;
+        self.ensure_threads(key)
+            .map_err(|error| LoadCause::Device {
+                detail: format!("a lane's threads could not be started: {error}"),
+            })?;
+        let (done, result) = channel();
+        let model = Arc::clone(model);
+        // What is given back is dropped, and with it the sender.
+        drop(lane.prepare(Job { model, done }));
+        match result.recv() {
+            Ok(result) => result,
+            Err(_) => {
+                core.alive()?;
+                Err(LoadCause::Device {
+                    detail: "the device is being closed".to_owned(),
+                })
+            }
+        }
+    }
+
+    /// Unloads a model; says whether it was loaded. Legs that were taken up finish, later ones
+    /// fail, and its memory is freed with its last leg.
+    pub(super) fn unload(&self, id: ModelId) -> bool {
+        let mut models = self
+            .core
+            .models
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let unloaded = models.remove(&id);
+        drop(models);
+        let was_loaded = unloaded.is_some();
+        if self.core.lost.get().is_some() {
+            // Giving its memory back could wait for the device for ever.
+            std::mem::forget(unloaded);
+        }
+        was_loaded
+    }
+
+    pub(super) fn metrics(&self) -> DeviceMetrics {
+        DeviceMetrics {
+            legs: self.core.legs.load(Ordering::Relaxed),
+            bytes_copied_in: self.core.bytes_copied_in.load(Ordering::Relaxed),
+            bytes_copied_out: 0,
+        }
+    }
+
+    fn ensure_threads(&self, key: LaneKey) -> std::io::Result<()> {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if threads.contains_key(&key) {
+            return Ok(());
+        }
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let spawn = |kind: &str, work: fn(&Core<B>, LaneKey)| {
+            let (core, ended) = (Arc::clone(&self.core), ended.0.clone());
+            // Linux shows 15 bytes of a thread's name.
+            let name = format!("{kind}-{}.{}", key.0.0, key.1.0);
+            let builder = std::thread::Builder::new().name(name);
+            builder.spawn(move || {
+                work(&core, key);
+                drop(core);
+                drop(ended);
+            })
+        };
+        let feeds = spawn("lane", Core::feed)?;
+        let reaps = spawn("ends", Core::reap).inspect_err(|_| {
+            // The lane is of no use without it, and says so to whoever starts a leg there.
+            if let Some(lane) = self.core.find(key) {
+                lane.close();
+            }
+        })?;
+        threads.insert(key, [feeds, reaps]);
+        Ok(())
+    }
+
+    fn report_revoked(&self, work: &LegWork) {
+        (self.core.sink)(DeviceEvent::Revoked {
+            device: work.start.device,
+            task: work.start.task,
+            leg: work.start.leg,
+        });
+    }
+
+    #[cfg(test)]
+    fn core(&self) -> &Core<B> {
+        &self.core
+    }
+}
+
+impl<B: Backend> Device for GpuDevice<B> {
+    fn spec(&self) -> &DeviceSpec {
+        &self.core.spec
+    }
+
+    fn start(&self, work: LegWork) {
+        let (core, key) = (&self.core, (work.start.partition, work.start.lane));
+        let lane = core.lane(key);
+        let (work, detail) = match self.ensure_threads(key) {
+            Err(error) => {
+                let detail = format!("the lane's threads could not be started: {error}");
+                (work, detail)
+            }
+            Ok(()) => match (lane.start(work), core.lost.get()) {
+                (None, _) => return,
+                (Some(work), Some(lost)) => {
+                    return lane::report_lost(&work, None, lost, &core.reporter());
+                }
+                (Some(work), None) => (work, "the device is being closed".to_owned()),
+            },
+        };
+        let now = (core.clock)();
+        let error = run_error(&work, RunErrorKind::Runtime, detail);
+        report_started(&core.sink, &work, now);
+        let outcome = (Err(error), RunSplit::default());
+        report_finished(&core.sink, &work, (now, now), outcome);
+    }
+
+    fn revoke(&self, leg: &RevokeLeg) {
+        let lane = self.core.lane((leg.partition, leg.lane));
+        if let Some(work) = lane.revoke(leg) {
+            self.report_revoked(&work);
+        }
+    }
+}
+
+impl<B: Backend> Drop for GpuDevice<B> {
+    /// Lets legs that were taken up finish, revokes the others and joins the threads. Threads
+    /// that wait for a lost device are left to the end of the process.
+    fn drop(&mut self) {
+        let lanes = || self.core.lanes.iter().flatten();
+        for work in lanes().flat_map(Lane::close) {
+            self.report_revoked(&work);
+        }
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.0 = None;
+        loop {
+            // The watchdog goes on meanwhile, and finds out where a thread waits in vain.
+            match ended.1.recv_timeout(Duration::from_millis(20)) {
+                Err(RecvTimeoutError::Disconnected) => break,
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.core.lost.get().is_some() {
+                break;
+            }
+        }
+        drop(self.watchdog.take());
+        if self.core.lost.get().is_some() {
+            std::mem::forget(Arc::clone(&self.core));
+            return;
+        }
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain().flat_map(|(_, threads)| threads) {
+            if let Err(panic) = thread.join() {
+                tracing::error!(panic = panic_text(&*panic), "a lane's thread panicked");
+            }
+        }
+    }
+}
+
+impl<B: Backend> Core<B> {
+    fn reporter(&self) -> Reporter<'_> {
+        Reporter {
+            clock: &*self.clock,
+            sink: &self.sink,
+        }
+    }
+
+    fn find(&self, (partition, lane): LaneKey) -> Option<&Lane<B>> {
+        let lanes = self.lanes.get(usize::from(partition.0))?;
+        lanes.get(usize::from(lane.0))
+    }
+
+    fn lane(&self, key: LaneKey) -> &Lane<B> {
+        let found = self.find(key);
+        found.unwrap_or_else(|| panic!("the device has no {} of {}", key.1, key.0))
+    }
+
+    fn model(&self, id: ModelId) -> Option<Arc<LoadedModel<B>>> {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        models.get(&id).map(Arc::clone)
+    }
+
+    fn alive(&self) -> Result<(), LoadCause> {
+        match self.lost.get() {
+            None => Ok(()),
+            Some(detail) => Err(LoadCause::DeviceLost {
+                detail: detail.clone(),
+            }),
+        }
+    }
+
+    /// The device is lost: says so once, and ends every leg.
+    fn lose(&self, detail: &str) {
+        if self.lost.set(detail.to_owned()).is_err() {
+            return;
+        }
+        (self.sink)(DeviceEvent::Lost {
+            device: self.spec.id,
+            detail: detail.to_owned(),
+        });
+        for lane in self.lanes.iter().flatten() {
+            lane.lose(detail, &self.reporter());
+        }
+    }
+
+    /// Looks whether the device hangs.
+    fn look(&self) {
+        let now = (self.clock)();
+        let overdue = self
+            .lanes
+            .iter()
+            .flatten()
+            .find_map(|lane| lane.overdue(now));
+        if let Some(detail) = overdue {
+            self.lose(&format!("it hangs: {detail}"));
+        }
+    }
+
+    /// The thread of a lane that takes legs up and gives them to the device.
+    fn feed(&self, key: LaneKey) {
+        let lane = self.lane(key);
+        let mut tools = None;
+        let mut tools = || {
+            if tools.is_none() {
+                let atoms = self.spec.partitions[usize::from(key.0.0)].atoms;
+                let made = self.backend.enter();
+                let made = made.and_then(|()| Tools::new(&self.backend, key, atoms))?;
+                tools = Some(Arc::new(made));
+            }
+            Ok(tools.as_ref().map(Arc::clone))
+        };
+        let missing = || super::backend::Fault::other("the lane has no streams");
+        loop {
+            match lane.take(&self.reporter(), |model| self.model(model)) {
+                Next::Close => return,
+                Next::Job(job) => {
+                    let prepared = tools()
+                        .and_then(|tools: Option<Arc<Tools<B>>>| tools.ok_or_else(missing))
+                        .map_err(LoadCause::from)
+                        .and_then(|tools| guarded(|| tools.prepare(self, &job.model)));
+                    let Job { model, done } = job;
+                    // What is refused gives its memory back before that is heard of.
+                    drop(model);
+                    // Whoever waited may have gone away.
+                    let _ = done.send(prepared);
+                }
+                Next::Leg(taken) => {
+                    let given = tools()
+                        .and_then(|tools| tools.ok_or_else(missing))
+                        .map_err(run::failed)
+                        .and_then(|tools| guarded(|| tools.enqueue(self, &taken)));
+                    let serial = taken.serial;
+                    drop(taken);
+                    match given {
+                        Err((RunErrorKind::DeviceLost, detail)) => self.lose(&detail),
+                        given => lane.give(serial, given),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The thread of a lane that waits for the device and reports.
+    fn reap(&self, key: LaneKey) {
+        let lane = self.lane(key);
+        if let Err(fault) = self.backend.enter() {
+            tracing::warn!(%fault, "a lane's second thread could not be made one of the device");
+        }
+        while let Some((serial, given)) = lane.next_given() {
+            let ran = given.and_then(|given| guarded(|| given.finish(&self.backend)));
+            match ran {
+                Err((RunErrorKind::DeviceLost, detail)) => self.lose(&detail),
+                ran => {
+                    self.legs.fetch_add(1, Ordering::Relaxed);
+                    let copied = ran.as_ref().map_or(0, |ran| ran.bytes_copied_in);
+                    self.bytes_copied_in.fetch_add(copied, Ordering::Relaxed);
+                    lane.end(serial, ran, &self.reporter());
+                }
+            }
+        }
+    }
+}
+
+/// Runs `work`; a panic fails it and nothing else.
+fn guarded<T, E: Panicked>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    done.unwrap_or_else(|panic| {
+        let detail = format!("the lane panicked: {}", panic_text(&*panic));
+        Err(E::panicked(detail))
+    })
+}
+
+/// An error that a panic can be made into.
+trait Panicked {
+    fn panicked(detail: String) -> Self;
+}
+
+impl Panicked for LoadCause {
+    fn panicked(detail: String) -> Self {
+        Self::Device { detail }
+    }
+}
+
+impl Panicked for crate::batch::Failed {
+    fn panicked(detail: String) -> Self {
+        (RunErrorKind::Runtime, detail)
+    }
+}
+
+/// A thread that looks at something now and then, until it is dropped.
+struct Watchdog {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watchdog {
+    /// Looks a few times in `limit`, within which what it looks for must be seen.
+    fn start(limit: Nanos, look: impl Fn() + Send + 'static) -> std::io::Result<Self> {
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let period = Duration::from(limit) / 8;
+        let period = period.clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let told = Arc::clone(&stop);
+        let thread = std::thread::Builder::new().name("gpu-watch".to_owned());
+        let thread = thread.spawn(move || {
+            let (stop, changed) = &*told;
+            let mut stopped = stop.lock().unwrap_or_else(PoisonError::into_inner);
+            while !*stopped {
+                let woken = changed.wait_timeout(stopped, period);
+                stopped = woken.unwrap_or_else(PoisonError::into_inner).0;
+                if !*stopped {
+                    look();
+                }
+            }
+        })?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        let (stop, changed) = &*self.stop;
+        *stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // It ends by itself; what it panicked of it has said.
+            let _ = thread.join();
+        }
+    }
+}

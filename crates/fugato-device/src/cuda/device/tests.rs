@@ -1,0 +1,758 @@
+//! The device over one that is not there: what every device owes the driver, and what happens
+//! when memory, captures or the device itself fail.
+
+use super::super::backend::FaultKind;
+use super::super::fake::{Fake, FakeFacts, FakeModel, model};
+use super::super::layout::SmLayout;
+use super::*;
+use crate::device::{RequestInputs, RunError, TaskOutputs};
+use crate::shared::{InputFault, SharedSlice};
+use crate::store::LoadErrorKind;
+use crate::tensor::{ElementType, InputTensor, TensorData};
+use fugato_core::device::{AtomSet, LaneClass};
+use fugato_core::sched::Start;
+use fugato_core::{BatchSize, DeviceId, LegIndex, PartitionId, RequestId, SlotIndex, TaskId};
+use std::sync::atomic::AtomicU64;
+
+const ENOUGH: usize = 1 << 20;
+const HANG: HangLimit = HangLimit {
+    least: Nanos::from_millis(1_000),
+    times: 20,
+};
+const LANES: [LaneClass; 2] = [LaneClass::Normal; 2];
+
+/// A device with two lanes in each partition, what it reports, and the host's time.
+struct Rig {
+    fake: Fake,
+    device: GpuDevice<Fake>,
+    events: Receiver<DeviceEvent>,
+    time: Arc<AtomicU64>,
+}
+
+impl Rig {
+    fn new(memory: usize) -> Self {
+        let fake = Fake::new(memory);
+        let (sender, events) = channel();
+        let sender = Mutex::new(sender);
+        let time = Arc::new(AtomicU64::new(0));
+        let ticks = Arc::clone(&time);
+        let layout = SmLayout::new(132, vec![8; 16]);
+        let device = GpuDevice::new(Parts {
+            backend: fake.clone(),
+            spec: layout.spec(DeviceId(0), "fake", &LANES, &LANES),
+            // Each look at it takes a microsecond.
+            clock: Arc::new(move || {
+                Timestamp::from_nanos(ticks.fetch_add(1_000, Ordering::SeqCst))
+            }),
+            sink: Arc::new(move |event| {
+                let sender = sender.lock().unwrap();
+                // A test that is over hears nothing.
+                let _ = sender.send(event);
+            }),
+            hang: HANG,
+        });
+        Self {
+            fake,
+            device,
+            events,
+            time,
+        }
+    }
+
+    /// With models 0, 1, .. loaded.
+    fn with(models: Vec<FakeFacts>) -> Self {
+        let rig = Self::new(ENOUGH);
+        for (id, facts) in (0..).zip(models) {
+            rig.load(id, facts).unwrap();
+        }
+        rig
+    }
+
+    fn load(&self, id: u32, facts: FakeFacts) -> Result<Loaded, LoadError> {
+        let options = LoadOptions {
+            max_batch: 4,
+            ..LoadOptions::default()
+        };
+        self.device
+            .load(ModelId(id), &FakeModel(Arc::new(facts)), &options)
+    }
+
+    fn event(&self) -> DeviceEvent {
+        self.events.recv_timeout(Duration::from_secs(120)).unwrap()
+    }
+
+    /// Runs a leg on an idle lane.
+    fn run(&self, work: LegWork) -> Result<TaskOutputs, RunError> {
+        let task = work.start.task;
+        self.device.start(work);
+        assert!(matches!(self.event(), DeviceEvent::Started { task: of, .. } if of == task));
+        match self.event() {
+            DeviceEvent::Finished {
+                task: of, result, ..
+            } if of == task => result,
+            other => panic!("{task} ends, not {other:?}"),
+        }
+    }
+
+    fn pass(&self, time: Nanos) {
+        self.time.fetch_add(time.as_nanos(), Ordering::SeqCst);
+    }
+
+    fn partition(&self, atoms: AtomSet) -> PartitionId {
+        let partitions = &self.device.spec().partitions;
+        partitions
+            .iter()
+            .find(|part| part.atoms == atoms)
+            .unwrap()
+            .id
+    }
+}
+
+/// A request of `items` rows of `row` bytes, all `seed`.
+fn request(items: u32, row: u64, seed: u8) -> RequestInputs {
+    let bytes = vec![seed; usize::try_from(u64::from(items) * row).unwrap()];
+    let input = InputTensor {
+        shape: vec![items.into(), row],
+        data: TensorData::Raw(bytes.into()).into(),
+    };
+    RequestInputs {
+        items,
+        inputs: Arc::new([input]),
+    }
+}
+
+/// A leg of model 0, of rows of four bytes, in lane 0 of the whole device.
+fn leg(task: u64, requests: Vec<RequestInputs>) -> LegWork {
+    LegWork {
+        start: Start {
+            device: DeviceId(0),
+            task: TaskId(task),
+            model: ModelId(0),
+            leg: LegIndex(0),
+            partition: PartitionId(0),
+            lane: LaneId(0),
+            slot: SlotIndex(u16::try_from(task % 2).unwrap()),
+            batch: BatchSize(requests.iter().map(|request| request.items).sum()),
+            not_before: Timestamp::ZERO,
+            requests: (0..requests.len() as u64).map(RequestId).collect(),
+        },
+        requests,
+    }
+}
+
+fn one(task: u64) -> LegWork {
+    leg(task, vec![request(1, 4, 7)])
+}
+
+fn in_partition(work: LegWork, partition: PartitionId, lane: u16) -> LegWork {
+    let start = Start {
+        partition,
+        lane: LaneId(lane),
+        ..work.start
+    };
+    LegWork { start, ..work }
+}
+
+fn of_model(work: LegWork, model: u32) -> LegWork {
+    let start = Start {
+        model: ModelId(model),
+        ..work.start
+    };
+    LegWork { start, ..work }
+}
+
+/// Every row of every request's output is one more than its input.
+fn assert_answers(outputs: &TaskOutputs, requests: &[(u32, u8)]) {
+    assert_eq!(outputs.requests.len(), requests.len());
+    for (output, &(items, seed)) in outputs.requests.iter().zip(requests) {
+        let output = &output.as_ref().unwrap()[0];
+        assert_eq!(output.shape, [u64::from(items), 4]);
+        let expected = vec![seed + 1; items as usize * 4];
+        assert_eq!(output.data, TensorData::Raw(expected.into()));
+    }
+}
+
+fn is_lost(event: &DeviceEvent) -> bool {
+    matches!(event, DeviceEvent::Finished { result: Err(error), .. }
+        if error.kind == RunErrorKind::DeviceLost)
+}
+
+#[test]
+fn it_publishes_runs_of_slices_with_their_atoms() {
+    let rig = Rig::new(ENOUGH);
+    let spec = rig.device.spec();
+    spec.validate().unwrap();
+    assert_eq!((spec.slices.0, spec.partitions.len()), (16, 36));
+    assert!(spec.partitions.iter().all(|part| part.lanes == LANES));
+}
+
+#[test]
+fn each_request_gets_its_own_rows() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    let requests = [(1, 10), (2, 20), (1, 30)];
+    let sent = requests.map(|(items, seed)| request(items, 4, seed));
+    let outputs = rig.run(leg(0, sent.to_vec())).unwrap();
+    assert_answers(&outputs, &requests);
+    assert_eq!(rig.device.metrics().bytes_copied_in, 16);
+}
+
+#[test]
+fn replies_keep_their_bytes_while_later_tasks_run() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    let replies: Vec<_> = (0..6)
+        .map(|task| rig.run(leg(task, vec![request(1, 4, task as u8)])).unwrap())
+        .collect();
+    for (seed, reply) in (0..).zip(&replies) {
+        assert_answers(reply, &[(1, seed)]);
+    }
+}
+
+#[test]
+fn the_next_leg_of_a_lane_is_given_while_one_runs_and_starts_where_it_ends() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    rig.run(one(0)).unwrap();
+    rig.fake.hold(AtomSet::range(0, 16));
+    rig.device.start(one(1));
+    rig.device.start(one(2));
+    // Both are on the device, and neither has run.
+    rig.fake.until_logged("given: m.onnx x1 replayed", 3);
+    assert!(matches!(
+        rig.event(),
+        DeviceEvent::Started {
+            task: TaskId(1),
+            ..
+        }
+    ));
+    assert!(
+        rig.events.try_recv().is_err(),
+        "the second waits for the first"
+    );
+    rig.fake.release();
+    let DeviceEvent::Finished {
+        task: TaskId(1),
+        started,
+        ended,
+        split,
+        ..
+    } = rig.event()
+    else {
+        panic!("the first ends first");
+    };
+    assert!(split.input + split.infer + split.output <= ended - started);
+    let DeviceEvent::Started { task, at, .. } = rig.event() else {
+        panic!("then the second starts");
+    };
+    assert_eq!((task, at), (TaskId(2), ended));
+    let DeviceEvent::Finished { task, started, .. } = rig.event() else {
+        panic!("and ends");
+    };
+    assert_eq!((task, started), (TaskId(2), ended));
+}
+
+#[test]
+fn a_leg_that_is_on_the_device_is_not_taken_back_and_one_that_waits_is() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    let back = |task| RevokeLeg {
+        task: TaskId(task),
+        leg: LegIndex(0),
+        partition: PartitionId(0),
+        lane: LaneId(0),
+    };
+    rig.fake.hold(AtomSet::range(0, 16));
+    rig.device.start(one(0));
+    rig.device.start(one(1));
+    rig.fake.until_logged("given: m.onnx x1 replayed", 2);
+    rig.device.revoke(&back(1));
+    rig.fake.release();
+    let events: Vec<_> = (0..4).map(|_| rig.event()).collect();
+    assert!(
+        matches!(
+            events[2],
+            DeviceEvent::Started {
+                task: TaskId(1),
+                ..
+            }
+        ),
+        "{events:?}"
+    );
+    let mut late = one(2);
+    late.start.not_before = Timestamp::MAX;
+    rig.device.start(late);
+    rig.device.revoke(&back(2));
+    let event = rig.event();
+    assert!(
+        matches!(
+            event,
+            DeviceEvent::Revoked {
+                task: TaskId(2),
+                ..
+            }
+        ),
+        "{event:?}"
+    );
+}
+
+#[test]
+fn a_committed_leg_is_started_or_revoked_and_never_both() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    for round in 0..300 {
+        let (first, second) = (2 * round, 2 * round + 1);
+        rig.device.start(one(first));
+        rig.device.start(one(second));
+        rig.device.revoke(&RevokeLeg {
+            task: TaskId(second),
+            leg: LegIndex(0),
+            partition: PartitionId(0),
+            lane: LaneId(0),
+        });
+        let (mut ended, mut fates) = (0, 0);
+        while ended < 2 {
+            match rig.event() {
+                DeviceEvent::Started { task, .. } => fates += usize::from(task.0 == second),
+                DeviceEvent::Revoked { task, .. } => {
+                    fates += usize::from(task.0 == second);
+                    ended += 1;
+                }
+                DeviceEvent::Finished { .. } => ended += 1,
+                lost @ DeviceEvent::Lost { .. } => panic!("{lost:?}"),
+            }
+        }
+        assert_eq!(fates, 1);
+    }
+}
+
+#[test]
+fn partitions_do_not_wait_for_each_other() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    let (low, high) = (AtomSet::range(0, 8), AtomSet::range(8, 8));
+    rig.fake.hold(low);
+    rig.device
+        .start(in_partition(one(0), rig.partition(low), 0));
+    assert!(matches!(
+        rig.event(),
+        DeviceEvent::Started {
+            task: TaskId(0),
+            ..
+        }
+    ));
+    let outputs = rig
+        .run(in_partition(one(1), rig.partition(high), 0))
+        .unwrap();
+    assert_answers(&outputs, &[(1, 7)]);
+    rig.fake.release();
+    assert!(matches!(
+        rig.event(),
+        DeviceEvent::Finished {
+            task: TaskId(0),
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_slot_is_one_tasks_at_a_time() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    rig.fake.hold(AtomSet::range(0, 16));
+    rig.device.start(one(0));
+    assert!(matches!(
+        rig.event(),
+        DeviceEvent::Started {
+            task: TaskId(0),
+            ..
+        }
+    ));
+    rig.fake.until_logged("given: m.onnx x1 replayed", 1);
+    let error = rig
+        .run(in_partition(one(2), PartitionId(0), 1))
+        .unwrap_err();
+    assert_eq!(error.kind, RunErrorKind::Runtime);
+    assert!(error.detail.contains("task 0 is using"), "{error}");
+    rig.fake.release();
+    assert!(matches!(
+        rig.event(),
+        DeviceEvent::Finished { result: Ok(_), .. }
+    ));
+    // Free again at once.
+    rig.run(one(4)).unwrap();
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_refused_alone() {
+    let rig = Rig::new(8_000);
+    rig.load(0, model("small", 4)).unwrap();
+    let before = rig.fake.memory_left();
+    for facts in [
+        FakeFacts {
+            session_bytes: 10_000,
+            ..model("its session", 4)
+        },
+        model("its buffers", 5_000),
+    ] {
+        let error = rig.load(1, facts).unwrap_err();
+        assert_eq!(error.kind(), LoadErrorKind::DeviceMemory, "{error}");
+        assert_eq!(rig.fake.memory_left(), before, "all is given back");
+    }
+    rig.run(one(0)).unwrap();
+    rig.load(1, model("another", 4)).unwrap();
+}
+
+#[test]
+fn memory_that_is_short_later_fails_that_leg_alone() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    let half = rig.partition(AtomSet::range(0, 8));
+    rig.fake
+        .fail("session", FaultKind::OutOfMemory, "no memory for a session");
+    let error = rig.run(in_partition(one(0), half, 0)).unwrap_err();
+    assert_eq!(error.kind, RunErrorKind::Runtime);
+    assert!(error.detail.contains("no memory"), "{error}");
+    rig.run(in_partition(one(0), half, 0)).unwrap();
+    rig.run(one(1)).unwrap();
+}
+
+#[test]
+fn unloading_gives_all_memory_back() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    rig.run(one(0)).unwrap();
+    assert!(rig.device.unload(ModelId(0)));
+    assert!(!rig.device.unload(ModelId(0)));
+    assert_eq!(rig.fake.memory_left(), ENOUGH);
+    let error = rig.run(one(1)).unwrap_err();
+    assert_eq!(error.kind, RunErrorKind::ModelNotLoaded);
+}
+
+#[test]
+fn batches_are_captured_as_they_are_loaded_or_when_they_come_again() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    let captured = |rig: &Rig, rows: u32| {
+        let line = format!("ran: m.onnx x{rows} captured");
+        rig.fake
+            .log()
+            .iter()
+            .filter(|&known| *known == line)
+            .count()
+    };
+    // Both slots: a graph reads and writes the buffers of one.
+    assert_eq!([1, 2, 3, 4].map(|rows| captured(&rig, rows)), [2, 2, 0, 2]);
+    let hows: Vec<_> = (0..4)
+        .map(|round| {
+            let outputs = rig.run(leg(2 * round, vec![request(3, 4, 1)])).unwrap();
+            assert_answers(&outputs, &[(3, 1)]);
+            rig.fake
+                .log()
+                .into_iter()
+                .rfind(|line| line.starts_with("ran: "))
+                .unwrap()
+        })
+        .collect();
+    let expected = ["eager", "eager", "captured", "replayed"];
+    assert_eq!(hows, expected.map(|how| format!("ran: m.onnx x3 {how}")));
+}
+
+#[test]
+fn a_capture_that_fails_leaves_an_eager_model() {
+    for facts in [
+        FakeFacts {
+            breaks_captures: true,
+            ..model("m", 4)
+        },
+        FakeFacts {
+            branches: true,
+            ..model("m", 4)
+        },
+    ] {
+        let rig = Rig::with(vec![facts]);
+        for task in 0..5 {
+            let outputs = rig.run(leg(task, vec![request(2, 4, 3)])).unwrap();
+            assert_answers(&outputs, &[(2, 3)]);
+        }
+        let other = in_partition(one(5), rig.partition(AtomSet::range(0, 8)), 0);
+        rig.run(other).unwrap();
+        let log = rig.fake.log();
+        let sessions: Vec<_> = log
+            .iter()
+            .filter(|line| line.starts_with("session"))
+            .collect();
+        // A session that broke a capture off is not used again, and none after it tries.
+        let without = sessions
+            .iter()
+            .filter(|line| line.ends_with("without graphs"));
+        assert_eq!(without.count(), 2, "{sessions:?}");
+        assert!(sessions.len() <= 3, "{sessions:?}");
+        assert!(
+            !log.iter().any(|line| line.ends_with("replayed")),
+            "{log:?}"
+        );
+    }
+}
+
+#[test]
+fn a_graph_that_no_longer_runs_is_replaced_by_an_eager_run() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    rig.run(one(0)).unwrap();
+    rig.fake
+        .fail("replay", FaultKind::Capture, "the graph is gone");
+    let outputs = rig.run(one(0)).unwrap();
+    assert_answers(&outputs, &[(1, 7)]);
+    let log = rig.fake.log();
+    assert!(
+        log.ends_with(&["ran: m.onnx x1 eager".into(), "download 4".into()]),
+        "{log:?}"
+    );
+}
+
+#[test]
+fn a_sticky_error_ends_every_leg_as_lost_and_is_told_once() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    let (low, high) = (AtomSet::range(0, 8), AtomSet::range(8, 8));
+    rig.fake.hold(AtomSet::range(0, 16));
+    rig.device
+        .start(in_partition(one(0), rig.partition(low), 0));
+    rig.device
+        .start(in_partition(one(1), rig.partition(high), 0));
+    let mut late = in_partition(one(2), rig.partition(low), 0);
+    late.start.not_before = Timestamp::MAX;
+    rig.device.start(late);
+    rig.fake.until_logged("given: m.onnx x1 eager", 4);
+    rig.fake.lose();
+    let mut events = Vec::new();
+    while events.iter().filter(|event| is_lost(event)).count() < 3 {
+        events.push(rig.event());
+    }
+    let told = events
+        .iter()
+        .filter(|event| matches!(event, DeviceEvent::Lost { .. }));
+    assert_eq!(told.count(), 1, "{events:?}");
+    let started = events
+        .iter()
+        .filter(|event| matches!(event, DeviceEvent::Started { .. }));
+    assert_eq!((started.count(), events.len()), (3, 7), "{events:?}");
+    // What comes later ends alike, at once.
+    let error = rig.run(one(3)).unwrap_err();
+    assert_eq!(error.kind, RunErrorKind::DeviceLost);
+    assert!(error.detail.contains("illegal memory access"), "{error}");
+    let error = rig.load(1, model("another", 4)).unwrap_err();
+    assert_eq!(error.kind(), LoadErrorKind::Device);
+    assert!(rig.events.try_recv().is_err());
+}
+
+#[test]
+fn a_device_lost_while_a_model_is_loaded_is_told_too() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    rig.fake
+        .fail("weights", FaultKind::Lost, "an uncorrectable memory error");
+    let error = rig.load(1, model("another", 4)).unwrap_err();
+    assert!(
+        error.report().contains("uncorrectable"),
+        "{}",
+        error.report()
+    );
+    assert!(matches!(rig.event(), DeviceEvent::Lost { .. }));
+    let error = rig.run(one(0)).unwrap_err();
+    assert_eq!(error.kind, RunErrorKind::DeviceLost);
+}
+
+#[test]
+fn a_device_that_hangs_is_lost() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    rig.run(one(0)).unwrap();
+    rig.fake.hold(AtomSet::range(0, 16));
+    rig.device.start(one(1));
+    rig.device.start(one(2));
+    rig.fake.until_logged("given: m.onnx x1 replayed", 3);
+    assert!(matches!(
+        rig.event(),
+        DeviceEvent::Started {
+            task: TaskId(1),
+            ..
+        }
+    ));
+    rig.pass(HANG.least.scaled(9, 10));
+    rig.device.core().look();
+    assert!(rig.events.try_recv().is_err(), "there is time left");
+    rig.pass(HANG.least.scaled(1, 10));
+    rig.device.core().look();
+    let DeviceEvent::Lost { detail, .. } = rig.event() else {
+        panic!("it hangs");
+    };
+    assert!(detail.contains("task 1 of model 0"), "{detail}");
+    let events: Vec<_> = (0..3).map(|_| rig.event()).collect();
+    assert!(is_lost(&events[0]) && is_lost(&events[2]), "{events:?}");
+    // Its threads are left behind: dropping the device does not wait for them.
+}
+
+#[test]
+fn how_long_a_run_may_take_grows_with_how_long_it_takes() {
+    let seen = Nanos::from_millis(300);
+    assert_eq!(HANG.of(None), HANG.least);
+    assert_eq!(HANG.of(Some(Nanos::from_micros(5))), HANG.least);
+    assert_eq!(HANG.of(Some(seen)), Nanos::from_millis(6_000));
+    let slow = FakeFacts {
+        takes: seen,
+        ..model("m", 4)
+    };
+    let rig = Rig::with(vec![slow]);
+    rig.run(one(0)).unwrap();
+    rig.fake.hold(AtomSet::range(0, 16));
+    rig.device.start(one(1));
+    rig.fake.until_logged("given: m.onnx x1 replayed", 2);
+    assert!(matches!(rig.event(), DeviceEvent::Started { .. }));
+    rig.pass(Nanos::from_millis(5_000));
+    rig.device.core().look();
+    assert!(
+        rig.events.try_recv().is_err(),
+        "twenty times as long is not over"
+    );
+    rig.fake.release();
+    assert!(matches!(
+        rig.event(),
+        DeviceEvent::Finished { result: Ok(_), .. }
+    ));
+}
+
+#[test]
+fn bad_legs_fail_with_the_reason_and_harm_nobody() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    let mut no_such_slot = one(0);
+    no_such_slot.start.slot = SlotIndex(9);
+    let cases = [
+        (
+            of_model(one(0), 9),
+            RunErrorKind::ModelNotLoaded,
+            "not loaded",
+        ),
+        (no_such_slot, RunErrorKind::InvalidInput, "2 slots"),
+        (
+            leg(0, vec![request(5, 4, 0)]),
+            RunErrorKind::InvalidInput,
+            "above the most",
+        ),
+        (
+            leg(0, vec![request(1, 5, 0)]),
+            RunErrorKind::InvalidInput,
+            "expected [1, 4]",
+        ),
+    ];
+    for (work, kind, text) in cases {
+        let error = rig.run(work).unwrap_err();
+        assert_eq!(error.kind, kind, "{error}");
+        assert!(error.detail.contains(text), "{error}");
+    }
+    rig.fake.panic_at("upload");
+    let error = rig.run(one(0)).unwrap_err();
+    assert!(error.detail.contains("upload was to panic"), "{error}");
+    rig.fake
+        .fail("run", FaultKind::Other, "an operator refused the values");
+    let half = rig.partition(AtomSet::range(0, 8));
+    let error = rig.run(in_partition(one(0), half, 0)).unwrap_err();
+    assert!(error.detail.contains("refused the values"), "{error}");
+    rig.run(one(0)).unwrap();
+    rig.run(in_partition(one(1), half, 0)).unwrap();
+}
+
+#[test]
+fn inputs_that_cannot_be_had_fail_their_request_alone() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    let short = SharedSlice {
+        file: Arc::new(tempfile::tempfile().unwrap()),
+        position: 0,
+        length: 4,
+        region: "client".into(),
+        offset: 0,
+    };
+    let missing = RequestInputs {
+        items: 1,
+        inputs: Arc::new([InputTensor {
+            shape: vec![1, 4],
+            data: crate::tensor::InputData::Shared(short),
+        }]),
+    };
+    let outputs = rig
+        .run(leg(0, vec![missing.clone(), request(1, 4, 5)]))
+        .unwrap();
+    assert!(matches!(outputs.requests[0], Err(InputFault::Short { .. })));
+    let kept = TaskOutputs {
+        requests: outputs.requests.into_iter().skip(1).collect(),
+    };
+    assert_answers(&kept, &[(1, 5)]);
+    let ran = rig.fake.log().len();
+    let outputs = rig.run(leg(1, vec![missing])).unwrap();
+    assert!(matches!(
+        outputs.requests[..],
+        [Err(InputFault::Short { .. })]
+    ));
+    assert_eq!(rig.fake.log().len(), ran, "there was nothing to run");
+}
+
+#[test]
+fn models_without_fixed_shapes_are_refused_by_name() {
+    let rig = Rig::new(ENOUGH);
+    let mut varying = model("varying", 4);
+    varying.info.inputs[0].shape = vec![None, None];
+    let error = rig.load(0, varying).unwrap_err();
+    assert_eq!(error.kind(), LoadErrorKind::UnsupportedInterface);
+    assert!(
+        error
+            .report()
+            .contains("input `x` is UINT8 of shape [?, ?]"),
+        "{}",
+        error.report()
+    );
+    let mut strings = model("strings", 4);
+    strings.info.outputs[0].element = ElementType::Bytes;
+    let error = rig.load(0, strings).unwrap_err();
+    assert!(
+        error.report().contains("output `y` is BYTES"),
+        "{}",
+        error.report()
+    );
+    assert_eq!(rig.fake.memory_left(), ENOUGH);
+}
+
+#[test]
+fn what_a_model_is_not_loaded_with_is_an_error() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    assert_eq!(
+        rig.load(0, model("twice", 4)).unwrap_err().kind(),
+        LoadErrorKind::Options
+    );
+    let options = LoadOptions {
+        warm: vec![PartitionId(99)],
+        ..LoadOptions::default()
+    };
+    let facts = FakeModel(Arc::new(model("nowhere", 4)));
+    let error = rig.device.load(ModelId(1), &facts, &options).unwrap_err();
+    assert_eq!(error.kind(), LoadErrorKind::Options);
+}
+
+#[test]
+fn a_device_that_is_dropped_ends_what_runs_and_takes_the_rest_back() {
+    let Rig {
+        fake,
+        device,
+        events,
+        ..
+    } = Rig::with(vec![model("m", 4)]);
+    fake.hold(AtomSet::range(0, 16));
+    device.start(one(0));
+    let mut late = one(1);
+    late.start.not_before = Timestamp::MAX;
+    device.start(late);
+    fake.until_logged("given: m.onnx x1 replayed", 1);
+    let dropping = std::thread::spawn(move || drop(device));
+    let of = |event: &DeviceEvent| match event {
+        DeviceEvent::Started { task, .. } => ("started", *task),
+        DeviceEvent::Finished { task, .. } => ("finished", *task),
+        DeviceEvent::Revoked { task, .. } => ("revoked", *task),
+        DeviceEvent::Lost { .. } => ("lost", TaskId(0)),
+    };
+    let mut seen: Vec<_> = events.iter().take(2).map(|event| of(&event)).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, [("revoked", TaskId(1)), ("started", TaskId(0))]);
+    fake.release();
+    dropping.join().unwrap();
+    assert_eq!(
+        events.iter().map(|event| of(&event)).collect::<Vec<_>>(),
+        [("finished", TaskId(0))]
+    );
+    assert_eq!(fake.memory_left(), ENOUGH);
+}

@@ -1,0 +1,528 @@
+//! A device that exists only in tests: streams, events and memory as the driver has them,
+//! models that add one to every byte, and faults when asked for.
+//!
+//! Work that is enqueued is done at once, in the order that streams and events ask for, except
+//! runs on slices that are [held](Fake::hold). Time passes only where work takes it.
+
+use super::backend::{Backend, Fault, FaultKind, GraphId, How, Places, SessionOptions};
+use crate::store::{Batching, ModelInfo};
+use crate::tensor::{ElementType, TensorSpec};
+use fugato_core::Nanos;
+use fugato_core::device::AtomSet;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+/// Long enough on any machine; what waits longer waits in vain.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A handle on the device, for the test and for the device over it.
+#[derive(Clone)]
+pub(super) struct Fake(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    now: u64,
+    memory_left: usize,
+    streams: Vec<(AtomSet, VecDeque<Op>)>,
+    /// By event: the work recorded before it is done, and when.
+    events: Vec<Option<u64>>,
+    held: AtomSet,
+    faults: BTreeMap<&'static str, VecDeque<Planned>>,
+    lost: bool,
+    log: Vec<String>,
+}
+
+enum Planned {
+    Fault(Fault),
+    Panic,
+}
+
+enum Op {
+    Copy(Box<dyn FnOnce() + Send>, String),
+    Run(Box<dyn FnOnce() + Send>, String, u64),
+    Record(usize),
+    Wait(usize),
+}
+
+/// What the fake knows of a model.
+#[derive(Clone)]
+pub(super) struct FakeModel(pub(super) Arc<FakeFacts>);
+
+pub(super) struct FakeFacts {
+    pub(super) info: ModelInfo,
+    pub(super) path: PathBuf,
+    /// Bytes that each session takes.
+    pub(super) session_bytes: usize,
+    pub(super) takes: Nanos,
+    /// Whether it has control flow, so that no session whose runs are captured comes about.
+    pub(super) branches: bool,
+    /// Whether captures break off.
+    pub(super) breaks_captures: bool,
+}
+
+/// A model `name` of rows of `row` bytes.
+pub(super) fn model(name: &str, row: u64) -> FakeFacts {
+    let spec = |name: &str| TensorSpec {
+        name: name.to_owned(),
+        element: ElementType::Uint8,
+        shape: vec![None, Some(row)],
+        symbols: vec![Some("batch".to_owned()), None],
+    };
+    FakeFacts {
+        info: ModelInfo {
+            inputs: vec![spec("x")],
+            outputs: vec![spec("y")],
+            batching: Batching::Batchable,
+            weight_bytes: 1_000,
+            hash: name.to_owned(),
+            ir_version: 9,
+            producer: String::new(),
+            producer_version: String::new(),
+            opsets: Vec::new(),
+            custom: BTreeMap::new(),
+        },
+        path: PathBuf::from(format!("{name}.onnx")),
+        session_bytes: 500,
+        takes: Nanos::from_micros(100),
+        branches: false,
+        breaks_captures: false,
+    }
+}
+
+/// Memory that was taken, given back when it is dropped.
+pub(super) struct Taken {
+    bytes: usize,
+    of: Fake,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.of.lock().memory_left += self.bytes;
+    }
+}
+
+pub(super) struct FakeMemory {
+    content: Arc<Mutex<Vec<u8>>>,
+    _taken: Taken,
+}
+
+pub(super) struct FakePinned {
+    bytes: Vec<u8>,
+    /// What the last copy brought, once it is done.
+    landed: Arc<OnceLock<Vec<u8>>>,
+}
+
+impl AsRef<[u8]> for FakePinned {
+    fn as_ref(&self) -> &[u8] {
+        self.landed.get().unwrap_or(&self.bytes)
+    }
+}
+
+impl AsMut<[u8]> for FakePinned {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+pub(super) struct FakeSession {
+    model: FakeModel,
+    stream: usize,
+    graphs: bool,
+    _taken: Arc<Taken>,
+    _weights: Arc<Taken>,
+}
+
+pub(super) struct FakeBinding {
+    model: FakeModel,
+    stream: usize,
+    graphs: bool,
+    rows: u32,
+    inputs: Vec<Arc<Mutex<Vec<u8>>>>,
+    outputs: Vec<Arc<Mutex<Vec<u8>>>>,
+    captured: Vec<GraphId>,
+    /// A session is there as long as what is bound to it.
+    _session: Arc<Taken>,
+}
+
+impl Fake {
+    /// A device with so much memory.
+    pub(super) fn new(memory: usize) -> Self {
+        let state = State {
+            memory_left: memory,
+            ..State::default()
+        };
+        Self(Arc::new(Inner {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the next call named `call` fail so.
+    pub(super) fn fail(&self, call: &'static str, kind: FaultKind, detail: &str) {
+        let detail = detail.to_owned();
+        let fault = Planned::Fault(Fault { kind, detail });
+        self.lock().faults.entry(call).or_default().push_back(fault);
+    }
+
+    /// Has the next call named `call` panic.
+    pub(super) fn panic_at(&self, call: &'static str) {
+        let faults = &mut self.lock().faults;
+        faults.entry(call).or_default().push_back(Planned::Panic);
+    }
+
+    /// A kernel went wrong: from now on every call fails, and nothing ends well.
+    pub(super) fn lose(&self) {
+        self.lock().lost = true;
+        self.0.changed.notify_all();
+    }
+
+    /// Lets no run on these slices begin.
+    pub(super) fn hold(&self, atoms: AtomSet) {
+        self.lock().held = atoms;
+    }
+
+    /// Lets all runs go on.
+    pub(super) fn release(&self) {
+        self.hold(AtomSet::EMPTY);
+        self.pump(self.lock());
+    }
+
+    pub(super) fn memory_left(&self) -> usize {
+        self.lock().memory_left
+    }
+
+    /// What the device has done so far: copies, runs, sessions made.
+    pub(super) fn log(&self) -> Vec<String> {
+        self.lock().log.clone()
+    }
+
+    /// Waits until so many lines of the log contain `text`.
+    pub(super) fn until_logged(&self, text: &str, times: usize) {
+        let is_there = |state: &State| {
+            let lines = state.log.iter().filter(|line| line.contains(text));
+            lines.count() >= times
+        };
+        let state = self.lock();
+        let waited = self
+            .0
+            .changed
+            .wait_timeout_while(state, PATIENCE, |state| !is_there(state));
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(
+            is_there(&state),
+            "{text} not {times} times in {:?}",
+            state.log
+        );
+    }
+
+    fn call(&self, name: &'static str) -> Result<MutexGuard<'_, State>, Fault> {
+        let mut state = self.lock();
+        let planned = state.faults.get_mut(name).and_then(VecDeque::pop_front);
+        match planned {
+            Some(Planned::Fault(fault)) => Err(fault),
+            Some(Planned::Panic) => {
+                drop(state);
+                panic!("{name} was to panic");
+            }
+            None if state.lost => Err(lost()),
+            None => Ok(state),
+        }
+    }
+
+    fn take(&self, mut state: MutexGuard<'_, State>, bytes: usize) -> Result<Taken, Fault> {
+        match state.memory_left.checked_sub(bytes) {
+            Some(left) => state.memory_left = left,
+            None => {
+                return Err(Fault {
+                    kind: FaultKind::OutOfMemory,
+                    detail: format!("{bytes} bytes of {} left", state.memory_left),
+                });
+            }
+        }
+        let of = self.clone();
+        Ok(Taken { bytes, of })
+    }
+
+    fn push(&self, mut state: MutexGuard<'_, State>, stream: usize, op: Op) {
+        if let Op::Run(_, text, _) = &op {
+            let text = format!("given: {text}");
+            state.log.push(text);
+        }
+        state.streams[stream].1.push_back(op);
+        self.pump(state);
+    }
+
+    /// Does what can be done.
+    fn pump(&self, mut state: MutexGuard<'_, State>) {
+        while let Some(stream) = (0..state.streams.len()).find(|&stream| state.can_go_on(stream)) {
+            let Some(op) = state.streams[stream].1.pop_front() else {
+                break;
+            };
+            match op {
+                Op::Copy(copy, text) => {
+                    copy();
+                    state.log.push(text);
+                }
+                Op::Run(run, text, takes) => {
+                    run();
+                    state.now += takes;
+                    state.log.push(format!("ran: {text}"));
+                }
+                Op::Record(event) => state.events[event] = Some(state.now),
+                Op::Wait(_) => {}
+            }
+        }
+        drop(state);
+        self.0.changed.notify_all();
+    }
+
+    fn enqueue_run(
+        &self,
+        binding: &FakeBinding,
+        name: &'static str,
+        how: &str,
+    ) -> Result<(), Fault> {
+        let state = self.call(name)?;
+        let (inputs, outputs) = (binding.inputs.clone(), binding.outputs.clone());
+        let run = move || {
+            for (input, output) in inputs.iter().zip(&outputs) {
+                let input = input.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+                for (to, from) in output.iter_mut().zip(&input) {
+                    *to = from.wrapping_add(1);
+                }
+            }
+        };
+        let model = binding.model.0.path.display();
+        let text = format!("{model} x{} {how}", binding.rows);
+        let takes = binding.model.0.takes.as_nanos();
+        self.push(state, binding.stream, Op::Run(Box::new(run), text, takes));
+        Ok(())
+    }
+}
+
+fn lost() -> Fault {
+    Fault {
+        kind: FaultKind::Lost,
+        detail: "an illegal memory access was encountered".to_owned(),
+    }
+}
+
+impl State {
+    fn can_go_on(&self, stream: usize) -> bool {
+        let (atoms, ops) = &self.streams[stream];
+        match ops.front() {
+            None => false,
+            _ if self.lost => false,
+            Some(Op::Run(..)) => !atoms.overlaps(self.held),
+            Some(Op::Wait(event)) => self.events[*event].is_some(),
+            Some(Op::Copy(..) | Op::Record(_)) => true,
+        }
+    }
+}
+
+impl Backend for Fake {
+    type Model = FakeModel;
+    type Weights = Arc<Taken>;
+    type Session = FakeSession;
+    type Binding = FakeBinding;
+    type Stream = usize;
+    type Event = usize;
+    type Memory = FakeMemory;
+    type Pinned = FakePinned;
+
+    fn enter(&self) -> Result<(), Fault> {
+        self.call("enter").map(drop)
+    }
+
+    fn stream(&self, atoms: AtomSet) -> Result<Arc<usize>, Fault> {
+        let mut state = self.call("stream")?;
+        state.streams.push((atoms, VecDeque::new()));
+        Ok(Arc::new(state.streams.len() - 1))
+    }
+
+    fn event(&self) -> Result<usize, Fault> {
+        let mut state = self.call("event")?;
+        state.events.push(None);
+        Ok(state.events.len() - 1)
+    }
+
+    fn memory(&self, bytes: usize) -> Result<FakeMemory, Fault> {
+        let taken = self.take(self.call("memory")?, bytes)?;
+        Ok(FakeMemory {
+            content: Arc::new(Mutex::new(vec![0xAA; bytes])),
+            _taken: taken,
+        })
+    }
+
+    fn pinned(&self, bytes: usize) -> Result<FakePinned, Fault> {
+        drop(self.call("pinned")?);
+        Ok(FakePinned {
+            bytes: vec![0; bytes],
+            landed: Arc::default(),
+        })
+    }
+
+    fn upload(
+        &self,
+        from: &FakePinned,
+        to: &FakeMemory,
+        bytes: usize,
+        on: &usize,
+    ) -> Result<(), Fault> {
+        let state = self.call("upload")?;
+        let (from, to) = (from.bytes[..bytes].to_vec(), Arc::clone(&to.content));
+        let copy = move || {
+            let mut to = to.lock().unwrap_or_else(PoisonError::into_inner);
+            to[..from.len()].copy_from_slice(&from);
+        };
+        self.push(
+            state,
+            *on,
+            Op::Copy(Box::new(copy), format!("upload {bytes}")),
+        );
+        Ok(())
+    }
+
+    fn download(
+        &self,
+        from: &FakeMemory,
+        to: &mut FakePinned,
+        bytes: usize,
+        on: &usize,
+    ) -> Result<(), Fault> {
+        let state = self.call("download")?;
+        to.landed = Arc::default();
+        let (from, to) = (Arc::clone(&from.content), Arc::clone(&to.landed));
+        let copy = move || {
+            let from = from.lock().unwrap_or_else(PoisonError::into_inner);
+            // Once for each download, for which the place was made.
+            let _ = to.set(from.clone());
+        };
+        self.push(
+            state,
+            *on,
+            Op::Copy(Box::new(copy), format!("download {bytes}")),
+        );
+        Ok(())
+    }
+
+    fn record(&self, event: &usize, on: &usize) -> Result<(), Fault> {
+        let mut state = self.call("record")?;
+        state.events[*event] = None;
+        self.push(state, *on, Op::Record(*event));
+        Ok(())
+    }
+
+    fn wait(&self, on: &usize, event: &usize) -> Result<(), Fault> {
+        let state = self.call("wait")?;
+        self.push(state, *on, Op::Wait(*event));
+        Ok(())
+    }
+
+    fn finish(&self, event: &usize) -> Result<(), Fault> {
+        let state = self.call("finish")?;
+        let is_open = |state: &mut State| state.events[*event].is_none() && !state.lost;
+        let waited = self.0.changed.wait_while(state, is_open);
+        match waited.unwrap_or_else(PoisonError::into_inner).lost {
+            true => Err(lost()),
+            false => Ok(()),
+        }
+    }
+
+    fn elapsed(&self, since: &usize, until: &usize) -> Result<Nanos, Fault> {
+        let state = self.call("elapsed")?;
+        match (state.events[*since], state.events[*until]) {
+            (Some(since), Some(until)) => Ok(Nanos::new(until.saturating_sub(since))),
+            _ => Err(Fault::other("an event was not reached")),
+        }
+    }
+
+    fn describe(model: &FakeModel) -> (&ModelInfo, &Path) {
+        (&model.0.info, &model.0.path)
+    }
+
+    fn weights(&self, model: &FakeModel) -> Result<Arc<Taken>, Fault> {
+        let bytes = usize::try_from(model.0.info.weight_bytes).unwrap_or(usize::MAX);
+        Ok(Arc::new(self.take(self.call("weights")?, bytes)?))
+    }
+
+    fn session(
+        &self,
+        model: &FakeModel,
+        weights: &Arc<Arc<Taken>>,
+        stream: &Arc<usize>,
+        SessionOptions { graphs, .. }: SessionOptions,
+    ) -> Result<FakeSession, Fault> {
+        let mut state = self.call("session")?;
+        if graphs && model.0.branches {
+            return Err(Fault::other("it has control flow"));
+        }
+        let with = if graphs { "with" } else { "without" };
+        let line = format!("session: {} {with} graphs", model.0.path.display());
+        state.log.push(line);
+        Ok(FakeSession {
+            _taken: Arc::new(self.take(state, model.0.session_bytes)?),
+            _weights: Arc::clone(weights),
+            model: model.clone(),
+            stream: **stream,
+            graphs,
+        })
+    }
+
+    fn bind(
+        &self,
+        session: &FakeSession,
+        places: &Places<'_, FakeMemory>,
+    ) -> Result<FakeBinding, Fault> {
+        drop(self.call("bind")?);
+        let all = |ports: &[(&super::backend::Port, &Arc<FakeMemory>)]| {
+            let memory = ports.iter().map(|(_, memory)| Arc::clone(&memory.content));
+            memory.collect()
+        };
+        Ok(FakeBinding {
+            model: session.model.clone(),
+            stream: session.stream,
+            graphs: session.graphs,
+            rows: places.rows,
+            inputs: all(&places.inputs),
+            outputs: all(&places.outputs),
+            captured: Vec::new(),
+            _session: Arc::clone(&session._taken),
+        })
+    }
+
+    fn run(&self, binding: &mut FakeBinding, how: How) -> Result<(), Fault> {
+        match how {
+            How::Eager => self.enqueue_run(binding, "run", "eager"),
+            How::Replay(graph) => {
+                assert!(binding.captured.contains(&graph), "{graph:?} was captured");
+                self.enqueue_run(binding, "replay", "replayed")
+            }
+        }
+    }
+
+    fn capture(&self, binding: &mut FakeBinding, graph: GraphId) -> Result<(), Fault> {
+        assert!(binding.graphs, "the session was made for it");
+        if binding.model.0.breaks_captures {
+            return Err(Fault {
+                kind: FaultKind::Capture,
+                detail: "operation not permitted when stream is capturing".to_owned(),
+            });
+        }
+        self.enqueue_run(binding, "capture", "captured")?;
+        binding.captured.push(graph);
+        Ok(())
+    }
+}

@@ -1,0 +1,580 @@
+//! The device there is: the driver's types, and ONNX Runtime's CUDA provider on its streams.
+
+use super::backend::{Backend, Fault, FaultKind, GraphId, How, Places, SessionOptions};
+use super::device::{GpuDevice, HangLimit, Parts};
+use super::driver::{
+    CudaError, Driver, NoDriver, OUT_OF_MEMORY, is_of_capture, is_sticky, mind_own_captures,
+};
+use super::gpu::{Gpu, Partition};
+use super::memory::{DeviceMemory, PinnedMemory};
+use super::stream::{CAPTURE, Event, Stream};
+use crate::capi::{
+    Binding, Options, OrtError, RunOptions, Session, Value, onnx_of, onnx_of_number,
+};
+use crate::clock::MonotonicClock;
+use crate::device::{
+    ConvolutionSearch, Device, DeviceMetrics, EventSink, LegWork, LoadOptions, Loaded, RevokeLeg,
+};
+use crate::runtime::Runtime;
+use crate::store::{LoadError, ModelInfo, StoredModel};
+use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
+use fugato_core::profile::DeviceKey;
+use fugato_core::{DeviceId, ModelId, Nanos};
+use ort::sys::GraphOptimizationLevel;
+use std::ffi::{CStr, CString};
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+/// Runs of one shape until the runtime captures: two in which it allocates and makes plans,
+/// and one that is captured and then run.
+const RUNS_TO_CAPTURE: usize = 3;
+
+/// Where a weight may begin in the device's memory, in bytes: what the driver's own
+/// allocations are aligned to, which kernels count on.
+const ALIGN: usize = 256;
+
+/// Host memory that weights pass through, in bytes: enough to keep the bus busy, little beside
+/// what models take.
+const STAGING: usize = 32 << 20;
+
+/// Operators that read back from the device, or from memory of the host that is gone later, as
+/// they run: a graph would repeat what they found at its capture.
+const NOT_CAPTURED: [&str; 13] = [
+    "NonZero",
+    "Compress",
+    "NonMaxSuppression",
+    "Unique",
+    "GatherND",
+    "If",
+    "Loop",
+    "Scan",
+    "SequenceMap",
+    "SparseAttention",
+    "RemovePadding",
+    "MatMulBnb4",
+    "PagedAttention",
+];
+
+/// How an NVIDIA device is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CudaOptions {
+    /// Its place among the devices that this process sees.
+    pub ordinal: u32,
+    /// Lanes of each partition.
+    pub lanes: u16,
+    /// A leg that has not ended after this time is taken to hang, and the device for lost.
+    pub hang_least: Nanos,
+    /// Unless the longest run seen of that model, batch and partition, so many times, is longer.
+    pub hang_times: u64,
+}
+
+/// An NVIDIA device: slices are groups of multiprocessors, partitions green contexts, lanes
+/// streams of them, legs whole models.
+///
+/// None of its calls have been tried on a GPU by its authors; everything above the driver and
+/// ONNX Runtime is tested without one.
+pub struct CudaDevice {
+    device: GpuDevice<Nvidia>,
+    key: DeviceKey,
+}
+
+impl CudaDevice {
+    /// Makes a device of one that the driver has. The green contexts of all its partitions are
+    /// made now, and live as long as the process.
+    ///
+    /// # Errors
+    /// Where there is no driver, no such device, or the driver fails.
+    pub fn open(
+        id: DeviceId,
+        options: &CudaOptions,
+        runtime: &Arc<Runtime>,
+        clock: MonotonicClock,
+        sink: EventSink,
+    ) -> Result<Self, NoDriver> {
+        let gpu = Gpu::open(Driver::find()?, options.ordinal)?;
+        let (layout, groups) = gpu.divide()?;
+        let lanes = vec![LaneClass::Normal; usize::from(options.lanes)];
+        let name = gpu.info().name.clone();
+        let spec = layout.spec(id, format!("cuda: {name}"), &lanes, &lanes);
+        let partition = |atoms| -> Result<_, CudaError> {
+            Ok((atoms, Partition::of_atoms(&gpu, (&layout, &groups), atoms)?))
+        };
+        let partitions = spec.partitions.iter().map(|part| partition(part.atoms));
+        let key = DeviceKey {
+            kind: "cuda".to_owned(),
+            name,
+            slices: spec.slices.0,
+        };
+        let parts = Parts {
+            backend: Nvidia {
+                partitions: partitions.collect::<Result<_, _>>()?,
+                runtime: Arc::clone(runtime),
+                gpu,
+            },
+            spec,
+            clock: Arc::new(move || clock.now()),
+            sink,
+            hang: HangLimit {
+                least: options.hang_least,
+                times: options.hang_times,
+            },
+        };
+        let device = GpuDevice::new(parts).watched();
+        Ok(Self { device, key })
+    }
+
+    /// Loads a model under `id`: its weights, once, and what its first legs need.
+    ///
+    /// # Errors
+    /// [`crate::LoadErrorKind::DeviceMemory`] where it does not fit beside the others, which
+    /// are none the worse for it; as the model, the options and the runtime are.
+    pub fn load(
+        &self,
+        id: ModelId,
+        stored: &StoredModel,
+        options: &LoadOptions,
+    ) -> Result<Loaded, LoadError> {
+        self.device.load(id, stored, options)
+    }
+
+    /// Unloads a model; says whether it was loaded.
+    pub fn unload(&self, id: ModelId) -> bool {
+        self.device.unload(id)
+    }
+
+    /// What a latency profile of this device is known by.
+    pub fn profile_key(&self) -> DeviceKey {
+        self.key.clone()
+    }
+
+    /// What the device has counted since it was made.
+    pub fn metrics(&self) -> DeviceMetrics {
+        self.device.metrics()
+    }
+}
+
+impl Device for CudaDevice {
+    fn spec(&self) -> &DeviceSpec {
+        self.device.spec()
+    }
+
+    fn start(&self, work: LegWork) {
+        self.device.start(work);
+    }
+
+    fn revoke(&self, leg: &RevokeLeg) {
+        self.device.revoke(leg);
+    }
+}
+
+/// The driver and ONNX Runtime on one device.
+pub(super) struct Nvidia {
+    partitions: Vec<(AtomSet, Arc<Partition>)>,
+    runtime: Arc<Runtime>,
+    gpu: Arc<Gpu>,
+}
+
+/// The weights of a model in the device's memory.
+pub(super) struct DeviceWeights {
+    /// Over `_memory`; dropped before it.
+    values: Vec<(String, Value)>,
+    _memory: Option<DeviceMemory>,
+}
+
+/// Something whose end waits for the device, which would break a capture off.
+struct Quiet<T>(Option<T>);
+
+impl<T> Quiet<T> {
+    fn get(&self) -> &T {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+
+    fn get_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect("it is there until it is dropped")
+    }
+}
+
+impl<T> Drop for Quiet<T> {
+    fn drop(&mut self) {
+        let _alone = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0 = None;
+    }
+}
+
+/// A model on a stream.
+pub(super) struct NvidiaSession {
+    session: Quiet<Arc<Session>>,
+    stream: Arc<Stream>,
+}
+
+/// A session with what it reads and writes.
+pub(super) struct NvidiaBinding {
+    binding: Quiet<Binding>,
+    eager: RunOptions,
+    /// The settings of replays, from the capture on.
+    replay: Option<(GraphId, RunOptions)>,
+    stream: Arc<Stream>,
+    /// What is bound.
+    _memory: Vec<Arc<DeviceMemory>>,
+}
+
+impl From<CudaError> for Fault {
+    fn from(error: CudaError) -> Self {
+        Self {
+            kind: kind_of(error.code),
+            detail: error.to_string(),
+        }
+    }
+}
+
+fn kind_of(code: u32) -> FaultKind {
+    match code {
+        OUT_OF_MEMORY => FaultKind::OutOfMemory,
+        code if is_sticky(code) => FaultKind::Lost,
+        code if is_of_capture(code) => FaultKind::Capture,
+        _ => FaultKind::Other,
+    }
+}
+
+/// What ONNX Runtime's words say of a failure, if anything; they are those of 1.31.
+fn kind_of_words(words: &str) -> Option<FaultKind> {
+    const NUMBERED: &str = "CUDA failure ";
+    let says = |phrase| words.contains(phrase);
+    if let Some((_, rest)) = words.split_once(NUMBERED) {
+        let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
+        return digits.and_then(|digits| digits.parse().ok()).map(kind_of);
+    }
+    if says("Failed to allocate memory") || says("bad_alloc") || says("out of memory") {
+        return Some(FaultKind::OutOfMemory);
+    }
+    (says("capturing") || says("graph capture") || says("CUDA graph")).then_some(FaultKind::Capture)
+}
+
+impl Nvidia {
+    fn fault(&self, error: &OrtError) -> Fault {
+        let detail = error.message().to_owned();
+        let kind = kind_of_words(&detail).filter(|&kind| kind != FaultKind::Other);
+        let kind = kind.unwrap_or_else(|| match self.gpu.memory_free() {
+            // The libraries of cuDNN and cuBLAS hide what became of the device.
+            Err(error) if error.is_sticky() => FaultKind::Lost,
+            Ok(_) | Err(_) => FaultKind::Other,
+        });
+        Fault { kind, detail }
+    }
+
+    fn run_options(&self, entries: &[(&CStr, &CStr)]) -> Result<RunOptions, Fault> {
+        RunOptions::new(entries).map_err(|error| self.fault(&error))
+    }
+}
+
+const GRAPH: &CStr = c"gpu_graph_id";
+const NO_GRAPH: &CStr = c"-1";
+const NO_WAIT: &CStr = c"disable_synchronize_execution_providers";
+
+fn number(number: u32) -> CString {
+    CString::new(number.to_string()).expect("digits have no NUL byte")
+}
+
+impl Backend for Nvidia {
+    type Model = StoredModel;
+    type Weights = DeviceWeights;
+    type Session = NvidiaSession;
+    type Binding = NvidiaBinding;
+    type Stream = Stream;
+    type Event = Event;
+    type Memory = DeviceMemory;
+    type Pinned = PinnedMemory;
+
+    fn enter(&self) -> Result<(), Fault> {
+        self.gpu.make_current()?;
+        Ok(mind_own_captures()?)
+    }
+
+    fn stream(&self, atoms: AtomSet) -> Result<Arc<Stream>, Fault> {
+        let found = self.partitions.iter().find(|(of, _)| *of == atoms);
+        let (_, partition) = found.ok_or_else(|| Fault::other("there is no such partition"))?;
+        Ok(partition.stream(0)?)
+    }
+
+    fn event(&self) -> Result<Event, Fault> {
+        Ok(Event::to_sleep_for(&self.gpu)?)
+    }
+
+    fn memory(&self, bytes: usize) -> Result<DeviceMemory, Fault> {
+        Ok(DeviceMemory::new(&self.gpu, bytes)?)
+    }
+
+    fn pinned(&self, bytes: usize) -> Result<PinnedMemory, Fault> {
+        Ok(PinnedMemory::new(&self.gpu, bytes)?)
+    }
+
+    fn upload(
+        &self,
+        from: &PinnedMemory,
+        to: &DeviceMemory,
+        bytes: usize,
+        on: &Stream,
+    ) -> Result<(), Fault> {
+        Ok(to.copy_part_from((from, bytes), 0, on)?)
+    }
+
+    fn download(
+        &self,
+        from: &DeviceMemory,
+        to: &mut PinnedMemory,
+        bytes: usize,
+        on: &Stream,
+    ) -> Result<(), Fault> {
+        Ok(from.copy_first_to((to, bytes), on)?)
+    }
+
+    fn record(&self, event: &Event, on: &Stream) -> Result<(), Fault> {
+        Ok(on.record(event)?)
+    }
+
+    fn wait(&self, on: &Stream, event: &Event) -> Result<(), Fault> {
+        Ok(on.wait(event)?)
+    }
+
+    fn finish(&self, event: &Event) -> Result<(), Fault> {
+        Ok(event.synchronize()?)
+    }
+
+    fn elapsed(&self, since: &Event, until: &Event) -> Result<Nanos, Fault> {
+        Ok(Nanos::from_secs_f64(until.elapsed(since)?.as_secs_f64()))
+    }
+
+    fn describe(model: &StoredModel) -> (&ModelInfo, &Path) {
+        (model.info(), model.origin())
+    }
+
+    fn weights(&self, model: &StoredModel) -> Result<DeviceWeights, Fault> {
+        let mut total = 0_usize;
+        let mut places = Vec::new();
+        for (_, _, _, bytes) in model.weights() {
+            let at = total.next_multiple_of(ALIGN);
+            places.push(at);
+            total = at + bytes.len();
+        }
+        if places.is_empty() {
+            return Ok(DeviceWeights {
+                values: Vec::new(),
+                _memory: None,
+            });
+        }
+        let memory = DeviceMemory::new(&self.gpu, total)?;
+        let mut staging = PinnedMemory::new(&self.gpu, STAGING.min(total))?;
+        let (whole, _) = &self.partitions[0];
+        let stream = self.stream(*whole)?;
+        let device = self.gpu.info().ordinal.cast_signed();
+        let mut values = Vec::with_capacity(places.len());
+        for ((name, data_type, dims, bytes), at) in model.weights().zip(places) {
+            for (index, part) in bytes.chunks(STAGING).enumerate() {
+                staging.bytes_mut()[..part.len()].copy_from_slice(part);
+                memory.copy_part_from((&staging, part.len()), at + index * STAGING, &stream)?;
+                stream.synchronize()?;
+            }
+            let onnx = onnx_of_number(data_type);
+            let onnx = onnx.ok_or_else(|| Fault::other("a weight of an unknown type is shared"))?;
+            let address = memory.address() + at as u64;
+            // SAFETY: the memory is as long as the weights, which hold both, and which every
+            // session over the values holds.
+            let value = unsafe { Value::over_cuda(device, address, bytes.len(), dims, onnx) };
+            values.push((name.to_owned(), value.map_err(|error| self.fault(&error))?));
+        }
+        model.give_pages_back();
+        Ok(DeviceWeights {
+            values,
+            _memory: Some(memory),
+        })
+    }
+
+    fn session(
+        &self,
+        model: &StoredModel,
+        weights: &Arc<DeviceWeights>,
+        stream: &Arc<Stream>,
+        options: SessionOptions,
+    ) -> Result<NvidiaSession, Fault> {
+        if options.graphs
+            && let Some(operator) = not_captured(model)
+        {
+            return Err(Fault {
+                kind: FaultKind::Capture,
+                detail: format!("operator `{operator}` cannot be captured"),
+            });
+        }
+        let session = self.make(model, weights, stream, options);
+        let session = session.map_err(|error| self.fault(&error))?;
+        Ok(NvidiaSession {
+            session: Quiet(Some(Arc::new(session))),
+            stream: Arc::clone(stream),
+        })
+    }
+
+    fn bind(
+        &self,
+        session: &NvidiaSession,
+        places: &Places<'_, DeviceMemory>,
+    ) -> Result<NvidiaBinding, Fault> {
+        let failed = |error: OrtError| self.fault(&error);
+        let mut binding = Binding::new(session.session.get()).map_err(failed)?;
+        let device = self.gpu.info().ordinal.cast_signed();
+        let all = places.inputs.iter().chain(&places.outputs);
+        for (index, (port, memory)) in all.clone().enumerate() {
+            let bytes = port.bytes(places.rows).unwrap_or(usize::MAX);
+            if bytes > memory.bytes() {
+                return Err(Fault::other(format!("`{}` has no room", port.spec.name)));
+            }
+            let shape = port.shape(places.rows);
+            let dims: Vec<i64> = shape.iter().map(|dim| dim.cast_signed()).collect();
+            let onnx = onnx_of(port.element());
+            // SAFETY: the binding holds the memory, which is as long.
+            let value = unsafe { Value::over_cuda(device, memory.address(), bytes, &dims, onnx) };
+            let value = value.map_err(failed)?;
+            let name = CString::new(port.spec.name.as_str()).expect("names come from C strings");
+            let bound = match index < places.inputs.len() {
+                true => binding.input(&name, &value),
+                false => binding.output(&name, &value),
+            };
+            bound.map_err(failed)?;
+        }
+        Ok(NvidiaBinding {
+            binding: Quiet(Some(binding)),
+            // It waits: without that, memory that eager runs stage copies in piles up.
+            eager: self.run_options(&[(GRAPH, NO_GRAPH)])?,
+            replay: None,
+            stream: Arc::clone(&session.stream),
+            _memory: all.map(|(_, memory)| Arc::clone(memory)).collect(),
+        })
+    }
+
+    fn run(&self, binding: &mut NvidiaBinding, how: How) -> Result<(), Fault> {
+        let options = match (how, &binding.replay) {
+            (How::Eager, _) => &binding.eager,
+            (How::Replay(graph), Some((captured, options))) if graph == *captured => options,
+            (How::Replay(_), _) => {
+                return Err(Fault {
+                    kind: FaultKind::Capture,
+                    detail: "there is no such graph".to_owned(),
+                });
+            }
+        };
+        // SAFETY: the binding holds the memory, and whoever enqueues runs leaves it alone until
+        // an event after them, as this trait asks.
+        let ran = unsafe { binding.binding.get_mut().run_with(options) };
+        ran.map_err(|error| self.fault(&error))
+    }
+
+    fn capture(&self, binding: &mut NvidiaBinding, graph: GraphId) -> Result<(), Fault> {
+        let id = number(graph.0);
+        let waiting = self.run_options(&[(GRAPH, &id)])?;
+        let replay = self.run_options(&[(GRAPH, &id), (NO_WAIT, c"1")])?;
+        let alone = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..RUNS_TO_CAPTURE {
+            // SAFETY: as for `run`.
+            let ran = unsafe { binding.binding.get_mut().run_with(&waiting) };
+            if let Err(error) = ran {
+                let ended = binding.stream.abandon_capture();
+                drop(alone);
+                let fault = ended.map_err(Fault::from).err();
+                let fault = fault.filter(|fault| fault.kind == FaultKind::Lost);
+                return Err(fault.unwrap_or_else(|| self.fault(&error)));
+            }
+        }
+        binding.replay = Some((graph, replay));
+        Ok(())
+    }
+}
+
+impl Nvidia {
+    fn make(
+        &self,
+        model: &StoredModel,
+        weights: &Arc<DeviceWeights>,
+        stream: &Arc<Stream>,
+        SessionOptions { tuning, graphs }: SessionOptions,
+    ) -> Result<Session, OrtError> {
+        let flag = |is_on| if is_on { c"1" } else { c"0" };
+        let device = number(self.gpu.info().ordinal);
+        let settings = [
+            (c"device_id", &*device),
+            (c"enable_cuda_graph", flag(graphs)),
+            // Another strategy takes up to twice of what is needed, for each session.
+            (c"arena_extend_strategy", c"kSameAsRequested"),
+            // It clears memory on a stream of its own, which a graph would leave out.
+            (c"fuse_conv_bias", c"0"),
+            (
+                c"cudnn_conv_algo_search",
+                match tuning.convolutions {
+                    ConvolutionSearch::Heuristic => c"HEURISTIC",
+                    ConvolutionSearch::Exhaustive => c"EXHAUSTIVE",
+                    ConvolutionSearch::Fallback => c"DEFAULT",
+                },
+            ),
+            (c"use_tf32", flag(tuning.tf32)),
+            (c"prefer_nhwc", flag(tuning.nhwc)),
+        ];
+        let mut with = Options::new(1, GraphOptimizationLevel::ORT_ENABLE_ALL)?;
+        // SAFETY: the session keeps the stream.
+        unsafe { with.cuda(stream.handle().cast(), &settings) }?;
+        for (name, value) in &weights.values {
+            // SAFETY: the session keeps the weights, which own the value and its memory.
+            unsafe { with.initializer(name, value) }?;
+        }
+        let keep = Arc::new((Arc::clone(weights), Arc::clone(stream)));
+        // Making a session waits for the device, which would break a capture.
+        let _alone = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
+        let graph = model.optimised_graph();
+        // SAFETY: what the options borrow is kept.
+        unsafe { Session::load(&self.runtime, graph, &with, None, Some(keep)) }
+    }
+}
+
+/// An operator of the model whose runs cannot be captured.
+fn not_captured(model: &StoredModel) -> Option<String> {
+    // A graph that cannot be read as operators has subgraphs, or the runtime will say.
+    let graph = model.graph().ok()?;
+    let operators = graph.graph().operators().iter();
+    let mut kinds = operators.map(|operator| operator.op_type.as_str());
+    kinds
+        .find(|kind| NOT_CAPTURED.contains(kind))
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runtimes_words_are_told_apart() {
+        let cases = [
+            (
+                "CUDA failure 700: an illegal memory access was encountered ; GPU=0",
+                Some(FaultKind::Lost),
+            ),
+            (
+                "CUDA failure 2: out of memory ; GPU=0",
+                Some(FaultKind::OutOfMemory),
+            ),
+            (
+                "Available memory of 5 is smaller than requested bytes of 6. Failed to allocate \
+                 memory for requested buffer of size 6",
+                Some(FaultKind::OutOfMemory),
+            ),
+            (
+                "CUDA failure 901: operation failed due to a previous error during capture",
+                Some(FaultKind::Capture),
+            ),
+            (
+                "This session cannot use the graph capture feature as requested by the user",
+                Some(FaultKind::Capture),
+            ),
+            ("CUDA failure 1: invalid argument", Some(FaultKind::Other)),
+            ("CUDNN failure 4000: CUDNN_STATUS_INTERNAL_ERROR", None),
+        ];
+        for (words, kind) in cases {
+            assert_eq!(kind_of_words(words), kind, "{words}");
+        }
+    }
+}
