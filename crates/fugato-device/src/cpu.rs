@@ -351,6 +351,7 @@ impl CpuDevice {
             legs: self.shared.legs.load(Ordering::Relaxed),
             bytes_copied_in: self.shared.bytes_copied_in.load(Ordering::Relaxed),
             bytes_copied_out: self.shared.bytes_copied_out.load(Ordering::Relaxed),
+            gpu: None,
         }
     }
 

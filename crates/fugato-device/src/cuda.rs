@@ -27,10 +27,11 @@ mod libraries;
 mod memory;
 mod model;
 mod nvidia;
+mod nvml;
 mod stream;
 
 pub use driver::{CudaError, Driver, NoDriver};
-pub use gpu::{Gpu, GpuInfo, Partition, SmGroups};
+pub use gpu::{Found, Gpu, GpuInfo, Partition, SmGroups, find};
 pub use graph::{Executable, Graph, GraphNodes};
 pub use layout::{SmGranularity, SmLayout};
 pub use libraries::{CudaLibraries, LibrariesMissing};

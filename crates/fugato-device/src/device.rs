@@ -279,6 +279,23 @@ pub struct Loaded {
     pub legs: u16,
 }
 
+/// What an NVIDIA device says of itself. `None`: this device or driver does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GpuHealth {
+    /// Bytes of its memory that are taken, by whomever.
+    pub memory_used: Option<u64>,
+    /// Bytes of its memory.
+    pub memory_total: Option<u64>,
+    /// Power that it draws, in milliwatts.
+    pub power_milliwatts: Option<u32>,
+    /// Energy that it has drawn since the driver was loaded, in millijoules.
+    pub energy_millijoules: Option<u64>,
+    /// Percent of the last moments in which any kernel ran: one busy multiprocessor is 100.
+    pub busy_percent: Option<u32>,
+    /// Its temperature, in degrees Celsius.
+    pub celsius: Option<u32>,
+}
+
 /// What a device has counted since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceMetrics {
@@ -289,4 +306,6 @@ pub struct DeviceMetrics {
     /// Bytes of results copied out of the runtime: strings, and outputs that are inputs
     /// of the model at once. All other results share the device's buffers.
     pub bytes_copied_out: u64,
+    /// What an NVIDIA device says of itself, where it can be asked.
+    pub gpu: Option<GpuHealth>,
 }

@@ -28,11 +28,11 @@ pub use any::AnyDevice;
 pub use clock::MonotonicClock;
 pub use cpu::{CpuDevice, CpuError, CpuOptions};
 pub use device::{
-    Batches, ConvolutionSearch, Device, DeviceEvent, DeviceMetrics, EventSink, GpuTuning,
-    LeftBehind, LegWork, LoadOptions, Loaded, RequestInputs, RevokeLeg, RunError, RunErrorKind,
-    RunSplit, TaskOutputs,
+    Batches, ConvolutionSearch, Device, DeviceEvent, DeviceMetrics, EventSink, GpuHealth,
+    GpuTuning, LeftBehind, LegWork, LoadOptions, Loaded, RequestInputs, RevokeLeg, RunError,
+    RunErrorKind, RunSplit, TaskOutputs,
 };
-pub use os::{Promptness, bound_heap, hasten_this_thread};
+pub use os::{Promptness, bound_heap, exit_at_once, hasten_this_thread};
 pub use profiler::{Profiler, Visit, VisitError, Walk, Walked, partitions_beside};
 pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
 pub use shared::{InputFault, SharedSlice};

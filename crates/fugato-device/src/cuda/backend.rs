@@ -192,5 +192,12 @@ pub(super) trait Backend: Send + Sync + Sized + 'static {
     fn run(&self, binding: &mut Self::Binding, how: How) -> Result<(), Fault>;
     /// Runs as often as it takes to capture a graph, the captured run too: what is bound as
     /// output is as after [`run`](Self::run). After a failure the session is not used again.
-    fn capture(&self, binding: &mut Self::Binding, graph: GraphId) -> Result<(), Fault>;
+    /// Captures and the making of sessions go one at a time; whoever is not `patient` gets
+    /// `false`, and nothing was run, where another is under way.
+    fn capture(
+        &self,
+        binding: &mut Self::Binding,
+        graph: GraphId,
+        patient: bool,
+    ) -> Result<bool, Fault>;
 }

@@ -232,6 +232,7 @@ impl<B: Backend> GpuDevice<B> {
             legs: self.core.legs.load(Ordering::Relaxed),
             bytes_copied_in: self.core.bytes_copied_in.load(Ordering::Relaxed),
             bytes_copied_out: 0,
+            gpu: None,
         }
     }
 
@@ -269,6 +270,11 @@ impl<B: Backend> GpuDevice<B> {
             task: work.start.task,
             leg: work.start.leg,
         });
+    }
+
+    /// Whether it is lost to this process.
+    pub(super) fn is_lost(&self) -> bool {
+        self.core.lost.get().is_some()
     }
 
     #[cfg(test)]
@@ -421,7 +427,7 @@ impl<B: Backend> Core<B> {
         };
         let missing = || super::backend::Fault::other("the lane has no streams");
         loop {
-            match lane.take(&self.reporter(), |model| self.model(model)) {
+            match lane.take(&*self.clock, |model| self.model(model)) {
                 Next::Close => return,
                 Next::Job(job) => {
                     let prepared = tools()

@@ -11,6 +11,7 @@ use fugato_core::Nanos;
 use fugato_core::device::AtomSet;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -36,7 +37,11 @@ struct State {
     held: AtomSet,
     faults: BTreeMap<&'static str, VecDeque<Planned>>,
     lost: bool,
+    /// Whether a session is being made somewhere, which holds captures up.
+    busy: bool,
     log: Vec<String>,
+    /// The host's time, and how much of it making a session takes.
+    slow: Option<(Arc<AtomicU64>, Nanos)>,
 }
 
 enum Planned {
@@ -179,6 +184,16 @@ impl Fake {
     pub(super) fn panic_at(&self, call: &'static str) {
         let faults = &mut self.lock().faults;
         faults.entry(call).or_default().push_back(Planned::Panic);
+    }
+
+    /// Has each session that is made take so long of the host's time.
+    pub(super) fn slow_sessions(&self, time: &Arc<AtomicU64>, takes: Nanos) {
+        self.lock().slow = Some((Arc::clone(time), takes));
+    }
+
+    /// Has captures find that a session is being made, or not.
+    pub(super) fn busy(&self, busy: bool) {
+        self.lock().busy = busy;
     }
 
     /// A kernel went wrong: from now on every call fails, and nothing ends well.
@@ -469,6 +484,9 @@ impl Backend for Fake {
         if graphs && model.0.branches {
             return Err(Fault::other("it has control flow"));
         }
+        if let Some((time, takes)) = &state.slow {
+            time.fetch_add(takes.as_nanos(), Ordering::SeqCst);
+        }
         let with = if graphs { "with" } else { "without" };
         let line = format!("session: {} {with} graphs", model.0.path.display());
         state.log.push(line);
@@ -513,8 +531,16 @@ impl Backend for Fake {
         }
     }
 
-    fn capture(&self, binding: &mut FakeBinding, graph: GraphId) -> Result<(), Fault> {
+    fn capture(
+        &self,
+        binding: &mut FakeBinding,
+        graph: GraphId,
+        patient: bool,
+    ) -> Result<bool, Fault> {
         assert!(binding.graphs, "the session was made for it");
+        if !patient && self.lock().busy {
+            return Ok(false);
+        }
         if binding.model.0.breaks_captures {
             return Err(Fault {
                 kind: FaultKind::Capture,
@@ -523,6 +549,6 @@ impl Backend for Fake {
         }
         self.enqueue_run(binding, "capture", "captured")?;
         binding.captured.push(graph);
-        Ok(())
+        Ok(true)
     }
 }

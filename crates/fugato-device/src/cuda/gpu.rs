@@ -46,6 +46,73 @@ pub struct GpuInfo {
     pub l2_cache: u64,
 }
 
+/// A device that the driver has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its place among the devices that this process sees.
+    pub ordinal: u32,
+    /// Product name.
+    pub name: String,
+    /// Compute capability, major and minor.
+    pub compute_capability: (u32, u32),
+    /// Multiprocessors.
+    pub sms: u32,
+    /// Memory, in bytes.
+    pub memory: u64,
+    /// The newest CUDA version that the driver knows.
+    pub driver: String,
+}
+
+impl Found {
+    /// Whether it is expected to be divided into partitions.
+    pub fn is_divided(&self) -> bool {
+        let (major, _) = self.compute_capability;
+        SmGranularity::documented(major).slices(self.sms).len() > 1
+    }
+}
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (major, minor) = self.compute_capability;
+        write!(
+            f,
+            "{} (number {}, compute capability {major}.{minor}, {} multiprocessors, {} MiB), \
+             driver of CUDA {}",
+            self.name,
+            self.ordinal,
+            self.sms,
+            self.memory >> 20,
+            self.driver
+        )
+    }
+}
+
+/// Finds a device without opening it.
+///
+/// # Errors
+/// Where there is no driver, it is too old, or it has no such device.
+pub fn find(ordinal: u32) -> Result<Found, NoDriver> {
+    let driver = Driver::find()?;
+    let count = driver.devices()?;
+    if ordinal >= count {
+        return Err(NoDriver::NoDevice { ordinal, count });
+    }
+    let mut device = 0;
+    // SAFETY: the driver is started, and the place for the answer valid.
+    check("cuDeviceGet", unsafe {
+        sys::cuDeviceGet(&mut device, ordinal.cast_signed())
+    })?;
+    let info = describe(device, ordinal)?;
+    Ok(Found {
+        ordinal,
+        name: info.name,
+        compute_capability: info.compute_capability,
+        sms: info.sms,
+        memory: info.memory,
+        driver: driver.version(),
+    })
+}
+
 impl Gpu {
     /// Opens a device and makes it current on the calling thread.
     ///
@@ -109,6 +176,19 @@ impl Gpu {
             sys::cuMemGetInfo_v2(&mut free, &mut total)
         })?;
         Ok(free as u64)
+    }
+
+    /// The number that names this device in all libraries.
+    ///
+    /// # Errors
+    /// Where the driver fails.
+    pub(super) fn uuid(&self) -> Result<[u8; 16], CudaError> {
+        let mut uuid = sys::CUuuid { bytes: [0; 16] };
+        // SAFETY: the device is valid, and so is the place for the answer.
+        check("cuDeviceGetUuid", unsafe {
+            sys::cuDeviceGetUuid_v2(&mut uuid, self.device)
+        })?;
+        Ok(uuid.bytes.map(|byte| byte as u8))
     }
 
     /// The whole device, as one group.

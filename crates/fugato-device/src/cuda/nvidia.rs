@@ -7,13 +7,15 @@ use super::driver::{
 };
 use super::gpu::{Gpu, Partition};
 use super::memory::{DeviceMemory, PinnedMemory};
+use super::nvml::Nvml;
 use super::stream::{CAPTURE, Event, Stream};
 use crate::capi::{
     Binding, Options, OrtError, RunOptions, Session, Value, onnx_of, onnx_of_number,
 };
 use crate::clock::MonotonicClock;
 use crate::device::{
-    ConvolutionSearch, Device, DeviceMetrics, EventSink, LegWork, LoadOptions, Loaded, RevokeLeg,
+    ConvolutionSearch, Device, DeviceMetrics, EventSink, GpuHealth, LegWork, LoadOptions, Loaded,
+    RevokeLeg,
 };
 use crate::runtime::Runtime;
 use crate::store::{LoadError, ModelInfo, StoredModel};
@@ -23,7 +25,8 @@ use fugato_core::{DeviceId, ModelId, Nanos};
 use ort::sys::GraphOptimizationLevel;
 use std::ffi::{CStr, CString};
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 /// Runs of one shape until the runtime captures: two in which it allocates and makes plans,
 /// and one that is captured and then run.
@@ -76,7 +79,14 @@ pub struct CudaOptions {
 pub struct CudaDevice {
     device: GpuDevice<Nvidia>,
     key: DeviceKey,
+    nvml: Option<Nvml>,
+    /// What it said last, and when.
+    health: Mutex<Option<(Instant, GpuHealth)>>,
 }
+
+/// How long what the device said of itself counts: asking takes milliseconds, and it looks
+/// itself no more often.
+const HEALTH_AGE: Duration = Duration::from_secs(1);
 
 impl CudaDevice {
     /// Makes a device of one that the driver has. The green contexts of all its partitions are
@@ -100,6 +110,7 @@ impl CudaDevice {
             Ok((atoms, Partition::of_atoms(&gpu, (&layout, &groups), atoms)?))
         };
         let partitions = spec.partitions.iter().map(|part| partition(part.atoms));
+        let nvml = gpu.uuid().ok().and_then(Nvml::find);
         let key = DeviceKey {
             kind: "cuda".to_owned(),
             name,
@@ -120,7 +131,12 @@ impl CudaDevice {
             },
         };
         let device = GpuDevice::new(parts).watched();
-        Ok(Self { device, key })
+        Ok(Self {
+            device,
+            key,
+            nvml,
+            health: Mutex::default(),
+        })
     }
 
     /// Loads a model under `id`: its weights, once, and what its first legs need.
@@ -147,9 +163,28 @@ impl CudaDevice {
         self.key.clone()
     }
 
-    /// What the device has counted since it was made.
+    /// What the device has counted since it was made, and what it said of itself within the
+    /// last second. May take milliseconds.
     pub fn metrics(&self) -> DeviceMetrics {
-        self.device.metrics()
+        DeviceMetrics {
+            gpu: self.health(),
+            ..self.device.metrics()
+        }
+    }
+
+    fn health(&self) -> Option<GpuHealth> {
+        let nvml = self.nvml.as_ref()?;
+        let mut known = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        match *known {
+            Some((at, health)) if at.elapsed() < HEALTH_AGE => Some(health),
+            // A device that hangs might never answer.
+            _ if self.device.is_lost() => None,
+            _ => {
+                let health = nvml.health();
+                *known = Some((Instant::now(), health));
+                Some(health)
+            }
+        }
     }
 }
 
@@ -466,11 +501,24 @@ impl Backend for Nvidia {
         ran.map_err(|error| self.fault(&error))
     }
 
-    fn capture(&self, binding: &mut NvidiaBinding, graph: GraphId) -> Result<(), Fault> {
+    fn capture(
+        &self,
+        binding: &mut NvidiaBinding,
+        graph: GraphId,
+        patient: bool,
+    ) -> Result<bool, Fault> {
         let id = number(graph.0);
         let waiting = self.run_options(&[(GRAPH, &id)])?;
         let replay = self.run_options(&[(GRAPH, &id), (NO_WAIT, c"1")])?;
-        let alone = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = match (patient, CAPTURE.try_lock()) {
+            (_, Ok(alone)) => alone,
+            (_, Err(TryLockError::Poisoned(alone))) => alone.into_inner(),
+            // Making a session takes seconds, in which a leg would be taken to hang.
+            (false, Err(TryLockError::WouldBlock)) => return Ok(false),
+            (true, Err(TryLockError::WouldBlock)) => {
+                CAPTURE.lock().unwrap_or_else(PoisonError::into_inner)
+            }
+        };
         for _ in 0..RUNS_TO_CAPTURE {
             // SAFETY: as for `run`.
             let ran = unsafe { binding.binding.get_mut().run_with(&waiting) };
@@ -483,7 +531,7 @@ impl Backend for Nvidia {
             }
         }
         binding.replay = Some((graph, replay));
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -61,7 +61,9 @@ struct Flight<B: Backend> {
     serial: u64,
     /// Without its requests.
     work: LegWork,
-    /// `None` while another leg runs before it.
+    /// Whether the thread that took it up has all it needs for it.
+    ready: bool,
+    /// `None` before that, and while another leg runs before it.
     started: Option<Timestamp>,
     watch: Option<Watch>,
     /// What the device was given, or why it was not.
@@ -167,76 +169,52 @@ impl<B: Backend> Lane<B> {
         waiting.remove(place)
     }
 
-    /// Waits until there is something to do and takes it. The start of a leg is reported
-    /// where no other runs before it, after `begin` has taken hold of its model.
+    /// Waits until there is something to do and takes it; `begin` takes hold of a leg's model.
     pub(super) fn take(
         &self,
-        reporter: &Reporter<'_>,
+        clock: &dyn Fn() -> Timestamp,
         begin: impl Fn(ModelId) -> Option<Arc<LoadedModel<B>>>,
     ) -> Next<B> {
-        loop {
-            if let Some(next) = self.until_due(reporter) {
-                return next;
-            }
-            let _in_order = self.reporting();
-            let mut state = self.lock();
-            let now = (reporter.clock)();
-            let due = state.waiting.front();
-            // It may have been taken back, or the device been lost.
-            if due.is_none_or(|work| work.start.not_before > now) {
-                continue;
-            }
-            let Some(mut work) = state.waiting.pop_front() else {
-                continue;
-            };
-            let model = begin(work.start.model);
-            let serial = state.serial;
-            state.serial += 1;
-            let started = state.flights.is_empty().then_some(now);
-            let requests = std::mem::take(&mut work.requests);
-            let taken = LegWork {
-                start: work.start.clone(),
-                requests,
-            };
-            state.flights.push_back(Flight {
-                serial,
-                work,
-                started,
-                watch: None,
-                given: None,
-            });
-            drop(state);
-            if let Some(at) = started {
-                report_started(reporter.sink, &taken, at);
-            }
-            return Next::Leg(Taken {
-                serial,
-                work: taken,
-                model,
-            });
-        }
-    }
-
-    /// Waits for a leg that is due (`None`), or for something else to do.
-    fn until_due(&self, reporter: &Reporter<'_>) -> Option<Next<B>> {
         let mut state = self.lock();
         loop {
             if state.standing != Standing::Open {
-                return Some(Next::Close);
+                return Next::Close;
             }
             if let Some(job) = state.jobs.pop_front() {
-                return Some(Next::Job(job));
+                return Next::Job(job);
             }
             let due = state.waiting.front().map(|work| work.start.not_before);
-            let now = (reporter.clock)();
+            let now = clock();
             state = match due {
                 Some(due) if due > now => {
                     let woken = self.changed.wait_timeout(state, Duration::from(due - now));
                     woken.unwrap_or_else(PoisonError::into_inner).0
                 }
-                Some(_) => return None,
+                Some(_) => match state.waiting.pop_front() {
+                    Some(work) => return Next::Leg(state.take_up(work, begin)),
+                    None => state,
+                },
                 None => self.wait(state),
             };
+        }
+    }
+
+    /// A leg that was taken up can be given to the device: it starts, unless another runs.
+    pub(super) fn begin(&self, serial: u64, reporter: &Reporter<'_>) {
+        let _in_order = self.reporting();
+        let mut state = self.lock();
+        let first = state.flights.front().map(|first| first.serial);
+        let flight = state.flights.iter_mut();
+        let Some(flight) = flight.into_iter().find(|flight| flight.serial == serial) else {
+            return;
+        };
+        flight.ready = true;
+        if first == Some(serial) {
+            let now = (reporter.clock)();
+            flight.started = Some(now);
+            let event = started(&flight.work, now);
+            drop(state);
+            (reporter.sink)(event);
         }
     }
 
@@ -292,17 +270,17 @@ impl<B: Backend> Lane<B> {
         let Some(Flight { work, started, .. }) = state.flights.pop_front() else {
             return;
         };
-        let follows = state.flights.front_mut().map(|next| {
+        let next = state.flights.front_mut().filter(|next| next.ready);
+        let follows = next.map(|next| {
             next.started = Some(ended);
-            DeviceEvent::Started {
-                device: next.work.start.device,
-                task: next.work.start.task,
-                leg: next.work.start.leg,
-                at: ended,
-            }
+            self::started(&next.work, ended)
         });
         drop(state);
         self.changed.notify_all();
+        if started.is_none() {
+            // It failed before it could be given to the device.
+            report_started(reporter.sink, &work, ended);
+        }
         let started = started.unwrap_or(ended);
         let outcome = match ran {
             Ok(ran) => (Ok(ran.outputs), within(ran.split, ended - started)),
@@ -371,6 +349,43 @@ impl<B: Backend> Lane<B> {
         drop(state);
         self.changed.notify_all();
         left
+    }
+}
+
+impl<B: Backend> State<B> {
+    fn take_up(
+        &mut self,
+        mut work: LegWork,
+        begin: impl Fn(ModelId) -> Option<Arc<LoadedModel<B>>>,
+    ) -> Taken<B> {
+        let (serial, requests) = (self.serial, std::mem::take(&mut work.requests));
+        self.serial += 1;
+        let taken = Taken {
+            serial,
+            model: begin(work.start.model),
+            work: LegWork {
+                start: work.start.clone(),
+                requests,
+            },
+        };
+        self.flights.push_back(Flight {
+            serial,
+            work,
+            ready: false,
+            started: None,
+            watch: None,
+            given: None,
+        });
+        taken
+    }
+}
+
+fn started(work: &LegWork, at: Timestamp) -> DeviceEvent {
+    DeviceEvent::Started {
+        device: work.start.device,
+        task: work.start.task,
+        leg: work.start.leg,
+        at,
     }
 }
 

@@ -203,7 +203,8 @@ impl<B: Backend> LoadedModel<B> {
     }
 
     /// Enqueues a run of what is in a slot, by a graph where there is one or, with `capture`,
-    /// one that is captured now.
+    /// one that is captured now. Without, one is when the batch has come a few times, unless that
+    /// would have to wait.
     pub(super) fn run(
         &self,
         (backend, stream): (&B, &Arc<B::Stream>),
@@ -222,9 +223,14 @@ impl<B: Backend> LoadedModel<B> {
             bound.eager_runs += 1;
             return backend.run(&mut bound.binding, How::Eager);
         } else {
-            let captured = backend.capture(&mut bound.binding, graph);
-            bound.is_captured = captured.is_ok();
-            captured.err()
+            match backend.capture(&mut bound.binding, graph, capture) {
+                Ok(true) => {
+                    bound.is_captured = true;
+                    None
+                }
+                Ok(false) => return backend.run(&mut bound.binding, How::Eager),
+                Err(fault) => Some(fault),
+            }
         };
         match failed {
             None => Ok(()),

@@ -152,17 +152,18 @@ impl<B: Backend> Tools<B> {
             gathered: Nanos::ZERO,
             work: None,
         };
+        let session = model.on_lane(self.lane);
+        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        let with = (&core.backend, &self.compute);
+        // Before the leg starts: it may take seconds, which are no part of the model's latency.
+        model.make_ready(with, &mut session).map_err(failed)?;
+        core.lane(self.lane).begin(*serial, &core.reporter());
         let begun = (core.clock)();
         gather(&mut enqueued, work)?;
         enqueued.gathered = (core.clock)().since(begun);
         if all_faulty(&enqueued.faults, enqueued.items.len()).is_some() {
             return Ok(enqueued);
         }
-        let session = model.on_lane(self.lane);
-        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-        let with = (&core.backend, &self.compute);
-        // Before the device is watched: it may take seconds.
-        model.make_ready(with, &mut session).map_err(failed)?;
         let limit = core.hang.of(model.longest(start.partition, enqueued.rows));
         let since = (core.clock)();
         core.lane(self.lane).watch(*serial, Watch { since, limit });

@@ -250,6 +250,26 @@ fn the_next_leg_of_a_lane_is_given_while_one_runs_and_starts_where_it_ends() {
 }
 
 #[test]
+fn making_a_session_is_no_part_of_a_leg() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    let takes = Nanos::from_millis(3_000);
+    rig.fake.slow_sessions(&rig.time, takes);
+    let half = rig.partition(AtomSet::range(0, 8));
+    rig.device.start(in_partition(one(0), half, 0));
+    let DeviceEvent::Started { at, .. } = rig.event() else {
+        panic!("it starts");
+    };
+    let DeviceEvent::Finished { started, ended, .. } = rig.event() else {
+        panic!("and ends");
+    };
+    assert!(at == started && at > Timestamp::ZERO + takes);
+    assert!(
+        ended - started < Nanos::from_millis(1),
+        "{started} to {ended}"
+    );
+}
+
+#[test]
 fn a_leg_that_is_on_the_device_is_not_taken_back_and_one_that_waits_is() {
     let rig = Rig::with(vec![model("m", 4)]);
     let back = |task| RevokeLeg {
@@ -446,6 +466,26 @@ fn batches_are_captured_as_they_are_loaded_or_when_they_come_again() {
         .collect();
     let expected = ["eager", "eager", "captured", "replayed"];
     assert_eq!(hows, expected.map(|how| format!("ran: m.onnx x3 {how}")));
+}
+
+#[test]
+fn a_capture_that_would_have_to_wait_is_put_off() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    let how = |task| {
+        rig.run(leg(task, vec![request(3, 4, 1)])).unwrap();
+        rig.fake
+            .log()
+            .into_iter()
+            .rfind(|line| line.starts_with("ran: "))
+            .unwrap()
+    };
+    rig.fake.busy(true);
+    for round in 0..4 {
+        assert_eq!(how(2 * round), "ran: m.onnx x3 eager");
+    }
+    rig.fake.busy(false);
+    assert_eq!(how(8), "ran: m.onnx x3 captured");
+    assert_eq!(how(10), "ran: m.onnx x3 replayed");
 }
 
 #[test]
