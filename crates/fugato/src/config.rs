@@ -19,8 +19,8 @@ pub use origin::{Origin, Origins, Shown};
 pub use read::{FileConfig, from_environment, read_file};
 pub use reference::reference;
 pub use schema::{
-    ClipperConfig, DeviceConfig, DeviceKind, DstackConfig, FugatoConfig, GsliceConfig, LogConfig,
-    LogFormat, ModelConfig, ModelControlMode, ModelStoreConfig, PoliciesConfig, Policy,
+    ClipperConfig, CudnnSearch, DeviceConfig, DeviceKind, DstackConfig, FugatoConfig, GsliceConfig,
+    LogConfig, LogFormat, ModelConfig, ModelControlMode, ModelStoreConfig, PoliciesConfig, Policy,
     ProfileConfig, RawClipper, RawConfig, RawDevice, RawDstack, RawFugato, RawGslice, RawLog,
     RawModel, RawModelStore, RawPolicies, RawProfile, RawRuntime, RawScheduler, RawServer,
     RawTelemetry, RawTemporal, RawUncontrolled, RuntimeConfig, SETTINGS, SchedulerConfig,
@@ -222,12 +222,13 @@ impl Config {
         }
     }
 
-    /// Whether this process is to be a supervisor.
-    pub fn supervised(&self) -> bool {
+    /// Whether this process is to be a supervisor, where an NVIDIA device is likely to be used
+    /// or not.
+    pub fn supervised(&self, gpu_likely: bool) -> bool {
         match self.server.supervise {
             Supervise::On => true,
-            // Only the CPU exists so far.
-            Supervise::Auto | Supervise::Off => false,
+            Supervise::Auto => gpu_likely,
+            Supervise::Off => false,
         }
     }
 
@@ -348,6 +349,10 @@ impl Config {
             Span::default(),
             Span::from_millis(1_000),
         )?;
+        let (least, most) = (Span::from_millis(100), Span::from_millis(3_600_000));
+        self.within("device.gpu_hang_after", device.gpu_hang_after, least, most)?;
+        self.within("device.gpu_hang_times", device.gpu_hang_times, 2, 1_000_000)?;
+        self.within("device.gpu", device.gpu, 0, 1_023)?;
         let quantile = self.scheduler.admission_quantile;
         self.within("scheduler.admission_quantile", quantile, 0.5, 0.999)?;
         let scheduler = &self.scheduler;

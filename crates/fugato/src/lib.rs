@@ -1,6 +1,7 @@
 //! The Fugato server: configuration, repository, driver, HTTP and gRPC, telemetry,
 //! load generator and command line around the scheduler of `fugato-core`.
 
+pub mod accelerator;
 pub mod api;
 pub mod bench;
 pub mod cli;

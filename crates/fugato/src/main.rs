@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use fugato::cli::{Cli, Outcome, failure_code, run};
+use fugato::supervisor::DEVICE_LOST;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -17,9 +18,18 @@ fn main() -> ExitCode {
         Err(error) => {
             // Where standard error is closed too there is nobody left to tell.
             let _ = write_error(&mut io::stderr().lock(), &error);
-            ExitCode::from(failure_code(&error))
+            leave(failure_code(&error))
         }
     }
+}
+
+/// Ends with this code. Where that is because a device is lost, at once: its driver may wait for
+/// it when the process is taken apart, and a supervisor waits for the process.
+fn leave(code: u8) -> ExitCode {
+    if code == DEVICE_LOST {
+        fugato_device::exit_at_once(code);
+    }
+    ExitCode::from(code)
 }
 
 /// Writes the error, its causes, and last the hints among them.

@@ -1,6 +1,7 @@
 //! Metrics, logs and traces. Every metric is made here, with its help text;
 //! `docs/reference/metrics.md` lists them.
 
+mod gpu;
 mod logs;
 mod metrics;
 mod profiles;

@@ -184,6 +184,44 @@ fn a_gpu_check_without_a_device_says_so() {
     assert!(!folder.path().join("gpu").exists(), "nothing was checked");
 }
 
+/// No machine has a device of this number: the reason is that, or what is missing before.
+#[test]
+fn a_device_that_cannot_be_used_is_an_error_that_names_what_is_missing() {
+    let folder = scratch();
+    fs::create_dir(folder.path().join("models")).expect("a folder");
+    let ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"];
+    let run = |subcommand, kind| {
+        let args = [subcommand, "--model-repository=models", kind];
+        let mut command = command(&[&args[..], &ports].concat(), folder.path());
+        command.env("FUGATO_DEVICE_GPU", "900");
+        command.output().expect("the binary runs")
+    };
+    let output = run("serve", "--device=cuda");
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("no NVIDIA device can be used"), "{said}");
+    let reasons = [
+        "cause: no NVIDIA driver",
+        "NVIDIA driver is of CUDA",
+        "no NVIDIA device 900",
+    ];
+    assert!(reasons.iter().any(|reason| said.contains(reason)), "{said}");
+
+    let output = run("doctor", "--device=cuda");
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    let lines = || stdout(&output).lines();
+    let line = |name: &str| lines().find(|line| line.starts_with(name)).unwrap_or("");
+    assert!(line("device ").contains("FAILED"), "{}", stdout(&output));
+    assert!(line("gpu ").contains("FAILED"), "{}", stdout(&output));
+
+    let output = run("doctor", "--device=auto");
+    let report = stdout(&output);
+    let uses_cpu = report
+        .lines()
+        .any(|line| line.starts_with("device ") && line.contains("cpu: "));
+    assert!(uses_cpu, "{report}");
+}
+
 #[test]
 fn doctor_names_a_configuration_that_refuses_its_model() {
     let folder = scratch();

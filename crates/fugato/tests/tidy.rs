@@ -237,7 +237,18 @@ fn metrics_text() -> String {
         ..Knee::default()
     };
     telemetry.show_profile(&model, &status, Some((knee, 1)));
-    telemetry.encode(&fugato_device::DeviceMetrics::default())
+    let gpu = fugato_device::GpuHealth {
+        memory_used: Some(1),
+        memory_total: Some(2),
+        power_milliwatts: Some(3),
+        energy_millijoules: Some(4),
+        busy_percent: Some(5),
+        celsius: Some(6),
+    };
+    telemetry.encode(&fugato_device::DeviceMetrics {
+        gpu: Some(gpu),
+        ..Default::default()
+    })
 }
 
 /// The names of all metrics, by `# TYPE`.

@@ -3,6 +3,9 @@
 mod machine;
 
 use super::{Outcome, ReportFormat, SettingArgs};
+#[cfg(feature = "cuda")]
+use crate::accelerator::CudaParts;
+use crate::accelerator::{self, Accelerator};
 use crate::config::{Config, Cores, DeviceKind};
 use crate::modelconfig;
 use crate::repository::{self, ModelEntry};
@@ -11,7 +14,7 @@ use fugato_device::Runtime;
 use serde::Serialize;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -102,10 +105,11 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
 }
 
 fn examine(config: &Config) -> Vec<Check> {
+    let (device, gpu, library) = devices(config);
     let mut checks = vec![
-        onnxruntime(config),
-        device(config),
-        gpu(),
+        onnxruntime(config, library.as_deref()),
+        device,
+        gpu,
         cores(config),
         memory(),
         model_store(config),
@@ -129,9 +133,9 @@ fn examine(config: &Config) -> Vec<Check> {
     checks
 }
 
-fn onnxruntime(config: &Config) -> Check {
+fn onnxruntime(config: &Config, of_gpu: Option<&Path>) -> Check {
     const NAME: &str = "onnxruntime";
-    let given = config.runtime.onnxruntime.as_deref();
+    let given = of_gpu.or(config.runtime.onnxruntime.as_deref());
     let library = match runtime::find(given, &Surroundings::of_process()) {
         Ok(library) => library,
         Err(error) => {
@@ -156,24 +160,60 @@ fn onnxruntime(config: &Config) -> Check {
     }
 }
 
-fn device(config: &Config) -> Check {
+/// The device that models run on, the NVIDIA device that was looked for, and the ONNX Runtime
+/// that the latter needs.
+fn devices(config: &Config) -> (Check, Check, Option<PathBuf>) {
+    const NAME: &str = "device";
     let name = machine::cpu_name().unwrap_or_else(|| "a CPU of unknown name".to_owned());
-    match config.device.kind {
-        DeviceKind::Cpu => Check::ok("device", format!("cpu: {name}")),
-        DeviceKind::Auto => Check::ok("device", format!("cpu: {name} (the only kind of device)")),
+    let cpu = Check::ok(NAME, format!("cpu: {name}"));
+    if config.device.kind == DeviceKind::Cpu {
+        return (cpu, Check::ok(GPU, "not looked for, as configured"), None);
     }
+    let missing = match accelerator::look(config) {
+        #[cfg(feature = "cuda")]
+        Ok(Accelerator::Cuda(parts)) => {
+            let device = Check::ok(NAME, format!("cuda: {}", parts.found.name));
+            return (device, gpu(&parts), Some(parts.runtime.path.clone()));
+        }
+        Ok(Accelerator::Cpu) => return (cpu, Check::ok(GPU, "none"), None),
+        Err(missing) => missing,
+    };
+    let (reason, hint) = (missing.reason(), missing.hint());
+    if config.device.kind == DeviceKind::Cuda {
+        let hint = hint.unwrap_or_else(|| "use `--device auto` or `--device cpu`".to_owned());
+        let device = Check::failed(NAME, "cuda: it cannot be used", "see `gpu`");
+        return (device, Check::failed(GPU, reason, hint), None);
+    }
+    let gpu = match missing.is_repairable() {
+        true => {
+            let hint = hint.map_or(String::new(), |hint| format!("; to use it, {hint}"));
+            Check::degraded(GPU, reason, format!("models run on the CPU{hint}"))
+        }
+        false => Check::ok(GPU, format!("none: {reason}")),
+    };
+    (cpu, gpu, None)
 }
 
-/// Whether there is an NVIDIA device, which no model runs on yet.
-fn gpu() -> Check {
-    const NAME: &str = "gpu";
-    match crate::gpu_check::find_device(0) {
-        Ok(found) => Check::degraded(
-            NAME,
-            found,
-            "models run on the CPU; `fugato gpu-check` tries what the device can do",
+/// The name of the check of an NVIDIA device.
+const GPU: &str = "gpu";
+
+/// What an NVIDIA device that can be used is like.
+#[cfg(feature = "cuda")]
+fn gpu(parts: &CudaParts) -> Check {
+    let libraries = parts.libraries.loaded.len();
+    let found = format!(
+        "{}; ONNX Runtime at {} ({}), {libraries} libraries of CUDA",
+        parts.found,
+        parts.runtime.path.display(),
+        parts.runtime.place
+    );
+    match parts.found.is_divided() {
+        true => Check::ok(GPU, found),
+        false => Check::degraded(
+            GPU,
+            format!("{found}; too small to be divided"),
+            "models share it in time only",
         ),
-        Err(reason) => Check::ok(NAME, format!("none: {reason}")),
     }
 }
 

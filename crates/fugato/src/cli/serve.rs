@@ -1,6 +1,7 @@
 //! `fugato serve`.
 
 use super::{Outcome, SettingArgs};
+use crate::accelerator::is_likely;
 use crate::engine::{Given, serve};
 use crate::server::Sockets;
 use crate::supervisor::{Supervised, supervise};
@@ -45,7 +46,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let sockets = Sockets::inherited()?;
     let supervisor = Supervised::by_whom()?;
     init_logs(&config.log)?;
-    if config.supervised() && supervisor.is_none() {
+    if config.supervised(is_likely(&config)) && supervisor.is_none() {
         return Ok(match supervise(&config, sockets)? {
             0 => Outcome::Success,
             code => Outcome::Passed { code },

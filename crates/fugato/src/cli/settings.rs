@@ -68,7 +68,7 @@ pub struct SettingArgs {
     pub insecure: bool,
 
     /// Hold the listening sockets in a process of their own, and start another server where
-    /// one ends abnormally [default: auto, which is off on a CPU]
+    /// one ends abnormally [default: auto, which is on with an NVIDIA device]
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "on")]
     pub supervise: Option<Supervise>,

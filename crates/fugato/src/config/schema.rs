@@ -62,17 +62,31 @@ pub enum ModelControlMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
-    /// The best device found. Only the CPU exists so far.
+    /// An NVIDIA device where all that it needs is there, else the CPU.
     Auto,
     /// The CPU.
     Cpu,
+    /// An NVIDIA device. It is an error where one cannot be used.
+    Cuda,
+}
+
+/// How cuDNN's way of computing a convolution is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum CudnnSearch {
+    /// By cuDNN's quick rules.
+    Heuristic,
+    /// By cuDNN's thorough rules.
+    Exhaustive,
+    /// What works always.
+    Fallback,
 }
 
 /// Whether a supervisor holds the listening sockets and starts another server where one ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Supervise {
-    /// With a device whose faults only a new process heals; the CPU is none.
+    /// With a device whose faults only a new process heals: an NVIDIA device, not the CPU.
     Auto,
     /// Always.
     On,
@@ -155,7 +169,8 @@ kinds! {
     Cores: "`auto` or a list of cores",
     Policy: "`fifo`, `edf`, `edf-legs`, `temporal`, `uncontrolled`, `clipper`, `nexus`, `gslice`, `max-throughput`, `max-min`, `dstack` or `fugato`",
     OperatingPoint: "`efficacy`, `work`, `knee` or `published`",
-    DeviceKind: "`auto` or `cpu`",
+    DeviceKind: "`auto`, `cpu` or `cuda`",
+    CudnnSearch: "`heuristic`, `exhaustive` or `fallback`",
     ModelControlMode: "`none`, `poll` or `explicit`",
     LogFormat: "`text` or `json`",
     Supervise: "`auto`, `on` or `off`",
@@ -356,8 +371,21 @@ section! {
         /// waits between operators (a quarter of SqueezeNet's time on two cores) and cost
         /// nothing measurable where something else wants the core.
         spin: Span = Span::from_micros(20);
+        /// Number of the NVIDIA device, among those that the process sees. The first.
+        gpu: u32 = 0;
+        /// An NVIDIA device that has not ended a leg after this time is taken to hang: the
+        /// server ends, for a supervisor to start another. No leg of a model that is worth
+        /// serving takes half a minute.
+        gpu_hang_after: Span = Span::from_millis(30_000);
+        /// A leg may take longer than that where it has been seen to: so many times the longest
+        /// run of its model, batch and partition. Twenty, since neighbours slow a leg down by
+        /// less.
+        gpu_hang_times: u32 = 20;
     }
-    unset {}
+    unset {
+        /// Folder with the libraries of CUDA and cuDNN, looked in before other places.
+        gpu_libraries: PathBuf = "the system's loader, then the `nvidia` packages of Python";
+    }
 }
 
 section! {
@@ -521,6 +549,19 @@ section! {
         /// under `temporal`, `clipper`, `nexus`, `gslice`, `max-throughput` and `max-min` for
         /// the one that they aim at; the other policies do not wait. Zero, as in Triton.
         max_queue_delay: Span = Span::default();
+        /// NVIDIA device: whether products of 32-bit floats may be rounded to 10 bits, which its
+        /// tensor cores compute faster. Off, since answers then differ from the CPU's in the
+        /// third digit.
+        tf32: bool = false;
+        /// NVIDIA device: whether convolutions run with channels last. Off: it helps some models
+        /// in half precision, and each session keeps weights of its own for it.
+        nhwc: bool = false;
+        /// NVIDIA device: how the way of each convolution is chosen. By quick rules, since
+        /// thorough ones take longer whenever a batch comes for the first time.
+        cudnn_search: CudnnSearch = CudnnSearch::Heuristic;
+        /// NVIDIA device: whether runs are captured into graphs, by batch, which start all
+        /// kernels of a run at once. On; a model that cannot be captured runs without.
+        cuda_graphs: bool = true;
     }
     unset {
         /// Latency objective, from the first byte of a request to its reply. No default:

@@ -187,3 +187,20 @@ fn a_server_for_others_needs_tls_and_tokens_or_says_insecure() {
         "`server.tls_key` is set and `server.tls_cert` is not, expected both or neither"
     );
 }
+
+#[test]
+fn a_supervisor_comes_by_itself_with_a_gpu_only() {
+    let supervised = |supervise: &str, gpu| {
+        let text = format!("[server]\nsupervise = \"{supervise}\"");
+        let config = Config::resolve(&file(&text)).expect("valid");
+        config.supervised(gpu)
+    };
+    for (supervise, on_cpu, on_gpu) in [
+        ("auto", false, true),
+        ("on", true, true),
+        ("off", false, false),
+    ] {
+        assert_eq!(supervised(supervise, false), on_cpu, "{supervise}");
+        assert_eq!(supervised(supervise, true), on_gpu, "{supervise}");
+    }
+}

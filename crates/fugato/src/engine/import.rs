@@ -18,7 +18,7 @@ impl ImportedModel {
     /// # Errors
     /// Where the runtime or the store cannot be had, or it is no model.
     pub fn read(config: &Config, model: &Path) -> Result<Self, PlanBenchError> {
-        let (_, store) = open::store(config)?;
+        let (_, store) = open::cpu_store(config)?;
         let graph = store.prepare(model)?.graph()?;
         Ok(Self { graph })
     }

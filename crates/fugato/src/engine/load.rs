@@ -8,14 +8,15 @@ use super::served::{Gate, ServedModel, ShapeClasses};
 use super::settings::Settings;
 use super::warm::{self, WarmUpError};
 use crate::api::ModelInfo;
-use crate::config::Config;
+use crate::config::{Config, CudnnSearch};
 use crate::modelconfig::{self, ModelConfigError};
 use crate::telemetry::ModelMetrics;
 use fugato_core::profile::{ModelProfile, ProfileError};
 use fugato_core::sched::{DynamicBatching, Input, ModelSpec, QueueLimits};
 use fugato_core::{BatchSize, DeviceId, ModelId};
 use fugato_device::{
-    Batches, Batching, LoadError, LoadOptions, ModelStore, StoredModel, TensorSpec,
+    Batches, Batching, ConvolutionSearch, GpuTuning, LoadError, LoadOptions, ModelStore,
+    StoredModel, TensorSpec,
 };
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -309,6 +310,16 @@ impl LoadPlan {
             max_batch,
             slots: config.slots.max(config.instances),
             batches,
+            gpu: GpuTuning {
+                tf32: config.tf32,
+                nhwc: config.nhwc,
+                convolutions: match config.cudnn_search {
+                    CudnnSearch::Heuristic => ConvolutionSearch::Heuristic,
+                    CudnnSearch::Exhaustive => ConvolutionSearch::Exhaustive,
+                    CudnnSearch::Fallback => ConvolutionSearch::Fallback,
+                },
+                graphs: config.cuda_graphs,
+            },
             ..LoadOptions::default()
         };
         Ok(Self {

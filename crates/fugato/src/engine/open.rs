@@ -3,35 +3,104 @@
 
 use super::load::DEVICE;
 use super::serve::ServeError;
-use crate::config::{Config, Cores};
+use crate::accelerator::{self, Accelerator};
+use crate::config::{Config, Cores, DeviceKind};
 use crate::runtime::{self, Surroundings};
 use fugato_core::policy::{CapacityRule, capacity_of};
 use fugato_core::sched::PolicySpec;
 use fugato_device::{
-    CpuDevice, CpuError, CpuOptions, EventSink, ModelStore, MonotonicClock, Profiler, Runtime,
+    AnyDevice, CpuDevice, CpuError, CpuOptions, DeviceEvent, EventSink, ModelStore, MonotonicClock,
+    Profiler, Runtime,
 };
-use std::sync::mpsc::channel;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Loads ONNX Runtime and opens the model store.
-pub(super) fn store(config: &Config) -> Result<(Arc<Runtime>, ModelStore), ServeError> {
+/// What models are loaded from and run by.
+pub(super) struct Opened {
+    pub(super) accelerator: Accelerator,
+    pub(super) ort: Arc<Runtime>,
+    pub(super) store: ModelStore,
+}
+
+/// Chooses the device, loads the ONNX Runtime that it needs and opens the model store.
+pub(super) fn store(config: &Config) -> Result<Opened, ServeError> {
+    let accelerator = accelerator::choose(config)?;
+    match &accelerator {
+        Accelerator::Cpu => {
+            let (ort, store) = cpu_store(config)?;
+            Ok(Opened {
+                accelerator,
+                ort,
+                store,
+            })
+        }
+        #[cfg(feature = "cuda")]
+        Accelerator::Cuda(parts) => {
+            let (ort, store) = store_of(config, &parts.runtime.path)?;
+            Ok(Opened {
+                store: store.for_any_device(),
+                accelerator,
+                ort,
+            })
+        }
+    }
+}
+
+/// As [`store`], for the CPU.
+pub(super) fn cpu_store(config: &Config) -> Result<(Arc<Runtime>, ModelStore), ServeError> {
     let library = runtime::find(
         config.runtime.onnxruntime.as_deref(),
         &Surroundings::of_process(),
     )?;
-    let ort = Runtime::load(&library.path)?;
-    tracing::info!(version = ort.version(), path = %library.path.display(), "ONNX Runtime loaded");
+    store_of(config, &library.path)
+}
+
+fn store_of(config: &Config, library: &Path) -> Result<(Arc<Runtime>, ModelStore), ServeError> {
+    let ort = Runtime::load(library)?;
+    tracing::info!(version = ort.version(), path = %library.display(), "ONNX Runtime loaded");
     let folder = config.model_store.dir.clone().ok_or(ServeError::NoStore)?;
     let store = ModelStore::open(&ort, folder).map_err(ServeError::Store)?;
     Ok((ort, store))
 }
 
-/// Makes the device, which reports to `sink`.
-pub(super) fn device(
-    config: &Config,
-    clock: MonotonicClock,
-    sink: EventSink,
-) -> Result<CpuDevice, CpuError> {
+impl Opened {
+    /// Makes the device, which reports to `sink`.
+    pub(super) fn device(
+        &self,
+        config: &Config,
+        clock: MonotonicClock,
+        sink: EventSink,
+    ) -> Result<AnyDevice, ServeError> {
+        match &self.accelerator {
+            Accelerator::Cpu => Ok(AnyDevice::Cpu(cpu(config, clock, sink)?)),
+            #[cfg(feature = "cuda")]
+            Accelerator::Cuda(parts) => {
+                let options = fugato_device::cuda::CudaOptions {
+                    ordinal: config.device.gpu,
+                    lanes: config.device.lanes,
+                    hang_least: config.device.gpu_hang_after.nanos(),
+                    hang_times: config.device.gpu_hang_times.into(),
+                };
+                tracing::info!(device = %parts.found, "models run on an NVIDIA device");
+                let device =
+                    fugato_device::cuda::CudaDevice::open(DEVICE, &options, &self.ort, clock, sink);
+                let device = device.map_err(accelerator::NoCuda::from)?;
+                Ok(AnyDevice::Cuda(device))
+            }
+        }
+    }
+
+    /// Makes the device for measurements, which alone start legs on it.
+    pub(super) fn profiler(&self, config: &Config) -> Result<Profiler<AnyDevice>, ServeError> {
+        let (sink, events) = listener();
+        let device = self.device(config, MonotonicClock::start(), sink)?;
+        Ok(Profiler::new(Arc::new(device), events))
+    }
+}
+
+/// Makes the CPU into a device, which reports to `sink`.
+fn cpu(config: &Config, clock: MonotonicClock, sink: EventSink) -> Result<CpuDevice, CpuError> {
     let cores = match &config.device.cores {
         Cores::Auto => Vec::new(),
         Cores::These(cores) => cores.iter().copied().map(usize::from).collect(),
@@ -52,8 +121,17 @@ pub(super) fn is_layered(policy: &PolicySpec) -> bool {
     capacity_of(policy) == CapacityRule::Layered
 }
 
-/// Makes the device for measurements, which alone start legs on it.
-pub(super) fn profiler(config: &Config) -> Result<Profiler<CpuDevice>, CpuError> {
+/// Makes the CPU into a device for measurements, on which models can be cut.
+pub(super) fn cpu_profiler(config: &Config) -> Result<Profiler<CpuDevice>, ServeError> {
+    if config.device.kind == DeviceKind::Cuda {
+        return Err(ServeError::NoPlans);
+    }
+    let (sink, events) = listener();
+    let device = cpu(config, MonotonicClock::start(), sink)?;
+    Ok(Profiler::new(Arc::new(device), events))
+}
+
+fn listener() -> (EventSink, Receiver<DeviceEvent>) {
     let (sender, events) = channel();
     let sender = Mutex::new(sender);
     let sink = Arc::new(move |event| {
@@ -61,6 +139,5 @@ pub(super) fn profiler(config: &Config) -> Result<Profiler<CpuDevice>, CpuError>
         // The receiver goes with the profiler, and with it whoever wants to know.
         let _ = sender.send(event);
     });
-    let device = device(config, MonotonicClock::start(), sink)?;
-    Ok(Profiler::new(Arc::new(device), events))
+    (sink, events)
 }

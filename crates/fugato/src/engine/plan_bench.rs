@@ -148,8 +148,8 @@ impl PlanBench {
         (share, batch): (Share, BatchSize),
         dim: Option<u64>,
     ) -> Result<Self, PlanBenchError> {
-        let (runtime, store) = open::store(config)?;
-        let profiler = open::profiler(config).map_err(ServeError::from)?;
+        let profiler = open::cpu_profiler(config)?;
+        let (runtime, store) = open::cpu_store(config)?;
         let stored = store.prepare(model)?;
         let info = model_info(&stored, batch, dim)?;
         let mut bench = Self::new(Parts {

@@ -143,12 +143,19 @@ impl Cutter {
     ) -> Option<Planned> {
         let longest = order.settings.model.legs.map(|legs| legs.nanos());
         let longest = longest.filter(|&longest| longest > Nanos::ZERO)?;
-        let _alone = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let model = order.name.as_str();
+        if !runner.device.is_cpu() {
+            tracing::warn!(
+                model,
+                "`legs` is for the CPU; an NVIDIA device runs a task in one leg"
+            );
+            return None;
+        }
+        let _alone = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let items = items(info, &order.settings, &order.folder);
         let legs = items.and_then(|items| {
             let parts = Parts {
-                profiler: open::profiler(config).map_err(|error| error.to_string())?,
+                profiler: open::cpu_profiler(config).map_err(|error| error.to_string())?,
                 stored: stored.clone(),
                 runtime: runner.profiles.runtime().to_owned(),
                 share: Share(1),

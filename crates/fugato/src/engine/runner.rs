@@ -16,7 +16,7 @@ use crate::error::{InferError, QueueLimit};
 use crate::telemetry::{ModelGauges, RequestTimes, Telemetry, Traces};
 use fugato_core::sched::{self, Arrival, Input};
 use fugato_core::{BatchSize, ModelId, Nanos, RequestId, Timestamp};
-use fugato_device::{CpuDevice, MonotonicClock};
+use fugato_device::{AnyDevice, MonotonicClock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -28,7 +28,7 @@ pub(super) struct Runner {
     pub(super) clock: MonotonicClock,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) telemetry: Arc<Telemetry>,
-    pub(super) device: Arc<CpuDevice>,
+    pub(super) device: Arc<AnyDevice>,
     pub(super) table: Table,
     /// Whether the first loading has ended.
     pub(super) loaded: AtomicBool,

@@ -10,6 +10,7 @@ use super::profiles::{ProfileFileError, Profiles};
 use super::runner::Runner;
 use super::table::Table;
 use super::timeline::{LiveTimeline, TimelineFile, TimelineFileError};
+use crate::accelerator::NoCuda;
 use crate::config::{ByteSize, Config, ConfigError, ModelControlMode};
 use crate::driver::{
     self, DriverParts, FileRecorder, Hooks, Mailbox, ProfileEvent, RealClock, RecorderThread,
@@ -92,6 +93,15 @@ pub enum ServeError {
     /// The CPU cannot be a device.
     #[error("the CPU cannot be used as configured")]
     Cpu(#[from] CpuError),
+    /// There is no NVIDIA device to use.
+    #[error("no NVIDIA device can be used")]
+    Cuda(#[from] NoCuda),
+    /// An NVIDIA device runs no plans.
+    #[error(
+        "plans are made on the CPU, since an NVIDIA device runs a model in one leg\n\nhint: leave \
+         `--device cuda` away"
+    )]
+    NoPlans,
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -222,13 +232,14 @@ impl Running {
             Some(supervisor) => supervisor.watch().map_err(os("watching the supervisor"))?,
             None => CancellationToken::new(),
         };
-        let (ort, store) = open::store(&config)?;
+        let opened = open::store(&config)?;
 
         let clock = MonotonicClock::start();
         let mailbox = Arc::new(Mailbox::new(clock, ARRIVALS_MAX));
         let events = Arc::clone(&mailbox);
         let sink = Arc::new(move |event| events.device(event));
-        let device = Arc::new(open::device(&config, clock, sink)?);
+        let device = Arc::new(opened.device(&config, clock, sink)?);
+        let open::Opened { ort, store, .. } = opened;
         mailbox.control(Input::DeviceAdded(device.spec().clone()));
         let profiles = Profiles::open(&config, device.profile_key(), ort.profile_key())?;
         let profiles = Arc::new(profiles);

@@ -13,14 +13,14 @@ use crate::repository::{self, ModelEntry, Repository};
 use fugato_core::profile::DeviceKey;
 use fugato_core::{ModelId, Nanos};
 use fugato_device::{
-    CpuDevice, Device, LoadOptions, ModelStore, Profiler, RequestInputs, partitions_beside,
+    AnyDevice, Device, LoadOptions, ModelStore, Profiler, RequestInputs, partitions_beside,
 };
 use std::path::Path;
 
 /// A device with models on it.
 pub struct Workbench {
     /// Makes visits on the device.
-    pub profiler: Profiler<CpuDevice>,
+    pub profiler: Profiler<AnyDevice>,
     /// What a profile calls the device.
     pub device: DeviceKey,
     /// What a profile calls the runtime.
@@ -69,8 +69,9 @@ impl Workbench {
     /// # Errors
     /// As a server's start. A model that cannot be loaded is only noted.
     pub fn open(config: &Config, found: &Repository) -> Result<Self, ServeError> {
-        let (ort, store) = open::store(config)?;
-        let profiler = open::profiler(config)?;
+        let opened = open::store(config)?;
+        let profiler = opened.profiler(config)?;
+        let open::Opened { ort, store, .. } = opened;
         let mut bench = Self {
             device: profiler.device().profile_key(),
             runtime: ort.profile_key(),
@@ -127,7 +128,7 @@ impl Workbench {
 }
 
 /// The sets of buffers that a model needs to fill every partition at once.
-fn slots(device: &CpuDevice) -> u16 {
+fn slots(device: &AnyDevice) -> u16 {
     let spec = device.spec();
     let partitions = spec.partitions.iter();
     let beside = partitions.map(|partition| partitions_beside(spec, partition.id).len());

@@ -9,7 +9,7 @@ use fugato_core::profile::{
     AnalysisOptions, Changeover, ModelProfile, PointKey, Survey, SurveyOptions, Wanted, analyse,
     conclude,
 };
-use fugato_device::{CpuDevice, Device, Profiler, RequestInputs, Visit, Walk, partitions_beside};
+use fugato_device::{AnyDevice, Device, Profiler, RequestInputs, Visit, Walk, partitions_beside};
 use std::collections::BTreeMap;
 
 pub(super) struct Subject {
@@ -147,7 +147,7 @@ impl Subject {
 
     /// Takes the first item that the model runs at all; where it runs none, the survey
     /// will say why at every point.
-    pub(super) fn choose_item(&mut self, profiler: &mut Profiler<CpuDevice>) {
+    pub(super) fn choose_item(&mut self, profiler: &mut Profiler<AnyDevice>) {
         for item in &self.model.items {
             self.item = item.clone();
             let visit = Visit {
@@ -189,7 +189,7 @@ impl Subject {
     /// Makes a visit; what it finds, or why it fails, goes into the survey.
     pub(super) fn visit(
         &mut self,
-        profiler: &mut Profiler<CpuDevice>,
+        profiler: &mut Profiler<AnyDevice>,
         wanted: &Wanted,
         stopped: impl Fn() -> bool,
     ) {

@@ -1,5 +1,6 @@
 //! The metrics, as Prometheus reads them.
 
+use super::gpu::GpuMetrics;
 use super::profiles::ProfileMetrics;
 use super::statistics::{AllCounts, ModelCounts};
 use crate::api::ModelStatistics;
@@ -87,6 +88,7 @@ pub struct Telemetry {
     device_legs: Counter,
     device_bytes: Counter,
     device_bytes_out: Counter,
+    gpu: GpuMetrics,
     worker_restarts: Counter,
 }
 
@@ -116,6 +118,7 @@ impl Telemetry {
             device_legs: Counter::default(),
             device_bytes: Counter::default(),
             device_bytes_out: Counter::default(),
+            gpu: GpuMetrics::default(),
             worker_restarts: Counter::default(),
             registry: Registry::default(),
         };
@@ -208,7 +211,7 @@ impl Telemetry {
         );
         registry.register(
             "device_legs",
-            "Legs that the CPU device ended, well or badly",
+            "Legs that the device ended, well or badly",
             self.device_legs.clone(),
         );
         registry.register(
@@ -221,6 +224,7 @@ impl Telemetry {
             "Bytes of results that the device copied: strings, and outputs that are inputs",
             self.device_bytes_out.clone(),
         );
+        self.gpu.register(registry);
         registry.register(
             "worker_restarts",
             "Workers that the supervisor started before this one, after others that ended abnormally",
@@ -337,6 +341,9 @@ impl Telemetry {
             counter
                 .inner()
                 .store(count, std::sync::atomic::Ordering::Relaxed);
+        }
+        if let Some(health) = &device.gpu {
+            self.gpu.show(health);
         }
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing into a string does not fail");

@@ -1,0 +1,229 @@
+//! Which device models run on: what was asked for, and what is there.
+//!
+//! An NVIDIA device needs the driver, the build of ONNX Runtime that has the CUDA provider, and
+//! the vendor's libraries. [`choose`] looks for all of them before any is used, so that `auto`
+//! takes the CPU where one is missing and `cuda` says which.
+
+use crate::config::{Config, DeviceKind};
+#[cfg(feature = "cuda")]
+use crate::runtime::Library;
+use crate::runtime::{self, FindGpuError, Surroundings};
+#[cfg(feature = "cuda")]
+use fugato_device::cuda::{CudaLibraries, Found, LibrariesMissing, NoDriver, find};
+use std::path::Path;
+
+/// The device to use.
+#[derive(Debug)]
+pub enum Accelerator {
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA device.
+    #[cfg(feature = "cuda")]
+    Cuda(Box<CudaParts>),
+}
+
+/// What an NVIDIA device needs, found and loaded.
+#[cfg(feature = "cuda")]
+#[derive(Debug)]
+pub struct CudaParts {
+    /// The device.
+    pub found: Found,
+    /// ONNX Runtime, of the build with the CUDA provider.
+    pub runtime: Library,
+    /// The vendor's libraries.
+    pub libraries: CudaLibraries,
+}
+
+/// Why no NVIDIA device can be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoCuda {
+    /// This program was built without them.
+    #[error("this program was built without the feature `cuda`")]
+    NotBuilt,
+    /// There is no driver, it is too old, or it has no such device.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Driver(#[from] NoDriver),
+    /// There is no ONNX Runtime for it.
+    #[error(transparent)]
+    Runtime(#[from] FindGpuError),
+    /// Libraries of the vendor are missing.
+    #[cfg(feature = "cuda")]
+    #[error(
+        "{0}\n\nhint: install CUDA 13 and cuDNN 9, or name a folder that has them with \
+         `device.gpu_libraries`"
+    )]
+    Libraries(LibrariesMissing),
+}
+
+impl NoCuda {
+    /// What is missing, as one line.
+    pub fn reason(&self) -> String {
+        let text = self.to_string();
+        let (reason, _) = text.split_once("\n\nhint: ").unwrap_or((&text, ""));
+        reason.lines().collect::<Vec<_>>().join(" ")
+    }
+
+    /// What to do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        let text = self.to_string();
+        let (_, hint) = text.split_once("\n\nhint: ")?;
+        Some(hint.to_owned())
+    }
+
+    /// Whether there is a device, which only lacks something to be used.
+    pub fn is_repairable(&self) -> bool {
+        match self {
+            Self::NotBuilt => false,
+            #[cfg(feature = "cuda")]
+            Self::Driver(reason) => matches!(reason, NoDriver::Old { .. }),
+            Self::Runtime(_) => true,
+            #[cfg(feature = "cuda")]
+            Self::Libraries(_) => true,
+        }
+    }
+}
+
+/// Chooses the device that the configuration asks for.
+///
+/// # Errors
+/// Where it asks for an NVIDIA device and none can be used.
+pub fn choose(config: &Config) -> Result<Accelerator, NoCuda> {
+    match config.device.kind {
+        DeviceKind::Cpu => Ok(Accelerator::Cpu),
+        DeviceKind::Cuda => look(config),
+        DeviceKind::Auto => Ok(look(config).unwrap_or_else(|missing| {
+            let why = missing.reason();
+            tracing::info!(why, "no NVIDIA device is used; models run on the CPU");
+            Accelerator::Cpu
+        })),
+    }
+}
+
+/// Looks for an NVIDIA device and loads what it needs.
+///
+/// # Errors
+/// What is missing, the first thing that is.
+#[cfg(feature = "cuda")]
+pub fn look(config: &Config) -> Result<Accelerator, NoCuda> {
+    let found = find(config.device.gpu)?;
+    let given = config.runtime.onnxruntime.as_deref();
+    let runtime = runtime::find_gpu(given, &Surroundings::of_process())?;
+    let folders: Vec<_> = config.device.gpu_libraries.iter().cloned().collect();
+    let libraries = CudaLibraries::load(&folders).map_err(NoCuda::Libraries)?;
+    Ok(Accelerator::Cuda(Box::new(CudaParts {
+        found,
+        runtime,
+        libraries,
+    })))
+}
+
+/// Looks for an NVIDIA device.
+///
+/// # Errors
+/// Always: this program was built without them.
+#[cfg(not(feature = "cuda"))]
+pub fn look(_config: &Config) -> Result<Accelerator, NoCuda> {
+    Err(NoCuda::NotBuilt)
+}
+
+/// Whether an NVIDIA device is likely to be used, by the files that are there: nothing is
+/// loaded, since who asks is a supervisor.
+pub fn is_likely(config: &Config) -> bool {
+    match config.device.kind {
+        DeviceKind::Cpu => false,
+        DeviceKind::Cuda => true,
+        DeviceKind::Auto if cfg!(feature = "cuda") => {
+            let given = config.runtime.onnxruntime.as_deref();
+            has_driver(Path::new("/"))
+                && runtime::find_gpu(given, &Surroundings::of_process()).is_ok()
+        }
+        DeviceKind::Auto => false,
+    }
+}
+
+/// Whether the kernel's half of the driver is there.
+fn has_driver(root: &Path) -> bool {
+    // The last is what Windows offers to its Linux.
+    let places = ["proc/driver/nvidia/version", "dev/nvidiactl", "dev/dxg"];
+    places.iter().any(|place| root.join(place).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    fn config(kind: DeviceKind) -> Config {
+        let mut sources = Sources::default();
+        sources.flags.device.kind = Some(kind);
+        Config::resolve(&sources).expect("the defaults are right")
+    }
+
+    #[test]
+    fn auto_takes_what_is_there_and_cuda_says_what_is_missing() {
+        assert!(matches!(
+            choose(&config(DeviceKind::Cpu)),
+            Ok(Accelerator::Cpu)
+        ));
+        // Machines differ, but `auto` and `cuda` must agree.
+        let asked = choose(&config(DeviceKind::Cuda));
+        let auto = choose(&config(DeviceKind::Auto)).expect("the CPU is always there");
+        match asked {
+            Ok(_) => assert!(!matches!(auto, Accelerator::Cpu)),
+            Err(missing) => {
+                assert!(matches!(auto, Accelerator::Cpu));
+                assert!(!missing.reason().is_empty() && !missing.reason().contains('\n'));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_missing_comes_with_a_way_out() {
+        let looked_at = vec!["lib/libonnxruntime.so".into()];
+        let missing = NoCuda::from(FindGpuError::from(runtime::FindError { looked_at }));
+        assert!(missing.is_repairable());
+        assert!(missing.hint().expect("a hint").contains("make runtime-gpu"));
+        assert!(
+            missing.reason().contains("lib/libonnxruntime.so"),
+            "{}",
+            missing.reason()
+        );
+        assert!(!NoCuda::NotBuilt.is_repairable());
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn each_missing_part_is_named() {
+        let old = NoCuda::from(NoDriver::Old {
+            found: 12_020,
+            least: 12_050,
+        });
+        assert!(old.is_repairable() && old.reason().contains("CUDA 12.2, expected at least 12.5"));
+        let none = NoCuda::from(NoDriver::Library);
+        assert!(!none.is_repairable() && none.reason().contains("libcuda.so.1"));
+        let libraries = NoCuda::Libraries(LibrariesMissing {
+            missing: vec!["libcudnn.so.9"],
+            looked_in: Vec::new(),
+            refused: Vec::new(),
+        });
+        assert!(
+            libraries.reason().starts_with("libcudnn.so.9 not found"),
+            "{}",
+            libraries.reason()
+        );
+        assert!(libraries.hint().expect("a hint").contains("cuDNN 9"));
+    }
+
+    #[test]
+    fn a_supervisor_goes_by_files() {
+        assert!(is_likely(&config(DeviceKind::Cuda)));
+        assert!(!is_likely(&config(DeviceKind::Cpu)));
+        let root = tempfile::tempdir().expect("a folder");
+        assert!(!has_driver(root.path()));
+        std::fs::create_dir_all(root.path().join("dev")).expect("a folder");
+        std::fs::write(root.path().join("dev/nvidiactl"), "").expect("a file");
+        assert!(has_driver(root.path()));
+    }
+}
