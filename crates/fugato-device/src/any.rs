@@ -15,7 +15,7 @@ pub enum AnyDevice {
     Cpu(CpuDevice),
     /// An NVIDIA device.
     #[cfg(feature = "cuda")]
-    Cuda(CudaDevice),
+    Cuda(Box<CudaDevice>),
 }
 
 /// Does the same with each kind of device.

@@ -194,9 +194,9 @@ impl AsMut<[u8]> for PinnedMemory {
 
 impl Drop for PinnedMemory {
     fn drop(&mut self) {
-        // SAFETY: owned, and freed only here; freeing waits for the device's work.
         let ended = self.gpu.make_current().map(|()| {
             let address = self.address.as_ptr().cast();
+            // SAFETY: owned, and freed only here; freeing waits for the device's work.
             beside_captures(|| unsafe { sys::cuMemFreeHost(address) })
         });
         match ended {

@@ -86,7 +86,7 @@ impl Opened {
                 let device =
                     fugato_device::cuda::CudaDevice::open(DEVICE, &options, &self.ort, clock, sink);
                 let device = device.map_err(accelerator::NoCuda::from)?;
-                Ok(AnyDevice::Cuda(device))
+                Ok(AnyDevice::Cuda(Box::new(device)))
             }
         }
     }

@@ -86,12 +86,14 @@ impl Rig {
         let task = work.start.task;
         self.device.start(work);
         assert!(matches!(self.event(), DeviceEvent::Started { task: of, .. } if of == task));
-        match self.event() {
-            DeviceEvent::Finished {
-                task: of, result, ..
-            } if of == task => result,
-            other => panic!("{task} ends, not {other:?}"),
-        }
+        let DeviceEvent::Finished {
+            task: of, result, ..
+        } = self.event()
+        else {
+            panic!("{task} ends");
+        };
+        assert_eq!(of, task);
+        result
     }
 
     fn pass(&self, time: Nanos) {
