@@ -61,8 +61,10 @@ impl AnyDevice {
     /// Says whether urgent legs are going to be started over running ones. A device without
     /// urgent lanes has nothing to do.
     pub fn set_layered(&self, layered: bool) {
-        if let Self::Cpu(device) = self {
-            device.set_layered(layered);
+        match self {
+            Self::Cpu(device) => device.set_layered(layered),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => {}
         }
     }
 

@@ -28,6 +28,7 @@ mod memory;
 mod model;
 mod nvidia;
 mod nvml;
+mod open;
 mod stream;
 
 pub use driver::{CudaError, Driver, NoDriver};
@@ -37,5 +38,5 @@ pub use layout::{SmGranularity, SmLayout};
 pub use libraries::{CudaLibraries, LibrariesMissing};
 pub use memory::{DeviceMemory, PinnedMemory};
 pub use model::{CudaModel, CudaModelError, CudaModelOptions, Port};
-pub use nvidia::{CudaDevice, CudaOptions};
+pub use open::{CudaDevice, CudaOptions};
 pub use stream::{Event, Stream};

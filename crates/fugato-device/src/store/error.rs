@@ -3,6 +3,7 @@
 use super::part::CutError;
 use super::wire::WireError;
 use crate::capi::OrtError;
+#[cfg(feature = "cuda")]
 use crate::tensor::ElementType;
 use fugato_core::graph::GraphError;
 use ort::ErrorCode;
@@ -111,6 +112,7 @@ pub(crate) enum LoadCause {
     Cut(#[from] CutError),
     #[error("ONNX Runtime failed")]
     Runtime(#[source] OrtError),
+    #[cfg(feature = "cuda")]
     #[error(
         "{direction} `{name}` is {element} of shape {}; an NVIDIA device needs a type of fixed \
          size and a fixed shape, the batch excepted; hint: serve it with `--device cpu`",
@@ -122,15 +124,19 @@ pub(crate) enum LoadCause {
         shape: Vec<Option<u64>>,
         element: ElementType,
     },
+    #[cfg(feature = "cuda")]
     #[error("the device has not the memory for it: {detail}")]
     DeviceMemory { detail: String },
+    #[cfg(feature = "cuda")]
     #[error("the device cannot hold it: {detail}")]
     Device { detail: String },
+    #[cfg(feature = "cuda")]
     #[error("the device is lost to this process: {detail}")]
     DeviceLost { detail: String },
 }
 
 /// A shape with `?` for what varies.
+#[cfg(feature = "cuda")]
 fn shown(shape: &[Option<u64>]) -> String {
     let dim = |dim: &Option<u64>| dim.map_or("?".to_owned(), |dim| dim.to_string());
     let dims: Vec<_> = shape.iter().map(dim).collect();
@@ -221,8 +227,11 @@ impl LoadError {
             LoadCause::Graph(_) => LoadErrorKind::InvalidModel,
             LoadCause::Store { .. } => LoadErrorKind::Store,
             LoadCause::Runtime(_) => LoadErrorKind::Runtime,
+            #[cfg(feature = "cuda")]
             LoadCause::NotFixed { .. } => LoadErrorKind::UnsupportedInterface,
+            #[cfg(feature = "cuda")]
             LoadCause::DeviceMemory { .. } => LoadErrorKind::DeviceMemory,
+            #[cfg(feature = "cuda")]
             LoadCause::Device { .. } | LoadCause::DeviceLost { .. } => LoadErrorKind::Device,
         }
     }
