@@ -58,6 +58,37 @@ fn a_model_is_optimised_once() {
     assert_works(&bench, &second);
 }
 
+/// A device that is not the CPU has no operators of the CPU's own layout.
+#[test]
+fn a_model_for_any_device_keeps_to_onnx_and_answers_alike() {
+    let bench = Bench::new();
+    let zoo = fugato_zoo::find("squeezenet1_1").unwrap();
+    let path = &bench.write("squeezenet.onnx", &zoo.build(1));
+    let own = bench.store.prepare(path).unwrap();
+    let any = bench.store.clone().for_any_device().prepare(path).unwrap();
+    assert_ne!(own.optimised_graph(), any.optimised_graph());
+    assert!(!any.was_cached());
+    let graph = any.graph().unwrap();
+    let mut kinds = graph
+        .graph()
+        .operators()
+        .iter()
+        .map(|operator| &*operator.op_type);
+    assert!(!kinds.any(|kind| kind.starts_with("Reorder") || kind.starts_with("Fused")));
+    // Its large weights are apart, for a device to have once.
+    let (weights, bytes) = any.shared_weights();
+    assert!(
+        weights > 20 && bytes > 4_000_000,
+        "{weights} of {bytes} bytes"
+    );
+    let input = common::zoo::item(zoo, 3);
+    let run = |path: &Path| {
+        let mut session = PlainSession::load(&bench.runtime, path, 1).unwrap();
+        as_f32(&session.run(&input).unwrap()[0])
+    };
+    common::assert_close(&run(any.optimised_graph()), &run(path), 1e-4);
+}
+
 #[test]
 fn a_damaged_entry_is_rebuilt() {
     let bench = Bench::new();
