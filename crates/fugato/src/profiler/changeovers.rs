@@ -6,7 +6,7 @@ use super::subject::Subject;
 use super::{End, Run};
 use fugato_core::profile::Changeover;
 use fugato_core::{Nanos, PartitionId};
-use fugato_device::{CpuDevice, Profiler, VisitError, Walk};
+use fugato_device::{AnyDevice, Profiler, VisitError, Walk};
 
 /// Pairs of runs per share: an odd number, so that the median is one of them, and enough that a
 /// disturbed one or two do not move it far.
@@ -64,7 +64,7 @@ impl Run {
 /// each pair follows the next of the others. `launches` gets the times from one run's end to the
 /// start of the next.
 fn extra(
-    profiler: &mut Profiler<CpuDevice>,
+    profiler: &mut Profiler<AnyDevice>,
     run: &Walk,
     others: &[&Walk],
     partition: PartitionId,
