@@ -80,7 +80,7 @@ pub struct FugatoParts {
     pub dequeue: bool,
     /// Whether that interval is the one of least work at the rate of arrivals.
     pub work_interval: bool,
-    /// Whether batches grow no larger than the one that holds the most, as [`pair`] finds it.
+    /// Whether batches grow no larger than the one that holds the most.
     pub best_batch: bool,
     /// Whether what is late or dear is given up.
     pub give_up: bool,

@@ -203,7 +203,7 @@ impl Point {
 /// Service times of models, leg by leg, from their profiles.
 #[derive(Debug)]
 pub struct ProfiledService {
-    /// `[model][leg]`, by [`ModelId`](crate::ModelId) and [`LegIndex`](crate::LegIndex).
+    /// `[model][leg]`, by [`ModelId`] and [`LegIndex`](crate::LegIndex).
     tables: Vec<Arc<[ServiceTable]>>,
     /// By [`PartitionId`](crate::PartitionId).
     atoms: Vec<AtomSet>,
