@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** once the device is lost nothing is given to it, nothing of it is waited for,
 //! and no memory that it may write to is given back: every leg ends as
-//! [`RunErrorKind::DeviceLost`](crate::RunErrorKind::DeviceLost), and the process is to end.
+//! [`RunErrorKind::DeviceLost`], and the process is to end.
 
 mod lane;
 mod model;
