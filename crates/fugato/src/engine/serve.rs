@@ -1,43 +1,36 @@
 //! A whole server: device, driver, engine, protocols, signals.
 
+mod error;
+
 use super::Engine;
 use super::journal::Journal;
 use super::lifecycle::{Lifecycle, LoadCounts, Seen};
 use super::live::LiveModels;
 use super::load::{DEVICE, ModelsById};
 use super::open;
-use super::profiles::{ProfileFileError, Profiles};
+use super::profiles::Profiles;
 use super::runner::Runner;
 use super::table::Table;
-use super::timeline::{LiveTimeline, TimelineFile, TimelineFileError};
-use crate::accelerator::NoCuda;
+use super::timeline::{LiveTimeline, TimelineFile};
 use crate::config::{ByteSize, Config, ConfigError, ModelControlMode};
 use crate::driver::{
     self, DriverParts, FileRecorder, Hooks, Mailbox, ProfileEvent, RealClock, RecorderThread,
-    RecordingError, TaskTiming,
+    TaskTiming,
 };
 use crate::repository::{self, ScanError};
-use crate::runtime::FindError;
-use crate::server::{
-    Addresses, BindError, Drained, Server, ServerOptions, Sockets, Tls, TlsError, TokenFileError,
-    Tokens,
-};
+use crate::server::{Addresses, Drained, Server, ServerOptions, Sockets, Tls, Tokens};
 use crate::shm::{SharedMemory, SharedMemoryOptions};
 use crate::supervisor::Supervised;
-use crate::telemetry::{Telemetry, TraceExportError, TraceOptions, Traces};
+use crate::telemetry::{Telemetry, TraceOptions, Traces};
 use fugato_core::ModelId;
 use fugato_core::driver::{Recorder, RecordingFooter};
-use fugato_core::sched::{
-    DeadlineMode, Input, PolicySettingError, QueueLimits, Scheduler, SchedulerConfig,
-};
-use fugato_device::{
-    CpuError, Device, LoadError, MonotonicClock, RuntimeError, bound_heap, hasten_this_thread,
-};
+use fugato_core::sched::{DeadlineMode, Input, QueueLimits, Scheduler, SchedulerConfig};
+use fugato_device::{Device, MonotonicClock, bound_heap, hasten_this_thread};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -48,6 +41,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch::{self, Receiver, Sender};
 use tokio::task;
 use tokio_util::sync::CancellationToken;
+
+pub use error::ServeError;
+use error::os;
 
 /// Requests that may wait for the driver's next look: a few milliseconds' worth at a
 /// hundred thousand per second.
@@ -64,95 +60,6 @@ const INSIST_AFTER: Duration = Duration::from_secs(1);
 /// How long clients may take to hear that nothing is served any more, where the device or the
 /// driver is gone: there are no replies to wait for, and clients wait for the next server.
 const LOST_DRAIN: Duration = Duration::from_secs(1);
-
-/// Why a server cannot start, or did not end well.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ServeError {
-    /// No repository is configured.
-    #[error("no model repository is given\n\nhint: name its folder with `--model-repository`")]
-    NoRepository,
-    /// No folder for the model store is configured and the environment names none.
-    #[error("no folder for the model store: set `--model-store`, or HOME")]
-    NoStore,
-    /// The library was not found.
-    #[error(transparent)]
-    Find(#[from] FindError),
-    /// The library cannot be used.
-    #[error("ONNX Runtime cannot be used")]
-    Runtime(#[from] RuntimeError),
-    /// The repository cannot be read.
-    #[error(transparent)]
-    Scan(#[from] ScanError),
-    /// The configuration has a section for a model that is not in the repository.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The model store cannot be used.
-    #[error("the model store cannot be used")]
-    Store(#[source] LoadError),
-    /// The CPU cannot be a device.
-    #[error("the CPU cannot be used as configured")]
-    Cpu(#[from] CpuError),
-    /// There is no NVIDIA device to use.
-    #[error("no NVIDIA device can be used")]
-    Cuda(#[from] NoCuda),
-    /// An NVIDIA device runs no plans.
-    #[error(
-        "plans are made on the CPU, since an NVIDIA device runs a model in one leg\n\nhint: leave \
-         `--device cuda` away"
-    )]
-    NoPlans,
-    /// The certificate cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The tokens cannot be used.
-    #[error(transparent)]
-    Tokens(#[from] TokenFileError),
-    /// A port cannot be had.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// Traces cannot be exported.
-    #[error(transparent)]
-    Traces(#[from] TraceExportError),
-    /// The recording cannot be written.
-    #[error(transparent)]
-    Recording(#[from] RecordingError),
-    /// The timeline cannot be written.
-    #[error(transparent)]
-    Timeline(#[from] TimelineFileError),
-    /// The profile that was given cannot be used.
-    #[error(transparent)]
-    Profile(#[from] ProfileFileError),
-    /// The device is lost to this process. A new one may have it.
-    #[error("the device is lost to this process: {detail}")]
-    DeviceLost {
-        /// What the device said.
-        detail: String,
-    },
-    /// The policy's settings are not of this device.
-    #[error(transparent)]
-    Policy(#[from] PolicySettingError),
-    /// The operating system refused something.
-    #[error("{what} failed")]
-    Io {
-        /// What.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// The ready file cannot be written.
-    #[error("the ready file `{}` cannot be written", path.display())]
-    ReadyFile {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-fn os(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
-    move |source| ServeError::Io { what, source }
-}
 
 /// What a server was given by whoever started its process.
 #[derive(Debug, Default)]
