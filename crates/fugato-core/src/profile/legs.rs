@@ -10,12 +10,14 @@
 //! | synthetic | its kernels in an order that is drawn, cut as soon as the next one would make the leg too long. A kernel that is too long is a leg |
 //! | measured | of each batch the time at the best share, and what smaller shares add to it. A leg has a part of each, drawn apart: that of the first from 0.5 to 1.5 of an even part, that of the second from 0.25 to 1.75 times as much. A leg that has less of what is added has its knee lower than the model |
 //!
-//! How long a leg is counts at the model's largest batch and its knee.
+//! How long a leg is counts at the model's largest batch, or at the largest that it is to run
+//! in where that is smaller, and at its knee.
 
 use super::analyse::{AnalysisOptions, conclude};
 use super::file::{Fit, GridPoint, LegProfile, ModelProfile, Profile};
 use super::parallelism::{Kernel, KernelList};
 use super::surface::{Estimate, Load, Surface};
+use crate::id::BatchSize;
 use crate::time::Nanos;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -28,7 +30,7 @@ const LEGS_MAX: usize = 256;
 /// How a model is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Division {
-    /// The longest leg, at the model's largest batch and its knee.
+    /// The longest leg, at the largest batch and the model's knee.
     pub leg_max: Nanos,
     /// What is drawn, is drawn from this.
     pub seed: u64,
@@ -43,6 +45,17 @@ impl Profile {
     /// Each leg has a table as large as its model's.
     #[must_use]
     pub fn divided(&self, division: Division) -> Self {
+        self.divided_within(division, |_| None)
+    }
+
+    /// As [`divided`](Self::divided), of models that run in no larger batches than `most` says by
+    /// name: what a server cuts is the batch it was given, not the largest that was measured.
+    #[must_use]
+    pub fn divided_within(
+        &self,
+        division: Division,
+        most: impl Fn(&str) -> Option<BatchSize>,
+    ) -> Self {
         let mut divided = self.clone();
         let mut options = AnalysisOptions::new(self.device.slices);
         options.interval_floor = 0.0;
@@ -50,12 +63,17 @@ impl Profile {
             if !model.legs.is_empty() {
                 continue;
             }
+            let batch = most(&model.name).map_or(u32::MAX, |most| most.0);
+            let batch = batch.min(largest(model));
             let mut rng = ChaCha8Rng::seed_from_u64(division.seed);
             rng.set_stream(index);
             let kernels = model.fit.as_ref().filter(|_| self.synthetic);
             let mut legs = match kernels {
-                Some(fit) => by_kernels(model, fit, division.leg_max, &mut rng),
-                None => by_points(model, self.device.slices, division.leg_max, &mut rng),
+                Some(fit) => by_kernels(model, fit, (division.leg_max, batch), &mut rng),
+                None => {
+                    let length = (division.leg_max, batch);
+                    by_points(model, self.device.slices, length, &mut rng)
+                },
             };
             if legs.len() > 1 {
                 legs.iter_mut().for_each(|leg| conclude(leg, &options));
@@ -132,7 +150,7 @@ fn blank(model: &ModelProfile) -> ModelProfile {
 fn by_kernels(
     model: &ModelProfile,
     fit: &Fit,
-    leg_max: Nanos,
+    (leg_max, batch): (Nanos, u32),
     rng: &mut ChaCha8Rng,
 ) -> Vec<ModelProfile> {
     let mut order: Vec<Kernel> = Vec::new();
@@ -145,7 +163,7 @@ fn by_kernels(
         }
     }
     order.shuffle(rng);
-    let (batch, share) = (f64::from(largest(model)), f64::from(knee(model)));
+    let (batch, share) = (f64::from(batch), f64::from(knee(model)));
     let long = |kernels: &[Kernel]| {
         let times = kernels.iter();
         let times = times.map(|kernel| kernel.latency_s(batch, share, fit.model.sync_s));
@@ -190,11 +208,11 @@ fn by_kernels(
 fn by_points(
     model: &ModelProfile,
     slices: u16,
-    leg_max: Nanos,
+    (leg_max, batch): (Nanos, u32),
     rng: &mut ChaCha8Rng,
 ) -> Vec<ModelProfile> {
     let surface = Surface::new(model, slices);
-    let Some(whole) = surface.under(largest(model), knee(model), Load::Alone) else {
+    let Some(whole) = surface.under(batch, knee(model), Load::Alone) else {
         return Vec::new();
     };
     let even = whole.median_s / leg_max.as_secs_f64();
@@ -211,7 +229,7 @@ fn by_points(
             .collect();
         let at = |leg: &ModelProfile| {
             let leg = Surface::new(leg, slices);
-            leg.under(largest(model), knee(model), Load::Alone)
+            leg.under(batch, knee(model), Load::Alone)
         };
         let short =
             |leg: &ModelProfile| at(leg).is_none_or(|leg| leg.median_s <= leg_max.as_secs_f64());
@@ -361,6 +379,27 @@ mod tests {
                     assert!(knees.len() > 1, "{}: {knees:?}", model.name);
                     assert!(model.legs.iter().all(|leg| leg.assumed));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn legs_are_counted_at_the_batch_that_runs() {
+        for measured in [false, true] {
+            let mut profile = v100_dstack();
+            profile.synthetic = !measured;
+            let whole = profile.divided(DIVISION);
+            let of_two = profile.divided_within(DIVISION, |name| {
+                (name == "vgg19").then_some(BatchSize(2))
+            });
+            of_two.check().expect("a sound profile");
+            for (two, whole) in of_two.models.iter().zip(&whole.models) {
+                if two.name != "vgg19" {
+                    assert_eq!(two, whole);
+                    continue;
+                }
+                assert!(two.legs.len() < whole.legs.len());
+                assert!(error(two, 80) < 1e-9, "larger batches are still known");
             }
         }
     }

@@ -101,8 +101,8 @@ pub struct Args {
     /// What each such turn costs
     #[arg(long, value_name = "TIME", default_value = "20us")]
     pub switch: Span,
-    /// Cut models whose profile has no legs into ones no longer than this, at their largest batch
-    /// and knee. How they are cut is an assumption
+    /// Cut models whose profile has no legs into ones no longer than this, at the largest batch of
+    /// the workload or else of the profile, and at their knee. How they are cut is an assumption
     #[arg(long, value_name = "TIME")]
     pub legs: Option<Span>,
     /// Give every run its median time
@@ -322,12 +322,13 @@ fn cut(profile: Profile, args: &Args, workload: &Workload) -> anyhow::Result<Pro
         bail!("`--legs` is {leg_max}, expected at least {LEG_MIN}");
     }
     let seed = CUT_SEED;
-    let divided = profile.divided(Division { leg_max, seed });
-    let used = |name: &str| workload.models().iter().any(|load| load.name == name);
+    let load = |name: &str| workload.models().iter().find(|load| load.name == name);
+    let most = |name: &str| load(name).and_then(|load| load.max_batch_size);
+    let divided = profile.divided_within(Division { leg_max, seed }, most);
     let assumed = divided
         .models
         .iter()
-        .filter(|model| used(&model.name) && model.legs.iter().any(|leg| leg.assumed));
+        .filter(|model| load(&model.name).is_some() && model.legs.iter().any(|leg| leg.assumed));
     let assumed: Vec<String> = assumed
         .map(|model| format!("{} {}", model.name, model.legs.len()))
         .collect();
