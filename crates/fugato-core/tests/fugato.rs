@@ -66,19 +66,30 @@ fn it_holds_loads_that_shares_for_whole_runs_do_not() {
 
 #[test]
 fn it_does_not_thrash_under_overload() {
-    let scenario = mix("c-4", None);
-    let goodput = |factor, parts| run(&at(&scenario, factor), spec(parts)).0.goodput;
-    let parts = FugatoParts::default();
-    let peak = goodput(1.4, parts);
-    for factor in [2.8, 5.6] {
-        let found = goodput(factor, parts);
-        assert!(found >= 0.95 * peak, "{found} of {peak} at {factor}");
+    // The loads that are held. On the ConvNets all have the same cheap batch, and what fails is
+    // to serve heads that have waited too long for it.
+    for (name, held) in [("c-4", 1.4), ("convnet", 2.3)] {
+        let scenario = mix(name, None);
+        let goodput = |factor, parts| run(&at(&scenario, factor), spec(parts)).0.goodput;
+        let parts = FugatoParts::default();
+        let peak = goodput(held, parts);
+        for factor in [2.0 * held, 4.0 * held] {
+            let found = goodput(factor, parts);
+            assert!(
+                found >= 0.95 * peak,
+                "{name}: {found} of {peak} at {factor}"
+            );
+        }
+        let kept = FugatoParts {
+            give_up: false,
+            ..parts
+        };
+        let found = goodput(4.0 * held, kept);
+        assert!(
+            found < 0.7 * peak,
+            "{name}: what giving up is for; {found} of {peak}"
+        );
     }
-    let kept = FugatoParts {
-        give_up: false,
-        ..parts
-    };
-    assert!(goodput(5.6, kept) < 0.5 * peak, "what giving up is for");
 }
 
 #[test]
