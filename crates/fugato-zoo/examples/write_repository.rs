@@ -4,7 +4,7 @@
 
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
-use fugato_zoo::{Progress, models, write_repository};
+use fugato_zoo::{Progress, Recipe, models, write_repository};
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -21,6 +21,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             println!("{:?} {}", model.outcome, model.path.display());
         }
     };
-    write_repository(Path::new(folder), &names, seed.parse()?, &mut progress)?;
+    write_repository(
+        Path::new(folder),
+        &names,
+        Recipe::seeded(seed.parse()?),
+        &mut progress,
+    )?;
     Ok(())
 }

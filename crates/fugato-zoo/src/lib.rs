@@ -33,8 +33,31 @@ pub const ZOO_VERSION: u32 = 1;
 /// Sequence length that [`ZooModel::multiply_adds`] counts text models at.
 pub const TYPICAL_SEQUENCE: u64 = 128;
 
+/// Longest sequence that text models have places for.
+pub const SEQUENCE_MAX: u64 = bert::POSITIONS_MAX;
+
 /// Metadata key of a model file that says what it was made from.
 const STAMP_KEY: &str = "fugato.zoo";
+
+/// What a file is made of, beside its model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recipe {
+    /// The seed of the weights.
+    pub seed: u64,
+    /// The tokens that text models take, from 1 to [`SEQUENCE_MAX`]; `None` for any number.
+    /// A device that places tensors before it runs needs one.
+    pub sequence: Option<u64>,
+}
+
+impl Recipe {
+    /// A model as it is published, with the weights of a seed.
+    pub const fn seeded(seed: u64) -> Self {
+        Self {
+            seed,
+            sequence: None,
+        }
+    }
+}
 
 /// One model of the zoo.
 #[derive(Clone, Copy, Debug)]
@@ -215,13 +238,38 @@ impl ZooModel {
     /// # Cost
     /// Linear in the number of parameters: VGG-19's 144 million take a second or two.
     pub fn build(&self, seed: u64) -> ModelProto {
-        let stamp = StringStringEntryProto::new(STAMP_KEY, self.stamp(seed));
-        (self.network)().to_model(seed, vec![stamp])
+        self.make(Recipe::seeded(seed))
+    }
+
+    /// Makes the model by a recipe.
+    ///
+    /// # Panics
+    /// Where a text model is to take no token, or more than [`SEQUENCE_MAX`].
+    ///
+    /// # Cost
+    /// As [`ZooModel::build`].
+    pub fn make(&self, recipe: Recipe) -> ModelProto {
+        let mut network = (self.network)();
+        if let Some(sequence) = recipe.sequence {
+            assert!(
+                (1..=SEQUENCE_MAX).contains(&sequence),
+                "a text of {sequence} tokens, expected 1 to {SEQUENCE_MAX}"
+            );
+            network.fix_sequence(sequence);
+        }
+        let stamp = StringStringEntryProto::new(STAMP_KEY, self.stamp(recipe));
+        network.to_model(recipe.seed, vec![stamp])
     }
 
     /// Says what a file holds: equal stamps, equal content.
-    fn stamp(&self, seed: u64) -> String {
-        format!("model={} version={ZOO_VERSION} seed={seed}", self.name)
+    fn stamp(&self, Recipe { seed, sequence }: Recipe) -> String {
+        let stamp = format!("model={} version={ZOO_VERSION} seed={seed}", self.name);
+        match sequence {
+            Some(sequence) if (self.network)().takes_text() => {
+                format!("{stamp} sequence={sequence}")
+            }
+            Some(_) | None => stamp,
+        }
     }
 }
 

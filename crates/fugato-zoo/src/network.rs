@@ -235,6 +235,22 @@ impl Network {
         self.multiply_adds.iter().map(product).sum()
     }
 
+    /// Whether an input is a text of any number of tokens.
+    pub(crate) fn takes_text(&self) -> bool {
+        let mut dims = self.inputs.iter().flat_map(|port| &port.dims);
+        dims.any(|&dim| dim == Dim::Sequence)
+    }
+
+    /// Lets inputs and outputs say that texts have so many tokens.
+    pub(crate) fn fix_sequence(&mut self, tokens: u64) {
+        let ports = self.inputs.iter_mut().chain(&mut self.outputs);
+        for dim in ports.flat_map(|port| &mut port.dims) {
+            if *dim == Dim::Sequence {
+                *dim = Dim::Size(tokens);
+            }
+        }
+    }
+
     pub(crate) fn inputs(&self) -> &[Port] {
         &self.inputs
     }

@@ -1,6 +1,6 @@
 //! Writing models as a Triton model repository.
 
-use crate::{STAMP_KEY, ZooModel, find};
+use crate::{Recipe, STAMP_KEY, ZooModel, find};
 use fugato_onnx::{ExternalPolicy, WriteError, read_metadata, save_model};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,14 +65,14 @@ pub enum RepositoryError {
 /// Lays the named models out as `<folder>/<name>/1/model.onnx`.
 ///
 /// Each file appears at once and whole. A file already there with the same model, zoo
-/// version and seed is kept. Names are checked before anything is written.
+/// version and recipe is kept. Names are checked before anything is written.
 ///
 /// # Errors
 /// Every kind of [`RepositoryError`]; models before the one that failed are in place.
 pub fn write_repository(
     folder: &Path,
     names: &[&str],
-    seed: u64,
+    recipe: Recipe,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<Written>, RepositoryError> {
     let known = |name: &&str| {
@@ -89,11 +89,11 @@ pub fn write_repository(
             source,
         })?;
         let path = version.join("model.onnx");
-        let outcome = if holds(&path, &model.stamp(seed)) {
+        let outcome = if holds(&path, &model.stamp(recipe)) {
             Outcome::Kept
         } else {
             progress(Progress::Start(model));
-            save_model(&model.build(seed), &path, ExternalPolicy::Never).map_err(|source| {
+            save_model(&model.make(recipe), &path, ExternalPolicy::Never).map_err(|source| {
                 RepositoryError::Write {
                     model: model.name,
                     source,

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use fugato_onnx::{DataType, ModelProto, TensorProto, read_model};
-use fugato_zoo::{Dim, Outcome, RepositoryError, ZooModel, find, models, write_repository};
+use fugato_zoo::{Dim, Outcome, Recipe, RepositoryError, ZooModel, find, models, write_repository};
 
 const BATCH: Dim = Dim::Batch;
 const SEQUENCE: Dim = Dim::Sequence;
@@ -147,7 +147,8 @@ fn a_repository_is_written_once_and_renewed_for_another_seed() {
     let folder = tempfile::tempdir().unwrap();
     let write = |seed| {
         let names = ["identity", "squeezenet1_1"];
-        let written = write_repository(folder.path(), &names, seed, &mut |_| {}).unwrap();
+        let written =
+            write_repository(folder.path(), &names, Recipe::seeded(seed), &mut |_| {}).unwrap();
         written
             .iter()
             .map(|model| model.outcome)
@@ -173,7 +174,36 @@ fn a_repository_is_written_once_and_renewed_for_another_seed() {
 fn an_unknown_name_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let names = ["identity", "../escape"];
-    let error = write_repository(folder.path(), &names, 0, &mut |_| {}).unwrap_err();
+    let error =
+        write_repository(folder.path(), &names, Recipe::seeded(0), &mut |_| {}).unwrap_err();
     assert!(matches!(error, RepositoryError::UnknownModel { name } if name == "../escape"));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_text_model_of_so_many_tokens_says_so_and_others_stay_as_they_are() {
+    let fixed = Recipe {
+        seed: 3,
+        sequence: Some(16),
+    };
+    let tiny = model("bert-tiny");
+    let (any, sixteen) = (tiny.build(3), tiny.make(fixed));
+    assert_eq!(weights(&any), weights(&sixteen));
+    let graph = sixteen.graph.as_ref().unwrap();
+    for port in graph.input.iter().chain(&graph.output) {
+        let text = format!("{port:?}");
+        assert!(!text.contains("sequence"), "{text}");
+    }
+    let squeezenet = model("squeezenet1_1");
+    assert_eq!(squeezenet.make(fixed), squeezenet.build(3));
+
+    let folder = tempfile::tempdir().unwrap();
+    let write = |recipe| {
+        let names = ["bert-tiny", "identity"];
+        let written = write_repository(folder.path(), &names, recipe, &mut |_| {}).unwrap();
+        [written[0].outcome, written[1].outcome]
+    };
+    assert_eq!(write(Recipe::seeded(3)), [Outcome::Written; 2]);
+    assert_eq!(write(fixed), [Outcome::Written, Outcome::Kept]);
+    assert_eq!(write(fixed), [Outcome::Kept; 2]);
 }

@@ -462,8 +462,13 @@ const SAMPLES: usize = 10;
 async fn a_thousand_cycles_leak_nothing() {
     let repository = Repository::new();
     repository.put_adder("a", 1, 1.0);
-    fugato_zoo::write_repository(repository.path(), &["squeezenet1_1"], 1, &mut |_| {})
-        .expect("the zoo can be written");
+    fugato_zoo::write_repository(
+        repository.path(),
+        &["squeezenet1_1"],
+        fugato_zoo::Recipe::seeded(1),
+        &mut |_| {},
+    )
+    .expect("the zoo can be written");
     let arguments = [EXPLICIT, &["--load-model", "a", "--log-level", "warn"]].concat();
     let server = Server::start(&repository, &arguments).await;
     let traffic = Traffic::start(&server, "a", 2).await;

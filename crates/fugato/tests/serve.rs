@@ -13,7 +13,7 @@ use fugato_onnx::proto::{AttributeProto, OperatorSetIdProto, ValueInfoProto};
 use fugato_onnx::{
     DataType, ExternalPolicy, GraphProto, ModelProto, NodeProto, TensorProto, save_model,
 };
-use fugato_zoo::write_repository;
+use fugato_zoo::{Recipe, write_repository};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ fn fixtures() -> &'static Path {
     FIXTURES.get_or_init(|| {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("serve");
         let names = ["identity", "resnet18", "squeezenet1_1"];
-        write_repository(&root.join("models"), &names, 1, &mut |_| {})
+        write_repository(&root.join("models"), &names, Recipe::seeded(1), &mut |_| {})
             .expect("the zoo can be written");
         for (name, bytes) in [("broken", &b"this is no model"[..]), ("empty", &b""[..])] {
             let folder = root.join("models").join(name).join("1");

@@ -50,7 +50,7 @@ impl Bench {
     /// The file of a model of the zoo, written where it is not there yet.
     pub(super) fn model_file(&self, name: &str) -> anyhow::Result<PathBuf> {
         let mut quiet = |_: fugato_zoo::Progress<'_>| {};
-        let written = fugato_zoo::write_repository(&self.setup.models, &[name], SEED, &mut quiet)?;
+        let written = fugato_zoo::write_repository(&self.setup.models, &[name], fugato_zoo::Recipe::seeded(SEED), &mut quiet)?;
         let written = written.into_iter().next();
         Ok(written.context("one model was asked for")?.path)
     }

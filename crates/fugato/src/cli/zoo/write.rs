@@ -2,7 +2,7 @@
 
 use super::in_place;
 use crate::cli::Outcome;
-use fugato_zoo::{Progress, models, write_repository};
+use fugato_zoo::{Progress, Recipe, SEQUENCE_MAX, models, write_repository};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -10,8 +10,9 @@ const EXAMPLES: &str = "\
 Examples:
   fugato zoo write --out models
   fugato zoo write --out models --model resnet18 --model bert-tiny --seed 7
+  fugato zoo write --out models --model bert-base --sequence 128
 
-A file already there with the same model, zoo version and seed is kept.";
+A file already there with the same model, zoo version, seed and sequence is kept.";
 
 /// What `fugato zoo write` was asked.
 #[derive(Debug, clap::Args)]
@@ -26,6 +27,9 @@ pub struct Args {
     /// Seed of the weights
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// Tokens of text models, as NVIDIA devices need them fixed [default: any number]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=SEQUENCE_MAX))]
+    pub sequence: Option<u64>,
 }
 
 /// Writes the models, saying on standard error what was done.
@@ -49,7 +53,11 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             unheard = writeln!(std::io::stderr(), "{line}");
         }
     };
-    write_repository(&args.out, &names, args.seed, &mut progress)?;
+    let recipe = Recipe {
+        seed: args.seed,
+        sequence: args.sequence,
+    };
+    write_repository(&args.out, &names, recipe, &mut progress)?;
     unheard?;
     Ok(Outcome::Success)
 }
