@@ -156,6 +156,15 @@ impl Run {
         })
     }
 
+    /// The bench with its models, for another run.
+    pub fn into_bench(self) -> Workbench {
+        let models = self.subjects.into_iter().map(|subject| subject.model);
+        Workbench {
+            models: models.collect(),
+            ..self.bench
+        }
+    }
+
     /// Batch sizes that were asked for and that a model does not take: its name, its
     /// limit, the sizes.
     pub fn left_out(&self) -> impl Iterator<Item = (&str, u32, Vec<u32>)> {

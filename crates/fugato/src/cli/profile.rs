@@ -326,7 +326,7 @@ fn measure(run: &mut Run, out: &Path, stop: &AtomicI32) -> (End, anyhow::Result<
     let tell = |run: &Run, status: &Status<'_>| {
         progress.show(status);
         if Instant::now() >= due {
-            if let Err(error) = keep(run, out) {
+            if let Err(error) = files::keep(run, out).map_err(anyhow::Error::from) {
                 // It is tried again, and for the last time at the end.
                 tracing::warn!(error = format!("{error:#}"), "nothing is kept yet");
             }
@@ -335,28 +335,7 @@ fn measure(run: &mut Run, out: &Path, stop: &AtomicI32) -> (End, anyhow::Result<
     };
     let end = run.measure(|| stop.load(Ordering::Acquire) != 0, tell);
     progress.clear();
-    (end, keep(run, out))
-}
-
-/// Writes the profile and the times it rests on, if there are any.
-fn keep(run: &Run, out: &Path) -> anyhow::Result<()> {
-    if run.is_empty() {
-        return Ok(());
-    }
-    let profile = run.profile();
-    // A later run could not go on from what it would refuse.
-    let checked = profile.check();
-    checked.with_context(|| format!("what was found is not written to `{}`", out.display()))?;
-    let times = files::samples_path(out);
-    // The times first: a later run goes on from them only where there is a profile.
-    for (path, text) in [
-        (times.as_path(), files::to_json(&run.samples())?),
-        (out, files::to_json(&profile)?),
-    ] {
-        files::write_whole(path, &text)
-            .with_context(|| format!("cannot write `{}`", path.display()))?;
-    }
-    Ok(())
+    (end, files::keep(run, out).map_err(anyhow::Error::from))
 }
 
 /// Says on standard error what is left to do, and how.

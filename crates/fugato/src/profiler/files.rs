@@ -1,6 +1,7 @@
 //! The profile on disk, and beside it the times that it rests on, from which a later run
 //! goes on.
 
+use super::Run;
 use crate::engine::Workbench;
 use fugato_core::profile::{
     DeviceKey, ModelKey, ModelProfile, PointKey, Profile, ProfileError, check_samples,
@@ -267,6 +268,58 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, EarlierError
 /// Where a number is none that JSON has.
 pub fn to_json(content: &impl Serialize) -> serde_json::Result<String> {
     Ok(serde_json::to_string_pretty(content)? + "\n")
+}
+
+/// Why what a run found is not kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeepError {
+    /// It is no profile that a later run could go on from.
+    #[error("what was found is not written to `{}`", path.display())]
+    Unfit {
+        /// Where it would have gone.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<ProfileError>,
+    },
+    /// A number is none that JSON has.
+    #[error("what was found cannot be put into JSON")]
+    Json(#[from] serde_json::Error),
+    /// A file cannot be written.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Writes the profile and the times it rests on, if there are any.
+///
+/// # Errors
+/// [`KeepError`].
+pub fn keep(run: &Run, out: &Path) -> Result<(), KeepError> {
+    if run.is_empty() {
+        return Ok(());
+    }
+    let profile = run.profile();
+    profile.check().map_err(|error| KeepError::Unfit {
+        path: out.to_owned(),
+        source: Box::new(error),
+    })?;
+    let times = samples_path(out);
+    // The times first: a later run goes on from them only where there is a profile.
+    for (path, text) in [
+        (times.as_path(), to_json(&run.samples())?),
+        (out, to_json(&profile)?),
+    ] {
+        write_whole(path, &text).map_err(|source| KeepError::Write {
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 /// Finds out whether [`write_whole`] could write there, and leaves everything as it was.
