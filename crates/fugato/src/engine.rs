@@ -27,6 +27,8 @@ mod warm;
 mod workbench;
 
 pub use import::ImportedModel;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) use open::{OpenDevice, open_device};
 pub use plan_bench::{Difference, PlanBench, PlanBenchError, Timing};
 pub use profiles::ProfileFileError;
 pub use serve::{Given, ServeError, serve};

@@ -1,21 +1,30 @@
 //! What has to hold on an NVIDIA device, tried part by part.
 //!
 //! Each part runs in a process of its own with a limit of time: a part that crashes the driver,
-//! hangs or is killed says so in its report and takes no other with it. Each report is written
-//! as soon as its part ends.
+//! hangs or is killed says so in its report and takes no other with it. A report is written as
+//! soon as its part ends; parts of many measurements write theirs anew after each.
+//!
+//! Most parts ask what the device is built on, by the driver's own calls. The others run the
+//! device itself as the server does (`served`).
 
 #[cfg(feature = "cuda")]
 mod bench;
+#[cfg(any(feature = "cuda", test))]
+mod compare;
+#[cfg(any(feature = "cuda", test))]
+mod inputs;
 #[cfg(feature = "cuda")]
 mod parts;
 mod process;
 mod report;
+#[cfg(any(feature = "cuda", test))]
+mod served;
 
 pub use process::{Job, run_parts};
 pub use report::{Report, SCHEMA, Verdict, summary};
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A part of the check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -34,11 +43,22 @@ pub enum Part {
     Neighbours,
     /// Whether a captured graph can be moved to another partition
     Retarget,
+    /// Whether every model of the zoo answers as on the CPU, and how long it takes
+    Zoo,
+    /// What share of the device models can use, as a profile for the simulator
+    Knees,
+    /// Which load the policies hold on the papers' mixes, beside what is simulated
+    Policies,
+    /// How long the device stands still between two legs, in one partition and in two
+    Switch,
+    /// What eight models take of memory in three partitions each
+    Models,
 }
 
 impl Part {
     /// All, in the order they are tried: the riskiest assumptions first.
-    pub const ALL: [Self; 7] = [
+    /// What they leave of their time goes to the parts that measure as long as they may.
+    pub const ALL: [Self; 12] = [
         Self::Device,
         Self::Capture,
         Self::Overlap,
@@ -46,6 +66,11 @@ impl Part {
         Self::Memory,
         Self::Neighbours,
         Self::Partitions,
+        Self::Switch,
+        Self::Models,
+        Self::Zoo,
+        Self::Knees,
+        Self::Policies,
     ];
 
     /// Its name on the command line and in files.
@@ -58,6 +83,11 @@ impl Part {
             Self::Partitions => "partitions",
             Self::Neighbours => "neighbours",
             Self::Retarget => "retarget",
+            Self::Zoo => "zoo",
+            Self::Knees => "knees",
+            Self::Policies => "policies",
+            Self::Switch => "switch",
+            Self::Models => "models",
         }
     }
 
@@ -71,21 +101,34 @@ impl Part {
             Self::Partitions => "Do models run well on a part of the device?",
             Self::Neighbours => "Do neighbours leave each other alone?",
             Self::Retarget => "Can a captured graph be moved to another partition?",
+            Self::Zoo => "Do all models answer as on the CPU?",
+            Self::Knees => "Is a part of the device enough for a model?",
+            Self::Policies => "Does `fugato` hold as much load as no control?",
+            Self::Switch => "Is another partition as near as the same one?",
+            Self::Models => "Do eight models in three partitions each fit beside others?",
         }
     }
 
-    /// How long it may take. Together with the start of a process each, all end in eight
-    /// minutes.
+    /// Its part of the time, in seconds of [`TIME`]; all parts together have all of it.
     pub fn limit(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Device => 15,
-            Self::Capture => 90,
-            Self::Overlap | Self::Retarget | Self::Neighbours => 60,
-            Self::Memory => 75,
-            Self::Partitions => 110,
+            Self::Device => 10,
+            Self::Capture => 45,
+            Self::Overlap | Self::Memory => 25,
+            Self::Retarget => 20,
+            Self::Neighbours => 35,
+            Self::Partitions => 40,
+            Self::Switch => 15,
+            Self::Models => 30,
+            Self::Zoo => 80,
+            Self::Knees => 70,
+            Self::Policies => 75,
         })
     }
 }
+
+/// The time for all parts, less what it takes to start a process for each.
+pub const TIME: Duration = Duration::from_secs(470);
 
 /// What the parts need.
 #[derive(Clone, Debug)]
@@ -98,6 +141,16 @@ pub struct Setup {
     pub models: PathBuf,
     /// The device's number.
     pub device: u32,
+    /// An existing folder for the reports, and for what parts leave to others.
+    pub out: PathBuf,
+}
+
+/// How a part is tried.
+pub struct Trial<'a> {
+    /// When it has to come to an end by itself.
+    pub until: Instant,
+    /// Takes a report of what was found so far, each with more in it than the one before.
+    pub keep: &'a mut dyn FnMut(&Report) -> anyhow::Result<()>,
 }
 
 /// Tries one part, in this process.
@@ -105,8 +158,13 @@ pub struct Setup {
 /// # Errors
 /// Where it could not be tried, which answers nothing about what it asks.
 #[cfg(feature = "cuda")]
-pub fn try_part(part: Part, setup: &Setup) -> anyhow::Result<Report> {
-    parts::run(part, setup)
+pub fn try_part(part: Part, setup: &Setup, trial: Trial<'_>) -> anyhow::Result<Report> {
+    let Trial { until, keep } = trial;
+    let mut budget = report::Budget {
+        until,
+        keep: &mut |answer| keep(&Report::of(part, answer)),
+    };
+    parts::run(part, setup, &mut budget)
 }
 
 /// Tries one part, in this process.
@@ -114,7 +172,7 @@ pub fn try_part(part: Part, setup: &Setup) -> anyhow::Result<Report> {
 /// # Errors
 /// Always: this program was built without NVIDIA devices.
 #[cfg(not(feature = "cuda"))]
-pub fn try_part(_part: Part, _setup: &Setup) -> anyhow::Result<Report> {
+pub fn try_part(_part: Part, _setup: &Setup, _trial: Trial<'_>) -> anyhow::Result<Report> {
     anyhow::bail!("this program was built without the feature `cuda`")
 }
 

@@ -2,24 +2,33 @@
 
 use super::Outcome;
 use super::places::try_folder;
-use crate::gpu_check::{Job, Part, Report, Setup, Verdict, find_device, run_parts, try_part};
+use crate::config::Span;
+use crate::gpu_check::{
+    Job, Part, Report, Setup, TIME, Trial, Verdict, find_device, run_parts, try_part,
+};
+use crate::profiler::files;
 use crate::runtime::{self, Surroundings};
 use anyhow::Context;
 use clap::ValueHint;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const EXAMPLES: &str = "\
 Examples:
   fugato gpu-check --out gpu
   fugato gpu-check --out gpu --only capture,overlap
+  fugato gpu-check --out gpu --only knees,policies --time 6m
 
-Each part runs in a process of its own and writes its report when it ends. All together take
-less than eight minutes. ONNX Runtime has to be a build with the CUDA provider
+Each part runs in a process of its own, and writes its report as it goes. All together take less
+than eight minutes. `knees` writes `profile.json` into the folder, which `policies` needs and
+`fugato simulate --profile` takes. ONNX Runtime has to be a build with the CUDA provider
 (`make runtime-gpu`).
 
 Exit code 1: a part failed or could not be tried to its end. Exit code 2: there is no device.";
+
+/// How much of its time a part measures, so that it comes to its end before it is stopped.
+const OWN_TIME: f64 = 0.9;
 
 /// What `fugato gpu-check` was asked.
 #[derive(Debug, clap::Args)]
@@ -31,6 +40,10 @@ pub struct Args {
     /// Only these parts, by commas
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub only: Vec<Part>,
+    /// Time for the parts together, each with a part of it [default: 470s, or as much of it as
+    /// the parts have]
+    #[arg(long, value_name = "TIME")]
+    pub time: Option<Span>,
     /// The device's number
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub device: u32,
@@ -46,6 +59,9 @@ pub struct Args {
     /// Try this part in this process
     #[arg(long, hide = true)]
     pub part: Option<Part>,
+    /// How long it has
+    #[arg(long, hide = true, default_value_t = TIME.as_secs())]
+    pub seconds: u64,
 }
 
 /// Tries the parts and says what they found.
@@ -60,12 +76,15 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let library = runtime::find_gpu(args.onnxruntime.as_deref(), &Surroundings::of_process())?;
     try_folder(&args.out)?;
     let scratch = tempfile::tempdir()?;
+    let parts = match args.only.is_empty() {
+        true => Part::ALL.to_vec(),
+        false => args.only.clone(),
+    };
+    let limits = parts.iter().map(|part| part.limit()).sum();
     let job = Job {
         program: vec![std::env::current_exe()?, "gpu-check".into()],
-        parts: match args.only.is_empty() {
-            true => Part::ALL.to_vec(),
-            false => args.only.clone(),
-        },
+        time: args.time.map_or(limits, |time| time.nanos().into()),
+        parts,
         setup: Setup {
             onnxruntime: library.path,
             libraries: args.libraries.clone(),
@@ -74,8 +93,8 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
                 .clone()
                 .unwrap_or_else(|| scratch.path().to_owned()),
             device: args.device,
+            out: args.out.clone(),
         },
-        out: args.out.clone(),
     };
     writeln!(std::io::stderr(), "{found}")?;
     let reports = run_parts(&job, |report| {
@@ -112,11 +131,23 @@ fn run_here(part: Part, args: &Args) -> anyhow::Result<Outcome> {
         libraries: args.libraries.clone(),
         models: args.models.clone().context("`--part` needs `--models`")?,
         device: args.device,
+        out: args.out.clone(),
     };
+    let path = args.out.join(format!("{}.json", part.name()));
     let begun = Instant::now();
-    let mut report = try_part(part, &setup)?;
-    report.seconds = begun.elapsed().as_secs_f64();
-    write(&args.out.join(format!("{}.json", part.name())), &report)?;
+    let write = |report: &Report| {
+        let report = Report {
+            seconds: begun.elapsed().as_secs_f64(),
+            ..report.clone()
+        };
+        write(&path, &report)
+    };
+    let trial = Trial {
+        until: begun + Duration::from_secs(args.seconds).mul_f64(OWN_TIME),
+        keep: &mut |report| write(report),
+    };
+    let report = try_part(part, &setup, trial)?;
+    write(&report)?;
     Ok(match report.verdict {
         Verdict::Holds => Outcome::Success,
         Verdict::Fails | Verdict::Unknown => Outcome::CheckFailed,
@@ -124,6 +155,7 @@ fn run_here(part: Part, args: &Args) -> anyhow::Result<Outcome> {
 }
 
 fn write(path: &Path, report: &Report) -> anyhow::Result<()> {
-    let text = serde_json::to_string_pretty(report)?;
-    std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
+    // In one step, since whoever stops this process reads it.
+    files::write_whole(path, &files::to_json(report)?)
+        .with_context(|| format!("cannot write `{}`", path.display()))
 }

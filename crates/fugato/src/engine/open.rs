@@ -64,6 +64,27 @@ fn store_of(config: &Config, library: &Path) -> Result<(Arc<Runtime>, ModelStore
     Ok((ort, store))
 }
 
+/// A device as the server has it, for whoever checks it.
+#[cfg(any(feature = "cuda", test))]
+pub(crate) struct OpenDevice {
+    pub(crate) device: AnyDevice,
+    pub(crate) ort: Arc<Runtime>,
+    pub(crate) store: ModelStore,
+}
+
+/// Opens the device that the configuration describes, and what models are loaded from.
+#[cfg(any(feature = "cuda", test))]
+pub(crate) fn open_device(
+    config: &Config,
+    clock: MonotonicClock,
+    sink: EventSink,
+) -> Result<OpenDevice, ServeError> {
+    let opened = store(config)?;
+    let device = opened.device(config, clock, sink)?;
+    let Opened { ort, store, .. } = opened;
+    Ok(OpenDevice { device, ort, store })
+}
+
 impl Opened {
     /// Makes the device, which reports to `sink`.
     pub(super) fn device(

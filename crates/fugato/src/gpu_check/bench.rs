@@ -1,19 +1,17 @@
 //! What the parts have in common: models, inputs, and times by the device's clock.
 
 use super::Setup;
+use super::inputs::{RECIPE, push};
 use anyhow::Context;
+use fugato_device::Runtime;
 use fugato_device::cuda::{
     CudaLibraries, CudaModel, CudaModelOptions, Driver, Event, Executable, Gpu, Partition, Stream,
 };
-use fugato_device::{ElementType, Runtime};
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The seed of the models' weights.
-const SEED: u64 = 1;
 
 /// Runs before a capture: the runtime allocates in the second run of a shape, and a third
 /// shows that it is done.
@@ -50,7 +48,8 @@ impl Bench {
     /// The file of a model of the zoo, written where it is not there yet.
     pub(super) fn model_file(&self, name: &str) -> anyhow::Result<PathBuf> {
         let mut quiet = |_: fugato_zoo::Progress<'_>| {};
-        let written = fugato_zoo::write_repository(&self.setup.models, &[name], fugato_zoo::Recipe::seeded(SEED), &mut quiet)?;
+        let written =
+            fugato_zoo::write_repository(&self.setup.models, &[name], RECIPE, &mut quiet)?;
         let written = written.into_iter().next();
         Ok(written.context("one model was asked for")?.path)
     }
@@ -179,29 +178,6 @@ pub(super) fn quantile(times: &[Duration], quantile: f64) -> Duration {
 /// Microseconds, to a tenth.
 pub(super) fn micros(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e7).round() / 10.0
-}
-
-fn push(
-    bytes: &mut Vec<u8>,
-    element: ElementType,
-    values: fugato_zoo::InputValues,
-    rng: &mut ChaCha8Rng,
-) -> anyhow::Result<()> {
-    use fugato_zoo::InputValues;
-    match (element, values) {
-        // Uniform, with the mean and variance of normalised images.
-        (ElementType::Fp32, InputValues::Normal) => {
-            let bound = 3.0_f32.sqrt();
-            bytes.extend(rng.random_range(-bound..bound).to_le_bytes());
-        }
-        (ElementType::Int64, InputValues::Below { end }) => {
-            bytes.extend(rng.random_range(0..end).to_le_bytes());
-        }
-        (ElementType::Int64, InputValues::One) => bytes.extend(1_i64.to_le_bytes()),
-        (ElementType::Fp32, InputValues::One) => bytes.extend(1.0_f32.to_le_bytes()),
-        (element, values) => anyhow::bail!("no inputs of type {element} and values {values:?}"),
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,32 +9,25 @@ mod partitions;
 mod retarget;
 
 use super::bench::Bench;
-use super::{Part, Report, Setup, Verdict};
-use serde_json::Value;
+use super::report::{Answer, Budget};
+use super::served::on_gpu;
+use super::{Part, Report, Setup};
 
-/// What a part answers.
-struct Answer {
-    holds: bool,
-    words: String,
-    facts: Value,
-}
-
-pub(super) fn run(part: Part, setup: &Setup) -> anyhow::Result<Report> {
-    let bench = Bench::open(setup)?;
+pub(super) fn run(part: Part, setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Report> {
+    let on = |run: fn(&Bench) -> anyhow::Result<Answer>| run(&Bench::open(setup)?);
     let answer = match part {
-        Part::Device => device::run(&bench),
-        Part::Capture => capture::run(&bench),
-        Part::Overlap => overlap::run(&bench),
-        Part::Memory => memory::run(&bench),
-        Part::Partitions => partitions::run(&bench),
-        Part::Neighbours => neighbours::run(&bench),
-        Part::Retarget => retarget::run(&bench),
+        Part::Device => on(device::run),
+        Part::Capture => on(capture::run),
+        Part::Overlap => on(overlap::run),
+        Part::Memory => on(memory::run),
+        Part::Partitions => on(partitions::run),
+        Part::Neighbours => on(neighbours::run),
+        Part::Retarget => on(retarget::run),
+        Part::Zoo => on_gpu::zoo(setup, budget),
+        Part::Knees => on_gpu::knees(setup, budget),
+        Part::Policies => on_gpu::policies(setup, budget),
+        Part::Switch => on_gpu::switch(setup, budget),
+        Part::Models => on_gpu::models(setup, budget),
     }?;
-    let verdict = match answer.holds {
-        true => Verdict::Holds,
-        false => Verdict::Fails,
-    };
-    let mut report = Report::new(part, verdict, answer.words);
-    report.facts = answer.facts;
-    Ok(report)
+    Ok(Report::of(part, answer))
 }

@@ -17,8 +17,9 @@ pub struct Job {
     pub parts: Vec<Part>,
     /// What they need.
     pub setup: Setup,
-    /// An existing folder for the reports.
-    pub out: PathBuf,
+    /// The time for all of them, of which each has a part in proportion to [`Part::limit`], and
+    /// what those before it have left of theirs.
+    pub time: Duration,
 }
 
 /// How much of what a part said last goes into the report of one that broke off.
@@ -34,19 +35,23 @@ pub fn run_parts(
     mut told: impl FnMut(&Report) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Report>> {
     let mut reports = Vec::new();
+    let all: Duration = job.parts.iter().map(|part| part.limit()).sum();
+    let (begun, mut given) = (Instant::now(), Duration::ZERO);
     for &part in &job.parts {
-        let report = run_part(job, part)?;
+        given += part.limit();
+        let until = begun + job.time.mul_f64(given.as_secs_f64() / all.as_secs_f64());
+        let report = run_part(job, part, until)?;
         told(&report)?;
         reports.push(report);
-        let path = job.out.join("summary.md");
+        let path = job.setup.out.join("summary.md");
         fs::write(&path, summary(&reports))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
     }
     Ok(reports)
 }
 
-fn run_part(job: &Job, part: Part) -> anyhow::Result<Report> {
-    let file = |ending: &str| job.out.join(format!("{}.{ending}", part.name()));
+fn run_part(job: &Job, part: Part, until: Instant) -> anyhow::Result<Report> {
+    let file = |ending: &str| job.setup.out.join(format!("{}.{ending}", part.name()));
     let (result, log) = (file("json"), file("log"));
     // A report of an earlier run must not be taken for this one's.
     if result.exists() {
@@ -54,11 +59,13 @@ fn run_part(job: &Job, part: Part) -> anyhow::Result<Report> {
     }
     let said = File::create(&log).with_context(|| format!("cannot write `{}`", log.display()))?;
     let begun = Instant::now();
+    let limit = until.saturating_duration_since(begun);
     let mut command = Command::new(&job.program[0]);
     command
         .args(&job.program[1..])
         .args(["--part", part.name(), "--out"])
-        .arg(&job.out)
+        .arg(&job.setup.out)
+        .args(["--seconds", &limit.as_secs().to_string()])
         .args(["--onnxruntime".as_ref(), job.setup.onnxruntime.as_os_str()])
         .args(["--models".as_ref(), job.setup.models.as_os_str()])
         .args(["--device", &job.setup.device.to_string()])
@@ -71,19 +78,31 @@ fn run_part(job: &Job, part: Part) -> anyhow::Result<Report> {
     let child = command
         .spawn()
         .with_context(|| format!("cannot start `{}`", job.program[0].display()))?;
-    let ended = wait(child, part.limit())?;
+    let ended = wait(child, until)?;
     let seconds = begun.elapsed().as_secs_f64();
-    if let Some(report) = read(&result)? {
-        return Ok(report);
-    }
     let how = match ended {
-        None => format!("it was stopped after {} s", part.limit().as_secs()),
+        None => format!("it was stopped after {} s", limit.as_secs()),
         Some(status) => format!("it broke off ({status})"),
     };
-    let mut report = Report::new(part, Verdict::Unknown, format!("{how}. {}", tail(&log)?));
-    report.seconds = seconds;
+    let report = match read(&result)? {
+        Some(report) if ended.is_some_and(has_ended) => return Ok(report),
+        // What it had found by then.
+        Some(report) => Report {
+            words: format!("{how}. {}", report.words),
+            ..report
+        },
+        None => Report {
+            seconds,
+            ..Report::new(part, Verdict::Unknown, format!("{how}. {}", tail(&log)?))
+        },
+    };
     fs::write(&result, serde_json::to_string_pretty(&report)?)?;
     Ok(report)
+}
+
+/// Whether a part came to its end, with whatever answer.
+fn has_ended(status: ExitStatus) -> bool {
+    matches!(status.code(), Some(0 | 1))
 }
 
 /// The part's own report, if it came to write one.
@@ -99,13 +118,12 @@ fn read(path: &Path) -> anyhow::Result<Option<Report>> {
 }
 
 /// Waits for a process, and kills one that takes too long: `None`.
-fn wait(mut child: Child, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {
-    let begun = Instant::now();
+fn wait(mut child: Child, until: Instant) -> anyhow::Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if begun.elapsed() > limit {
+        if Instant::now() > until {
             child.kill()?;
             child.wait()?;
             return Ok(None);
@@ -137,8 +155,9 @@ mod tests {
                 libraries: Vec::new(),
                 models: folder.join("models"),
                 device: 0,
+                out: folder.to_owned(),
             },
-            out: folder.to_owned(),
+            time: Duration::from_secs(60),
         }
     }
 
@@ -167,5 +186,45 @@ mod tests {
         let reports = run_parts(&job(folder.path(), "exit 3"), |_| Ok(())).expect("reports");
         assert_eq!(reports[0].verdict, Verdict::Unknown);
         assert!(reports[0].words.contains("exit status: 3"), "{reports:?}");
+    }
+
+    #[test]
+    fn what_was_kept_of_a_part_that_is_stopped_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let so_far = Report::new(Part::Capture, Verdict::Fails, "one of two deviates");
+        let text = serde_json::to_string(&so_far).expect("JSON");
+        fs::write(folder.path().join("kept"), text).expect("a file");
+        // `$1` to `$4`: --part NAME --out FOLDER.
+        let script = "cp \"$4/kept\" \"$4/$2.json\"; exec tail -f /dev/null";
+        let job = Job {
+            time: Duration::from_millis(400),
+            parts: vec![Part::Capture],
+            ..job(folder.path(), script)
+        };
+        let reports = run_parts(&job, |_| Ok(())).expect("reports");
+        assert_eq!(reports[0].verdict, Verdict::Fails);
+        let words = &reports[0].words;
+        assert!(
+            words.contains("stopped") && words.contains("one of two"),
+            "{words}"
+        );
+        let page = fs::read_to_string(folder.path().join("summary.md")).expect("a page");
+        assert!(page.contains("**no**: it was stopped"), "{page}");
+    }
+
+    #[test]
+    fn a_part_has_what_those_before_it_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        // Of 60 s the first of two has 10 / 55, and the second has the rest.
+        let script = "echo $5 $6 >\"$4/$2.seconds\"; exit 3";
+        run_parts(&job(folder.path(), script), |_| Ok(())).expect("reports");
+        let seconds = |part: &str| {
+            let text = fs::read_to_string(folder.path().join(format!("{part}.seconds")));
+            let text = text.expect("a file");
+            let given = text.trim().strip_prefix("--seconds ").expect("the flag");
+            given.parse::<u64>().expect("a number")
+        };
+        assert!((9..=10).contains(&seconds("device")));
+        assert!(seconds("capture") >= 55);
     }
 }

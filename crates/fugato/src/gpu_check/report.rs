@@ -3,6 +3,7 @@
 use super::Part;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 /// The schema of a [`Report`].
 pub const SCHEMA: &str = "fugato.gpu-check/1";
@@ -17,6 +18,46 @@ pub enum Verdict {
     Fails,
     /// It could not be tried to the end.
     Unknown,
+}
+
+impl Verdict {
+    /// The answer of what was tried to its end.
+    pub fn of(holds: bool) -> Self {
+        match holds {
+            true => Self::Holds,
+            false => Self::Fails,
+        }
+    }
+}
+
+/// What a part answers.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) verdict: Verdict,
+    pub(super) words: String,
+    pub(super) facts: serde_json::Value,
+}
+
+/// What a part of many measurements goes by: how long it may measure on, and where it puts
+/// what it has found so far.
+pub(super) struct Budget<'a> {
+    pub(super) until: Instant,
+    pub(super) keep: &'a mut dyn FnMut(Answer) -> anyhow::Result<()>,
+}
+
+impl Budget<'_> {
+    pub(super) fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    pub(super) fn is_spent(&self) -> bool {
+        self.left() == Duration::ZERO
+    }
+
+    /// Keeps what was found so far: it counts if the part is stopped or breaks off after it.
+    pub(super) fn keep(&mut self, so_far: Answer) -> anyhow::Result<()> {
+        (self.keep)(so_far)
+    }
 }
 
 /// What a part found.
@@ -49,6 +90,19 @@ impl Report {
             words: words.into(),
             seconds: 0.0,
             facts: serde_json::Value::Null,
+        }
+    }
+
+    /// The report of an answer.
+    pub(super) fn of(part: Part, answer: Answer) -> Self {
+        let Answer {
+            verdict,
+            words,
+            facts,
+        } = answer;
+        Self {
+            facts,
+            ..Self::new(part, verdict, words)
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Whether a run of ONNX Runtime can be captured into a graph of ours, and answers the same.
 
-use super::Answer;
 use crate::gpu_check::bench::{Bench, micros, quantile};
+use crate::gpu_check::compare::apart;
+use crate::gpu_check::report::{Answer, Verdict};
 use fugato_device::cuda::{CudaModel, Executable, Partition};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -53,7 +54,7 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
         }
     }
     Ok(Answer {
-        holds: bad.is_empty(),
+        verdict: Verdict::of(bad.is_empty()),
         words: match bad.as_slice() {
             [] => format!(
                 "{} models at batches {BATCHES:?}, largest deviation {worst:.1e}",
@@ -129,34 +130,4 @@ fn answers(model: &CudaModel) -> anyhow::Result<Vec<f32>> {
         answers.extend(words.iter().map(|&word| f32::from_le_bytes(word)));
     }
     Ok(answers)
-}
-
-/// The largest difference over the largest value.
-fn apart(found: &[f32], expected: &[f32]) -> anyhow::Result<f64> {
-    let largest = expected
-        .iter()
-        .fold(0.0_f32, |most, value| most.max(value.abs()));
-    anyhow::ensure!(
-        largest > 0.0 && largest.is_finite(),
-        "the answers are {largest}"
-    );
-    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
-    let most = differences.fold(0.0, f32::max);
-    anyhow::ensure!(
-        found.iter().all(|value| value.is_finite()),
-        "an answer is not a number"
-    );
-    Ok(f64::from(most / largest))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::apart;
-
-    #[test]
-    fn answers_of_zeroes_or_not_numbers_are_no_match() {
-        assert_eq!(apart(&[1.0, 2.0], &[1.0, 4.0]).expect("numbers"), 0.5);
-        assert!(apart(&[0.0], &[0.0]).is_err());
-        assert!(apart(&[f32::NAN, 1.0], &[1.0, 1.0]).is_err());
-    }
 }

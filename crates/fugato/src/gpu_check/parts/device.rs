@@ -1,7 +1,7 @@
 //! What the device is, and into which partitions it can be divided.
 
-use super::Answer;
 use crate::gpu_check::bench::{Bench, micros};
+use crate::gpu_check::report::{Answer, Verdict};
 use fugato_core::DeviceId;
 use fugato_core::device::LaneClass;
 use fugato_device::cuda::Partition;
@@ -45,7 +45,7 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
         json!({ "name": name, "place": place })
     });
     Ok(Answer {
-        holds: layout.is_divided(),
+        verdict: Verdict::of(layout.is_divided()),
         words: format!(
             "{}, {} multiprocessors in {} slices, {} partitions, CUDA {}, ONNX Runtime {}",
             info.name,

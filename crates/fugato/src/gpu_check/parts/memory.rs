@@ -1,7 +1,7 @@
 //! What a session takes of memory and of time to make.
 
-use super::Answer;
 use crate::gpu_check::bench::Bench;
+use crate::gpu_check::report::{Answer, Verdict};
 use serde_json::json;
 use std::time::Instant;
 
@@ -53,7 +53,7 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
         }
     }
     Ok(Answer {
-        holds: most <= BESIDES,
+        verdict: Verdict::of(most <= BESIDES),
         words: format!(
             "a further session takes at most {} MiB besides its weights (expected {} at most)",
             most >> 20,

@@ -1,7 +1,7 @@
 //! What neighbours cost, and the gaps between legs.
 
-use super::Answer;
 use crate::gpu_check::bench::{Bench, micros, quantile};
+use crate::gpu_check::report::{Answer, Verdict};
 use fugato_device::cuda::{CudaError, DeviceMemory, Event, Executable, PinnedMemory, Stream};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -64,7 +64,7 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
         .collect();
     let slow = switch > SWITCH;
     Ok(Answer {
-        holds: disturbed.is_empty() && !slow,
+        verdict: Verdict::of(disturbed.is_empty() && !slow),
         words: format!(
             "99th percentile {:.0} us alone{}; a change of partition takes {:.1} us (expected \
              {:.0} at most)",

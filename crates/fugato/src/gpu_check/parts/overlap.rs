@@ -1,7 +1,7 @@
 //! Whether two partitions work side by side in one graph.
 
-use super::Answer;
 use crate::gpu_check::bench::{Bench, micros, quantile};
+use crate::gpu_check::report::{Answer, Verdict};
 use fugato_device::cuda::{CudaModelError, Event};
 use serde_json::json;
 
@@ -65,7 +65,7 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
         }));
     }
     Ok(Answer {
-        holds: worst <= MOST,
+        verdict: Verdict::of(worst <= MOST),
         words: format!(
             "two of {MODEL} in one graph take at most {worst:.2} times the slower one alone \
              (expected {MOST} at most, 2 is one after the other)"

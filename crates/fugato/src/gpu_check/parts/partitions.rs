@@ -1,7 +1,7 @@
 //! How models run on a part of the multiprocessors.
 
-use super::Answer;
 use crate::gpu_check::bench::{Bench, micros};
+use crate::gpu_check::report::{Answer, Verdict};
 use serde_json::json;
 
 const MODELS: [&str; 3] = ["mobilenet_v2", "resnet50", "bert-base"];
@@ -46,7 +46,7 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
     }
     let (worst, of) = worst;
     Ok(Answer {
-        holds: worst <= MOST,
+        verdict: Verdict::of(worst <= MOST),
         words: format!(
             "a half takes at most {worst:.2} times as long as the whole, {of} (expected {MOST} \
              at most)"

@@ -1,7 +1,7 @@
 //! Whether a captured graph can be moved to another partition.
 
-use super::Answer;
 use crate::gpu_check::bench::{Bench, micros};
+use crate::gpu_check::report::{Answer, Verdict};
 use fugato_device::cuda::Graph;
 use serde_json::json;
 
@@ -49,7 +49,7 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
         Ok(kernels) => kernels,
         Err(error) => {
             return Ok(Answer {
-                holds: false,
+                verdict: Verdict::of(false),
                 words: format!("the driver refuses to move a kernel: {error}"),
                 facts: facts(json!({ "error": error.to_string() })),
             });
@@ -64,7 +64,7 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
     let is_same = model.read(0)? == expected;
     let over = on_moved.as_secs_f64() / on_whole.as_secs_f64();
     Ok(Answer {
-        holds: is_same && over <= MOST,
+        verdict: Verdict::of(is_same && over <= MOST),
         words: format!(
             "{kernels} kernels moved from {} to {} multiprocessors, {} of them are said to be \
              there, {over:.2} times the time of a capture there (expected {MOST} at most), \

@@ -1,0 +1,347 @@
+//! What share of the device models can use: the measuring of `fugato profile`, model by model.
+
+use super::stage::{Stage, item};
+use crate::engine::{BenchModel, Workbench};
+use crate::gpu_check::report::{Answer, Budget, Verdict};
+use crate::profiler::files::{self, Earlier};
+use crate::profiler::{Options, Run};
+use anyhow::Context;
+use fugato_core::device::DeviceSpec;
+use fugato_core::profile::{ModelProfile, PointKey, Profile};
+use fugato_device::{AnyDevice, Device, LoadOptions, Profiler, partitions_beside};
+use fugato_zoo::ZooModel;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The part of the time in which models are measured one by one; in the rest all are looked at
+/// together, for what a run costs after one of another model.
+const ONE_BY_ONE: f64 = 0.85;
+
+/// The version of every model of the zoo in a repository.
+const VERSION: &str = "1";
+
+/// What is measured.
+pub(super) struct Plan {
+    /// In the order they are measured.
+    pub(super) models: Vec<&'static ZooModel>,
+    /// Rising.
+    pub(super) batches: Vec<u32>,
+    /// In slices.
+    pub(super) shares: Vec<u16>,
+    /// What a profile calls the runtime.
+    pub(super) runtime: String,
+    /// Where the profile is written.
+    pub(super) out: PathBuf,
+}
+
+/// Shares that tell a knee at a small cost: each takes a session of every model, and others for
+/// its neighbours. The whole, and what there is next to three quarters, a half and a quarter.
+pub(super) fn shares(spec: &DeviceSpec) -> Vec<u16> {
+    let all: BTreeSet<u16> = spec.partitions.iter().map(|part| part.share().0).collect();
+    let near = |quarters: u16| {
+        let wanted = spec.slices.0 * quarters;
+        all.iter()
+            .copied()
+            .min_by_key(|share| (share * 4).abs_diff(wanted))
+    };
+    let chosen: BTreeSet<u16> = (1..=4).filter_map(near).collect();
+    chosen.into_iter().collect()
+}
+
+pub(super) fn run(
+    stage: &mut Stage<AnyDevice>,
+    plan: &Plan,
+    budget: &mut Budget<'_>,
+) -> anyhow::Result<Answer> {
+    // What an earlier check measured is gone on from nowhere: it may be of another version.
+    for path in [plan.out.clone(), files::samples_path(&plan.out)] {
+        if path.exists() {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    let mut bench = Workbench {
+        profiler: Profiler::new(stage.device.clone(), stage.router.queue()),
+        device: stage.key(),
+        runtime: plan.runtime.clone(),
+        models: Vec::new(),
+        refused: Vec::new(),
+    };
+    let one_by_one = Instant::now() + budget.left().mul_f64(ONE_BY_ONE);
+    let mut loaded = Vec::new();
+    let mut faults = Vec::new();
+    let mut tried = 0;
+    for (index, zoo) in plan.models.iter().enumerate() {
+        let left = one_by_one.saturating_duration_since(Instant::now());
+        if left == Duration::ZERO {
+            break;
+        }
+        tried += 1;
+        match load(stage, zoo, plan) {
+            Ok(model) => bench.models = vec![model],
+            Err(error) => {
+                faults.push(format!("{}: {error:#}", zoo.name));
+                continue;
+            }
+        }
+        let others = u32::try_from(plan.models.len() - index).unwrap_or(u32::MAX);
+        bench = measure(bench, plan, left / others, budget)?;
+        loaded.append(&mut bench.models);
+        budget.keep(answer(read(&plan.out)?.as_ref(), plan, tried, &faults))?;
+    }
+    if loaded.len() > 1 && !budget.is_spent() {
+        bench.models = loaded;
+        measure(bench, plan, budget.left(), budget)?;
+    }
+    stage.listen();
+    Ok(answer(read(&plan.out)?.as_ref(), plan, tried, &faults))
+}
+
+fn load(
+    stage: &mut Stage<AnyDevice>,
+    zoo: &'static ZooModel,
+    plan: &Plan,
+) -> anyhow::Result<BenchModel> {
+    let spec = stage.device.spec();
+    let measured = spec.partitions.iter();
+    let measured = measured.filter(|partition| plan.shares.contains(&partition.share().0));
+    let beside = measured.map(|partition| partitions_beside(spec, partition.id).len());
+    let slots = beside.max().unwrap_or(0) + 1;
+    let max_batch = plan.batches.last().copied().unwrap_or(1);
+    let options = LoadOptions {
+        max_batch,
+        slots: u16::try_from(slots).unwrap_or(u16::MAX),
+        ..LoadOptions::default()
+    };
+    let model = stage.load(zoo, &options)?;
+    Ok(BenchModel {
+        id: model.id,
+        name: zoo.name.to_owned(),
+        version: VERSION.to_owned(),
+        hash: model.stored.info().hash.clone(),
+        max_batch,
+        slo: None,
+        items: vec![item(zoo, 0)?],
+    })
+}
+
+/// Measures the models on the bench for so long, and writes what is known of all.
+fn measure(
+    bench: Workbench,
+    plan: &Plan,
+    time: Duration,
+    budget: &Budget<'_>,
+) -> anyhow::Result<Workbench> {
+    let options = Options {
+        batches: plan.batches.clone(),
+        shares: Some(plan.shares.clone()),
+        budget: time.into(),
+        seed: 0,
+        slos: BTreeMap::new(),
+        rates: BTreeMap::new(),
+    };
+    let earlier = Earlier::read(&plan.out)?;
+    let mut run = Run::new(bench, options, earlier, Instant::now())?;
+    run.measure(|| budget.is_spent(), |_, _| {});
+    files::keep(&run, &plan.out)?;
+    Ok(run.into_bench())
+}
+
+/// The profile that was written, if there is one.
+pub(super) fn read(path: &Path) -> anyhow::Result<Option<Profile>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let profile = serde_json::from_str(&text);
+    profile
+        .map(Some)
+        .with_context(|| format!("`{}` is no profile", path.display()))
+}
+
+fn answer(profile: Option<&Profile>, plan: &Plan, tried: usize, faults: &[String]) -> Answer {
+    let models = profile.map_or(&[][..], |profile| &profile.models);
+    let failed = models.iter().flat_map(|model| {
+        let points = model.grid.iter();
+        points.filter_map(|point| {
+            let reason = point.failed.as_ref()?;
+            Some(format!("{} at {}: {reason}", model.name, point.key()))
+        })
+    });
+    let faults: Vec<String> = faults.iter().cloned().chain(failed).collect();
+    let slices = profile.map_or(0, |profile| profile.device.slices);
+    let least = plan.batches.first().copied().unwrap_or(1);
+    let below = models
+        .iter()
+        .any(|model| knee_at(model, least).is_some_and(|knee| knee < slices));
+    let is_whole = models.len() == plan.models.len();
+    Answer {
+        verdict: match (faults.is_empty(), is_whole, below) {
+            (false, ..) | (_, true, false) => Verdict::Fails,
+            (_, true, true) => Verdict::Holds,
+            (_, false, _) => Verdict::Unknown,
+        },
+        words: match faults.as_slice() {
+            [] => format!(
+                "{} of {} models; knees at batch {least} and the largest, of {slices} slices: {}",
+                models.len(),
+                plan.models.len(),
+                models.iter().map(knees).collect::<Vec<_>>().join(", ")
+            ),
+            faults => format!("of {tried} models: {}", faults.join("; ")),
+        },
+        facts: json!({
+            "profile": plan.out.file_name().map(|name| name.to_string_lossy()),
+            "batches": plan.batches,
+            "shares": plan.shares,
+            "slices": slices,
+            "launch_s": profile.and_then(|profile| profile.launch_s),
+            "models": models.iter().map(facts).collect::<Vec<_>>(),
+        }),
+    }
+}
+
+/// The smallest share that is enough at a batch.
+fn knee_at(model: &ModelProfile, batch: u32) -> Option<u16> {
+    let mut knees = model.knees.iter();
+    knees.find(|knee| knee.batch == batch)?.knee.tolerance
+}
+
+fn knees(model: &ModelProfile) -> String {
+    let knee = |knee: Option<u16>| knee.map_or_else(|| "?".to_owned(), |knee| knee.to_string());
+    let least = model.grid.iter().map(|point| point.batch).min();
+    format!(
+        "{} {} and {}",
+        model.name,
+        knee(least.and_then(|least| knee_at(model, least))),
+        knee(model.knee.tolerance)
+    )
+}
+
+fn facts(model: &ModelProfile) -> Value {
+    let work = model.optima.work.point();
+    json!({
+        "model": model.name,
+        "knees": model.knees,
+        "best_batch": work.map(|point| point.batch),
+        "best_share": work.map(|point| point.share),
+        "changeovers": model.changeovers,
+        "beside_others": model.grid.iter().filter_map(|point| {
+            let alone = model.point(PointKey { neighbours: 0, ..point.key() })?.times()?;
+            let beside = point.times().filter(|_| point.neighbours > 0)?;
+            Some(json!({
+                "batch": point.batch,
+                "share": point.share,
+                "alone_us": alone.median_s * 1e6,
+                "times_as_long": beside.median_s / alone.median_s,
+            }))
+        }).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fugato_core::profile::{BatchKnee, DeviceKey, GridPoint, Knee, SCHEMA};
+
+    fn plan() -> Plan {
+        let models = ["resnet18", "bert-tiny"].map(|name| fugato_zoo::find(name).expect("one"));
+        Plan {
+            models: models.to_vec(),
+            batches: vec![1, 8],
+            shares: vec![4, 8],
+            runtime: "onnxruntime 1".to_owned(),
+            out: PathBuf::from("profile.json"),
+        }
+    }
+
+    fn profile(knees: &[(&str, u16)]) -> Profile {
+        let model = |&(name, knee): &(&str, u16)| {
+            let mut model = ModelProfile::new(name, name, 8);
+            let knee = Knee {
+                tolerance: Some(knee),
+                ..Knee::default()
+            };
+            model.knees.push(BatchKnee {
+                batch: 1,
+                knee,
+                undecided_by: Vec::new(),
+            });
+            model
+        };
+        Profile {
+            schema: SCHEMA.to_owned(),
+            device: DeviceKey {
+                kind: "cuda".to_owned(),
+                name: "a device".to_owned(),
+                slices: 8,
+            },
+            runtime: "onnxruntime 1".to_owned(),
+            synthetic: false,
+            launch_s: None,
+            models: knees.iter().map(model).collect(),
+        }
+    }
+
+    #[test]
+    fn a_knee_below_the_whole_of_any_model_is_enough_once_all_were_measured() {
+        let verdict = |knees: &[(&str, u16)], faults: &[String]| {
+            answer(Some(&profile(knees)), &plan(), 2, faults).verdict
+        };
+        assert_eq!(
+            verdict(&[("resnet18", 8), ("bert-tiny", 4)], &[]),
+            Verdict::Holds
+        );
+        assert_eq!(
+            verdict(&[("resnet18", 8), ("bert-tiny", 8)], &[]),
+            Verdict::Fails
+        );
+        assert_eq!(verdict(&[("bert-tiny", 4)], &[]), Verdict::Unknown);
+        let fault = ["resnet18: no memory".to_owned()];
+        assert_eq!(verdict(&[("bert-tiny", 4)], &fault), Verdict::Fails);
+        assert_eq!(answer(None, &plan(), 0, &[]).verdict, Verdict::Unknown);
+    }
+
+    #[test]
+    fn a_point_that_failed_is_named() {
+        let mut found = profile(&[("resnet18", 4), ("bert-tiny", 4)]);
+        found.models[1].grid.push(GridPoint {
+            batch: 8,
+            share: 4,
+            neighbours: 0,
+            median_s: None,
+            p95_s: None,
+            low_s: None,
+            high_s: None,
+            repeats: 0,
+            failed: Some("no memory".to_owned()),
+        });
+        let Answer { verdict, words, .. } = answer(Some(&found), &plan(), 2, &[]);
+        assert_eq!(verdict, Verdict::Fails);
+        assert!(
+            words.contains("bert-tiny") && words.contains("no memory"),
+            "{words}"
+        );
+    }
+
+    #[test]
+    fn shares_are_quarters_as_far_as_there_are_such() {
+        use fugato_core::device::LaneClass;
+        use fugato_core::{DeviceId, Share};
+        let of = |slices| {
+            let lanes = [LaneClass::Normal];
+            shares(&DeviceSpec::nested(
+                DeviceId(0),
+                "a device",
+                Share(slices),
+                &lanes,
+                &lanes,
+            ))
+        };
+        assert_eq!(of(1), [1]);
+        assert_eq!(of(2), [1, 2]);
+        assert_eq!(of(16), [4, 8, 16]);
+    }
+}

@@ -1,0 +1,131 @@
+//! What is tried on an NVIDIA device.
+
+use super::stage::{Stage, named};
+use super::{knees, models, policies, switch, zoo};
+use crate::config::DeviceKind;
+use crate::gpu_check::Setup;
+use crate::gpu_check::report::{Answer, Budget};
+use anyhow::Context;
+use fugato_core::Nanos;
+use fugato_core::capacity::LargestSettings;
+use fugato_device::cuda::{CudaLibraries, Driver, Gpu};
+use fugato_device::{AnyDevice, Device};
+use fugato_zoo::ZooModel;
+use std::path::PathBuf;
+
+/// The models of the papers' mixes, those of the smaller mixes first.
+const OF_MIXES: [&str; 7] = [
+    "mobilenet_v2",
+    "alexnet",
+    "resnet50",
+    "vgg19",
+    "bert-base",
+    "resnet18",
+    "inception_v3",
+];
+
+/// The eighth of D-STACK's table.
+const EIGHTH: &str = "resnext50_32x4d";
+
+/// In the order they are tried. `convnet` is left out: its networks are made up, and the zoo
+/// has none of them.
+const MIXES: [&str; 5] = ["c-4", "c-7", "arv", "c-3", "c-2"];
+
+const POLICIES: [&str; 8] = [
+    policies::OURS,
+    policies::BASELINE,
+    "dstack",
+    "gslice",
+    "edf",
+    "temporal",
+    "clipper",
+    "nexus",
+];
+
+/// The batch that the papers publish their table at.
+const LARGEST_BATCH: u32 = 16;
+
+fn gpu(setup: &Setup) -> anyhow::Result<(Stage<AnyDevice>, String)> {
+    // From all folders; what is loaded is found by name.
+    CudaLibraries::load(&setup.libraries)?;
+    Stage::open(setup, DeviceKind::Cuda)
+}
+
+fn all(names: &[&str]) -> anyhow::Result<Vec<&'static ZooModel>> {
+    names.iter().map(|name| named(name)).collect()
+}
+
+fn profile_path(setup: &Setup) -> PathBuf {
+    setup.out.join("profile.json")
+}
+
+pub(crate) fn zoo(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
+    let (mut stage, _) = gpu(setup)?;
+    let (mut cpu, _) = Stage::open(setup, DeviceKind::Cpu)?;
+    let mut models = all(&OF_MIXES)?;
+    let others = fugato_zoo::models().iter();
+    models.extend(others.filter(|model| !OF_MIXES.contains(&model.name)));
+    let plan = zoo::Plan {
+        models,
+        batches: vec![1, 8, 32],
+        rounds: 20,
+    };
+    zoo::run(&mut stage, &mut cpu, &plan, budget)
+}
+
+pub(crate) fn knees(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
+    let (mut stage, runtime) = gpu(setup)?;
+    let plan = knees::Plan {
+        models: all(&OF_MIXES)?,
+        batches: vec![1, 4, LARGEST_BATCH],
+        shares: knees::shares(stage.device.spec()),
+        runtime,
+        out: profile_path(setup),
+    };
+    knees::run(&mut stage, &plan, budget)
+}
+
+pub(crate) fn policies(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
+    let path = profile_path(setup);
+    let profile = knees::read(&path)?.with_context(|| {
+        let path = path.display();
+        format!("there is no profile at `{path}`, which `--only knees` writes")
+    })?;
+    let (mut stage, runtime) = gpu(setup)?;
+    profile.matches(&stage.key(), &runtime)?;
+    let plan = policies::Plan {
+        profile,
+        mixes: policies::mixes(&MIXES),
+        policies: POLICIES.map(str::to_owned).to_vec(),
+        search: LargestSettings {
+            start: 0.5,
+            step: 1.5,
+            tolerance: 0.1,
+            least: 0.05,
+            most: 4.0,
+        },
+        duration: Nanos::from_millis(1_200),
+    };
+    policies::run(&mut stage, &plan, budget)
+}
+
+pub(crate) fn switch(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
+    let (mut stage, _) = gpu(setup)?;
+    let plan = switch::Plan {
+        zoo: named("resnet50")?,
+        legs: 201,
+    };
+    switch::run(&mut stage, &plan, budget)
+}
+
+pub(crate) fn models(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
+    let (mut stage, _) = gpu(setup)?;
+    let gpu = Gpu::open(Driver::find()?, setup.device)?;
+    let mut free = || Ok(gpu.memory_free()?);
+    let plan = models::Plan {
+        models: all(&[&OF_MIXES[..], &[EIGHTH]].concat())?,
+        partitions: 3,
+        max_batch: LARGEST_BATCH,
+    };
+    models::run(&mut stage, &plan, &mut free, budget)
+}

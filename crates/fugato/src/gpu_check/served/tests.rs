@@ -1,0 +1,432 @@
+//! The parts themselves, over the CPU, and over a CPU that answers wrongly.
+
+use super::stage::{Host, Place, Stage, item, named};
+use super::{knees, models, policies, switch, zoo};
+use crate::config::DeviceKind;
+use crate::gpu_check::Setup;
+use crate::gpu_check::report::{Answer, Budget, Verdict};
+use crate::runtime::{Surroundings, find};
+use bytes::Bytes;
+use fugato_core::capacity::LargestSettings;
+use fugato_core::device::DeviceSpec;
+use fugato_core::{ModelId, Nanos, PartitionId};
+use fugato_device::{
+    AnyDevice, Device, InputData, InputTensor, LeftBehind, LegWork, LoadError, LoadOptions, Loaded,
+    RevokeLeg, StoredModel, TensorData,
+};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+fn setup(folder: &Path) -> Setup {
+    let library = find(None, &Surroundings::of_process());
+    Setup {
+        onnxruntime: library.expect("`make runtime` fetches it").path,
+        libraries: Vec::new(),
+        models: folder.join("models"),
+        device: 0,
+        out: folder.to_owned(),
+    }
+}
+
+fn cpu(folder: &Path) -> (Stage<AnyDevice>, String) {
+    Stage::open(&setup(folder), DeviceKind::Cpu).expect("the CPU is always there")
+}
+
+/// What came of a part, and what it kept on the way.
+struct Ran {
+    answer: Answer,
+    kept: Vec<Answer>,
+}
+
+/// Runs a part that has so long.
+fn within(time: Duration, part: impl FnOnce(&mut Budget<'_>) -> anyhow::Result<Answer>) -> Ran {
+    let mut kept = Vec::new();
+    let mut keep = |answer| {
+        kept.push(answer);
+        Ok(())
+    };
+    let answer = part(&mut Budget {
+        until: Instant::now() + time,
+        keep: &mut keep,
+    });
+    Ran {
+        answer: answer.expect("the part comes to its end"),
+        kept,
+    }
+}
+
+/// Long enough for whatever a test does.
+const LONG: Duration = Duration::from_secs(300);
+
+/// What a [`Skewed`] device does to others' orders.
+type Skew = Box<dyn Fn(&mut LegWork) + Send + Sync>;
+
+/// A device that gets an order wrong on its way.
+struct Skewed {
+    device: Arc<AnyDevice>,
+    skew: Skew,
+    /// The first model that it refuses to load.
+    refused: Option<ModelId>,
+}
+
+impl Device for Skewed {
+    fn spec(&self) -> &DeviceSpec {
+        self.device.spec()
+    }
+
+    fn start(&self, mut work: LegWork) {
+        (self.skew)(&mut work);
+        self.device.start(work);
+    }
+
+    fn revoke(&self, leg: &RevokeLeg) {
+        self.device.revoke(leg);
+    }
+
+    fn let_go(&self, place: &LeftBehind) {
+        self.device.let_go(place);
+    }
+}
+
+impl Host for Skewed {
+    fn load(
+        &self,
+        id: ModelId,
+        stored: &StoredModel,
+        options: &LoadOptions,
+    ) -> Result<Loaded, LoadError> {
+        let mut options = options.clone();
+        if self.refused.is_some_and(|refused| id == refused) {
+            options.slots = 0;
+        }
+        self.device.load(id, stored, &options)
+    }
+
+    fn unload(&self, id: ModelId) -> bool {
+        self.device.unload(id)
+    }
+
+    fn set_layered(&self, layered: bool) {
+        self.device.set_layered(layered);
+    }
+}
+
+fn skewed(
+    folder: &Path,
+    refused: Option<ModelId>,
+    skew: impl Fn(&mut LegWork) + Send + Sync + 'static,
+) -> Stage<Skewed> {
+    cpu(folder).0.within(|device| Skewed {
+        device,
+        skew: Box::new(skew),
+        refused,
+    })
+}
+
+fn zoo_plan(names: &[&str]) -> zoo::Plan {
+    let models = names.iter().map(|name| named(name).expect("in the zoo"));
+    zoo::Plan {
+        models: models.collect(),
+        batches: vec![1, 3],
+        rounds: 2,
+    }
+}
+
+#[test]
+fn a_device_that_answers_as_the_cpu_does_holds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut stage, _) = cpu(folder.path());
+    let (mut reference, _) = cpu(folder.path());
+    let plan = zoo_plan(&["bert-tiny", "identity"]);
+    let Ran { answer, kept } = within(LONG, |budget| {
+        zoo::run(&mut stage, &mut reference, &plan, budget)
+    });
+    assert_eq!(answer.verdict, Verdict::Holds, "{}", answer.words);
+    let verdicts: Vec<_> = kept.iter().map(|kept| kept.verdict).collect();
+    assert_eq!(verdicts, [Verdict::Unknown, Verdict::Holds]);
+    let rows = answer.facts["models"][0]["batches"].as_array();
+    for row in rows.expect("rows") {
+        let number = |key: &str| row[key].as_f64().expect("a number");
+        assert!(number("deviation") < 1e-4, "{row}");
+        assert!(number("captured_us") > 0.0 && number("eager_us") > 0.0);
+        assert!(number("leg_us") >= number("captured_us"), "{row}");
+    }
+}
+
+#[test]
+fn answers_that_are_off_by_a_little_are_one_models_failed_rows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Whole numbers stay as they are, and with them the answers of the text model.
+    let mut stage = skewed(folder.path(), None, |work| {
+        for request in &mut work.requests {
+            let inputs = request.inputs.iter().cloned().map(scaled);
+            request.inputs = inputs.collect();
+        }
+    });
+    let (mut reference, _) = cpu(folder.path());
+    let plan = zoo_plan(&["identity", "bert-tiny"]);
+    let Ran { answer, kept } = within(LONG, |budget| {
+        zoo::run(&mut stage, &mut reference, &plan, budget)
+    });
+    let Answer { verdict, words, .. } = &answer;
+    assert_eq!(*verdict, Verdict::Fails);
+    assert!(
+        words.contains("identity at batch 1 deviates by 1.0e-2"),
+        "{words}"
+    );
+    assert!(words.contains("identity at batch 3 deviates"), "{words}");
+    assert!(!words.contains("bert-tiny at"), "{words}");
+    assert_eq!(kept[0].verdict, Verdict::Fails, "known before the rest");
+    let models = answer.facts["models"].as_array();
+    assert_eq!(models.map(Vec::len), Some(2), "the part goes on after it");
+}
+
+/// A tensor of floats times 1.01.
+fn scaled(tensor: InputTensor) -> InputTensor {
+    match tensor.data {
+        InputData::Here(TensorData::Raw(bytes)) if tensor.shape == [1, 1] => {
+            let (words, _) = bytes.as_chunks::<4>();
+            let floats = words.iter().map(|&word| f32::from_le_bytes(word) * 1.01);
+            let bytes: Vec<u8> = floats.flat_map(f32::to_le_bytes).collect();
+            InputTensor {
+                data: TensorData::Raw(Bytes::from(bytes)).into(),
+                ..tensor
+            }
+        }
+        data => InputTensor { data, ..tensor },
+    }
+}
+
+#[test]
+fn rows_that_are_mixed_up_show_at_larger_batches() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut stage = skewed(folder.path(), None, |work| work.requests.reverse());
+    let (mut reference, _) = cpu(folder.path());
+    let plan = zoo_plan(&["identity"]);
+    let Ran { answer, .. } = within(LONG, |budget| {
+        zoo::run(&mut stage, &mut reference, &plan, budget)
+    });
+    assert_eq!(answer.verdict, Verdict::Fails);
+    let words = &answer.words;
+    assert!(
+        words.contains("batch 3 deviates") && !words.contains("batch 1 deviates"),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_is_a_failed_row_and_others_are_tried() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut stage = skewed(folder.path(), Some(ModelId(0)), |_| {});
+    let (mut reference, _) = cpu(folder.path());
+    let plan = zoo_plan(&["bert-tiny", "identity"]);
+    let Ran { answer, .. } = within(LONG, |budget| {
+        zoo::run(&mut stage, &mut reference, &plan, budget)
+    });
+    assert_eq!(answer.verdict, Verdict::Fails);
+    assert!(
+        answer.words.contains("bert-tiny at batch 1: "),
+        "{}",
+        answer.words
+    );
+    assert!(!answer.words.contains("identity at"), "{}", answer.words);
+}
+
+#[test]
+fn what_the_time_did_not_suffice_for_is_unknown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut stage, runtime) = cpu(folder.path());
+    let (mut reference, _) = cpu(folder.path());
+    let plan = zoo_plan(&["identity"]);
+    let Ran { answer, kept } = within(Duration::ZERO, |budget| {
+        zoo::run(&mut stage, &mut reference, &plan, budget)
+    });
+    assert_eq!(answer.verdict, Verdict::Unknown);
+    assert!(answer.words.contains("0 of 1 models"), "{}", answer.words);
+    assert!(kept.is_empty());
+    let plan = knees_plan(&stage, folder.path(), runtime);
+    let Ran { answer, .. } = within(Duration::ZERO, |budget| {
+        knees::run(&mut stage, &plan, budget)
+    });
+    assert_eq!(answer.verdict, Verdict::Unknown, "{}", answer.words);
+    assert!(!plan.out.exists());
+}
+
+fn knees_plan(stage: &Stage<AnyDevice>, folder: &Path, runtime: String) -> knees::Plan {
+    let models = ["bert-tiny", "squeezenet1_1"].map(|name| named(name).expect("in the zoo"));
+    knees::Plan {
+        models: models.to_vec(),
+        batches: vec![1, 2],
+        shares: knees::shares(stage.device.spec()),
+        runtime,
+        out: folder.join("profile.json"),
+    }
+}
+
+#[test]
+fn policies_are_measured_and_simulated_on_the_profile_that_was_measured() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut stage, runtime) = cpu(folder.path());
+    let plan = knees_plan(&stage, folder.path(), runtime);
+    let Ran { answer, .. } = within(Duration::from_secs(12), |budget| {
+        knees::run(&mut stage, &plan, budget)
+    });
+    assert_eq!(
+        answer.facts["models"].as_array().map(Vec::len),
+        Some(2),
+        "{}",
+        answer.words
+    );
+    let profile = knees::read(&plan.out).expect("it can be read");
+    let profile = profile.expect("it was written");
+    profile.check().expect("a profile for the simulator");
+    for model in &profile.models {
+        let measured = model.grid.iter().filter(|point| point.times().is_some());
+        assert_eq!(measured.count(), model.grid.len(), "{}", model.name);
+        assert!(model.knee.tolerance.is_some());
+    }
+
+    let plan = policies::Plan {
+        profile,
+        mixes: vec![policies::MixPlan {
+            name: "two".to_owned(),
+            models: ["bert-tiny", "squeezenet1_1"].map(str::to_owned).to_vec(),
+        }],
+        policies: [policies::OURS, policies::BASELINE]
+            .map(str::to_owned)
+            .to_vec(),
+        // Two probes of each: whether such a load is held depends on the machine.
+        search: LargestSettings {
+            start: 0.5,
+            step: 2.0,
+            tolerance: 1.0,
+            least: 0.25,
+            most: 1.0,
+        },
+        duration: Nanos::from_millis(400),
+    };
+    let Ran { answer, kept } = within(LONG, |budget| policies::run(&mut stage, &plan, budget));
+    let mix = &answer.facts["mixes"][0];
+    let tried = mix["policies"].as_array().expect("policies");
+    assert_eq!(tried.len(), 2);
+    for policy in tried {
+        assert_eq!(policy["error"], serde_json::Value::Null, "{policy}");
+        assert_eq!(policy["settled"], true, "{policy}");
+        assert!(
+            policy["simulated"].as_f64().is_some_and(|load| load > 0.0),
+            "{policy}"
+        );
+        let probes = policy["probes"].as_array().expect("probes");
+        assert!(!probes.is_empty());
+        let requests = |probe: &serde_json::Value| {
+            let models = probe["models"].as_array().expect("models");
+            models
+                .iter()
+                .map(|model| model["requests"].as_u64())
+                .sum::<Option<u64>>()
+        };
+        assert!(
+            probes.iter().all(|probe| requests(probe) > Some(0)),
+            "{policy}"
+        );
+    }
+    assert!(mix["simulation_error"].is_null(), "{mix}");
+    assert_eq!(kept.len(), 3, "after each policy, and after the simulation");
+    // The device is idle, and hears others again.
+    let zoo = named("identity").expect("in the zoo");
+    let model = stage.load(zoo, &LoadOptions::default()).expect("it loads");
+    let items = [item(zoo, 0).expect("an item")];
+    let ran = stage.run(&model, Place::of(PartitionId(0)), &items);
+    assert_eq!(ran.expect("it runs").outputs.len(), 1);
+}
+
+#[test]
+fn a_profile_of_other_content_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut stage, runtime) = cpu(folder.path());
+    let mut plan = knees_plan(&stage, folder.path(), runtime);
+    plan.models.truncate(1);
+    within(Duration::from_secs(4), |budget| {
+        knees::run(&mut stage, &plan, budget)
+    });
+    let profile = knees::read(&plan.out).expect("it can be read");
+    let mut profile = profile.expect("it was written");
+    profile.models[0].hash = "another".to_owned();
+    let mix = |model: &str| policies::MixPlan {
+        name: model.to_owned(),
+        models: vec![model.to_owned()],
+    };
+    let plan = policies::Plan {
+        profile,
+        mixes: vec![mix("bert-tiny"), mix("resnet18")],
+        policies: vec![policies::OURS.to_owned()],
+        search: LargestSettings::default(),
+        duration: Nanos::from_millis(100),
+    };
+    let Ran { answer, .. } = within(LONG, |budget| policies::run(&mut stage, &plan, budget));
+    assert_eq!(answer.verdict, Verdict::Fails);
+    let words = &answer.words;
+    assert!(
+        words.contains("the profile is of another `bert-tiny`"),
+        "{words}"
+    );
+    assert!(
+        words.contains("`resnet18` is not in the profile"),
+        "{words}"
+    );
+}
+
+#[test]
+fn idle_times_are_measured_in_one_partition_and_in_two() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut stage, _) = cpu(folder.path());
+    let plan = switch::Plan {
+        zoo: named("identity").expect("in the zoo"),
+        legs: 7,
+    };
+    let Ran { answer, kept } = within(LONG, |budget| switch::run(&mut stage, &plan, budget));
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].verdict, Verdict::Unknown);
+    let is_divided = stage.device.spec().partitions.len() > 1;
+    let other = &answer.facts["idle_other_partition_us"];
+    assert_eq!(other.is_number(), is_divided, "{}", answer.words);
+    for key in ["idle_waiting_us", "idle_same_partition_us"] {
+        assert!(answer.facts[key].is_number(), "{}", answer.facts);
+    }
+}
+
+#[test]
+fn memory_is_asked_for_after_each_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut stage, _) = cpu(folder.path());
+    let partitions = stage.device.spec().partitions.len().min(2);
+    let plan = models::Plan {
+        models: ["identity", "bert-tiny"]
+            .map(|name| named(name).expect("in the zoo"))
+            .to_vec(),
+        partitions,
+        max_batch: 2,
+    };
+    let free = AtomicU64::new(100 << 30);
+    let mut lavish = || Ok(free.fetch_sub(5 << 30, Ordering::Relaxed));
+    let Ran { answer, kept } = within(LONG, |budget| {
+        models::run(&mut stage, &plan, &mut lavish, budget)
+    });
+    assert_eq!(kept.len(), 2);
+    assert_eq!(answer.verdict, Verdict::Fails, "{}", answer.words);
+    assert_eq!(answer.facts["taken_bytes"], 10_u64 << 30);
+    let (mut stage, _) = cpu(folder.path());
+    let mut frugal = || Ok(1 << 30);
+    let Ran { answer, .. } = within(LONG, |budget| {
+        models::run(&mut stage, &plan, &mut frugal, budget)
+    });
+    assert_eq!(answer.verdict, Verdict::Holds, "{}", answer.words);
+    let weights = answer.facts["weights_bytes"].as_u64();
+    assert!(
+        weights.is_some_and(|bytes| bytes > 1 << 20),
+        "{}",
+        answer.facts
+    );
+}

@@ -1,0 +1,307 @@
+//! Whether every model of the zoo answers as on the CPU, and how long it takes.
+
+use super::stage::{Host, OnStage, Place, Ran, Stage, items, median, micros};
+use crate::gpu_check::compare::apart;
+use crate::gpu_check::report::{Answer, Budget, Verdict};
+use fugato_core::{Nanos, PartitionId};
+use fugato_device::{AnyDevice, GpuTuning, LoadOptions, OutputTensor, RequestInputs, TensorData};
+use fugato_zoo::ZooModel;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// Largest deviation over the largest value of an output that is the same answer, in 32-bit
+/// floats: other kernels add in another order, and deep models add up such differences.
+const SAME: f64 = 1e-3;
+
+/// Items that the CPU answers at once. What else is in a batch must not matter, so its answers
+/// are those to expect in batches of any size.
+const REFERENCE_BATCH: u32 = 8;
+
+/// What is tried.
+pub(super) struct Plan {
+    /// In the order they are tried.
+    pub(super) models: Vec<&'static ZooModel>,
+    /// Rising.
+    pub(super) batches: Vec<u32>,
+    /// Runs of which the median counts.
+    pub(super) rounds: usize,
+}
+
+impl Plan {
+    fn largest(&self) -> u32 {
+        self.batches.last().copied().unwrap_or(1)
+    }
+}
+
+/// What became of a model at a batch.
+struct Row {
+    model: &'static str,
+    batch: u32,
+    found: Result<Found, String>,
+}
+
+struct Found {
+    deviation: f64,
+    /// The run by itself, captured and operator by operator.
+    captured: Nanos,
+    eager: Nanos,
+    /// From the moment the lane took the batch up until its results lay in memory.
+    leg: Nanos,
+}
+
+/// A model that was tried.
+struct Tried {
+    rows: Vec<Row>,
+    load_s: f64,
+}
+
+pub(super) fn run<D: Host>(
+    stage: &mut Stage<D>,
+    cpu: &mut Stage<AnyDevice>,
+    plan: &Plan,
+    budget: &mut Budget<'_>,
+) -> anyhow::Result<Answer> {
+    let mut all = Vec::new();
+    for zoo in &plan.models {
+        if budget.is_spent() {
+            break;
+        }
+        let tried = one(stage, cpu, plan, zoo).unwrap_or_else(|error| {
+            let failed = |&batch| Row {
+                model: zoo.name,
+                batch,
+                found: Err(format!("{error:#}")),
+            };
+            Tried {
+                rows: plan.batches.iter().map(failed).collect(),
+                load_s: 0.0,
+            }
+        });
+        all.push(tried);
+        budget.keep(answer(&all, plan))?;
+    }
+    Ok(answer(&all, plan))
+}
+
+fn one<D: Host>(
+    stage: &mut Stage<D>,
+    cpu: &mut Stage<AnyDevice>,
+    plan: &Plan,
+    zoo: &'static ZooModel,
+) -> anyhow::Result<Tried> {
+    let items = items(zoo, plan.largest())?;
+    let expected = expected(cpu, zoo, &items)?;
+    let mut found = Vec::new();
+    let mut load_s = 0.0;
+    for graphs in [true, false] {
+        let options = LoadOptions {
+            max_batch: plan.largest(),
+            slots: 1,
+            gpu: GpuTuning {
+                graphs,
+                tf32: false,
+                ..GpuTuning::default()
+            },
+            ..LoadOptions::default()
+        };
+        let begun = Instant::now();
+        let model = stage.load(zoo, &options)?;
+        if graphs {
+            load_s = begun.elapsed().as_secs_f64();
+        }
+        let of_batches = plan.batches.iter().map(|&batch| {
+            let items = &items[..batch as usize];
+            at(stage, &model, items, &expected, plan.rounds)
+        });
+        found.push(of_batches.collect::<Vec<_>>());
+        stage.unload(&model);
+    }
+    let eager = found.pop().unwrap_or_default();
+    let captured = found.pop().unwrap_or_default();
+    let rows = plan.batches.iter().zip(captured).zip(eager);
+    let rows = rows.map(|((&batch, captured), eager)| {
+        let both = captured.and_then(|captured| Ok((captured, eager?)));
+        let found = both.map(|(captured, eager)| Found {
+            deviation: captured.deviation.max(eager.deviation),
+            captured: captured.run,
+            eager: eager.run,
+            leg: captured.leg,
+        });
+        Row {
+            model: zoo.name,
+            batch,
+            found: found.map_err(|error| format!("{error:#}")),
+        }
+    });
+    Ok(Tried {
+        rows: rows.collect(),
+        load_s,
+    })
+}
+
+/// What the CPU answers to each item.
+fn expected(
+    cpu: &mut Stage<AnyDevice>,
+    zoo: &'static ZooModel,
+    items: &[RequestInputs],
+) -> anyhow::Result<Vec<Vec<OutputTensor>>> {
+    let options = LoadOptions {
+        max_batch: REFERENCE_BATCH,
+        slots: 1,
+        ..LoadOptions::default()
+    };
+    let model = cpu.load(zoo, &options)?;
+    let mut expected = Vec::new();
+    for chunk in items.chunks(REFERENCE_BATCH as usize) {
+        expected.extend(cpu.run(&model, Place::of(PartitionId(0)), chunk)?.outputs);
+    }
+    cpu.unload(&model);
+    Ok(expected)
+}
+
+/// A batch in one way of running it.
+struct Timed {
+    deviation: f64,
+    run: Nanos,
+    leg: Nanos,
+}
+
+fn at<D: Host>(
+    stage: &mut Stage<D>,
+    model: &OnStage,
+    items: &[RequestInputs],
+    expected: &[Vec<OutputTensor>],
+    rounds: usize,
+) -> anyhow::Result<Timed> {
+    let place = Place::of(PartitionId(0));
+    let first = stage.run(model, place, items)?;
+    let mut deviation = deviation(&first.outputs, expected)?;
+    let ran: Result<Vec<Ran>, _> = (0..rounds.max(1))
+        .map(|_| stage.run(model, place, items))
+        .collect();
+    let ran = ran?;
+    // The last one too: a graph may answer another time than it did the first.
+    if let Some(last) = ran.last() {
+        deviation = deviation.max(self::deviation(&last.outputs, expected)?);
+    }
+    Ok(Timed {
+        deviation,
+        run: median(ran.iter().map(|ran| ran.split.infer).collect()),
+        leg: median(ran.iter().map(Ran::took).collect()),
+    })
+}
+
+/// The largest deviation of an output over its largest value, over all items of a batch.
+fn deviation(found: &[Vec<OutputTensor>], expected: &[Vec<OutputTensor>]) -> anyhow::Result<f64> {
+    let Some(first) = found.first() else {
+        anyhow::bail!("there are no answers");
+    };
+    let mut worst = 0.0_f64;
+    for output in 0..first.len() {
+        let all = |items: &[Vec<OutputTensor>]| -> anyhow::Result<Vec<f32>> {
+            let mut values = Vec::new();
+            for item in items.iter().take(found.len()) {
+                let tensor = item.get(output);
+                let tensor = tensor.ok_or_else(|| anyhow::anyhow!("output {output} is missing"))?;
+                values.extend(floats(tensor)?);
+            }
+            Ok(values)
+        };
+        let (found, expected) = (all(found)?, all(expected)?);
+        anyhow::ensure!(
+            found.len() == expected.len(),
+            "output {output} has {} values, expected {}",
+            found.len(),
+            expected.len()
+        );
+        worst = worst.max(apart(&found, &expected)?);
+    }
+    Ok(worst)
+}
+
+fn floats(tensor: &OutputTensor) -> anyhow::Result<Vec<f32>> {
+    let TensorData::Raw(bytes) = &tensor.data else {
+        anyhow::bail!("an answer is of strings");
+    };
+    let (words, _) = bytes.as_chunks::<4>();
+    let floats = words.iter().map(|&word| f32::from_le_bytes(word));
+    Ok(floats.collect())
+}
+
+fn answer(all: &[Tried], plan: &Plan) -> Answer {
+    let rows = || all.iter().flat_map(|tried| &tried.rows);
+    let faults: Vec<String> = rows().filter_map(fault).collect();
+    let found = || rows().filter_map(|row| row.found.as_ref().ok());
+    let worst = found().fold(0.0_f64, |most, found| most.max(found.deviation));
+    let added = median(found().map(added).collect());
+    let is_whole = all.len() == plan.models.len();
+    let tried = format!(
+        "{} of {} models at batches {:?}",
+        all.len(),
+        plan.models.len(),
+        plan.batches
+    );
+    Answer {
+        verdict: match (faults.is_empty(), is_whole) {
+            (true, true) => Verdict::Holds,
+            (true, false) => Verdict::Unknown,
+            (false, _) => Verdict::Fails,
+        },
+        words: match faults.as_slice() {
+            [] => format!(
+                "{tried}, largest deviation {worst:.1e} (expected {SAME:.0e} at most); the device \
+                 adds {:.0} us to a run",
+                micros(added)
+            ),
+            faults => format!("{tried}: {}", faults.join("; ")),
+        },
+        facts: json!({
+            "largest_deviation": worst,
+            "added_us": micros(added),
+            "models": all.iter().map(facts).collect::<Vec<_>>(),
+        }),
+    }
+}
+
+/// What is wrong with a row.
+fn fault(row: &Row) -> Option<String> {
+    let Row {
+        model,
+        batch,
+        found,
+    } = row;
+    match found {
+        Ok(found) if found.deviation <= SAME => None,
+        Ok(found) => {
+            let deviation = found.deviation;
+            Some(format!(
+                "{model} at batch {batch} deviates by {deviation:.1e}"
+            ))
+        }
+        Err(error) => Some(format!("{model} at batch {batch}: {error}")),
+    }
+}
+
+/// What a leg takes besides the run: copies, and what the host does.
+fn added(found: &Found) -> Nanos {
+    found.leg.saturating_sub(found.captured)
+}
+
+fn facts(tried: &Tried) -> Value {
+    let rows = tried.rows.iter().map(|row| match &row.found {
+        Ok(found) => json!({
+            "batch": row.batch,
+            "deviation": found.deviation,
+            "captured_us": micros(found.captured),
+            "eager_us": micros(found.eager),
+            "leg_us": micros(found.leg),
+            "added_us": micros(added(found)),
+        }),
+        Err(error) => json!({ "batch": row.batch, "error": error }),
+    });
+    json!({
+        "model": tried.rows.first().map(|row| row.model),
+        "load_s": tried.load_s,
+        "batches": rows.collect::<Vec<_>>(),
+    })
+}
