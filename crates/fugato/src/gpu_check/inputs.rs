@@ -37,9 +37,11 @@ pub(super) fn push(
 
 /// How a device calls the elements of an input of the zoo.
 pub(super) fn element(data_type: fugato_onnx::DataType) -> anyhow::Result<ElementType> {
-    match data_type {
-        fugato_onnx::DataType::Float => Ok(ElementType::Fp32),
-        fugato_onnx::DataType::Int64 => Ok(ElementType::Int64),
-        other => anyhow::bail!("no inputs of type {other:?}"),
+    if data_type == fugato_onnx::DataType::Float {
+        Ok(ElementType::Fp32)
+    } else if data_type == fugato_onnx::DataType::Int64 {
+        Ok(ElementType::Int64)
+    } else {
+        anyhow::bail!("no inputs of type {data_type:?}")
     }
 }

@@ -297,7 +297,7 @@ impl<D: Host> Stage<D> {
     }
 
     /// Waits for the end of a leg; what others report in between is dropped.
-    pub(super) fn end_of(&mut self, task: TaskId) -> anyhow::Result<Ran> {
+    pub(super) fn end_of(&self, task: TaskId) -> anyhow::Result<Ran> {
         loop {
             let event = self.events.recv_timeout(PATIENCE);
             let event = event.context("the device reported no end of a leg")?;

@@ -195,7 +195,7 @@ fn scaled(tensor: InputTensor) -> InputTensor {
                 ..tensor
             }
         }
-        data => InputTensor { data, ..tensor },
+        data @ (InputData::Here(_) | InputData::Shared(_)) => InputTensor { data, ..tensor },
     }
 }
 
