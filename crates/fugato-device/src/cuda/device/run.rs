@@ -251,9 +251,11 @@ impl<B: Backend> Tools<B> {
         let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
         let with = (backend, &self.compute);
         model.make_ready(with, &mut session)?;
-        for slot in (0..model.slots()).map(SlotIndex) {
-            let buffers = &*model.slot(slot);
-            for rows in model.warm_batches() {
+        // All slots of one batch before the next batch: ONNX Runtime keeps a convolution's plan for
+        // the shape that it ran last, and makes it anew for every other.
+        for rows in model.warm_batches() {
+            for slot in (0..model.slots()).map(SlotIndex) {
+                let buffers = &*model.slot(slot);
                 for (port, (staged, memory)) in model.inputs.iter().zip(&buffers.inputs) {
                     backend.upload(staged, memory, bytes(port, rows)?, &self.compute)?;
                 }

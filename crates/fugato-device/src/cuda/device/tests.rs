@@ -2,6 +2,7 @@
 //! when memory, captures or the device itself fail.
 
 mod faults;
+mod loading;
 
 use super::super::backend::FaultKind;
 use super::super::fake::{Fake, FakeFacts, FakeModel, model};
