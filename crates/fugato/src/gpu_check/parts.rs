@@ -17,10 +17,10 @@ pub(super) fn run(part: Part, setup: &Setup, budget: &mut Budget<'_>) -> anyhow:
     let on = |run: fn(&Bench) -> anyhow::Result<Answer>| run(&Bench::open(setup)?);
     let answer = match part {
         Part::Device => on(device::run),
-        Part::Capture => on(capture::run),
+        Part::Capture => capture::run(&Bench::open(setup)?, budget),
         Part::Overlap => on(overlap::run),
         Part::Memory => on(memory::run),
-        Part::Partitions => on(partitions::run),
+        Part::Partitions => partitions::run(&Bench::open(setup)?, budget),
         Part::Neighbours => on(neighbours::run),
         Part::Retarget => on(retarget::run),
         Part::Zoo => on_gpu::zoo(setup, budget),

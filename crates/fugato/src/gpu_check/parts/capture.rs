@@ -2,7 +2,7 @@
 
 use crate::gpu_check::bench::{Bench, micros, quantile};
 use crate::gpu_check::compare::apart;
-use crate::gpu_check::report::{Answer, Verdict};
+use crate::gpu_check::report::{Answer, Budget, Verdict};
 use fugato_device::cuda::{CudaModel, Executable, Partition};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -27,43 +27,74 @@ const ROUNDS: usize = 10;
 /// another order, which those of the same plan do not.
 const SAME: f64 = 1e-6;
 
-pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
+pub(super) fn run(bench: &Bench, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
     let whole = bench.whole()?;
-    let (mut rows, mut worst, mut bad) = (Vec::new(), 0.0_f64, Vec::new());
+    let mut found = Found::default();
     // A second model whose replays come between those of the first.
     let other = whole.stream(0)?;
     let between = bench.graph("squeezenet1_1", 1, &other)?;
-    for name in MODELS {
-        for batch in BATCHES {
-            let row = match one(bench, name, batch, &whole, &between) {
-                Ok((row, deviation)) => {
-                    worst = worst.max(deviation);
-                    if deviation > SAME {
-                        bad.push(format!(
-                            "{name} at batch {batch} deviates by {deviation:.1e}"
-                        ));
-                    }
-                    row
-                }
-                Err(error) => {
-                    bad.push(format!("{name} at batch {batch}: {error:#}"));
-                    json!({ "model": name, "batch": batch, "error": format!("{error:#}") })
-                }
-            };
-            rows.push(row);
+    for (name, batch) in MODELS
+        .into_iter()
+        .flat_map(|name| BATCHES.map(|batch| (name, batch)))
+    {
+        if budget.is_spent() {
+            break;
+        }
+        match one(bench, name, batch, &whole, &between) {
+            Ok((row, deviation)) => found.note(name, batch, row, deviation),
+            Err(error) => found.fail(name, batch, &error),
+        }
+        budget.keep(found.answer())?;
+    }
+    Ok(found.answer())
+}
+
+/// What was found of the models so far.
+#[derive(Default)]
+struct Found {
+    rows: Vec<Value>,
+    worst: f64,
+    bad: Vec<String>,
+}
+
+impl Found {
+    fn note(&mut self, name: &str, batch: u32, row: Value, deviation: f64) {
+        self.rows.push(row);
+        self.worst = self.worst.max(deviation);
+        if deviation > SAME {
+            let bad = format!("{name} at batch {batch} deviates by {deviation:.1e}");
+            self.bad.push(bad);
         }
     }
-    Ok(Answer {
-        verdict: Verdict::of(bad.is_empty()),
-        words: match bad.as_slice() {
-            [] => format!(
-                "{} models at batches {BATCHES:?}, largest deviation {worst:.1e}",
-                MODELS.len()
-            ),
-            bad => bad.join("; "),
-        },
-        facts: json!({ "largest_deviation": worst, "runs": rows }),
-    })
+
+    fn fail(&mut self, name: &str, batch: u32, error: &anyhow::Error) {
+        let error = format!("{error:#}");
+        self.bad.push(format!("{name} at batch {batch}: {error}"));
+        let row = json!({ "model": name, "batch": batch, "error": error });
+        self.rows.push(row);
+    }
+
+    fn answer(&self) -> Answer {
+        let all = MODELS.len() * BATCHES.len();
+        Answer {
+            verdict: match (self.bad.is_empty(), self.rows.len() == all) {
+                (false, _) => Verdict::Fails,
+                (true, true) => Verdict::Holds,
+                (true, false) => Verdict::Unknown,
+            },
+            words: match self.bad.as_slice() {
+                [] => format!(
+                    "{} of {all} captures, of {} models at batches {BATCHES:?}, largest deviation \
+                     {:.1e}",
+                    self.rows.len(),
+                    MODELS.len(),
+                    self.worst
+                ),
+                bad => bad.join("; "),
+            },
+            facts: json!({ "largest_deviation": self.worst, "runs": self.rows }),
+        }
+    }
 }
 
 fn one(
@@ -130,4 +161,33 @@ fn answers(model: &CudaModel) -> anyhow::Result<Vec<f32>> {
         answers.extend(words.iter().map(|&word| f32::from_le_bytes(word)));
     }
     Ok(answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn captures_hold_once_all_were_tried_and_fail_with_the_first_that_deviates() {
+        let mut found = Found::default();
+        let pairs = MODELS
+            .into_iter()
+            .flat_map(|name| BATCHES.map(|batch| (name, batch)));
+        for (name, batch) in pairs {
+            assert_eq!(found.answer().verdict, Verdict::Unknown);
+            found.note(name, batch, Value::Null, SAME);
+        }
+        assert_eq!(found.answer().verdict, Verdict::Holds);
+        found.fail("vgg19", 1, &anyhow::anyhow!("no memory"));
+        assert_eq!(found.answer().verdict, Verdict::Fails);
+        let mut found = Found::default();
+        found.note("resnet50", 8, Value::Null, 2.0 * SAME);
+        assert_eq!(found.answer().verdict, Verdict::Fails);
+        assert!(
+            found
+                .answer()
+                .words
+                .contains("resnet50 at batch 8 deviates")
+        );
+    }
 }
