@@ -32,13 +32,26 @@ pub struct Visit {
     pub batch: u32,
     /// Where the timed legs run.
     pub partition: PartitionId,
-    /// Partitions that are busy meanwhile, each with legs of one item of the same model,
-    /// one after another. They must not overlap each other or `partition`.
+    /// Partitions that are busy meanwhile, each with legs one after another. They must not
+    /// overlap each other or `partition`.
     pub busy: Vec<PartitionId>,
+    /// What those legs are; `None`: of one item of the same model.
+    pub neighbour: Option<Neighbour>,
     /// Legs to run first, whose times do not count.
     pub warm_up: u32,
     /// Legs to time.
     pub legs: u32,
+}
+
+/// What the busy partitions of a visit run.
+#[derive(Clone, Debug)]
+pub struct Neighbour {
+    /// The model, loaded with as many slots as the visit's own.
+    pub model: ModelId,
+    /// A request of one item, of which the batch is made up.
+    pub item: RequestInputs,
+    /// Items in the batch.
+    pub batch: u32,
 }
 
 impl Visit {
@@ -237,7 +250,7 @@ impl<D: Device> Profiler<D> {
             let slot = SlotIndex(u16::try_from(index + 1).unwrap_or(u16::MAX));
             // One runs, one is committed, so that the lane never waits for this thread.
             for _ in 0..2 {
-                self.start(visit, (partition, slot), 1);
+                self.start(visit, (partition, slot));
             }
         }
         // When each has run a leg its sessions and buffers are there, and the next one runs.
@@ -251,7 +264,7 @@ impl<D: Device> Profiler<D> {
             if !go_on() {
                 break;
             }
-            let timed = self.start(visit, (visit.partition, TIMED), visit.batch);
+            let timed = self.start(visit, (visit.partition, TIMED));
             let took = loop {
                 let (task, _, took) = self.keep_busy(visit)?;
                 if task == timed {
@@ -271,7 +284,7 @@ impl<D: Device> Profiler<D> {
         let (task, place, took) = self.next_end()?;
         let took = took?;
         if place.1 != TIMED {
-            self.start(visit, place, 1);
+            self.start(visit, place);
         }
         Ok((task, place, took))
     }
@@ -316,14 +329,20 @@ impl<D: Device> Profiler<D> {
         }
     }
 
-    fn start(&mut self, visit: &Visit, (partition, slot): Place, batch: u32) -> TaskId {
+    /// Starts a leg of the visit: a timed one in its slot, a neighbour's in any other.
+    fn start(&mut self, visit: &Visit, (partition, slot): Place) -> TaskId {
+        let (model, item, batch) = match &visit.neighbour {
+            _ if slot == TIMED => (visit.model, &visit.item, visit.batch),
+            Some(other) => (other.model, &other.item, other.batch),
+            None => (visit.model, &visit.item, 1),
+        };
         let task = self.next_task();
         self.in_flight.insert(task, (partition, slot));
         self.device.start(LegWork {
             start: Start {
                 device: self.device.spec().id,
                 task,
-                model: visit.model,
+                model,
                 leg: LegIndex(0),
                 partition,
                 lane: LANE,
@@ -332,7 +351,7 @@ impl<D: Device> Profiler<D> {
                 not_before: Timestamp::ZERO,
                 requests: Vec::new(),
             },
-            requests: (0..batch).map(|_| visit.item.clone()).collect(),
+            requests: (0..batch).map(|_| item.clone()).collect(),
         });
         task
     }

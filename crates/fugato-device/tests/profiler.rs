@@ -8,8 +8,8 @@ use common::{Bench, batched, dense, model, node, random_rows, request};
 use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
 use fugato_core::{DeviceId, ModelId, PartitionId, Share};
 use fugato_device::{
-    CpuDevice, CpuOptions, Device, LoadOptions, MonotonicClock, Profiler, Visit, VisitError,
-    partitions_beside,
+    CpuDevice, CpuOptions, Device, LoadOptions, MonotonicClock, Neighbour, Profiler, Visit,
+    VisitError, partitions_beside,
 };
 use fugato_onnx::{DataType, ModelProto, TensorProto};
 use std::cell::Cell;
@@ -49,6 +49,7 @@ fn visit(batch: u32, partition: PartitionId) -> Visit {
         batch,
         partition,
         busy: Vec::new(),
+        neighbour: None,
         warm_up: 1,
         legs: 3,
     }
@@ -66,6 +67,46 @@ fn a_visit_times_its_legs_and_leaves_the_device_idle() {
     assert_eq!(after.legs - before.legs, 4, "the warm-up too");
     let bytes = after.bytes_copied_in - before.bytes_copied_in;
     assert_eq!(bytes, 4 * 8 * WIDTH * 4, "whole batches, item by item");
+}
+
+#[test]
+fn neighbours_run_batches_of_another_model() {
+    let bench = Bench::new();
+    let graph = dense(i64::try_from(WIDTH).unwrap());
+    let mut profiler = profiler(&bench, &graph, 4);
+    let partition = smallest(profiler.device().spec());
+    let busy = partitions_beside(profiler.device().spec(), partition);
+    let other = ModelId(4);
+    let options = LoadOptions {
+        max_batch: 4,
+        slots: u16::try_from(busy.len() + 1).unwrap(),
+        ..LoadOptions::default()
+    };
+    let stored = bench.prepare(&graph);
+    profiler.device().load(other, &stored, &options).unwrap();
+    let beside = Visit {
+        busy: busy.clone(),
+        neighbour: Some(Neighbour {
+            model: other,
+            item: request(1, vec![random_rows(2, 1, WIDTH)]),
+            batch: 4,
+        }),
+        ..visit(1, partition)
+    };
+    let before = profiler.device().metrics();
+    assert_eq!(profiler.visit(&beside, || true).unwrap().len(), 3);
+    let after = profiler.device().metrics();
+    let (legs, bytes) = (
+        after.legs - before.legs,
+        after.bytes_copied_in - before.bytes_copied_in,
+    );
+    // Four timed legs of one item; all others are of four.
+    assert_eq!(bytes, (4 + 4 * (legs - 4)) * WIDTH * 4, "{legs} legs");
+    // Where one is not loaded, the visit fails and the device is idle.
+    profiler.device().unload(other);
+    let failed = profiler.visit(&beside, || true);
+    assert_eq!(failed.is_err(), !busy.is_empty());
+    profiler.visit(&visit(1, partition), || true).unwrap();
 }
 
 #[test]

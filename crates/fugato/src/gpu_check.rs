@@ -51,6 +51,8 @@ pub enum Part {
     Policies,
     /// How long the device stands still between two legs, in one partition and in two
     Switch,
+    /// What neighbours of other models cost a model in a half of its own
+    Beside,
     /// What eight models take of memory in three partitions each
     Models,
 }
@@ -58,7 +60,7 @@ pub enum Part {
 impl Part {
     /// All, in the order they are tried: the riskiest assumptions first.
     /// What they leave of their time goes to the parts that measure as long as they may.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Device,
         Self::Capture,
         Self::Overlap,
@@ -67,6 +69,7 @@ impl Part {
         Self::Neighbours,
         Self::Partitions,
         Self::Switch,
+        Self::Beside,
         Self::Models,
         Self::Zoo,
         Self::Knees,
@@ -87,6 +90,7 @@ impl Part {
             Self::Knees => "knees",
             Self::Policies => "policies",
             Self::Switch => "switch",
+            Self::Beside => "beside",
             Self::Models => "models",
         }
     }
@@ -105,6 +109,7 @@ impl Part {
             Self::Knees => "Is a part of the device enough for a model?",
             Self::Policies => "Does `fugato` hold as much load as no control?",
             Self::Switch => "Is another partition as near as the same one?",
+            Self::Beside => "Do other models leave one alone?",
             Self::Models => "Do eight models in three partitions each fit beside others?",
         }
     }
@@ -114,15 +119,14 @@ impl Part {
         Duration::from_secs(match self {
             Self::Device => 10,
             Self::Capture => 45,
-            Self::Overlap | Self::Memory => 25,
-            Self::Retarget => 20,
+            Self::Overlap | Self::Memory | Self::Models => 25,
+            Self::Retarget | Self::Beside => 20,
             Self::Neighbours => 35,
             Self::Partitions => 40,
             Self::Switch => 15,
-            Self::Models => 30,
-            Self::Zoo => 80,
-            Self::Knees => 70,
-            Self::Policies => 75,
+            Self::Zoo => 75,
+            Self::Knees => 65,
+            Self::Policies => 70,
         })
     }
 }
@@ -197,4 +201,20 @@ pub fn find_device(ordinal: u32) -> anyhow::Result<String> {
 #[cfg(not(feature = "cuda"))]
 pub fn find_device(_ordinal: u32) -> anyhow::Result<String> {
     anyhow::bail!("this program was built without the feature `cuda`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_share_all_of_the_time() {
+        let all: Duration = Part::ALL.iter().map(|part| part.limit()).sum();
+        assert_eq!(all, TIME);
+        assert!(TIME < Duration::from_secs(480), "less than eight minutes");
+        let mut parts = Part::ALL.to_vec();
+        parts.sort_unstable();
+        parts.dedup();
+        assert_eq!(parts.len(), Part::ALL.len());
+    }
 }

@@ -3,6 +3,7 @@
 use super::Part;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
+#[cfg(any(feature = "cuda", test))]
 use std::time::{Duration, Instant};
 
 /// The schema of a [`Report`].
@@ -31,6 +32,7 @@ impl Verdict {
 }
 
 /// What a part answers.
+#[cfg(any(feature = "cuda", test))]
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     pub(super) verdict: Verdict,
@@ -40,11 +42,13 @@ pub(super) struct Answer {
 
 /// What a part of many measurements goes by: how long it may measure on, and where it puts
 /// what it has found so far.
+#[cfg(any(feature = "cuda", test))]
 pub(super) struct Budget<'a> {
     pub(super) until: Instant,
     pub(super) keep: &'a mut dyn FnMut(Answer) -> anyhow::Result<()>,
 }
 
+#[cfg(any(feature = "cuda", test))]
 impl Budget<'_> {
     pub(super) fn left(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())
@@ -94,6 +98,7 @@ impl Report {
     }
 
     /// The report of an answer.
+    #[cfg(feature = "cuda")]
     pub(super) fn of(part: Part, answer: Answer) -> Self {
         let Answer {
             verdict,

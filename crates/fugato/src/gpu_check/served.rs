@@ -5,6 +5,7 @@
 //! Each part takes any device, so that all of them are tried on the CPU where there is no other.
 //! `on_gpu` opens the NVIDIA device and says what is tried on it.
 
+mod beside;
 mod knees;
 mod load;
 mod models;

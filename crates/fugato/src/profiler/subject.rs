@@ -156,6 +156,7 @@ impl Subject {
                 batch: item.items,
                 partition: PartitionId(0),
                 busy: Vec::new(),
+                neighbour: None,
                 warm_up: 0,
                 legs: 1,
             };
@@ -213,6 +214,7 @@ impl Subject {
             batch,
             partition: place.partition,
             busy,
+            neighbour: None,
             warm_up: wanted.warm_up,
             legs: wanted.legs,
         };

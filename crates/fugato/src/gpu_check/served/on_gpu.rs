@@ -1,7 +1,7 @@
 //! What is tried on an NVIDIA device.
 
 use super::stage::{Stage, named};
-use super::{knees, models, policies, switch, zoo};
+use super::{beside, knees, models, policies, switch, zoo};
 use crate::config::DeviceKind;
 use crate::gpu_check::Setup;
 use crate::gpu_check::report::{Answer, Budget};
@@ -128,4 +128,25 @@ pub(crate) fn models(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<A
         max_batch: LARGEST_BATCH,
     };
     models::run(&mut stage, &plan, &mut free, budget)
+}
+
+pub(crate) fn beside(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
+    let (mut stage, _) = gpu(setup)?;
+    let other = |what, name, batch| -> anyhow::Result<beside::Other> {
+        Ok(beside::Other {
+            what,
+            zoo: named(name)?,
+            batch,
+        })
+    };
+    let plan = beside::Plan {
+        zoo: named("resnet50")?,
+        // At one item VGG-19 reads half a gigabyte of weights for what it computes.
+        neighbours: vec![
+            other("memory", "vgg19", 1)?,
+            other("compute", "resnet50", LARGEST_BATCH)?,
+        ],
+        legs: 300,
+    };
+    beside::run(&mut stage, &plan, budget)
 }

@@ -7,6 +7,7 @@ use crate::gpu_check::Setup;
 use crate::gpu_check::inputs::{RECIPE, push};
 use anyhow::Context;
 use bytes::Bytes;
+use fugato_core::device::DeviceSpec;
 use fugato_core::profile::DeviceKey;
 use fugato_core::sched::Start;
 use fugato_core::{
@@ -369,6 +370,19 @@ pub(super) fn items(zoo: &ZooModel, count: u32) -> anyhow::Result<Vec<RequestInp
 /// The model of the zoo of that name.
 pub(super) fn named(name: &str) -> anyhow::Result<&'static ZooModel> {
     fugato_zoo::find(name).with_context(|| format!("the zoo has no model `{name}`"))
+}
+
+/// Two partitions of half of the device, or the largest that do not overlap.
+pub(super) fn halves(spec: &DeviceSpec) -> Option<(PartitionId, PartitionId)> {
+    let parts = spec.partitions.iter().filter(|part| part.id.0 > 0);
+    let pairs = parts.clone().flat_map(|here| {
+        let others = parts.clone().filter(|there| there.id > here.id);
+        others.map(move |there| (here, there))
+    });
+    let disjoint = pairs.filter(|(here, there)| !here.atoms.overlaps(there.atoms));
+    disjoint
+        .max_by_key(|(here, there)| here.share().min(there.share()))
+        .map(|(here, there)| (here.id, there.id))
 }
 
 /// The median of times; of none, zero.

@@ -2,9 +2,8 @@
 //! second waits on the device as the first ends; in one partition and in another, where the
 //! second is started when the first has ended.
 
-use super::stage::{Host, OnStage, Place, Ran, Stage, item, median, micros};
+use super::stage::{Host, OnStage, Place, Ran, Stage, halves, item, median, micros};
 use crate::gpu_check::report::{Answer, Budget, Verdict};
-use fugato_core::device::DeviceSpec;
 use fugato_core::{Nanos, PartitionId, SlotIndex};
 use fugato_device::{LoadOptions, RequestInputs};
 use fugato_zoo::ZooModel;
@@ -77,19 +76,6 @@ pub(super) fn run<D: Host>(
     }
     stage.unload(&model);
     Ok(answer(&gaps, plan))
-}
-
-/// Two partitions of half of the device, or the largest that do not overlap.
-fn halves(spec: &DeviceSpec) -> Option<(PartitionId, PartitionId)> {
-    let parts = spec.partitions.iter().filter(|part| part.id.0 > 0);
-    let pairs = parts.clone().flat_map(|here| {
-        let others = parts.clone().filter(|there| there.id > here.id);
-        others.map(move |there| (here, there))
-    });
-    let disjoint = pairs.filter(|(here, there)| !here.atoms.overlaps(there.atoms));
-    disjoint
-        .max_by_key(|(here, there)| here.share().min(there.share()))
-        .map(|(here, there)| (here.id, there.id))
 }
 
 /// The mean idle time between runs of a lane that always has the next leg waiting: what is left

@@ -1,7 +1,7 @@
 //! The parts themselves, over the CPU, and over a CPU that answers wrongly.
 
 use super::stage::{Host, Place, Stage, item, named};
-use super::{knees, models, policies, switch, zoo};
+use super::{beside, knees, models, policies, switch, zoo};
 use crate::config::DeviceKind;
 use crate::gpu_check::Setup;
 use crate::gpu_check::report::{Answer, Budget, Verdict};
@@ -270,7 +270,11 @@ fn policies_are_measured_and_simulated_on_the_profile_that_was_measured() {
     let folder = tempfile::tempdir().expect("a folder");
     let (mut stage, runtime) = cpu(folder.path());
     let plan = knees_plan(&stage, folder.path(), runtime);
-    let Ran { answer, .. } = within(Duration::from_secs(12), |budget| {
+    // So that all of the time is for measuring.
+    for zoo in &plan.models {
+        stage.prepare(zoo).expect("it can be prepared");
+    }
+    let Ran { answer, .. } = within(Duration::from_secs(20), |budget| {
         knees::run(&mut stage, &plan, budget)
     });
     assert_eq!(
@@ -395,6 +399,45 @@ fn idle_times_are_measured_in_one_partition_and_in_two() {
     for key in ["idle_waiting_us", "idle_same_partition_us"] {
         assert!(answer.facts[key].is_number(), "{}", answer.facts);
     }
+}
+
+#[test]
+fn a_model_is_timed_beside_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut stage, _) = cpu(folder.path());
+    let other = |what, name, batch| beside::Other {
+        what,
+        zoo: named(name).expect("in the zoo"),
+        batch,
+    };
+    let plan = beside::Plan {
+        zoo: named("bert-tiny").expect("in the zoo"),
+        neighbours: vec![
+            other("memory", "identity", 1),
+            other("compute", "bert-tiny", 4),
+        ],
+        legs: 3,
+    };
+    if stage.device.spec().partitions.len() < 3 {
+        // On one core there is nobody beside.
+        let mut keep = |_| Ok(());
+        let mut budget = Budget {
+            until: Instant::now() + LONG,
+            keep: &mut keep,
+        };
+        beside::run(&mut stage, &plan, &mut budget).expect_err("a device of one partition");
+        return;
+    }
+    let Ran { answer, kept } = within(LONG, |budget| beside::run(&mut stage, &plan, budget));
+    assert_eq!(kept.len(), 2);
+    let found = answer.facts["neighbours"].as_array().expect("neighbours");
+    for beside in found {
+        assert!(
+            beside["p95_us"].as_f64().is_some_and(|time| time > 0.0),
+            "{beside}"
+        );
+    }
+    assert_eq!(found.len(), 2);
 }
 
 #[test]
