@@ -482,7 +482,10 @@ fn simulate(
 }
 
 fn answer(found: &[MixFound], left_out: &[String], plan: &Plan, device: &DeviceSpec) -> Answer {
-    let judged: Vec<_> = found.iter().map(|mix| (mix, judge(mix))).collect();
+    let judged: Vec<_> = found
+        .iter()
+        .map(|mix| (mix, judge(mix, &plan.search)))
+        .collect();
     let lost = || judged.iter().filter(|(_, won)| *won == Some(false));
     let is_whole = judged.iter().all(|(_, won)| won.is_some())
         && left_out.is_empty()
@@ -517,16 +520,16 @@ fn answer(found: &[MixFound], left_out: &[String], plan: &Plan, device: &DeviceS
     }
 }
 
-/// Whether ours held as much as the baseline; `None` where either is not known.
-fn judge(mix: &MixFound) -> Option<bool> {
+/// Whether ours held as much as the baseline, as far as the search tells loads apart; `None`
+/// where either is not known.
+fn judge(mix: &MixFound, search: &LargestSettings) -> Option<bool> {
     let held = |name: &str| {
         let mut all = mix.held.iter();
         let held = all.find(|held| held.policy == name && held.is_settled)?;
         // The smallest load that was tried, where not even that was held.
         Some(held.measured.holds.unwrap_or(0.0))
     };
-    // A step of the search is not told from none.
-    Some(held(OURS)? >= held(BASELINE)?)
+    Some(held(OURS)? * (1.0 + search.tolerance) >= held(BASELINE)?)
 }
 
 fn words(mix: &MixFound) -> String {
