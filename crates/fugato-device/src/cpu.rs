@@ -5,11 +5,9 @@
 //! where an urgent and a normal lane want the same core, the operating system gives it to
 //! the urgent one, even inside an operator.
 
-mod course;
 mod crew;
 mod lane;
 mod leg;
-mod memory;
 mod model;
 mod output;
 mod slot;

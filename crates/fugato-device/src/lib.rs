@@ -11,10 +11,12 @@ mod any;
 mod batch;
 mod capi;
 mod clock;
+mod course;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod device;
+mod flight;
 mod os;
 mod profiler;
 pub mod reference;

@@ -3,15 +3,16 @@
 //! with the last.
 
 use super::Place;
-use super::course::{CoursePart, Source, Target};
 use super::crew::{Crew, Done, Job};
 use super::model::{LoadedModel, Output, Ran, SessionKey, runtime_failure, session_key};
 use super::output::value_bytes;
-use super::slot::{Bound, Flight, Held, Slot};
+use super::slot::{Bound, Held, Slot};
 use crate::batch::{Column, Failed, all_faulty, divide, gather_failure};
 use crate::capi::{Binding, OrtError, Value};
 use crate::clock::MonotonicClock;
+use crate::course::{CoursePart, Source, Target};
 use crate::device::{LegWork, RunErrorKind, RunSplit, TaskOutputs};
+use crate::flight::Flight;
 use crate::tensor::{OutputTensor, TensorData};
 use bytes::Bytes;
 use fugato_core::{LegIndex, SlotIndex, TaskId};
@@ -33,7 +34,7 @@ impl LoadedModel {
         let slot = &mut *self.slot(work);
         let (mut flight, bytes_copied_in) = match leg {
             0 => self.embark(slot, work)?,
-            _ => (resume(slot, work)?, 0),
+            _ => (Flight::resume(&mut slot.flight, &work.start)?, 0),
         };
         let gathered = clock.now();
         let all_faulty = all_faulty(&flight.faults, flight.items.len());
@@ -334,27 +335,6 @@ impl LoadedModel {
         let name = |output: usize| self.outputs[output].spec.name.as_str();
         Ok((divide(items, (outputs, name), flight.faults)?, copied))
     }
-}
-
-/// Takes up a task where its last leg left it.
-fn resume(slot: &mut Slot, work: &LegWork) -> Result<Flight, Failed> {
-    let start = &work.start;
-    let expected = slot.flight.take_if(|flight| {
-        flight.task == start.task && flight.next == start.leg && flight.rows == start.batch.0
-    });
-    expected.ok_or_else(|| {
-        let found = match &slot.flight {
-            Some(Flight {
-                task, next, rows, ..
-            }) => {
-                format!("{next} of {task} with a batch of {rows} is next")
-            }
-            None => "no task is under way".to_owned(),
-        };
-        let (leg, task, batch) = (start.leg, start.task, start.batch);
-        let detail = format!("{leg} of {task} with a {batch} was started where {found}");
-        (RunErrorKind::InvalidInput, detail)
-    })
 }
 
 /// Runs what is bound; gives the outputs in the order they were bound where the runtime

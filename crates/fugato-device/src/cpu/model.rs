@@ -1,13 +1,13 @@
 //! A model loaded on the CPU: its sessions, slots and output pools. How a leg of it is run
 //! is in `leg`.
 
-use super::course::Course;
 use super::output::{OutputPool, OutputShape};
 use super::slot::Slot;
 use super::{LoadOptions, Place};
 use crate::batch::{BatchLimits, Failed, batched, full_bytes, zeros};
 use crate::capi::{Options, OrtError, Session};
 use crate::clock::MonotonicClock;
+use crate::course::{Course, Placing};
 use crate::device::{LegWork, RequestInputs, RunErrorKind, RunSplit, TaskOutputs};
 use crate::store::{Cuts, LoadCause, StoredModel};
 use crate::tensor::TensorSpec;
@@ -21,6 +21,10 @@ use ort::sys::GraphOptimizationLevel;
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Where a tensor may begin in a slot's memory, in bytes: a cache line, and the widest vector
+/// register.
+const ALIGN: usize = 64;
 
 /// Which session of a model: `None` is the one of a single thread, which lanes of any
 /// single core share; the others have threads pinned to their atoms, in their class.
@@ -82,8 +86,12 @@ impl LoadedModel {
         }
         let course = match cuts {
             Some(cuts) => {
-                let rows_max = batched.then_some(options.max_batch);
-                Course::cut(stored.cut(cuts)?, rows_max)
+                let placing = Placing {
+                    rows_max: batched.then_some(options.max_batch),
+                    align: ALIGN,
+                    sums_in_place: true,
+                };
+                Course::cut(stored.cut(cuts)?, placing)
             }
             None => Course::whole(info),
         };

@@ -1,14 +1,13 @@
 //! A slot: the input buffers in which the requests of a task are written side by side,
 //! and what its legs leave for each other.
 
-use super::course::{Course, Kept};
 use super::model::SessionKey;
 use super::output::OutputBuffer;
 use crate::batch::{Column, GatherError, Gathered};
 use crate::capi::{Binding, OrtError, Value, onnx_of};
-use crate::shared::InputFault;
+use crate::course::{Course, Kept};
+use crate::flight::Flight;
 use crate::tensor::{ElementType, InputData, TensorData};
-use fugato_core::{LegIndex, TaskId};
 use memmap2::MmapMut;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -38,22 +37,6 @@ pub(super) struct Bound {
     /// The rows that it is bound for, where all of it is in the slot's places: those stay
     /// where they are, so the same batch runs again as it is bound.
     pub(super) rows: Option<u32>,
-}
-
-/// A task that has begun and not ended.
-///
-/// One that is given up between legs stays here until it is let go of; the places of the
-/// slot's own memory stay for its next task.
-pub(super) struct Flight {
-    pub(super) task: TaskId,
-    /// The leg that comes next.
-    pub(super) next: LegIndex,
-    /// Items of the batch.
-    pub(super) rows: u32,
-    /// Items of each request.
-    pub(super) items: Vec<u32>,
-    /// Requests whose inputs could not be had, by place in the batch.
-    pub(super) faults: Vec<(usize, InputFault)>,
 }
 
 /// An output of the model.

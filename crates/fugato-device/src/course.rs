@@ -3,36 +3,40 @@
 //!
 //! A model that is not cut has one leg of one part, itself.
 
-use super::memory::{self, Span};
+mod memory;
+
 use crate::capi::onnx_of_number;
 use crate::store::{CutModel, ModelGraph, ModelInfo, Part, Size};
 use fugato_core::TensorIndex;
+use memory::Span;
 use ort::sys::ONNXTensorElementDataType as Onnx;
 use std::collections::BTreeMap;
+#[cfg(feature = "cuda")]
+use std::ffi::CStr;
 use std::ffi::CString;
 
 /// What runs in which leg.
-pub(super) struct Course {
-    pub(super) parts: Vec<CoursePart>,
+pub(crate) struct Course {
+    pub(crate) parts: Vec<CoursePart>,
     /// `legs[leg][stage]`: the parts of a stage, by place in `parts`.
-    pub(super) legs: Vec<Vec<Vec<usize>>>,
+    pub(crate) legs: Vec<Vec<Vec<usize>>>,
     /// Tensors that one part leaves for another.
-    pub(super) kept: Vec<Kept>,
+    pub(crate) kept: Vec<Kept>,
     /// Bytes of a slot for those that have a place there.
-    pub(super) memory_size: usize,
+    pub(crate) memory_size: usize,
 }
 
 /// A part of the model, or all of it.
-pub(super) struct CoursePart {
+pub(crate) struct CoursePart {
     /// `None`: the whole model.
-    pub(super) file: Option<Part>,
-    pub(super) inputs: Vec<(CString, Source)>,
-    pub(super) outputs: Vec<(CString, Target)>,
+    pub(crate) file: Option<Part>,
+    pub(crate) inputs: Vec<(CString, Source)>,
+    pub(crate) outputs: Vec<(CString, Target)>,
 }
 
 /// Where a part finds what it reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(crate) enum Source {
     /// In the slot's buffer of an input of the model.
     Input(usize),
     /// In an output of the model that is there already.
@@ -43,7 +47,7 @@ pub(super) enum Source {
 
 /// Where a part puts what it gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(crate) enum Target {
     /// It is an output of the model.
     Output(usize),
     /// Among the kept tensors.
@@ -51,18 +55,30 @@ pub(super) enum Target {
 }
 
 /// A tensor between parts.
-pub(super) struct Kept {
+pub(crate) struct Kept {
     /// Its place in the slot's memory; `None`: the runtime allocates it, since only
     /// running tells its shape.
-    pub(super) place: Option<KeptPlace>,
+    pub(crate) place: Option<KeptPlace>,
     /// The last stage that reads it, counted over all legs.
-    pub(super) last_stage: usize,
+    pub(crate) last_stage: usize,
+}
+
+/// How the tensors between parts are laid into a slot's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placing {
+    /// There is room for batches up to this; `None` where the model has no batch, and requests
+    /// may have any first dimension.
+    pub(crate) rows_max: Option<u32>,
+    /// Where a tensor may begin, in bytes.
+    pub(crate) align: usize,
+    /// Whether an operator that adds one tensor to another may write over it.
+    pub(crate) sums_in_place: bool,
 }
 
 /// A range of a slot's memory, and the tensor there.
-pub(super) struct KeptPlace {
-    pub(super) offset: usize,
-    pub(super) element: Onnx,
+pub(crate) struct KeptPlace {
+    pub(crate) offset: usize,
+    pub(crate) element: Onnx,
     row_bytes: usize,
     per_item: bool,
     /// -1 where the batch stands.
@@ -71,11 +87,11 @@ pub(super) struct KeptPlace {
 
 impl KeptPlace {
     /// Bytes of the tensor at a batch of `rows`.
-    pub(super) fn byte_size(&self, rows: u32) -> usize {
+    pub(crate) fn byte_size(&self, rows: u32) -> usize {
         self.row_bytes * if self.per_item { rows as usize } else { 1 }
     }
 
-    pub(super) fn dims(&self, rows: u32) -> Vec<i64> {
+    pub(crate) fn dims(&self, rows: u32) -> Vec<i64> {
         let dims = self.dims.iter();
         dims.map(|&dim| if dim < 0 { i64::from(rows) } else { dim })
             .collect()
@@ -84,7 +100,7 @@ impl KeptPlace {
 
 impl Course {
     /// Whether all that a part reads and writes has its place in the slot.
-    pub(super) fn is_placed(&self, part: &CoursePart) -> bool {
+    pub(crate) fn is_placed(&self, part: &CoursePart) -> bool {
         let has_place = |kept: usize| self.kept[kept].place.is_some();
         let mut inputs = part.inputs.iter();
         let mut outputs = part.outputs.iter();
@@ -92,8 +108,18 @@ impl Course {
             && outputs.all(|&(_, target)| matches!(target, Target::Kept(kept) if has_place(kept)))
     }
 
+    /// A tensor between parts that has no place.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn unplaced(&self) -> Option<&CStr> {
+        let mut outputs = self.parts.iter().flat_map(|part| &part.outputs);
+        let unplaced = outputs.find(
+            |(_, target)| matches!(target, Target::Kept(kept) if self.kept[*kept].place.is_none()),
+        );
+        unplaced.map(|(name, _)| name.as_c_str())
+    }
+
     /// One leg, the whole model.
-    pub(super) fn whole(info: &ModelInfo) -> Self {
+    pub(crate) fn whole(info: &ModelInfo) -> Self {
         let inputs = info.inputs.iter().map(|spec| c_name(&spec.name));
         let outputs = info.outputs.iter().map(|spec| c_name(&spec.name));
         Self {
@@ -108,12 +134,10 @@ impl Course {
         }
     }
 
-    /// The parts of a cut model, with places for the tensors between them at batches up
-    /// to `rows_max`; `None` where the model has no batch, and requests may have any
-    /// first dimension.
-    pub(super) fn cut(model: CutModel, rows_max: Option<u32>) -> Self {
+    /// The parts of a cut model, with places for the tensors between them.
+    pub(crate) fn cut(model: CutModel, placing: Placing) -> Self {
         let graph = model.graph;
-        let mut layout = Layout::new(&graph, rows_max);
+        let mut layout = Layout::new(&graph, placing);
         let (mut parts, mut legs) = (Vec::new(), Vec::new());
         for leg in model.legs {
             let mut stages = Vec::with_capacity(leg.len());
@@ -135,7 +159,7 @@ impl Course {
     }
 
     /// The first stage of a leg, counted over all legs.
-    pub(super) fn first_stage(&self, leg: usize) -> usize {
+    pub(crate) fn first_stage(&self, leg: usize) -> usize {
         self.legs[..leg].iter().map(Vec::len).sum()
     }
 }
@@ -143,7 +167,7 @@ impl Course {
 /// The tensors between parts, as they are met.
 struct Layout<'a> {
     graph: &'a ModelGraph,
-    rows_max: Option<u32>,
+    placing: Placing,
     by_tensor: BTreeMap<TensorIndex, usize>,
     tensors: Vec<TensorIndex>,
     first_stage: Vec<usize>,
@@ -152,10 +176,10 @@ struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    fn new(graph: &'a ModelGraph, rows_max: Option<u32>) -> Self {
+    fn new(graph: &'a ModelGraph, placing: Placing) -> Self {
         Self {
             graph,
-            rows_max,
+            placing,
             by_tensor: BTreeMap::new(),
             tensors: Vec::new(),
             first_stage: Vec::new(),
@@ -209,13 +233,19 @@ impl<'a> Layout<'a> {
         let spans = (0..sizes.len()).filter_map(|kept| {
             Some(Span {
                 number: kept,
-                size: sizes[kept].as_ref()?.byte_size(self.rows_max.unwrap_or(1)),
+                size: sizes[kept]
+                    .as_ref()?
+                    .byte_size(self.placing.rows_max.unwrap_or(1)),
                 first: self.first_stage[kept],
                 last: self.last_stage[kept],
-                over: self.over(kept, parts, legs, &sizes),
+                over: match self.placing.sums_in_place {
+                    true => self.over(kept, parts, legs, &sizes),
+                    false => None,
+                },
             })
         });
-        let (offsets, memory_size) = memory::plan(&spans.collect::<Vec<_>>());
+        let spans: Vec<_> = spans.collect();
+        let (offsets, memory_size) = memory::plan(&spans, self.placing.align);
         let kept = sizes.into_iter().enumerate().map(|(kept, place)| Kept {
             place: place.map(|place| KeptPlace {
                 offset: offsets[&kept],
@@ -234,7 +264,7 @@ impl<'a> Layout<'a> {
             per_item,
         } = self.graph.size(tensor)?;
         let row_bytes = usize::try_from(row_bytes).ok()?;
-        let rows_max = match (per_item, self.rows_max) {
+        let rows_max = match (per_item, self.placing.rows_max) {
             (true, rows_max) => usize::try_from(rows_max?).ok()?,
             (false, _) => 1,
         };

@@ -4,9 +4,6 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// Where a tensor may begin, in bytes: a cache line, and the widest vector register.
-const ALIGN: usize = 64;
-
 /// A tensor and when it is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Span {
@@ -31,14 +28,14 @@ struct Run {
     members: Vec<usize>,
 }
 
-/// The offset of each tensor by its number, and the bytes of them all.
+/// The offset of each tensor by its number, a multiple of `align`, and the bytes of them all.
 ///
 /// The largest first, each at the lowest offset that is free as long as it is there:
 /// within a few percent of the least for the graphs of networks.
 ///
 /// # Cost
 /// O(n^2) in tensors.
-pub(super) fn plan(spans: &[Span]) -> (BTreeMap<usize, usize>, usize) {
+pub(super) fn plan(spans: &[Span], align: usize) -> (BTreeMap<usize, usize>, usize) {
     let mut runs = runs(spans);
     runs.sort_by_key(|run| (Reverse(run.size), run.first));
     let mut placed: Vec<Run> = Vec::with_capacity(runs.len());
@@ -53,7 +50,7 @@ pub(super) fn plan(spans: &[Span]) -> (BTreeMap<usize, usize>, usize) {
             if run.offset + run.size <= start {
                 break;
             }
-            run.offset = run.offset.max(end.next_multiple_of(ALIGN));
+            run.offset = run.offset.max(end.next_multiple_of(align));
         }
         placed.push(run);
     }
@@ -98,6 +95,8 @@ fn runs(spans: &[Span]) -> Vec<Run> {
 mod tests {
     use super::*;
 
+    const ALIGN: usize = 64;
+
     fn span(number: usize, size: usize, first: usize, last: usize) -> Span {
         Span {
             number,
@@ -112,7 +111,7 @@ mod tests {
     fn places_are_used_again_and_never_twice_at_once() {
         // A chain needs two places, whatever its length.
         let chain: Vec<_> = (0..10).map(|n| span(n, 640, n, n + 1)).collect();
-        let (offsets, size) = plan(&chain);
+        let (offsets, size) = plan(&chain, ALIGN);
         assert_eq!(size, 2 * 640);
         assert_eq!(offsets.len(), 10);
         let mut random = 1_u64;
@@ -128,7 +127,7 @@ mod tests {
                 span(number, 1 + next(1000), first, first + next(5))
             });
             let spans: Vec<_> = spans.collect();
-            let (offsets, size) = plan(&spans);
+            let (offsets, size) = plan(&spans, ALIGN);
             for (place, one) in spans.iter().enumerate() {
                 let start = offsets[&one.number];
                 assert!(start.is_multiple_of(ALIGN) && start + one.size <= size);
@@ -148,13 +147,13 @@ mod tests {
     fn a_sum_takes_the_place_of_what_it_adds() {
         let mut spans = vec![span(0, 100, 0, 2), span(1, 100, 1, 2), span(2, 100, 2, 5)];
         spans[2].over = Some(0);
-        let (offsets, size) = plan(&spans);
+        let (offsets, size) = plan(&spans, ALIGN);
         assert_eq!(offsets[&2], offsets[&0]);
         assert_ne!(offsets[&1], offsets[&0]);
         assert_eq!(size, 228);
         // Not where somebody else still reads what would be written over.
         spans[0].last = 3;
-        let (offsets, _) = plan(&spans);
+        let (offsets, _) = plan(&spans, ALIGN);
         assert_ne!(offsets[&2], offsets[&0]);
     }
 }
