@@ -410,6 +410,12 @@ impl StoredModel {
         })
     }
 
+    /// How many operators its graph has.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn operators(&self) -> Result<usize, LoadCause> {
+        Ok(self.model_graph()?.graph().operators().len())
+    }
+
     /// The parts of the model under these cuts, written beside its graph.
     pub(crate) fn cut(&self, cuts: &Cuts) -> Result<CutModel, LoadCause> {
         cuts.write(self.folder(), self.model_graph()?)

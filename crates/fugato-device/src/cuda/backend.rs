@@ -4,11 +4,15 @@
 //! **Invariant:** what a [`Backend`] is given for work that it enqueues (buffers, bindings) is
 //! kept, and not written to, by whoever enqueues it until an event after that work is reached.
 
+use crate::capi::onnx_of;
+use crate::course::KeptPlace;
 use crate::device::GpuTuning;
-use crate::store::{LoadCause, ModelInfo};
-use crate::tensor::{ElementType, TensorSpec};
+use crate::store::{CutModel, Cuts, LoadCause, ModelInfo, Part};
+use crate::tensor::TensorSpec;
 use fugato_core::Nanos;
 use fugato_core::device::AtomSet;
+use ort::sys::ONNXTensorElementDataType as Onnx;
+use std::ffi::CStr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -103,8 +107,8 @@ impl Port {
         })
     }
 
-    pub(super) fn element(&self) -> ElementType {
-        self.spec.element
+    pub(super) fn too_large(&self) -> Fault {
+        Fault::other(format!("`{}` is too large to have memory", self.spec.name))
     }
 }
 
@@ -116,20 +120,70 @@ pub(super) struct SessionOptions {
     pub(super) graphs: bool,
 }
 
-/// What a session's runs read and write: ports in the model's order, each with its memory.
+/// A tensor that a run reads or writes, and where in the device's memory it is.
+pub(super) struct Place<'a, M> {
+    pub(super) name: &'a CStr,
+    pub(super) element: Onnx,
+    pub(super) dims: Vec<i64>,
+    pub(super) bytes: usize,
+    pub(super) memory: &'a Arc<M>,
+    /// Where in the memory it begins, in bytes: a multiple of [`Backend::ALIGN`].
+    pub(super) offset: usize,
+}
+
+impl<'a, M> Place<'a, M> {
+    /// So many rows of a port, which has memory of its own.
+    pub(super) fn of_port(
+        name: &'a CStr,
+        (port, memory): (&Port, &'a Arc<M>),
+        rows: u32,
+    ) -> Result<Self, Fault> {
+        let shape = port.shape(rows);
+        let bytes = port.bytes(rows);
+        Ok(Self {
+            name,
+            element: onnx_of(port.spec.element),
+            dims: shape.iter().map(|dim| dim.cast_signed()).collect(),
+            bytes: bytes.ok_or_else(|| port.too_large())?,
+            memory,
+            offset: 0,
+        })
+    }
+
+    /// So many rows of a tensor between legs.
+    pub(super) fn of_kept(
+        name: &'a CStr,
+        (kept, memory): (&KeptPlace, &'a Arc<M>),
+        rows: u32,
+    ) -> Self {
+        Self {
+            name,
+            element: kept.element,
+            dims: kept.dims(rows),
+            bytes: kept.byte_size(rows),
+            memory,
+            offset: kept.offset,
+        }
+    }
+}
+
+/// What a session's runs read and write.
 pub(super) struct Places<'a, M> {
     pub(super) rows: u32,
-    pub(super) inputs: Vec<(&'a Port, &'a Arc<M>)>,
-    pub(super) outputs: Vec<(&'a Port, &'a Arc<M>)>,
+    pub(super) inputs: Vec<Place<'a, M>>,
+    pub(super) outputs: Vec<Place<'a, M>>,
 }
 
 /// The driver and ONNX Runtime on one device.
 pub(super) trait Backend: Send + Sync + Sized + 'static {
+    /// Where a tensor may begin in the device's memory, in bytes.
+    const ALIGN: usize;
+
     /// What a model is loaded from.
     type Model: Clone + Send + Sync + 'static;
     /// The model's weights in the device's memory, once.
     type Weights: Send + Sync + 'static;
-    /// The model ready to run on one stream, from one thread.
+    /// The model, or a part of it, ready to run on one stream, from one thread.
     type Session: Send + 'static;
     /// A session with what its runs read and write, which it keeps.
     type Binding: Send + 'static;
@@ -175,10 +229,14 @@ pub(super) trait Backend: Send + Sync + Sized + 'static {
     /// What the model says of itself, and its file.
     fn describe(model: &Self::Model) -> (&ModelInfo, &Path);
     fn weights(&self, model: &Self::Model) -> Result<Self::Weights, Fault>;
-    /// Makes a session, on the thread that will run it. It holds weights and stream.
+    /// The parts that a model's legs are under these cuts, one for each leg; `None` where the
+    /// cuts leave it in one piece.
+    fn cut(model: &Self::Model, cuts: &Cuts) -> Result<Option<CutModel>, LoadCause>;
+    /// Makes a session of a part, or of the whole model, on the thread that will run it. It
+    /// holds weights and stream.
     fn session(
         &self,
-        model: &Self::Model,
+        model: (&Self::Model, Option<&Part>),
         weights: &Arc<Self::Weights>,
         stream: &Arc<Self::Stream>,
         options: SessionOptions,

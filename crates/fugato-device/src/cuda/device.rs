@@ -1,25 +1,31 @@
 //! The device over any [`Backend`]: models, lanes, and what happens when the device is lost.
 //!
-//! Start reading at [`GpuDevice`]. `lane` keeps the order of legs and events, `run` gets a leg
-//! onto the device and off it, `model` has what is loaded.
+//! Start reading at [`GpuDevice`]. `load` brings models up, `lane` keeps the order of legs and
+//! events, `run` gets a leg onto the device and off it; `model` has what is loaded, `session` what
+//! runs it on a lane, `slot` the buffers of a task, `output` those of its results.
 //!
 //! **Invariant:** once the device is lost nothing is given to it, nothing of it is waited for,
 //! and no memory that it may write to is given back: every leg ends as
 //! [`RunErrorKind::DeviceLost`], and the process is to end.
 
 mod lane;
+mod load;
 mod model;
+mod output;
 mod run;
+mod session;
+mod slot;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 use super::backend::Backend;
 use crate::device::{
-    Device, DeviceEvent, DeviceMetrics, EventSink, LegWork, LoadOptions, Loaded, RevokeLeg,
-    RunErrorKind, RunSplit,
+    Device, DeviceEvent, DeviceMetrics, EventSink, LeftBehind, LegWork, RevokeLeg, RunErrorKind,
+    RunSplit,
 };
 use crate::report::{panic_text, report_finished, report_started, run_error};
-use crate::store::{LoadCause, LoadError};
+use crate::store::LoadCause;
 use fugato_core::device::DeviceSpec;
 use fugato_core::{LaneId, ModelId, Nanos, Timestamp};
 use lane::{Job, Lane, Next, Reporter};
@@ -29,9 +35,10 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use watchdog::Watchdog;
 
 /// Tells the time on the axis of the device's events.
 pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -132,81 +139,6 @@ impl<B: Backend> GpuDevice<B> {
             })
             .ok();
         self
-    }
-
-    /// Loads a model under `id`: its weights and buffers, and what its first legs need in the
-    /// partitions to be warm.
-    pub(super) fn load(
-        &self,
-        id: ModelId,
-        model: &B::Model,
-        options: &LoadOptions,
-    ) -> Result<Loaded, LoadError> {
-        let (_, origin) = B::describe(model);
-        let loaded = self.bring_up(id, model, options).inspect_err(|cause| {
-            if let LoadCause::DeviceLost { detail } = cause {
-                self.core.lose(detail);
-            }
-        });
-        loaded.map_err(|cause| cause.of(origin))?;
-        Ok(Loaded { legs: 1 })
-    }
-
-    fn bring_up(
-        &self,
-        id: ModelId,
-        model: &B::Model,
-        options: &LoadOptions,
-    ) -> Result<(), LoadCause> {
-        let core = &self.core;
-        core.alive()?;
-        if core.model(id).is_some() {
-            return Err(LoadCause::IdInUse);
-        }
-        if options.cuts.is_some() {
-            let (_, origin) = B::describe(model);
-            tracing::warn!(
-                model = %origin.display(),
-                "an NVIDIA device runs a model in one leg; its plan is not followed"
-            );
-        }
-        core.backend.enter()?;
-        let loaded = Arc::new(LoadedModel::new(&core.backend, model, options)?);
-        for &partition in &options.warm {
-            self.make_ready(&loaded, (partition, LaneId(0)))?;
-        }
-        core.alive()?;
-        let mut models = core.models.write().unwrap_or_else(PoisonError::into_inner);
-        match models.entry(id) {
-            std::collections::hash_map::Entry::Occupied(_) => Err(LoadCause::IdInUse),
-            std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(loaded);
-                Ok(())
-            }
-        }
-    }
-
-    /// Has a lane's own thread make a model ready, since that thread will run it.
-    fn make_ready(&self, model: &Arc<LoadedModel<B>>, key: LaneKey) -> Result<(), LoadCause> {
-        let core = &self.core;
-        let lane = core.find(key).ok_or(LoadCause::NoSuchPartition(key.0.0))?;
-        self.ensure_threads(key)
-            .map_err(|error| LoadCause::Device {
-                detail: format!("a lane's threads could not be started: {error}"),
-            })?;
-        let (done, result) = channel();
-        let model = Arc::clone(model);
-        // What is given back is dropped, and with it the sender.
-        drop(lane.prepare(Job { model, done }));
-        match result.recv() {
-            Ok(result) => result,
-            Err(_) => {
-                core.alive()?;
-                Err(LoadCause::Device {
-                    detail: "the device is being closed".to_owned(),
-                })
-            }
-        }
     }
 
     /// Unloads a model; says whether it was loaded. Legs that were taken up finish, later ones
@@ -315,6 +247,12 @@ impl<B: Backend> Device for GpuDevice<B> {
         let lane = self.core.lane((leg.partition, leg.lane));
         if let Some(work) = lane.revoke(leg) {
             self.report_revoked(&work);
+        }
+    }
+
+    fn let_go(&self, left: &LeftBehind) {
+        if let Some(model) = self.core.model(left.model) {
+            model.let_go(left.task, left.slot);
         }
     }
 }
@@ -500,49 +438,5 @@ impl Panicked for LoadCause {
 impl Panicked for crate::batch::Failed {
     fn panicked(detail: String) -> Self {
         (RunErrorKind::Runtime, detail)
-    }
-}
-
-/// A thread that looks at something now and then, until it is dropped.
-struct Watchdog {
-    stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watchdog {
-    /// Looks a few times in `limit`, within which what it looks for must be seen.
-    fn start(limit: Nanos, look: impl Fn() + Send + 'static) -> std::io::Result<Self> {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let period = Duration::from(limit) / 8;
-        let period = period.clamp(Duration::from_millis(10), Duration::from_secs(1));
-        let told = Arc::clone(&stop);
-        let thread = std::thread::Builder::new().name("gpu-watch".to_owned());
-        let thread = thread.spawn(move || {
-            let (stop, changed) = &*told;
-            let mut stopped = stop.lock().unwrap_or_else(PoisonError::into_inner);
-            while !*stopped {
-                let woken = changed.wait_timeout(stopped, period);
-                stopped = woken.unwrap_or_else(PoisonError::into_inner).0;
-                if !*stopped {
-                    look();
-                }
-            }
-        })?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        let (stop, changed) = &*self.stop;
-        *stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        changed.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // It ends by itself; what it panicked of it has said.
-            let _ = thread.join();
-        }
     }
 }

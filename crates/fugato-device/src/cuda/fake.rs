@@ -1,16 +1,21 @@
 //! A device that exists only in tests: streams, events and memory as the driver has them,
-//! models that add one to every byte, and faults when asked for.
+//! models that add bytes, and faults when asked for.
 //!
 //! Work that is enqueued is done at once, in the order that streams and events ask for, except
 //! runs on slices that are [held](Fake::hold). Time passes only where work takes it.
 
-use super::backend::{Backend, Fault, FaultKind, GraphId, How, Places, SessionOptions};
-use crate::store::{Batching, ModelInfo};
-use crate::tensor::{ElementType, TensorSpec};
+mod model;
+
+pub(super) use model::{FakeFacts, FakeModel, graph, model};
+
+use super::backend::{Backend, Fault, FaultKind, GraphId, How, Place, Places, SessionOptions};
+use crate::store::{CutModel, Cuts, LoadCause, ModelInfo, Part};
 use fugato_core::Nanos;
 use fugato_core::device::AtomSet;
+use model::FakePart;
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -32,8 +37,7 @@ struct State {
     now: u64,
     memory_left: usize,
     streams: Vec<(AtomSet, VecDeque<Op>)>,
-    /// By event: the work recorded before it is done, and when.
-    events: Vec<Option<u64>>,
+    events: Vec<Marks>,
     held: AtomSet,
     faults: BTreeMap<&'static str, VecDeque<Planned>>,
     lost: bool,
@@ -44,6 +48,21 @@ struct State {
     slow: Option<(Arc<AtomicU64>, Nanos)>,
 }
 
+/// An event: how often it was recorded, how many of those were reached, and when the last was.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks {
+    recorded: u64,
+    reached: u64,
+    at: u64,
+}
+
+impl Marks {
+    /// When it was reached, since it was recorded last.
+    fn time(self) -> Option<u64> {
+        (self.reached == self.recorded && self.recorded > 0).then_some(self.at)
+    }
+}
+
 enum Planned {
     Fault(Fault),
     Panic,
@@ -52,53 +71,9 @@ enum Planned {
 enum Op {
     Copy(Box<dyn FnOnce() + Send>, String),
     Run(Box<dyn FnOnce() + Send>, String, u64),
-    Record(usize),
-    Wait(usize),
-}
-
-/// What the fake knows of a model.
-#[derive(Clone)]
-pub(super) struct FakeModel(pub(super) Arc<FakeFacts>);
-
-pub(super) struct FakeFacts {
-    pub(super) info: ModelInfo,
-    pub(super) path: PathBuf,
-    /// Bytes that each session takes.
-    pub(super) session_bytes: usize,
-    pub(super) takes: Nanos,
-    /// Whether it has control flow, so that no session whose runs are captured comes about.
-    pub(super) branches: bool,
-    /// Whether captures break off.
-    pub(super) breaks_captures: bool,
-}
-
-/// A model `name` of rows of `row` bytes.
-pub(super) fn model(name: &str, row: u64) -> FakeFacts {
-    let spec = |name: &str| TensorSpec {
-        name: name.to_owned(),
-        element: ElementType::Uint8,
-        shape: vec![None, Some(row)],
-        symbols: vec![Some("batch".to_owned()), None],
-    };
-    FakeFacts {
-        info: ModelInfo {
-            inputs: vec![spec("x")],
-            outputs: vec![spec("y")],
-            batching: Batching::Batchable,
-            weight_bytes: 1_000,
-            hash: name.to_owned(),
-            ir_version: 9,
-            producer: String::new(),
-            producer_version: String::new(),
-            opsets: Vec::new(),
-            custom: BTreeMap::new(),
-        },
-        path: PathBuf::from(format!("{name}.onnx")),
-        session_bytes: 500,
-        takes: Nanos::from_micros(100),
-        branches: false,
-        breaks_captures: false,
-    }
+    /// An event, and which of its recordings.
+    Record(usize, u64),
+    Wait(usize, u64),
 }
 
 /// Memory that was taken, given back when it is dropped.
@@ -137,20 +112,47 @@ impl AsMut<[u8]> for FakePinned {
 }
 
 pub(super) struct FakeSession {
-    model: FakeModel,
+    part: FakePart,
     stream: usize,
     graphs: bool,
     _taken: Arc<Taken>,
     _weights: Arc<Taken>,
 }
 
+/// A tensor of a binding.
+#[derive(Clone)]
+struct Bound {
+    name: String,
+    content: Arc<Mutex<Vec<u8>>>,
+    range: Range<usize>,
+}
+
+impl Bound {
+    fn of(place: &Place<'_, FakeMemory>) -> Self {
+        let range = place.offset..place.offset + place.bytes;
+        let content = Arc::clone(&place.memory.content);
+        let room = content.lock().unwrap_or_else(PoisonError::into_inner).len();
+        assert!(range.end <= room, "{:?} has no room", place.name);
+        assert!(range.start.is_multiple_of(Fake::ALIGN));
+        Self {
+            name: place.name.to_str().unwrap().to_owned(),
+            content,
+            range,
+        }
+    }
+
+    fn content(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 pub(super) struct FakeBinding {
-    model: FakeModel,
+    part: FakePart,
     stream: usize,
     graphs: bool,
     rows: u32,
-    inputs: Vec<Arc<Mutex<Vec<u8>>>>,
-    outputs: Vec<Arc<Mutex<Vec<u8>>>>,
+    inputs: Vec<Bound>,
+    outputs: Vec<Bound>,
     captured: Vec<GraphId>,
     /// A session is there as long as what is bound to it.
     _session: Arc<Taken>,
@@ -294,8 +296,12 @@ impl Fake {
                     state.now += takes;
                     state.log.push(format!("ran: {text}"));
                 }
-                Op::Record(event) => state.events[event] = Some(state.now),
-                Op::Wait(_) => {}
+                Op::Record(event, mark) => {
+                    let now = state.now;
+                    let marks = &mut state.events[event];
+                    (marks.reached, marks.at) = (mark, now);
+                }
+                Op::Wait(..) => {}
             }
         }
         drop(state);
@@ -310,18 +316,20 @@ impl Fake {
     ) -> Result<(), Fault> {
         let state = self.call(name)?;
         let (inputs, outputs) = (binding.inputs.clone(), binding.outputs.clone());
+        let part = binding.part.clone();
         let run = move || {
-            for (input, output) in inputs.iter().zip(&outputs) {
-                let input = input.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
-                for (to, from) in output.iter_mut().zip(&input) {
-                    *to = from.wrapping_add(1);
-                }
+            let read = |input: &Bound| {
+                let content = input.content()[input.range.clone()].to_vec();
+                (input.name.clone(), content)
+            };
+            let mut tensors = inputs.iter().map(read).collect();
+            part.run(&mut tensors);
+            for output in &outputs {
+                output.content()[output.range.clone()].copy_from_slice(&tensors[&output.name]);
             }
         };
-        let model = binding.model.0.path.display();
-        let text = format!("{model} x{} {how}", binding.rows);
-        let takes = binding.model.0.takes.as_nanos();
+        let text = format!("{} x{} {how}", binding.part.name(), binding.rows);
+        let takes = binding.part.model.0.takes.as_nanos();
         self.push(state, binding.stream, Op::Run(Box::new(run), text, takes));
         Ok(())
     }
@@ -341,13 +349,15 @@ impl State {
             None => false,
             _ if self.lost => false,
             Some(Op::Run(..)) => !atoms.overlaps(self.held),
-            Some(Op::Wait(event)) => self.events[*event].is_some(),
-            Some(Op::Copy(..) | Op::Record(_)) => true,
+            Some(Op::Wait(event, mark)) => self.events[*event].reached >= *mark,
+            Some(Op::Copy(..) | Op::Record(..)) => true,
         }
     }
 }
 
 impl Backend for Fake {
+    const ALIGN: usize = 16;
+
     type Model = FakeModel;
     type Weights = Arc<Taken>;
     type Session = FakeSession;
@@ -369,7 +379,7 @@ impl Backend for Fake {
 
     fn event(&self) -> Result<usize, Fault> {
         let mut state = self.call("event")?;
-        state.events.push(None);
+        state.events.push(Marks::default());
         Ok(state.events.len() - 1)
     }
 
@@ -435,20 +445,22 @@ impl Backend for Fake {
 
     fn record(&self, event: &usize, on: &usize) -> Result<(), Fault> {
         let mut state = self.call("record")?;
-        state.events[*event] = None;
-        self.push(state, *on, Op::Record(*event));
+        state.events[*event].recorded += 1;
+        let mark = state.events[*event].recorded;
+        self.push(state, *on, Op::Record(*event, mark));
         Ok(())
     }
 
     fn wait(&self, on: &usize, event: &usize) -> Result<(), Fault> {
         let state = self.call("wait")?;
-        self.push(state, *on, Op::Wait(*event));
+        let mark = state.events[*event].recorded;
+        self.push(state, *on, Op::Wait(*event, mark));
         Ok(())
     }
 
     fn finish(&self, event: &usize) -> Result<(), Fault> {
         let state = self.call("finish")?;
-        let is_open = |state: &mut State| state.events[*event].is_none() && !state.lost;
+        let is_open = |state: &mut State| state.events[*event].time().is_none() && !state.lost;
         let waited = self.0.changed.wait_while(state, is_open);
         match waited.unwrap_or_else(PoisonError::into_inner).lost {
             true => Err(lost()),
@@ -458,7 +470,7 @@ impl Backend for Fake {
 
     fn elapsed(&self, since: &usize, until: &usize) -> Result<Nanos, Fault> {
         let state = self.call("elapsed")?;
-        match (state.events[*since], state.events[*until]) {
+        match (state.events[*since].time(), state.events[*until].time()) {
             (Some(since), Some(until)) => Ok(Nanos::new(until.saturating_sub(since))),
             _ => Err(Fault::other("an event was not reached")),
         }
@@ -473,27 +485,38 @@ impl Backend for Fake {
         Ok(Arc::new(self.take(self.call("weights")?, bytes)?))
     }
 
+    fn cut(model: &FakeModel, cuts: &Cuts) -> Result<Option<CutModel>, LoadCause> {
+        let (graph, folder) = (&model.0.graph, model.0.folder.path().join("entry"));
+        let joined = cuts.leg_by_leg(graph.graph().operators().len());
+        let cut = joined.map(|cuts| cuts.write(&folder, Arc::clone(graph)));
+        cut.transpose()
+    }
+
     fn session(
         &self,
-        model: &FakeModel,
+        model: (&FakeModel, Option<&Part>),
         weights: &Arc<Arc<Taken>>,
         stream: &Arc<usize>,
         SessionOptions { graphs, .. }: SessionOptions,
     ) -> Result<FakeSession, Fault> {
+        let part = FakePart::of(model);
         let mut state = self.call("session")?;
-        if graphs && model.0.branches {
+        if !part.can_load() {
+            return Err(Fault::other(format!("{} has no kernel", part.name())));
+        }
+        if graphs && part.branches() {
             return Err(Fault::other("it has control flow"));
         }
         if let Some((time, takes)) = &state.slow {
             time.fetch_add(takes.as_nanos(), Ordering::SeqCst);
         }
         let with = if graphs { "with" } else { "without" };
-        let line = format!("session: {} {with} graphs", model.0.path.display());
+        let line = format!("session: {} {with} graphs", part.name());
         state.log.push(line);
         Ok(FakeSession {
-            _taken: Arc::new(self.take(state, model.0.session_bytes)?),
+            _taken: Arc::new(self.take(state, part.model.0.session_bytes)?),
             _weights: Arc::clone(weights),
-            model: model.clone(),
+            part,
             stream: **stream,
             graphs,
         })
@@ -505,17 +528,13 @@ impl Backend for Fake {
         places: &Places<'_, FakeMemory>,
     ) -> Result<FakeBinding, Fault> {
         drop(self.call("bind")?);
-        let all = |ports: &[(&super::backend::Port, &Arc<FakeMemory>)]| {
-            let memory = ports.iter().map(|(_, memory)| Arc::clone(&memory.content));
-            memory.collect()
-        };
         Ok(FakeBinding {
-            model: session.model.clone(),
+            part: session.part.clone(),
             stream: session.stream,
             graphs: session.graphs,
             rows: places.rows,
-            inputs: all(&places.inputs),
-            outputs: all(&places.outputs),
+            inputs: places.inputs.iter().map(Bound::of).collect(),
+            outputs: places.outputs.iter().map(Bound::of).collect(),
             captured: Vec::new(),
             _session: Arc::clone(&session._taken),
         })
@@ -541,7 +560,7 @@ impl Backend for Fake {
         if !patient && self.lock().busy {
             return Ok(false);
         }
-        if binding.model.0.breaks_captures {
+        if binding.part.model.0.breaks_captures {
             return Err(Fault {
                 kind: FaultKind::Capture,
                 detail: "operation not permitted when stream is capturing".to_owned(),

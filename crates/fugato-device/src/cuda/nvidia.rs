@@ -5,14 +5,12 @@ use super::driver::{CudaError, OUT_OF_MEMORY, is_of_capture, is_sticky, mind_own
 use super::gpu::{Gpu, Partition};
 use super::memory::{DeviceMemory, PinnedMemory};
 use super::stream::{CAPTURE, Event, Stream};
-use crate::capi::{
-    Binding, Options, OrtError, RunOptions, Session, Value, onnx_of, onnx_of_number,
-};
+use crate::capi::{Binding, Options, OrtError, RunOptions, Session, Value, onnx_of_number};
 use crate::device::ConvolutionSearch;
 use crate::runtime::Runtime;
-use crate::store::{ModelInfo, StoredModel};
-use fugato_core::Nanos;
+use crate::store::{CutModel, Cuts, LoadCause, ModelInfo, Part, StoredModel};
 use fugato_core::device::AtomSet;
+use fugato_core::{Nanos, OperatorIndex};
 use ort::sys::GraphOptimizationLevel;
 use std::ffi::{CStr, CString};
 use std::path::Path;
@@ -21,10 +19,6 @@ use std::sync::{Arc, PoisonError, TryLockError};
 /// Runs of one shape until the runtime captures: two in which it allocates and makes plans,
 /// and one that is captured and then run.
 const RUNS_TO_CAPTURE: usize = 3;
-
-/// Where a weight may begin in the device's memory, in bytes: what the driver's own
-/// allocations are aligned to, which kernels count on.
-const ALIGN: usize = 256;
 
 /// Host memory that weights pass through, in bytes: enough to keep the bus busy, little beside
 /// what models take.
@@ -158,6 +152,9 @@ fn number(number: u32) -> CString {
 }
 
 impl Backend for Nvidia {
+    /// What the driver's own allocations are aligned to, which kernels count on.
+    const ALIGN: usize = 256;
+
     type Model = StoredModel;
     type Weights = DeviceWeights;
     type Session = NvidiaSession;
@@ -234,7 +231,7 @@ impl Backend for Nvidia {
         let mut total = 0_usize;
         let mut places = Vec::new();
         for (_, _, _, bytes) in model.weights() {
-            let at = total.next_multiple_of(ALIGN);
+            let at = total.next_multiple_of(Self::ALIGN);
             places.push(at);
             total = at + bytes.len();
         }
@@ -271,22 +268,28 @@ impl Backend for Nvidia {
         })
     }
 
+    fn cut(model: &StoredModel, cuts: &Cuts) -> Result<Option<CutModel>, LoadCause> {
+        let operators = model.operators()?;
+        let joined = cuts.leg_by_leg(operators);
+        joined.map(|cuts| model.cut(&cuts)).transpose()
+    }
+
     fn session(
         &self,
-        model: &StoredModel,
+        (model, part): (&StoredModel, Option<&Part>),
         weights: &Arc<DeviceWeights>,
         stream: &Arc<Stream>,
         options: SessionOptions,
     ) -> Result<NvidiaSession, Fault> {
         if options.graphs
-            && let Some(operator) = not_captured(model)
+            && let Some(operator) = not_captured(model, part)
         {
             return Err(Fault {
                 kind: FaultKind::Capture,
                 detail: format!("operator `{operator}` cannot be captured"),
             });
         }
-        let session = self.make(model, weights, stream, options);
+        let session = self.make((model, part), (weights, stream), options);
         let session = session.map_err(|error| self.fault(&error))?;
         Ok(NvidiaSession {
             session: Quiet(Some(Arc::new(session))),
@@ -303,21 +306,21 @@ impl Backend for Nvidia {
         let mut binding = Binding::new(session.session.get()).map_err(failed)?;
         let device = self.gpu.info().ordinal.cast_signed();
         let all = places.inputs.iter().chain(&places.outputs);
-        for (index, (port, memory)) in all.clone().enumerate() {
-            let bytes = port.bytes(places.rows).unwrap_or(usize::MAX);
-            if bytes > memory.bytes() {
-                return Err(Fault::other(format!("`{}` has no room", port.spec.name)));
+        for (index, place) in all.clone().enumerate() {
+            let name = place.name;
+            let end = place.offset.checked_add(place.bytes);
+            if end.is_none_or(|end| end > place.memory.bytes()) {
+                let name = name.to_string_lossy();
+                return Err(Fault::other(format!("`{name}` has no room")));
             }
-            let shape = port.shape(places.rows);
-            let dims: Vec<i64> = shape.iter().map(|dim| dim.cast_signed()).collect();
-            let onnx = onnx_of(port.element());
-            // SAFETY: the binding holds the memory, which is as long.
-            let value = unsafe { Value::over_cuda(device, memory.address(), bytes, &dims, onnx) };
+            let address = place.memory.address() + place.offset as u64;
+            let (dims, onnx) = (&place.dims, place.element);
+            // SAFETY: the binding holds the memory, which reaches as far.
+            let value = unsafe { Value::over_cuda(device, address, place.bytes, dims, onnx) };
             let value = value.map_err(failed)?;
-            let name = CString::new(port.spec.name.as_str()).expect("names come from C strings");
             let bound = match index < places.inputs.len() {
-                true => binding.input(&name, &value),
-                false => binding.output(&name, &value),
+                true => binding.input(name, &value),
+                false => binding.output(name, &value),
             };
             bound.map_err(failed)?;
         }
@@ -327,7 +330,7 @@ impl Backend for Nvidia {
             eager: self.run_options(&[(GRAPH, NO_GRAPH)])?,
             replay: None,
             stream: Arc::clone(&session.stream),
-            _memory: all.map(|(_, memory)| Arc::clone(memory)).collect(),
+            _memory: all.map(|place| Arc::clone(place.memory)).collect(),
         })
     }
 
@@ -385,9 +388,8 @@ impl Backend for Nvidia {
 impl Nvidia {
     fn make(
         &self,
-        model: &StoredModel,
-        weights: &Arc<DeviceWeights>,
-        stream: &Arc<Stream>,
+        (model, part): (&StoredModel, Option<&Part>),
+        (weights, stream): (&Arc<DeviceWeights>, &Arc<Stream>),
         SessionOptions { tuning, graphs }: SessionOptions,
     ) -> Result<Session, OrtError> {
         let flag = |is_on| if is_on { c"1" } else { c"0" };
@@ -413,25 +415,29 @@ impl Nvidia {
         let mut with = Options::new(1, GraphOptimizationLevel::ORT_ENABLE_ALL)?;
         // SAFETY: the session keeps the stream.
         unsafe { with.cuda(stream.handle().cast(), &settings) }?;
-        for (name, value) in &weights.values {
+        let is_read = |name: &str| part.is_none_or(|part| part.weights.contains(name));
+        for (name, value) in weights.values.iter().filter(|(name, _)| is_read(name)) {
             // SAFETY: the session keeps the weights, which own the value and its memory.
             unsafe { with.initializer(name, value) }?;
         }
         let keep = Arc::new((Arc::clone(weights), Arc::clone(stream)));
         // Making a session waits for the device, which would break a capture.
         let _alone = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
-        let graph = model.optimised_graph();
+        let graph = part.map_or(model.optimised_graph(), |part| &part.path);
         // SAFETY: what the options borrow is kept.
         unsafe { Session::load(&self.runtime, graph, &with, None, Some(keep)) }
     }
 }
 
-/// An operator of the model whose runs cannot be captured.
-fn not_captured(model: &StoredModel) -> Option<String> {
+/// An operator of the model, or of its part, whose runs cannot be captured.
+fn not_captured(model: &StoredModel, part: Option<&Part>) -> Option<String> {
     // A graph that cannot be read as operators has subgraphs, or the runtime will say.
     let graph = model.graph().ok()?;
-    let operators = graph.graph().operators().iter();
-    let mut kinds = operators.map(|operator| operator.op_type.as_str());
+    let operators = graph.graph().operators().iter().enumerate();
+    let operators = operators.filter(|&(place, _)| {
+        part.is_none_or(|part| part.operators.contains(&OperatorIndex::at(place)))
+    });
+    let mut kinds = operators.map(|(_, operator)| operator.op_type.as_str());
     kinds
         .find(|kind| NOT_CAPTURED.contains(kind))
         .map(str::to_owned)

@@ -7,7 +7,8 @@ use super::nvidia::Nvidia;
 use super::nvml::Nvml;
 use crate::clock::MonotonicClock;
 use crate::device::{
-    Device, DeviceMetrics, EventSink, GpuHealth, LegWork, LoadOptions, Loaded, RevokeLeg,
+    Device, DeviceMetrics, EventSink, GpuHealth, LeftBehind, LegWork, LoadOptions, Loaded,
+    RevokeLeg,
 };
 use crate::runtime::Runtime;
 use crate::store::{LoadError, StoredModel};
@@ -31,7 +32,7 @@ pub struct CudaOptions {
 }
 
 /// An NVIDIA device: slices are groups of multiprocessors, partitions green contexts, lanes
-/// streams of them, legs whole models.
+/// streams of them, legs sessions of parts of a model.
 ///
 /// None of its calls have been tried on a GPU by its authors; everything above the driver and
 /// ONNX Runtime is tested without one.
@@ -98,7 +99,10 @@ impl CudaDevice {
         })
     }
 
-    /// Loads a model under `id`: its weights, once, and what its first legs need.
+    /// Loads a model under `id`: its weights, once, and what its first tasks need.
+    ///
+    /// Where a part of a cut model does not work by itself the model is loaded in one piece, and
+    /// a warning says so; [`Loaded::legs`] is then 1.
     ///
     /// # Errors
     /// [`crate::LoadErrorKind::DeviceMemory`] where it does not fit beside the others, which
@@ -158,5 +162,9 @@ impl Device for CudaDevice {
 
     fn revoke(&self, leg: &RevokeLeg) {
         self.device.revoke(leg);
+    }
+
+    fn let_go(&self, left: &LeftBehind) {
+        self.device.let_go(left);
     }
 }

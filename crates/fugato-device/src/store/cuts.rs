@@ -114,6 +114,19 @@ impl Cuts {
         }
     }
 
+    /// The same legs, with all of a leg in one group: its stages and groups run one after the
+    /// other. `None` where that leaves a model of so many operators as it is.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn leg_by_leg(&self, operators: usize) -> Option<Self> {
+        let joined = Self::sequential(self.legs.iter().map(|leg| {
+            let groups = leg.iter().flatten();
+            groups
+                .flat_map(|group| group.operators.iter().copied())
+                .collect()
+        }));
+        (!joined.is_whole(operators)).then_some(joined)
+    }
+
     /// One leg that runs all segments one after the other, each a part of its own.
     pub fn segment_by_segment(segments: &Segments) -> Self {
         let stages = segments.all().iter();
@@ -175,7 +188,7 @@ impl Cuts {
     }
 
     /// Writes the parts beside the model's entry.
-    pub(super) fn write(
+    pub(crate) fn write(
         &self,
         entry: &Path,
         graph: Arc<ModelGraph>,

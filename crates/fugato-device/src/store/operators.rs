@@ -48,7 +48,7 @@ enum Uncuttable {
 
 impl ModelGraph {
     /// Reads the optimised graph of a model that the runtime has accepted.
-    pub(super) fn import(model: ModelProto, info: &ModelInfo) -> Result<Self, GraphError> {
+    pub(crate) fn import(model: ModelProto, info: &ModelInfo) -> Result<Self, GraphError> {
         let empty = GraphProto::default();
         let onnx = model.graph.as_ref().unwrap_or(&empty);
         let mut importer = Importer::new(onnx, shape::batch_symbol(info));

@@ -10,7 +10,7 @@
 
 use super::super::backend::Backend;
 use super::model::{LaneKey, LoadedModel};
-use super::run::{Enqueued, Ran};
+use super::run::{Enqueued, Ran, Readied};
 use crate::batch::Failed;
 use crate::device::{DeviceEvent, EventSink, LegWork, RevokeLeg, RunErrorKind, RunSplit};
 use crate::report::{report_finished, report_started, run_error};
@@ -53,7 +53,7 @@ enum Standing {
 /// A model to be made ready on a lane, and who waits for that.
 pub(super) struct Job<B: Backend> {
     pub(super) model: Arc<LoadedModel<B>>,
-    pub(super) done: Sender<Result<(), LoadCause>>,
+    pub(super) done: Sender<Result<Readied, LoadCause>>,
 }
 
 /// A leg that was taken up.
@@ -301,8 +301,9 @@ impl<B: Backend> Lane<B> {
         let start = &first.work.start;
         (took > watch.limit).then(|| {
             format!(
-                "{} of {} with a {} has been running on {} of {} for {:.1} s, which may take \
+                "{} of {} of {} with a {} has been running on {} of {} for {:.1} s, which may take \
                  {:.1} s",
+                start.leg,
                 start.task,
                 start.model,
                 start.batch,

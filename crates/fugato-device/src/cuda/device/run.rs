@@ -3,14 +3,17 @@
 use super::super::backend::{Backend, Fault, FaultKind, Port};
 use super::Core;
 use super::lane::{Taken, Watch};
-use super::model::{LaneKey, Leased, LoadedModel, Slot};
+use super::model::{LaneKey, LoadedModel, Timed};
+use super::output::Leased;
+use super::session::{Batch, LaneSessions};
+use super::slot::Hold;
 use crate::batch::{Column, Failed, all_faulty, divide, gather_failure};
 use crate::device::{LegWork, RunErrorKind, RunSplit, TaskOutputs};
-use crate::shared::InputFault;
+use crate::flight::Flight;
 use crate::store::LoadCause;
 use crate::tensor::{OutputTensor, TensorData};
 use fugato_core::device::AtomSet;
-use fugato_core::{Nanos, PartitionId, SlotIndex, TaskId};
+use fugato_core::{LegIndex, Nanos, SlotIndex};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the thread of a lane works with.
@@ -36,20 +39,21 @@ struct Events<B: Backend> {
 /// A leg that the device was given.
 pub(super) struct Enqueued<B: Backend> {
     model: Arc<LoadedModel<B>>,
-    partition: PartitionId,
-    rows: u32,
-    items: Vec<u32>,
-    faults: Vec<(usize, InputFault)>,
+    timed: Timed,
+    /// What the last leg answers, and whom; `None` before it.
+    answers: Option<Flight>,
     bytes_copied_in: u64,
     /// Time that the host took to gather.
     gathered: Nanos,
     /// `None`: every request's inputs were at fault, and nothing runs.
     work: Option<Work<B>>,
-    _hold: Hold<B>,
+    hold: Hold<B>,
 }
 
 struct Work<B: Backend> {
-    outputs: Vec<Leased<B>>,
+    is_first: bool,
+    /// `None`: legs follow, and what this one gives stays on the device.
+    outputs: Option<Vec<Leased<B>>>,
     events: Events<B>,
     spare: Arc<Mutex<Vec<Events<B>>>>,
 }
@@ -61,30 +65,20 @@ pub(super) struct Ran {
     pub(super) bytes_copied_in: u64,
 }
 
-/// A slot that a task has.
-struct Hold<B: Backend> {
-    model: Arc<LoadedModel<B>>,
-    slot: SlotIndex,
+/// Whether a model made ready ran over zeros too.
+pub(super) enum Readied {
+    Ran,
+    /// Why it did not. A model is none the worse for it; a part of one may be.
+    Refused(String),
 }
 
-impl<B: Backend> Hold<B> {
-    fn take(model: &Arc<LoadedModel<B>>, slot: SlotIndex, task: TaskId) -> Result<Self, Failed> {
-        let mut taken = model.slot(slot);
-        if let Some(other) = taken.task {
-            let detail = format!("{task} was given {slot}, which {other} is using");
-            return Err((RunErrorKind::Runtime, detail));
-        }
-        taken.task = Some(task);
-        drop(taken);
-        let model = Arc::clone(model);
-        Ok(Self { model, slot })
-    }
-}
-
-impl<B: Backend> Drop for Hold<B> {
-    fn drop(&mut self) {
-        self.model.slot(self.slot).task = None;
-    }
+/// Which leg is to be given to the device.
+struct Order<'a, B: Backend> {
+    leg: usize,
+    is_last: bool,
+    batch: Batch<'a, B>,
+    /// Where the leg before it was given to the device.
+    left_on: Option<LaneKey>,
 }
 
 /// What a fault is to the leg that met it.
@@ -125,7 +119,7 @@ impl<B: Backend> Tools<B> {
         }
     }
 
-    /// Gathers a leg's inputs and gives it to the device.
+    /// Gathers the inputs of a first leg, and gives the leg to the device.
     pub(super) fn enqueue(
         &self,
         core: &Core<B>,
@@ -141,42 +135,61 @@ impl<B: Backend> Tools<B> {
         })?;
         model.limits.check(work)?;
         let start = &work.start;
-        let mut enqueued = Enqueued {
-            _hold: Hold::take(model, start.slot, start.task)?,
-            model: Arc::clone(model),
-            partition: start.partition,
-            rows: start.batch.0,
-            items: work.requests.iter().map(|request| request.items).collect(),
-            faults: Vec::new(),
-            bytes_copied_in: 0,
-            gathered: Nanos::ZERO,
-            work: None,
-        };
-        let session = model.on_lane(self.lane);
-        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-        let with = (&core.backend, &self.compute);
+        let leg = usize::from(start.leg.0);
+        let (hold, flight) = Hold::take(model, start)?;
+        let sessions = model.on_lane(self.lane);
+        let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the leg starts: it may take seconds, which are no part of the model's latency.
-        model.make_ready(with, &mut session).map_err(failed)?;
+        let ready = model.make_ready((&core.backend, &self.compute), &mut sessions, leg);
+        ready.map_err(failed)?;
         core.lane(self.lane).begin(*serial, &core.reporter());
         let begun = (core.clock)();
-        gather(&mut enqueued, work)?;
-        enqueued.gathered = (core.clock)().since(begun);
-        if all_faulty(&enqueued.faults, enqueued.items.len()).is_some() {
-            return Ok(enqueued);
-        }
-        let limit = core.hang.of(model.longest(start.partition, enqueued.rows));
-        let since = (core.clock)();
-        core.lane(self.lane).watch(*serial, Watch { since, limit });
-        let given = self.give(core, &enqueued, start.slot, |slot| {
-            model.run(
-                with,
-                &mut session,
-                (start.slot, slot),
-                (enqueued.rows, false),
-            )
-        });
-        enqueued.work = Some(given.map_err(failed)?);
-        Ok(enqueued)
+        let (mut flight, bytes_copied_in) = match flight {
+            None => gather(model, work)?,
+            Some(flight) => (flight, 0),
+        };
+        let gathered = (core.clock)().since(begun);
+        let timed = (start.partition, start.leg, flight.rows);
+        let order = Order {
+            leg,
+            is_last: leg + 1 == model.legs(),
+            batch: Batch {
+                index: start.slot,
+                slot: model.slot(start.slot),
+                rows: flight.rows,
+            },
+            left_on: hold.left_on(),
+        };
+        let given = match all_faulty(&flight.faults, flight.items.len()) {
+            Some(_) => None,
+            None => {
+                let limit = core.hang.of(model.longest(timed));
+                let since = (core.clock)();
+                core.lane(self.lane).watch(*serial, Watch { since, limit });
+                let given = self.give(core, (model, &mut sessions), &order);
+                Some(given.map_err(failed)?)
+            }
+        };
+        let answers = match order.is_last {
+            true => {
+                hold.leave(self.lane, None);
+                Some(flight)
+            }
+            false => {
+                flight.next = LegIndex(start.leg.0 + 1);
+                hold.leave(self.lane, Some(flight));
+                None
+            }
+        };
+        Ok(Enqueued {
+            model: Arc::clone(model),
+            timed,
+            answers,
+            bytes_copied_in,
+            gathered,
+            work: given,
+            hold,
+        })
     }
 
     /// Enqueues a leg's copies and run. Where that breaks off, waits for what was enqueued:
@@ -184,17 +197,18 @@ impl<B: Backend> Tools<B> {
     fn give(
         &self,
         core: &Core<B>,
-        enqueued: &Enqueued<B>,
-        slot: SlotIndex,
-        run: impl FnOnce(&Slot<B>) -> Result<(), Fault>,
+        (model, sessions): (&LoadedModel<B>, &mut LaneSessions<B>),
+        order: &Order<'_, B>,
     ) -> Result<Work<B>, Fault> {
-        let (backend, model) = (&core.backend, &enqueued.model);
+        let backend = &core.backend;
+        let outputs = order.is_last.then(|| model.take_outputs(backend));
         let mut work = Work {
-            outputs: model.take_outputs(backend)?,
+            is_first: order.leg == 0,
+            outputs: outputs.transpose()?,
             events: self.events(backend)?,
             spare: Arc::clone(&self.spare),
         };
-        match self.enqueue_work(core, enqueued, (&model.slot(slot), &mut work), run) {
+        match self.enqueue_work(backend, (model, sessions), order, &mut work) {
             Ok(()) => Ok(work),
             Err(fault) if fault.kind == FaultKind::Lost => {
                 // The device may yet write there, and is not waited for.
@@ -210,69 +224,100 @@ impl<B: Backend> Tools<B> {
         }
     }
 
-    /// Enqueues the copies of a slot's inputs, a run, and the copies of its outputs.
+    /// Enqueues a run, before it the copies of the model's inputs where the leg is the first,
+    /// after it those of the outputs where it is the last.
     fn enqueue_work(
         &self,
-        core: &Core<B>,
-        enqueued: &Enqueued<B>,
-        (slot, work): (&Slot<B>, &mut Work<B>),
-        run: impl FnOnce(&Slot<B>) -> Result<(), Fault>,
+        backend: &B,
+        (model, sessions): (&LoadedModel<B>, &mut LaneSessions<B>),
+        order: &Order<'_, B>,
+        work: &mut Work<B>,
     ) -> Result<(), Fault> {
-        let (backend, model, rows) = (&core.backend, &enqueued.model, enqueued.rows);
+        let Batch { slot, rows, .. } = order.batch;
         let Work {
             outputs, events, ..
         } = work;
-        backend.record(&events.begun, &self.copies_in)?;
-        for (port, (staged, memory)) in model.inputs.iter().zip(&slot.inputs) {
-            backend.upload(staged, memory, bytes(port, rows)?, &self.copies_in)?;
+        if work.is_first {
+            backend.record(&events.begun, &self.copies_in)?;
+            self.upload(backend, model, &order.batch, &self.copies_in)?;
+            backend.record(&events.copied_in, &self.copies_in)?;
+            backend.wait(&self.compute, &events.copied_in)?;
+        } else if order.left_on != Some(self.lane)
+            && let Some(left) = &slot.left
+        {
+            backend.wait(&self.compute, left)?;
         }
-        backend.record(&events.copied_in, &self.copies_in)?;
-        backend.wait(&self.compute, &events.copied_in)?;
         backend.record(&events.started, &self.compute)?;
-        run(slot)?;
+        let with = (backend, &self.compute);
+        model.run_leg(with, sessions, order.leg, (&order.batch, false))?;
         backend.record(&events.ended, &self.compute)?;
+        let Some(outputs) = outputs else {
+            return match &slot.left {
+                Some(left) => backend.record(left, &self.compute),
+                None => Ok(()),
+            };
+        };
         backend.wait(&self.copies_out, &events.ended)?;
         for ((port, memory), output) in model.outputs.iter().zip(&slot.outputs).zip(outputs) {
-            backend.download(
-                memory,
-                output.memory(),
-                bytes(port, rows)?,
-                &self.copies_out,
-            )?;
+            let bytes = bytes(port, rows)?;
+            backend.download(memory, output.memory(), bytes, &self.copies_out)?;
         }
         backend.record(&events.copied_out, &self.copies_out)
     }
 
-    /// Makes a model ready on this lane: its session, and the graphs of its likeliest batches,
-    /// by runs over zeros. A model that refuses zeros is none the worse for it.
-    pub(super) fn prepare(&self, core: &Core<B>, model: &LoadedModel<B>) -> Result<(), LoadCause> {
+    /// Enqueues the copies of what is gathered in a slot.
+    fn upload(
+        &self,
+        backend: &B,
+        model: &LoadedModel<B>,
+        Batch { slot, rows, .. }: &Batch<'_, B>,
+        on: &B::Stream,
+    ) -> Result<(), Fault> {
+        let staged = slot.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inputs = model.inputs.iter().zip(&*staged).zip(&slot.inputs);
+        inputs.try_for_each(|((port, staged), memory)| {
+            backend.upload(staged, memory, bytes(port, *rows)?, on)
+        })
+    }
+
+    /// Makes a model ready on this lane: its sessions, and the graphs of its likeliest batches,
+    /// by runs over zeros.
+    pub(super) fn prepare(
+        &self,
+        core: &Core<B>,
+        model: &LoadedModel<B>,
+    ) -> Result<Readied, LoadCause> {
         let backend = &core.backend;
-        let session = model.on_lane(self.lane);
-        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        let sessions = model.on_lane(self.lane);
+        let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let with = (backend, &self.compute);
-        model.make_ready(with, &mut session)?;
+        for leg in 0..model.legs() {
+            model.make_ready(with, &mut sessions, leg)?;
+        }
         // All slots of one batch before the next batch: ONNX Runtime keeps a convolution's plan for
         // the shape that it ran last, and makes it anew for every other.
         for rows in model.warm_batches() {
-            for slot in (0..model.slots()).map(SlotIndex) {
-                let buffers = &*model.slot(slot);
-                for (port, (staged, memory)) in model.inputs.iter().zip(&buffers.inputs) {
-                    backend.upload(staged, memory, bytes(port, rows)?, &self.compute)?;
-                }
-                for capture in [false, true] {
-                    let ran = model.run(with, &mut session, (slot, buffers), (rows, capture));
-                    match ran {
+            for (index, slot) in (0..).map(SlotIndex).zip(&model.slots) {
+                let batch = Batch { index, slot, rows };
+                self.upload(backend, model, &batch, &self.compute)?;
+                for (leg, capture) in [false, true]
+                    .into_iter()
+                    .flat_map(|capture| (0..model.legs()).map(move |leg| (leg, capture)))
+                {
+                    match model.run_leg(with, &mut sessions, leg, (&batch, capture)) {
                         Ok(()) => {}
                         Err(fault) if fault.kind == FaultKind::Other => {
-                            tracing::debug!(%fault, "a model refused to run over zeros");
-                            return Ok(self.settle(backend, &self.compute)?);
+                            tracing::debug!(%fault, leg, "a model refused to run over zeros");
+                            self.settle(backend, &self.compute)?;
+                            return Ok(Readied::Refused(fault.detail));
                         }
                         Err(fault) => return Err(fault.into()),
                     }
                 }
             }
         }
-        Ok(self.settle(backend, &self.compute)?)
+        self.settle(backend, &self.compute)?;
+        Ok(Readied::Ran)
     }
 
     /// Waits for what was enqueued on a stream.
@@ -284,15 +329,24 @@ impl<B: Backend> Tools<B> {
 }
 
 fn bytes(port: &Port, rows: u32) -> Result<usize, Fault> {
-    let bytes = port.bytes(rows);
-    bytes.ok_or_else(|| Fault::other(format!("`{}` is too large", port.spec.name)))
+    port.bytes(rows).ok_or_else(|| port.too_large())
 }
 
-/// Writes the requests side by side into the slot's host memory.
-fn gather<B: Backend>(enqueued: &mut Enqueued<B>, work: &LegWork) -> Result<(), Failed> {
-    let model = &enqueued.model;
-    let mut slot = model.slot(work.start.slot);
-    for (index, (port, (staged, _))) in model.inputs.iter().zip(&mut slot.inputs).enumerate() {
+/// Writes the requests side by side into the slot's host memory: the task, and the bytes
+/// copied.
+fn gather<B: Backend>(model: &LoadedModel<B>, work: &LegWork) -> Result<(Flight, u64), Failed> {
+    let start = &work.start;
+    let mut flight = Flight {
+        task: start.task,
+        next: LegIndex(0),
+        rows: start.batch.0,
+        items: work.requests.iter().map(|request| request.items).collect(),
+        faults: Vec::new(),
+    };
+    let mut bytes_copied = 0;
+    let staged = model.slot(start.slot).staged.lock();
+    let mut staged = staged.unwrap_or_else(PoisonError::into_inner);
+    for (index, (port, staged)) in model.inputs.iter().zip(&mut *staged).enumerate() {
         let column = Column {
             spec: &port.spec,
             index,
@@ -301,7 +355,7 @@ fn gather<B: Backend>(enqueued: &mut Enqueued<B>, work: &LegWork) -> Result<(), 
             reserve: 0,
         };
         let shape = column.shape().map_err(gather_failure)?;
-        let expected = port.shape(enqueued.rows);
+        let expected = port.shape(flight.rows);
         let is_fit = shape
             .iter()
             .map(|dim| dim.cast_unsigned())
@@ -311,76 +365,105 @@ fn gather<B: Backend>(enqueued: &mut Enqueued<B>, work: &LegWork) -> Result<(), 
             let detail = format!("input `{name}` has shape {shape:?}, expected {expected:?}");
             return Err((RunErrorKind::InvalidInput, detail));
         }
-        let size = bytes(port, enqueued.rows).map_err(failed)?;
+        let size = bytes(port, flight.rows).map_err(failed)?;
         let gathered = column.write_into(&mut staged.as_mut()[..size]);
-        enqueued.bytes_copied_in += gathered.bytes_copied;
-        enqueued.faults.extend(gathered.faults);
+        bytes_copied += gathered.bytes_copied;
+        flight.faults.extend(gathered.faults);
     }
-    Ok(())
+    Ok((flight, bytes_copied))
 }
 
 impl<B: Backend> Enqueued<B> {
-    /// Waits until the device is done; gives what came of it. Frees the slot.
+    /// Waits until the device is done; gives what came of it. The slot is free after the last
+    /// leg, and where one fails.
     pub(super) fn finish(self, backend: &B) -> Result<Ran, Failed> {
-        let Some(work) = self.work else {
-            let outputs = TaskOutputs {
-                requests: all_faulty(&self.faults, self.items.len()).unwrap_or_default(),
-            };
-            return Ok(Ran {
-                outputs,
-                split: RunSplit {
-                    input: self.gathered,
-                    ..RunSplit::default()
-                },
-                bytes_copied_in: self.bytes_copied_in,
-            });
+        let Self {
+            model,
+            timed,
+            answers,
+            bytes_copied_in,
+            gathered,
+            work,
+            hold,
+        } = self;
+        let mut split = RunSplit {
+            input: gathered,
+            ..RunSplit::default()
         };
-        let events = &work.events;
-        let times = || {
-            backend.finish(&events.copied_out)?;
-            let split = RunSplit {
-                input: self.gathered + backend.elapsed(&events.begun, &events.copied_in)?,
-                infer: backend.elapsed(&events.started, &events.ended)?,
-                output: backend.elapsed(&events.ended, &events.copied_out)?,
-            };
-            Ok(split)
+        let ran = |outputs, split| Ran {
+            outputs,
+            split,
+            bytes_copied_in,
         };
-        let split = match times() {
-            Ok(split) => split,
+        let Some(work) = work else {
+            let all = |answers: Flight| all_faulty(&answers.faults, answers.items.len());
+            let requests = answers.and_then(all).unwrap_or_default();
+            return Ok(ran(TaskOutputs { requests }, split));
+        };
+        match work.times(backend) {
+            Ok(times) => {
+                split.input += times.input;
+                split.infer = times.infer;
+                split.output = times.output;
+            }
             Err(fault) => {
                 let failed = failed(fault);
+                hold.give_up();
                 if failed.0 == RunErrorKind::DeviceLost {
                     // The device may yet write there, and is not waited for.
                     std::mem::forget(work);
                 }
                 return Err(failed);
             }
-        };
-        self.model.took(self.partition, self.rows, split.infer);
+        }
+        model.took(timed, split.infer);
         let Work {
             outputs,
             events,
             spare,
+            ..
         } = work;
         spare
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(events);
+        let (Some(outputs), Some(answers)) = (outputs, answers) else {
+            return Ok(ran(TaskOutputs::default(), split));
+        };
         let mut tensors = Vec::with_capacity(outputs.len());
-        for (port, output) in self.model.outputs.iter().zip(outputs) {
-            let size = bytes(port, self.rows).map_err(failed)?;
+        for (port, output) in model.outputs.iter().zip(outputs) {
+            let size = bytes(port, answers.rows).map_err(failed)?;
             tensors.push(OutputTensor {
-                shape: port.shape(self.rows),
+                shape: port.shape(answers.rows),
                 data: TensorData::Raw(output.give_out(size)),
             });
         }
-        let items = self.model.limits.batched.then_some(&self.items[..]);
-        let name = |output: usize| self.model.outputs[output].spec.name.as_str();
-        let faults = self.faults;
-        Ok(Ran {
-            outputs: divide(items, (tensors, name), faults)?,
-            split,
-            bytes_copied_in: self.bytes_copied_in,
-        })
+        let items = model.limits.batched.then_some(&answers.items[..]);
+        let name = |output: usize| model.outputs[output].spec.name.as_str();
+        let outputs = divide(items, (tensors, name), answers.faults)?;
+        Ok(ran(outputs, split))
+    }
+}
+
+impl<B: Backend> Work<B> {
+    /// Waits for the end; what the copies and the run took.
+    fn times(&self, backend: &B) -> Result<RunSplit, Fault> {
+        let events = &self.events;
+        let end = match self.outputs {
+            Some(_) => &events.copied_out,
+            None => &events.ended,
+        };
+        backend.finish(end)?;
+        let mut split = RunSplit {
+            infer: backend.elapsed(&events.started, &events.ended)?,
+            ..RunSplit::default()
+        };
+        if self.is_first {
+            split.input = backend.elapsed(&events.begun, &events.copied_in)?;
+        }
+        if self.outputs.is_some() {
+            split.output = backend.elapsed(&events.ended, &events.copied_out)?;
+        }
+        Ok(split)
     }
 }

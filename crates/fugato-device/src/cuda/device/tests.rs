@@ -2,15 +2,16 @@
 //! when memory, captures or the device itself fail.
 
 mod faults;
+mod legs;
 mod loading;
 
 use super::super::backend::FaultKind;
 use super::super::fake::{Fake, FakeFacts, FakeModel, model};
 use super::super::layout::SmLayout;
 use super::*;
-use crate::device::{RequestInputs, RunError, TaskOutputs};
+use crate::device::{LoadOptions, Loaded, RequestInputs, RunError, TaskOutputs};
 use crate::shared::{InputFault, SharedSlice};
-use crate::store::LoadErrorKind;
+use crate::store::{Cuts, LoadError, LoadErrorKind};
 use crate::tensor::{ElementType, InputTensor, TensorData};
 use fugato_core::device::{AtomSet, LaneClass};
 use fugato_core::sched::Start;
@@ -72,8 +73,13 @@ impl Rig {
     }
 
     fn load(&self, id: u32, facts: FakeFacts) -> Result<Loaded, LoadError> {
+        self.load_cut(id, facts, None)
+    }
+
+    fn load_cut(&self, id: u32, facts: FakeFacts, cuts: Option<Cuts>) -> Result<Loaded, LoadError> {
         let options = LoadOptions {
             max_batch: 4,
+            cuts,
             ..LoadOptions::default()
         };
         self.device

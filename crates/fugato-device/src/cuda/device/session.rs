@@ -1,0 +1,257 @@
+//! A model's sessions on one lane, one for each part, and how a leg is run in them: by a
+//! graph where there is one for its slot and batch.
+
+use super::super::backend::{
+    Backend, Fault, FaultKind, GraphId, How, Place, Places, SessionOptions,
+};
+use super::model::{LaneKey, LoadedModel};
+use super::slot::Slot;
+use crate::course::{Source, Target};
+use fugato_core::SlotIndex;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::{CStr, CString};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Eager runs of a batch in a slot before its runs are captured: a batch that comes once or
+/// twice is not worth the three runs that a capture takes.
+const EAGER_RUNS: u32 = 2;
+
+/// A model on one lane's stream, by part.
+pub(super) struct LaneSessions<B: Backend> {
+    parts: Vec<PartSession<B>>,
+}
+
+struct PartSession<B: Backend> {
+    // Before the session, whose memory captured runs use.
+    bound: HashMap<(SlotIndex, u32), Bound<B>>,
+    /// And whether its runs may be captured.
+    session: Option<(B::Session, bool)>,
+}
+
+struct Bound<B: Backend> {
+    binding: B::Binding,
+    eager_runs: u32,
+    is_captured: bool,
+}
+
+/// What a lane runs with.
+pub(super) type With<'a, B> = (&'a B, &'a Arc<<B as Backend>::Stream>);
+
+/// A slot's buffers and a batch in them.
+pub(super) struct Batch<'a, B: Backend> {
+    pub(super) index: SlotIndex,
+    pub(super) slot: &'a Slot<B>,
+    pub(super) rows: u32,
+}
+
+impl<B: Backend> LoadedModel<B> {
+    /// What a lane has of the model, which only that lane's thread uses.
+    pub(super) fn on_lane(&self, lane: LaneKey) -> Arc<Mutex<LaneSessions<B>>> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let part = |_| PartSession {
+            bound: HashMap::new(),
+            session: None,
+        };
+        let empty = || {
+            Arc::new(Mutex::new(LaneSessions {
+                parts: self.course.parts.iter().map(part).collect(),
+            }))
+        };
+        Arc::clone(sessions.entry(lane).or_insert_with(empty))
+    }
+
+    /// Makes the sessions of a leg on the lane where there are none. On the lane's thread.
+    pub(super) fn make_ready(
+        &self,
+        with: With<'_, B>,
+        lane: &mut LaneSessions<B>,
+        leg: usize,
+    ) -> Result<(), Fault> {
+        let mut parts = self.course.legs[leg].iter().flatten();
+        parts.try_for_each(|&part| self.make_part_ready(with, &mut lane.parts[part], part))
+    }
+
+    fn make_part_ready(
+        &self,
+        (backend, stream): With<'_, B>,
+        on_lane: &mut PartSession<B>,
+        part: usize,
+    ) -> Result<(), Fault> {
+        if on_lane.session.is_some() {
+            return Ok(());
+        }
+        let file = self.course.parts[part].file.as_ref();
+        let make = |graphs| {
+            let options = SessionOptions {
+                tuning: self.tuning,
+                graphs,
+            };
+            backend.session((&self.model, file), &self.weights, stream, options)
+        };
+        let wanted = self.tuning.graphs && !self.eager[part].load(Ordering::Relaxed);
+        on_lane.session = Some(match make(wanted) {
+            Ok(session) => (session, wanted),
+            // Some models cannot be captured at all: those with control flow, say.
+            Err(fault) if wanted && may_be_capture(&fault) => {
+                let session = make(false)?;
+                self.tell_eager(part, &fault);
+                (session, false)
+            }
+            Err(fault) => return Err(fault),
+        });
+        Ok(())
+    }
+
+    /// Enqueues a run of a leg over what is in a slot, by graphs where there are some or, with
+    /// `capture`, ones that are captured now. Without, they are when the batch has come a few
+    /// times, unless that would have to wait.
+    pub(super) fn run_leg(
+        &self,
+        with: With<'_, B>,
+        lane: &mut LaneSessions<B>,
+        leg: usize,
+        (batch, capture): (&Batch<'_, B>, bool),
+    ) -> Result<(), Fault> {
+        let mut parts = self.course.legs[leg].iter().flatten();
+        parts.try_for_each(|&part| {
+            let on_lane = &mut lane.parts[part];
+            self.run_part(with, (part, on_lane), (batch, capture))
+        })
+    }
+
+    fn run_part(
+        &self,
+        with: With<'_, B>,
+        (part, on_lane): (usize, &mut PartSession<B>),
+        (batch, capture): (&Batch<'_, B>, bool),
+    ) -> Result<(), Fault> {
+        let (backend, _) = with;
+        self.make_part_ready(with, on_lane, part)?;
+        let number = u32::from(batch.index.0) * (self.limits.max_batch + 1) + batch.rows;
+        let graph = GraphId(number);
+        let (bound, graphs) = self.bound(backend, (part, on_lane), batch)?;
+        let failed = if !graphs {
+            return backend.run(&mut bound.binding, How::Eager);
+        } else if bound.is_captured {
+            backend.run(&mut bound.binding, How::Replay(graph)).err()
+        } else if bound.eager_runs < EAGER_RUNS && !capture {
+            bound.eager_runs += 1;
+            return backend.run(&mut bound.binding, How::Eager);
+        } else {
+            match backend.capture(&mut bound.binding, graph, capture) {
+                Ok(true) => {
+                    bound.is_captured = true;
+                    None
+                }
+                Ok(false) => return backend.run(&mut bound.binding, How::Eager),
+                Err(fault) => Some(fault),
+            }
+        };
+        match failed {
+            None => Ok(()),
+            Some(fault) if fault.kind == FaultKind::Lost => Err(fault),
+            Some(fault) => {
+                // Whatever a capture broke off has left is gone with its session.
+                on_lane.bound.clear();
+                on_lane.session = None;
+                self.tell_eager(part, &fault);
+                self.make_part_ready(with, on_lane, part)?;
+                let (bound, _) = self.bound(backend, (part, on_lane), batch)?;
+                backend.run(&mut bound.binding, How::Eager)
+            }
+        }
+    }
+
+    /// The binding of a slot to a session that is there, and whether its runs may be captured.
+    fn bound<'l>(
+        &self,
+        backend: &B,
+        (part, on_lane): (usize, &'l mut PartSession<B>),
+        batch: &Batch<'_, B>,
+    ) -> Result<(&'l mut Bound<B>, bool), Fault> {
+        let session = on_lane.session.as_ref();
+        let (session, graphs) = session.ok_or_else(|| Fault::other("the lane has no session"))?;
+        let bound = match on_lane.bound.entry((batch.index, batch.rows)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(Bound {
+                binding: backend.bind(session, &self.places(part, batch)?)?,
+                eager_runs: 0,
+                is_captured: false,
+            }),
+        };
+        Ok((bound, *graphs))
+    }
+
+    /// Where a part finds what it reads in a slot, and puts what it gives.
+    fn places<'a>(
+        &'a self,
+        part: usize,
+        &Batch { slot, rows, .. }: &Batch<'a, B>,
+    ) -> Result<Places<'a, B::Memory>, Fault> {
+        let part = &self.course.parts[part];
+        let input = |(name, source): &'a (CString, Source)| match *source {
+            Source::Input(input) => {
+                let place = (&self.inputs[input], &slot.inputs[input]);
+                Place::of_port(name, place, rows)
+            }
+            Source::Output(output) => self.output_place((name, output), slot, rows),
+            Source::Kept(kept) => self.kept_place((name, kept), slot, rows),
+        };
+        let output = |(name, target): &'a (CString, Target)| match *target {
+            Target::Output(output) => self.output_place((name, output), slot, rows),
+            Target::Kept(kept) => self.kept_place((name, kept), slot, rows),
+        };
+        Ok(Places {
+            rows,
+            inputs: part.inputs.iter().map(input).collect::<Result<_, _>>()?,
+            outputs: part.outputs.iter().map(output).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn output_place<'a>(
+        &'a self,
+        (name, output): (&'a CStr, usize),
+        slot: &'a Slot<B>,
+        rows: u32,
+    ) -> Result<Place<'a, B::Memory>, Fault> {
+        Place::of_port(name, (&self.outputs[output], &slot.outputs[output]), rows)
+    }
+
+    fn kept_place<'a>(
+        &'a self,
+        (name, kept): (&'a CStr, usize),
+        slot: &'a Slot<B>,
+        rows: u32,
+    ) -> Result<Place<'a, B::Memory>, Fault> {
+        let place = self.course.kept[kept].place.as_ref();
+        let place = place
+            .zip(slot.kept.as_ref())
+            .ok_or_else(|| Fault::other(format!("`{}` has no place", name.to_string_lossy())))?;
+        Ok(Place::of_kept(name, place, rows))
+    }
+
+    /// Notes that a part's runs are not captured, and says once for the model why.
+    fn tell_eager(&self, part: usize, reason: &Fault) {
+        self.eager[part].store(true, Ordering::Relaxed);
+        if !self.told.swap(true, Ordering::Relaxed) {
+            let (_, origin) = B::describe(&self.model);
+            tracing::warn!(
+                model = %origin.display(),
+                legs = self.legs(),
+                %reason,
+                "runs of the model, or of one of its legs, cannot be captured into graphs; they \
+                 are eager"
+            );
+        }
+    }
+}
+
+/// Whether a session may come about once its runs need not be captured.
+fn may_be_capture(fault: &Fault) -> bool {
+    match fault.kind {
+        FaultKind::Capture | FaultKind::Other => true,
+        FaultKind::OutOfMemory | FaultKind::Lost => false,
+    }
+}
