@@ -68,7 +68,8 @@ impl AnyDevice {
         }
     }
 
-    /// Whether it is the CPU, where models can be cut into legs.
+    /// Whether it is the CPU, of which there may be another device for measurements beside one
+    /// that serves.
     pub fn is_cpu(&self) -> bool {
         matches!(self, Self::Cpu(_))
     }

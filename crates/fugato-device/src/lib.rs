@@ -39,7 +39,7 @@ pub use profiler::{Neighbour, Profiler, Visit, VisitError, Walk, Walked, partiti
 pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
 pub use shared::{InputFault, SharedSlice};
 pub use store::{
-    Batching, CutError, Cuts, Indivisible, LoadError, LoadErrorKind, ModelGraph, ModelInfo,
-    ModelStore, StackError, StoredModel,
+    Batching, CutError, Cuts, HalfError, Indivisible, LoadError, LoadErrorKind, ModelGraph,
+    ModelInfo, ModelStore, Precision, StackError, StoredModel,
 };
 pub use tensor::{ElementType, InputData, InputTensor, OutputTensor, TensorData, TensorSpec};

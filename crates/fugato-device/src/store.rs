@@ -12,6 +12,7 @@
 mod cuts;
 mod entry;
 mod error;
+mod halving;
 mod infer;
 mod info;
 mod operators;
@@ -26,6 +27,7 @@ pub(crate) use cuts::CutModel;
 pub use cuts::Cuts;
 pub(crate) use error::LoadCause;
 pub use error::{LoadError, LoadErrorKind};
+pub use halving::{HalfError, Precision};
 pub use info::{Batching, ModelInfo};
 pub(crate) use info::{fixed_first_dimension, tensors as model_tensors};
 
@@ -40,9 +42,11 @@ use crate::reference::PlainSession;
 use crate::runtime::Runtime;
 use entry::{Draft, Initializer, Opened};
 use fugato_core::graph::Segments;
+use fugato_onnx::{ExternalPolicy, ModelProto, save_model};
 use memmap2::{Mmap, UncheckedAdvice};
 use source::Source;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -137,12 +141,26 @@ impl ModelStore {
     /// Where the file is not a model that the runtime can run, or the store cannot be
     /// written; [`LoadError::kind`] says which.
     pub fn prepare(&self, path: impl AsRef<Path>) -> Result<StoredModel, LoadError> {
-        let path = path.as_ref();
-        self.prepare_model(path).map_err(|cause| cause.of(path))
+        self.prepare_in(path, Precision::Fp32)
     }
 
-    fn prepare_model(&self, path: &Path) -> Result<StoredModel, LoadCause> {
-        let source = Source::read(path)?;
+    /// As [`prepare`](Self::prepare), in a precision: another model, of a hash of its own.
+    ///
+    /// # Errors
+    /// As `prepare`, and [`LoadErrorKind::Options`] where the model cannot be converted.
+    pub fn prepare_in(
+        &self,
+        path: impl AsRef<Path>,
+        precision: Precision,
+    ) -> Result<StoredModel, LoadError> {
+        let path = path.as_ref();
+        self.prepare_model(path, precision)
+            .map_err(|cause| cause.of(path))
+    }
+
+    fn prepare_model(&self, path: &Path, precision: Precision) -> Result<StoredModel, LoadCause> {
+        let mut source = Source::read(path)?;
+        source.hash = precision.hash(&source.hash);
         let key = self.key(&source.hash);
         if let Some(weights) = self.in_use(&key) {
             return Ok(StoredModel {
@@ -155,7 +173,10 @@ impl ModelStore {
         let was_cached = stored.is_some();
         let opened = match stored {
             Some(opened) => opened,
-            None => self.optimise(path, source, &key)?,
+            None => match precision {
+                Precision::Fp32 => self.optimise(path, source, (&key, None))?,
+                Precision::Fp16 => self.halve(path, source, &key)?,
+            },
         };
         let made = Arc::new(self.share(opened)?);
         Ok(StoredModel {
@@ -194,8 +215,14 @@ impl ModelStore {
         blake3::hash(parts.as_bytes()).to_hex()[..32].to_owned()
     }
 
-    /// Optimises the model and writes the entry.
-    fn optimise(&self, path: &Path, source: Source, key: &str) -> Result<Opened, LoadCause> {
+    /// Optimises the model and writes the entry. Whether its rows keep apart is found out,
+    /// unless that is known.
+    fn optimise(
+        &self,
+        path: &Path,
+        source: Source,
+        (key, known): (&str, Option<Batching>),
+    ) -> Result<Opened, LoadCause> {
         let failed = |source| LoadCause::Store {
             path: self.folder.clone(),
             action: "written",
@@ -212,7 +239,10 @@ impl ModelStore {
             hash,
         } = source;
         let mut info = ModelInfo::read(&session, header, weight_bytes, hash)?;
-        if info.batching.is_batchable() {
+        if let Some(known) = known {
+            drop(session);
+            info.batching = known;
+        } else if info.batching.is_batchable() {
             // Noted in the entry, so that a model is tried once.
             if let Some(reason) = rows::obstacle(&mut PlainSession::over(session)?) {
                 info.batching = Batching::Single { reason };
@@ -222,6 +252,48 @@ impl ModelStore {
         }
         let initializers = lay_out(&draft, &raw_graph)?;
         infer::annotate(&self.runtime, &draft)?;
+        draft.describe(info, initializers)?;
+        draft.publish(&self.folder, key)
+    }
+
+    /// Converts the model to half precision and writes the entry.
+    fn halve(&self, path: &Path, source: Source, key: &str) -> Result<Opened, LoadCause> {
+        let failed = |source| LoadCause::Store {
+            path: self.folder.clone(),
+            action: "written",
+            source,
+        };
+        // The graph of no device in particular, which says the types of its values.
+        let base = self.clone().for_any_device();
+        let base = base.prepare_model(path, Precision::Fp32)?;
+        let halving::Halved { mut model, clipped } = base.halved()?;
+        if clipped > 0 {
+            tracing::warn!(
+                model = %path.display(),
+                constants = clipped,
+                "numbers of the model are beyond the range of half precision and were put to its end"
+            );
+        }
+        let source = Source {
+            weight_bytes: weight_bytes(&mut model),
+            ..source
+        };
+        let draft = Draft::new(&self.folder).map_err(failed)?;
+        let raw_graph = draft.path("optimised.onnx");
+        let external = ExternalPolicy::Always("optimised.bin");
+        let saved = save_model(&model, &raw_graph, external);
+        drop(model);
+        saved.map_err(|error| failed(io::Error::other(error)))?;
+        let mut info = base.info().clone();
+        if self.target == Target::Cpu {
+            // It has no kernels for most halves: the runtime puts casts, and folds those of weights.
+            return self.optimise(&raw_graph, source, (key, Some(info.batching)));
+        }
+        info.hash = source.hash;
+        info.weight_bytes = source.weight_bytes;
+        let initializers = lay_out(&draft, &raw_graph)?;
+        // Optimised no further: without kernels for halves the runtime would leave casts behind.
+        infer::check(&self.runtime, &draft).map_err(LoadCause::from_runtime)?;
         draft.describe(info, initializers)?;
         draft.publish(&self.folder, key)
     }
@@ -366,13 +438,22 @@ impl StoredModel {
         if let Some(read) = weights.operators.get() {
             return Ok(Arc::clone(read));
         }
-        let model = fugato_onnx::read_model(&weights.graph).map_err(|error| LoadCause::Store {
-            path: weights.graph.clone(),
+        let read = Arc::new(ModelGraph::import(self.read_graph()?, &weights.info)?);
+        Ok(Arc::clone(weights.operators.get_or_init(|| read)))
+    }
+
+    fn read_graph(&self) -> Result<ModelProto, LoadCause> {
+        let graph = &self.weights.graph;
+        fugato_onnx::read_model(graph).map_err(|error| LoadCause::Store {
+            path: graph.clone(),
             action: "read",
             source: io::Error::other(error),
-        })?;
-        let read = Arc::new(ModelGraph::import(model, &weights.info)?);
-        Ok(Arc::clone(weights.operators.get_or_init(|| read)))
+        })
+    }
+
+    /// The stored graph in half precision, its weights within it.
+    fn halved(&self) -> Result<halving::Halved, LoadCause> {
+        Ok(halving::halve(self.read_graph()?, self.folder())?)
     }
 
     /// What each segment is known by: a hash of its operators, their shapes and the place of
@@ -449,6 +530,18 @@ impl StoredModel {
         // SAFETY: `keep` owns initializers and prepacked weights.
         unsafe { Session::load(runtime, graph, &options, Some(prepacked), Some(keep)) }
     }
+}
+
+/// The bytes of a model's tensors, which are within it.
+fn weight_bytes(model: &mut ModelProto) -> u64 {
+    let mut bytes = 0;
+    let counted = fugato_onnx::visit_tensors_mut(model, &mut |tensor| -> Result<_, Infallible> {
+        // Strings have no size.
+        bytes += tensor.byte_size().unwrap_or(0);
+        Ok(())
+    });
+    let Ok(()) = counted;
+    bytes
 }
 
 /// Turns the files that the runtime wrote into the entry's two: weights aligned, graph

@@ -21,8 +21,8 @@ pub use reference::reference;
 pub use schema::{
     ClipperConfig, CudnnSearch, DeviceConfig, DeviceKind, DstackConfig, FugatoConfig, GsliceConfig,
     LogConfig, LogFormat, ModelConfig, ModelControlMode, ModelStoreConfig, PoliciesConfig, Policy,
-    ProfileConfig, RawClipper, RawConfig, RawDevice, RawDstack, RawFugato, RawGslice, RawLog,
-    RawModel, RawModelStore, RawPolicies, RawProfile, RawRuntime, RawScheduler, RawServer,
+    Precision, ProfileConfig, RawClipper, RawConfig, RawDevice, RawDstack, RawFugato, RawGslice,
+    RawLog, RawModel, RawModelStore, RawPolicies, RawProfile, RawRuntime, RawScheduler, RawServer,
     RawTelemetry, RawTemporal, RawUncontrolled, RuntimeConfig, SETTINGS, SchedulerConfig,
     ServerConfig, Setting, Supervise, TelemetryConfig, TemporalConfig, UncontrolledConfig,
 };

@@ -169,7 +169,6 @@ impl<'a, M> Place<'a, M> {
 
 /// What a session's runs read and write.
 pub(super) struct Places<'a, M> {
-    pub(super) rows: u32,
     pub(super) inputs: Vec<Place<'a, M>>,
     pub(super) outputs: Vec<Place<'a, M>>,
 }

@@ -150,7 +150,7 @@ pub(super) struct FakeBinding {
     part: FakePart,
     stream: usize,
     graphs: bool,
-    rows: u32,
+    rows: i64,
     inputs: Vec<Bound>,
     outputs: Vec<Bound>,
     captured: Vec<GraphId>,
@@ -532,7 +532,8 @@ impl Backend for Fake {
             part: session.part.clone(),
             stream: session.stream,
             graphs: session.graphs,
-            rows: places.rows,
+            // The batch comes first everywhere.
+            rows: places.outputs[0].dims[0],
             inputs: places.inputs.iter().map(Bound::of).collect(),
             outputs: places.outputs.iter().map(Bound::of).collect(),
             captured: Vec::new(),

@@ -1,5 +1,6 @@
 //! Why a model could not be loaded.
 
+use super::halving::HalfError;
 use super::part::CutError;
 use super::wire::WireError;
 use crate::capi::OrtError;
@@ -110,6 +111,8 @@ pub(crate) enum LoadCause {
     Graph(#[from] GraphError),
     #[error(transparent)]
     Cut(#[from] CutError),
+    #[error("it cannot be converted to half precision")]
+    Half(#[source] Box<HalfError>),
     #[error("ONNX Runtime failed")]
     Runtime(#[source] OrtError),
     #[cfg(feature = "cuda")]
@@ -147,6 +150,12 @@ fn shown(shape: &[Option<u64>]) -> String {
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(crate) struct WireErrorSource(#[from] WireError);
+
+impl From<HalfError> for LoadCause {
+    fn from(error: HalfError) -> Self {
+        Self::Half(Box::new(error))
+    }
+}
 
 impl From<WireError> for LoadCause {
     fn from(error: WireError) -> Self {
@@ -223,7 +232,8 @@ impl LoadError {
             | LoadCause::Zero { .. }
             | LoadCause::NoSuchPartition(_)
             | LoadCause::IdInUse
-            | LoadCause::Cut(_) => LoadErrorKind::Options,
+            | LoadCause::Cut(_)
+            | LoadCause::Half(_) => LoadErrorKind::Options,
             LoadCause::Graph(_) => LoadErrorKind::InvalidModel,
             LoadCause::Store { .. } => LoadErrorKind::Store,
             LoadCause::Runtime(_) => LoadErrorKind::Runtime,

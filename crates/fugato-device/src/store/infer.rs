@@ -81,6 +81,11 @@ fn save(model: &ModelProto, path: &Path) -> io::Result<()> {
     save_model(model, path, ExternalPolicy::Never).map_err(io::Error::other)
 }
 
+/// Whether the runtime takes a draft's graph.
+pub(super) fn check(runtime: &Arc<Runtime>, draft: &Draft) -> Result<(), OrtError> {
+    outputs(runtime, &draft.path(entry::MODEL)).map(drop)
+}
+
 fn outputs(runtime: &Arc<Runtime>, path: &Path) -> Result<Vec<(String, TypeInfo)>, OrtError> {
     let mut options = Options::new(1, GraphOptimizationLevel::ORT_DISABLE_ALL)?;
     options.log_only_errors()?;

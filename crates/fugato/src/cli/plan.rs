@@ -6,7 +6,7 @@ mod show;
 
 use super::places::try_file;
 use super::{Outcome, ReportFormat, SettingArgs};
-use crate::config::{Config, Origin, Shown, Span};
+use crate::config::{Config, DeviceKind, Origin, Precision, Shown, Span};
 use crate::engine::PlanBench;
 use crate::planning::{self, Planned, Wanted};
 use crate::telemetry::init_logs;
@@ -28,7 +28,8 @@ Examples:
 
 Each segment is timed on the device, and kept for the next time. Groups stay side by side where
 that is measured to be faster than one after the other on all cores; legs are joined until the
-plan costs no more than `--cost-max` over the model as it is, which in the end it is.
+plan costs no more than `--cost-max` over the model as it is, which in the end it is. On an NVIDIA
+device groups run one after the other.
 
 `--in-flight` plans what is left of several tasks of the model as one graph. What that takes is
 computed from the times of segments and never run: no device here runs stages of several tasks.
@@ -102,6 +103,12 @@ pub struct Args {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     #[arg(env = "FUGATO_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
+    /// Device to plan on [default: auto]
+    #[arg(long, value_name = "KIND")]
+    pub device: Option<DeviceKind>,
+    /// Precision to plan the model in [default: as models have it: `defaults.precision`]
+    #[arg(long, value_name = "PRECISION")]
+    pub precision: Option<Precision>,
     /// Folder of optimised models and shared weights [default: in the user's cache]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub model_store: Option<PathBuf>,
@@ -236,9 +243,11 @@ fn resolve(args: &Args) -> anyhow::Result<Config> {
         config: args.config.clone(),
         model_store: args.model_store.clone(),
         onnxruntime: args.onnxruntime.clone(),
+        device: args.device,
         ..SettingArgs::default()
     };
     let mut config = settings.resolve()?;
+    config.defaults.precision = args.precision.unwrap_or(config.defaults.precision);
     let own =
         |(path, shown): (&str, &Shown)| path == "log.level" && shown.origin != Origin::Default;
     if !config.origins.iter().any(own) {

@@ -82,6 +82,16 @@ pub enum CudnnSearch {
     Fallback,
 }
 
+/// In what precision a model computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// As its file has it.
+    Fp32,
+    /// In floats of 16 bits; inputs and outputs stay as they are.
+    Fp16,
+}
+
 /// Whether a supervisor holds the listening sockets and starts another server where one ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -171,6 +181,7 @@ kinds! {
     OperatingPoint: "`efficacy`, `work`, `knee` or `published`",
     DeviceKind: "`auto`, `cpu` or `cuda`",
     CudnnSearch: "`heuristic`, `exhaustive` or `fallback`",
+    Precision: "`fp32` or `fp16`",
     ModelControlMode: "`none`, `poll` or `explicit`",
     LogFormat: "`text` or `json`",
     Supervise: "`auto`, `on` or `off`",
@@ -549,6 +560,11 @@ section! {
         /// under `temporal`, `clipper`, `nexus`, `gslice`, `max-throughput` and `max-min` for
         /// the one that they aim at; the other policies do not wait. Zero, as in Triton.
         max_queue_delay: Span = Span::default();
+        /// Whether the model's floats of 32 bits are made ones of 16 as it is brought into the
+        /// model store; its inputs and outputs stay. It is another model then, with profiles and
+        /// plans of its own. As the file has it, since answers differ in the third digit; for
+        /// NVIDIA devices, as the CPU computes in 32 bits all the same.
+        precision: Precision = Precision::Fp32;
         /// NVIDIA device: whether products of 32-bit floats may be rounded to 10 bits, which its
         /// tensor cores compute faster. Off, since answers then differ from the CPU's in the
         /// third digit.
@@ -574,7 +590,8 @@ section! {
         /// it and all of it, one after the other, as it is loaded. Its segments are timed then,
         /// which takes seconds, and known from the model store the next time. A single operator
         /// that takes longer stays whole; 0s cuts nothing; a `plan` comes first. Off, because
-        /// legs cost a little and only some policies use them.
+        /// legs cost a little and only some policies use them. For the CPU; an NVIDIA device
+        /// follows a `plan`.
         legs: Span = "none; a task is one leg";
     }
 }

@@ -8,14 +8,14 @@ use super::served::{Gate, ServedModel, ShapeClasses};
 use super::settings::Settings;
 use super::warm::{self, WarmUpError};
 use crate::api::ModelInfo;
-use crate::config::{Config, CudnnSearch};
+use crate::config::{self, Config, CudnnSearch};
 use crate::modelconfig::{self, ModelConfigError};
 use crate::telemetry::ModelMetrics;
 use fugato_core::profile::{ModelProfile, ProfileError};
 use fugato_core::sched::{DynamicBatching, Input, ModelSpec, QueueLimits};
 use fugato_core::{BatchSize, DeviceId, ModelId};
 use fugato_device::{
-    Batches, Batching, ConvolutionSearch, GpuTuning, LoadError, LoadOptions, ModelStore,
+    Batches, Batching, ConvolutionSearch, GpuTuning, LoadError, LoadOptions, ModelStore, Precision,
     StoredModel, TensorSpec,
 };
 use std::collections::HashMap;
@@ -144,7 +144,8 @@ impl Loader {
     }
 
     fn bring_up(&self, order: &VersionOrder) -> Result<(StoredModel, LoadedVersion), VersionError> {
-        let stored = self.store.prepare(&order.path)?;
+        let precision = precision(order.settings.model.precision);
+        let stored = self.store.prepare_in(&order.path, precision)?;
         let as_ordered = |served: &&Arc<ServedModel>| {
             served.content == stored.info().hash && served.settings == order.settings
         };
@@ -326,6 +327,14 @@ impl LoadPlan {
             info: Arc::new(info),
             options,
         })
+    }
+}
+
+/// A precision as the model store calls it.
+pub(super) fn precision(configured: config::Precision) -> Precision {
+    match configured {
+        config::Precision::Fp32 => Precision::Fp32,
+        config::Precision::Fp16 => Precision::Fp16,
     }
 }
 

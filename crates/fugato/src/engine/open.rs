@@ -4,7 +4,7 @@
 use super::load::DEVICE;
 use super::serve::ServeError;
 use crate::accelerator::{self, Accelerator};
-use crate::config::{Config, Cores, DeviceKind};
+use crate::config::{Config, Cores};
 use crate::runtime::{self, Surroundings};
 use fugato_core::policy::{CapacityRule, capacity_of};
 use fugato_core::sched::PolicySpec;
@@ -142,13 +142,10 @@ pub(super) fn is_layered(policy: &PolicySpec) -> bool {
     capacity_of(policy) == CapacityRule::Layered
 }
 
-/// Makes the CPU into a device for measurements, on which models can be cut.
-pub(super) fn cpu_profiler(config: &Config) -> Result<Profiler<CpuDevice>, ServeError> {
-    if config.device.kind == DeviceKind::Cuda {
-        return Err(ServeError::NoPlans);
-    }
+/// Makes the CPU into a device for measurements, beside one that serves.
+pub(super) fn cpu_profiler(config: &Config) -> Result<Profiler<AnyDevice>, CpuError> {
     let (sink, events) = listener();
-    let device = cpu(config, MonotonicClock::start(), sink)?;
+    let device = AnyDevice::Cpu(cpu(config, MonotonicClock::start(), sink)?);
     Ok(Profiler::new(Arc::new(device), events))
 }
 

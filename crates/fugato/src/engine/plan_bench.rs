@@ -6,6 +6,7 @@ mod times;
 
 pub use compare::Difference;
 
+use super::load::precision;
 use super::open;
 use super::sample::{drawn, ends, one_item};
 use super::serve::ServeError;
@@ -18,7 +19,7 @@ use fugato_core::graph::Segments;
 use fugato_core::plan::{Group, Plan, PlanError, PlanKey, Stage};
 use fugato_core::{BatchSize, ModelId, Nanos, OperatorIndex, PartitionId, SegmentIndex, Share};
 use fugato_device::{
-    Batching, CpuDevice, Cuts, Device, LoadError, LoadOptions, ModelGraph, Profiler, RequestInputs,
+    AnyDevice, Batching, Cuts, Device, LoadError, LoadOptions, ModelGraph, Profiler, RequestInputs,
     StoredModel, TensorSpec, VisitError, Walk, Walked,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +38,7 @@ const DRAWS: u64 = 3;
 
 /// A device with one model on it.
 pub struct PlanBench {
-    profiler: Profiler<CpuDevice>,
+    profiler: Profiler<AnyDevice>,
     stored: StoredModel,
     graph: Arc<ModelGraph>,
     /// What a task of one item is given.
@@ -60,7 +61,7 @@ struct Draw {
 
 /// What a bench is made of.
 pub(super) struct Parts {
-    pub(super) profiler: Profiler<CpuDevice>,
+    pub(super) profiler: Profiler<AnyDevice>,
     pub(super) stored: StoredModel,
     /// As plans call the runtime.
     pub(super) runtime: String,
@@ -136,9 +137,9 @@ impl From<PlanError> for PlanBenchError {
 }
 
 impl PlanBench {
-    /// Opens the device that the configuration describes, and the model at `model` for tasks
-    /// of so many items on a partition of so many slices. Input dimensions past the batch that
-    /// may have any size get `dim`.
+    /// Opens the device that the configuration describes, and the model at `model`, in the
+    /// precision that models have by default there, for tasks of so many items on a partition of
+    /// so many slices. Input dimensions past the batch that may have any size get `dim`.
     ///
     /// # Errors
     /// [`PlanBenchError`].
@@ -148,14 +149,15 @@ impl PlanBench {
         (share, batch): (Share, BatchSize),
         dim: Option<u64>,
     ) -> Result<Self, PlanBenchError> {
-        let profiler = open::cpu_profiler(config)?;
-        let (runtime, store) = open::cpu_store(config)?;
-        let stored = store.prepare(model)?;
+        let opened = open::store(config)?;
+        let profiler = opened.profiler(config)?;
+        let precision = precision(config.defaults.precision);
+        let stored = opened.store.prepare_in(model, precision)?;
         let info = model_info(&stored, batch, dim)?;
         let mut bench = Self::new(Parts {
             profiler,
             stored,
-            runtime: runtime.profile_key(),
+            runtime: opened.ort.profile_key(),
             share,
             batch,
         })?;

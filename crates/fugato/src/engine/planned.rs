@@ -147,7 +147,8 @@ impl Cutter {
         if !runner.device.is_cpu() {
             tracing::warn!(
                 model,
-                "`legs` is for the CPU; an NVIDIA device runs a task in one leg"
+                "`legs` is for the CPU, and a task is one leg here; `fugato plan --device cuda \
+                 --out` makes a file for `plan`"
             );
             return None;
         }

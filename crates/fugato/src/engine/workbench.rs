@@ -2,7 +2,7 @@
 //! nobody to serve: what measuring needs.
 
 use super::found::{Found, with_cause};
-use super::load::LoadPlan;
+use super::load::{LoadPlan, precision};
 use super::sample::{from_warm_up, one_item, random, zeros};
 use super::serve::ServeError;
 use super::settings::Settings;
@@ -99,7 +99,9 @@ impl Workbench {
             .map_err(|fault| with_cause(&**fault))?;
         let found = Found::choose(&entry.name, config, folder, None, None)?;
         for (number, path) in &found.versions {
-            let stored = store.prepare(path).map_err(|error| error.report())?;
+            let precision = precision(found.settings.model.precision);
+            let stored = store.prepare_in(path, precision);
+            let stored = stored.map_err(|error| error.report())?;
             let LoadPlan { info, options } =
                 LoadPlan::of(&entry.name, *number, &found.settings, &stored)
                     .map_err(|error| with_cause(&error))?;

@@ -204,7 +204,6 @@ impl<B: Backend> LoadedModel<B> {
             Target::Kept(kept) => self.kept_place((name, kept), slot, rows),
         };
         Ok(Places {
-            rows,
             inputs: part.inputs.iter().map(input).collect::<Result<_, _>>()?,
             outputs: part.outputs.iter().map(output).collect::<Result<_, _>>()?,
         })

@@ -4,6 +4,7 @@ mod legs;
 mod read;
 
 use crate::cli::{Outcome, ReportFormat, SettingArgs};
+use crate::config::DeviceKind;
 use crate::engine::{ImportedModel, PlanBench};
 use crate::repository::MODEL_FILE;
 use anyhow::{Context, bail};
@@ -74,6 +75,8 @@ fn legs(args: &Args, path: &Path) -> anyhow::Result<Option<Legs>> {
     let settings = SettingArgs {
         model_store: args.model_store.clone(),
         onnxruntime: args.onnxruntime.clone(),
+        // What is told is of one core.
+        device: Some(DeviceKind::Cpu),
         ..SettingArgs::default()
     };
     let config = settings.resolve()?;

@@ -45,12 +45,6 @@ pub enum ServeError {
     /// There is no NVIDIA device to use.
     #[error("no NVIDIA device can be used")]
     Cuda(#[from] NoCuda),
-    /// An NVIDIA device runs no plans.
-    #[error(
-        "plans are made on the CPU, since an NVIDIA device runs a model in one leg\n\nhint: leave \
-         `--device cuda` away"
-    )]
-    NoPlans,
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -60,19 +60,13 @@ fn later(first: &LegWork, leg: u16) -> LegWork {
     }
 }
 
-/// Runs a task to its end, from a leg on.
+/// Runs a task from its first leg to its end.
 fn finish(rig: &Rig, work: LegWork, legs: u16) -> TaskOutputs {
-    let mut next = work.start.leg.0 + 1;
-    let later_legs: Vec<_> = (next..legs).map(|leg| later(&work, leg)).collect();
+    let later_legs: Vec<_> = (1..legs).map(|leg| later(&work, leg)).collect();
     let mut outputs = rig.run(work).unwrap();
     for work in later_legs {
-        assert!(
-            outputs.requests.is_empty(),
-            "leg {} is not the last",
-            next - 1
-        );
+        assert!(outputs.requests.is_empty(), "{} follows", work.start.leg);
         outputs = rig.run(work).unwrap();
-        next += 1;
     }
     outputs
 }
