@@ -73,7 +73,7 @@ impl Profile {
                 None => {
                     let length = (division.leg_max, batch);
                     by_points(model, self.device.slices, length, &mut rng)
-                },
+                }
             };
             if legs.len() > 1 {
                 legs.iter_mut().for_each(|leg| conclude(leg, &options));
@@ -389,9 +389,8 @@ mod tests {
             let mut profile = v100_dstack();
             profile.synthetic = !measured;
             let whole = profile.divided(DIVISION);
-            let of_two = profile.divided_within(DIVISION, |name| {
-                (name == "vgg19").then_some(BatchSize(2))
-            });
+            let of_two =
+                profile.divided_within(DIVISION, |name| (name == "vgg19").then_some(BatchSize(2)));
             of_two.check().expect("a sound profile");
             for (two, whole) in of_two.models.iter().zip(&whole.models) {
                 if two.name != "vgg19" {
