@@ -35,7 +35,9 @@ pub use device::{
     RunErrorKind, RunSplit, TaskOutputs,
 };
 pub use os::{Promptness, bound_heap, exit_at_once, hasten_this_thread};
-pub use profiler::{Neighbour, Profiler, Visit, VisitError, Walk, Walked, partitions_beside};
+pub use profiler::{
+    Neighbour, Profiler, Visit, VisitError, Walk, Walked, partitions_beside, slots_beside,
+};
 pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
 pub use shared::{InputFault, SharedSlice};
 pub use store::{

@@ -55,10 +55,17 @@ pub struct Neighbour {
 }
 
 impl Visit {
-    /// The sets of buffers it needs: one for each partition that it fills.
+    /// The sets of buffers it needs, as [`slots_beside`] says.
     pub fn slots(&self) -> u16 {
-        u16::try_from(self.busy.len() + 1).unwrap_or(u16::MAX)
+        slots_beside(self.busy.len())
     }
+}
+
+/// The sets of buffers that a model needs to be timed beside so many busy partitions: one of its
+/// own, and two for each of these, where a task is committed while another runs. A slot has one
+/// task at a time, as under a scheduler.
+pub fn slots_beside(busy: usize) -> u16 {
+    u16::try_from(2 * busy + 1).unwrap_or(u16::MAX)
 }
 
 /// A task to run from its first leg to its last.
@@ -247,10 +254,10 @@ impl<D: Device> Profiler<D> {
 
     fn time(&mut self, visit: &Visit, go_on: impl Fn() -> bool) -> Result<Vec<Nanos>, VisitError> {
         for (index, &partition) in visit.busy.iter().enumerate() {
-            let slot = SlotIndex(u16::try_from(index + 1).unwrap_or(u16::MAX));
+            let last = slots_beside(index + 1) - 1;
             // One runs, one is committed, so that the lane never waits for this thread.
-            for _ in 0..2 {
-                self.start(visit, (partition, slot));
+            for slot in [last - 1, last] {
+                self.start(visit, (partition, SlotIndex(slot)));
             }
         }
         // When each has run a leg its sessions and buffers are there, and the next one runs.

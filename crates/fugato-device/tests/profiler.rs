@@ -9,7 +9,7 @@ use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
 use fugato_core::{DeviceId, ModelId, PartitionId, Share};
 use fugato_device::{
     CpuDevice, CpuOptions, Device, LoadOptions, MonotonicClock, Neighbour, Profiler, Visit,
-    VisitError, partitions_beside,
+    VisitError, partitions_beside, slots_beside,
 };
 use fugato_onnx::{DataType, ModelProto, TensorProto};
 use std::cell::Cell;
@@ -28,10 +28,10 @@ fn profiler(bench: &Bench, model: &ModelProto, max_batch: u32) -> Profiler<CpuDe
     });
     let clock = MonotonicClock::start();
     let device = CpuDevice::new(DeviceId(0), CpuOptions::default(), clock, sink).unwrap();
-    let slots = partitions_beside(device.spec(), smallest(device.spec())).len() + 1;
+    let busy = partitions_beside(device.spec(), smallest(device.spec()));
     let options = LoadOptions {
         max_batch,
-        slots: u16::try_from(slots).unwrap(),
+        slots: slots_beside(busy.len()),
         ..LoadOptions::default()
     };
     device.load(MODEL, &bench.prepare(model), &options).unwrap();
@@ -79,7 +79,7 @@ fn neighbours_run_batches_of_another_model() {
     let other = ModelId(4);
     let options = LoadOptions {
         max_batch: 4,
-        slots: u16::try_from(busy.len() + 1).unwrap(),
+        slots: slots_beside(busy.len()),
         ..LoadOptions::default()
     };
     let stored = bench.prepare(&graph);
@@ -119,7 +119,7 @@ fn the_other_partitions_are_busy_meanwhile_and_idle_after() {
         busy: busy.clone(),
         ..visit(4, partition)
     };
-    assert_eq!(usize::from(ordered.slots()), busy.len() + 1);
+    assert_eq!(usize::from(ordered.slots()), 2 * busy.len() + 1);
     for _ in 0..3 {
         let before = profiler.device().metrics().legs;
         let times = profiler.visit(&ordered, || true).unwrap();

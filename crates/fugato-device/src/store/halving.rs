@@ -75,11 +75,12 @@ const SUFFIX: &str = ":half";
 /// Operators of ONNX's own that are left alone: those that the common converters leave
 /// (`onnxconverter-common`), those that name the type of what they give, and those whose
 /// floats are parameters of integers.
-const LEFT_ALONE: [&str; 46] = [
+const LEFT_ALONE: [&str; 47] = [
     "Bernoulli",
     "BlackmanWindow",
     "Cast",
     "CastLike",
+    "Celu",
     "Constant",
     "ConstantOfShape",
     "ConvInteger",

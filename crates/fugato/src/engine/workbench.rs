@@ -14,6 +14,7 @@ use fugato_core::profile::DeviceKey;
 use fugato_core::{ModelId, Nanos};
 use fugato_device::{
     AnyDevice, Device, LoadOptions, ModelStore, Profiler, RequestInputs, partitions_beside,
+    slots_beside,
 };
 use std::path::Path;
 
@@ -134,7 +135,7 @@ fn slots(device: &AnyDevice) -> u16 {
     let spec = device.spec();
     let partitions = spec.partitions.iter();
     let beside = partitions.map(|partition| partitions_beside(spec, partition.id).len());
-    u16::try_from(beside.max().unwrap_or(0) + 1).unwrap_or(u16::MAX)
+    slots_beside(beside.max().unwrap_or(0))
 }
 
 /// Requests of one item: of the model's own warm-up samples, else of random values, else

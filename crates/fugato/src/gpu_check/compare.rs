@@ -12,7 +12,7 @@ pub(super) fn apart(found: &[f32], expected: &[f32]) -> anyhow::Result<f64> {
     let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
     let most = differences.fold(0.0, f32::max);
     anyhow::ensure!(
-        found.iter().all(|value| value.is_finite()),
+        found.iter().chain(expected).all(|value| value.is_finite()),
         "an answer is not a number"
     );
     Ok(f64::from(most / largest))
@@ -27,5 +27,6 @@ mod tests {
         assert_eq!(apart(&[1.0, 2.0], &[1.0, 4.0]).expect("numbers"), 0.5);
         assert!(apart(&[0.0], &[0.0]).is_err());
         assert!(apart(&[f32::NAN, 1.0], &[1.0, 1.0]).is_err());
+        assert!(apart(&[1.0, 1.0], &[f32::NAN, 1.0]).is_err());
     }
 }

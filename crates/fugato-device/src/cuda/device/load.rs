@@ -190,7 +190,8 @@ impl<B: Backend> GpuDevice<B> {
     }
 }
 
-/// Whether the model would fail in one piece too.
+/// Whether the cause is the device and not the cut. Memory counts as that, though a model in one
+/// piece takes less of it: what is nearly full is better refused than loaded otherwise than asked.
 fn is_of_the_device(cause: &LoadCause) -> bool {
     matches!(
         cause,

@@ -216,8 +216,12 @@ impl<B: Backend> Tools<B> {
                 Err(fault)
             }
             Err(fault) => {
-                for stream in [&self.copies_in, &self.compute, &self.copies_out] {
-                    self.settle(backend, stream)?;
+                let streams = [&self.copies_in, &self.compute, &self.copies_out];
+                let settled = streams.map(|stream| self.settle(backend, stream));
+                if let Some(worse) = settled.into_iter().find_map(Result::err) {
+                    // As above: what may still be written to is not given back.
+                    std::mem::forget(work);
+                    return Err(worse);
                 }
                 Err(fault)
             }

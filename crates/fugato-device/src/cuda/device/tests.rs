@@ -4,6 +4,7 @@
 mod faults;
 mod legs;
 mod loading;
+mod profile;
 
 use super::super::backend::FaultKind;
 use super::super::fake::{Fake, FakeFacts, FakeModel, model};

@@ -6,7 +6,7 @@ use super::stage::{Host, OnStage, Stage, halves, item, micros};
 use crate::gpu_check::report::{Answer, Budget, Verdict};
 use anyhow::Context;
 use fugato_core::Nanos;
-use fugato_device::{LoadOptions, Neighbour, Profiler, Visit};
+use fugato_device::{LoadOptions, Neighbour, Profiler, Visit, slots_beside};
 use fugato_zoo::ZooModel;
 use serde_json::json;
 use std::sync::Arc;
@@ -60,6 +60,7 @@ pub(super) fn run<D: Host>(
     let load = |stage: &mut Stage<D>, zoo, max_batch, partition| -> anyhow::Result<OnStage> {
         let options = LoadOptions {
             max_batch,
+            slots: slots_beside(1),
             warm: vec![partition],
             ..LoadOptions::default()
         };

@@ -8,7 +8,7 @@ use crate::profiler::{Options, Run};
 use anyhow::Context;
 use fugato_core::device::DeviceSpec;
 use fugato_core::profile::{ModelProfile, PointKey, Profile};
-use fugato_device::{AnyDevice, Device, LoadOptions, Profiler, partitions_beside};
+use fugato_device::{AnyDevice, Device, LoadOptions, Profiler, partitions_beside, slots_beside};
 use fugato_zoo::ZooModel;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,11 +107,10 @@ fn load(
     let measured = spec.partitions.iter();
     let measured = measured.filter(|partition| plan.shares.contains(&partition.share().0));
     let beside = measured.map(|partition| partitions_beside(spec, partition.id).len());
-    let slots = beside.max().unwrap_or(0) + 1;
     let max_batch = plan.batches.last().copied().unwrap_or(1);
     let options = LoadOptions {
         max_batch,
-        slots: u16::try_from(slots).unwrap_or(u16::MAX),
+        slots: slots_beside(beside.max().unwrap_or(0)),
         ..LoadOptions::default()
     };
     let model = stage.load(zoo, &options)?;

@@ -499,7 +499,6 @@ fn answer(found: &[MixFound], left_out: &[String], plan: &Plan, device: &DeviceS
                 Some(format!("{} on {}: {error}", held.policy, mix.name))
             })
         })
-        .chain(left_out.iter().cloned())
         .collect();
     let mixes: Vec<String> = found.iter().map(words).collect();
     Answer {
@@ -508,7 +507,7 @@ fn answer(found: &[MixFound], left_out: &[String], plan: &Plan, device: &DeviceS
             (false, true) => Verdict::Holds,
             (false, false) => Verdict::Unknown,
         },
-        words: [mixes, errors].concat().join("; "),
+        words: [mixes, errors, left_out.to_vec()].concat().join("; "),
         facts: json!({
             "attainment": WANTED,
             "objective": format!("{OBJECTIVE} times the latency alone at the knee"),
@@ -529,7 +528,9 @@ fn judge(mix: &MixFound, search: &LargestSettings) -> Option<bool> {
         // The smallest load that was tried, where not even that was held.
         Some(held.measured.holds.unwrap_or(0.0))
     };
-    Some(held(OURS)? * (1.0 + search.tolerance) >= held(BASELINE)?)
+    let (ours, theirs) = (held(OURS)?, held(BASELINE)?);
+    // Where neither held any load, something else is wrong.
+    Some(ours > 0.0 && ours * (1.0 + search.tolerance) >= theirs)
 }
 
 fn words(mix: &MixFound) -> String {

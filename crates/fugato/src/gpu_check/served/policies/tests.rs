@@ -74,6 +74,11 @@ fn ours_has_to_hold_as_much_as_the_baseline_on_every_mix() {
         Verdict::Fails
     );
     assert_eq!(verdict(&[mix(None, Some(0.5))], 2), Verdict::Fails);
+    assert_eq!(
+        verdict(&[mix(None, None)], 1),
+        Verdict::Fails,
+        "nothing was"
+    );
     let near = mix(Some(0.5), Some(0.5 * 1.02));
     assert_eq!(verdict(&[near], 1), Verdict::Holds, "the search ends there");
     assert_eq!(
