@@ -116,6 +116,20 @@ struct MixFound {
     simulation_error: Option<String>,
 }
 
+/// A mix that was not tried.
+struct LeftOut {
+    why: String,
+    /// Not for want of time: it cannot be tried.
+    is_fault: bool,
+}
+
+/// A model of the mix that the profile lacks, as where its part of the check ran out of time.
+fn unmeasured<'m>(mix: &'m MixPlan, profile: &Profile) -> Option<&'m str> {
+    let known = |name: &str| profile.models.iter().any(|model| model.name == name);
+    let mut models = mix.models.iter();
+    models.find(|name| !known(name)).map(String::as_str)
+}
+
 pub(super) fn run<D: Host>(
     stage: &mut Stage<D>,
     plan: &Plan,
@@ -135,13 +149,23 @@ pub(super) fn run<D: Host>(
         if budget.is_spent() {
             break;
         }
+        if let Some(name) = unmeasured(mix, &plan.profile) {
+            left_out.push(LeftOut {
+                why: format!("{}: `{name}` is not in the profile", mix.name),
+                is_fault: false,
+            });
+            continue;
+        }
         let ready = ready(stage, &device, (mix, &plan.profile), &mut loaded, budget);
         stage.listen();
         let served = match ready {
             Ok(Some(served)) => served,
             Ok(None) => break,
             Err(error) => {
-                left_out.push(format!("{}: {error:#}", mix.name));
+                left_out.push(LeftOut {
+                    why: format!("{}: {error:#}", mix.name),
+                    is_fault: true,
+                });
                 continue;
             }
         };
@@ -481,7 +505,7 @@ fn simulate(
     Ok(held)
 }
 
-fn answer(found: &[MixFound], left_out: &[String], plan: &Plan, device: &DeviceSpec) -> Answer {
+fn answer(found: &[MixFound], left_out: &[LeftOut], plan: &Plan, device: &DeviceSpec) -> Answer {
     let judged: Vec<_> = found
         .iter()
         .map(|mix| (mix, judge(mix, &plan.search)))
@@ -499,7 +523,13 @@ fn answer(found: &[MixFound], left_out: &[String], plan: &Plan, device: &DeviceS
                 Some(format!("{} on {}: {error}", held.policy, mix.name))
             })
         })
+        .chain(left_out.iter().filter_map(|left| {
+            let why = &left.why;
+            left.is_fault.then(|| why.clone())
+        }))
         .collect();
+    let unmeasured = left_out.iter().filter(|left| !left.is_fault);
+    let unmeasured: Vec<String> = unmeasured.map(|left| left.why.clone()).collect();
     let mixes: Vec<String> = found.iter().map(words).collect();
     Answer {
         verdict: match (lost().next().is_some() || !errors.is_empty(), is_whole) {
@@ -507,12 +537,12 @@ fn answer(found: &[MixFound], left_out: &[String], plan: &Plan, device: &DeviceS
             (false, true) => Verdict::Holds,
             (false, false) => Verdict::Unknown,
         },
-        words: [mixes, errors, left_out.to_vec()].concat().join("; "),
+        words: [mixes, errors, unmeasured].concat().join("; "),
         facts: json!({
             "attainment": WANTED,
             "objective": format!("{OBJECTIVE} times the latency alone at the knee"),
             "seconds": plan.duration.as_secs_f64(),
-            "left_out": left_out,
+            "left_out": left_out.iter().map(|left| &left.why).collect::<Vec<_>>(),
             "partitions": device.partitions.iter().map(|part| part.share().0).collect::<Vec<_>>(),
             "mixes": found.iter().map(facts).collect::<Vec<_>>(),
         }),

@@ -86,6 +86,13 @@ fn ours_has_to_hold_as_much_as_the_baseline_on_every_mix() {
         Verdict::Unknown,
         "a mix was not reached"
     );
+    let left_out = |is_fault| {
+        let why = "c-7: why".to_owned();
+        let left_out = [LeftOut { why, is_fault }];
+        answer(&[even()], &left_out, &plan(2), &device()).verdict
+    };
+    assert_eq!(left_out(false), Verdict::Unknown, "not in the profile");
+    assert_eq!(left_out(true), Verdict::Fails);
     let open = found(vec![
         held(OURS, Some(0.5), true),
         held(BASELINE, Some(0.2), false),
