@@ -19,8 +19,9 @@ Times are by the device's events: `run` has its inputs on the device, `leg` also
 from and outputs to page-locked memory, which is what a leg of Fugato does. What was measured is
 written after each row. `--device cpu` runs `eager` on the CPU, as a check of the reader.
 
-Exit code 1: a row failed, or answers differ by more than 1e-3 of the largest. Exit code 2: there
-is no PyTorch, no device, or a file is missing. Packages: torch, onnx, numpy.
+Exit code 1: a row failed, answers differ by more than 1e-3 of the largest, or the time of
+--seconds did not suffice for all rows. Exit code 2: there is no PyTorch, no device, or a file is
+missing. Packages: torch, onnx, numpy.
 """
 
 import argparse
