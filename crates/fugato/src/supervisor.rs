@@ -35,6 +35,13 @@ mod restarts;
 /// The variable that tells a worker that it is one: how many were started before it.
 const VARIABLE: &str = "FUGATO_WORKER_RESTARTS";
 
+/// What the driver of NVIDIA devices reads as it starts: between how many work queues streams are
+/// divided. In the few that it takes by itself, work of one partition waits behind another's.
+pub(crate) const QUEUES: &str = "CUDA_DEVICE_MAX_CONNECTIONS";
+
+/// As many as there can be.
+pub(crate) const QUEUES_MOST: &str = "32";
+
 /// The exit code of a worker whose device is lost to it for good: `EX_TEMPFAIL` of BSD's
 /// sysexits, which asks to be tried again.
 pub const DEVICE_LOST: u8 = 75;
@@ -255,6 +262,9 @@ impl<'a> Supervisor<'a> {
         }
         command.args(arguments).stdin(Stdio::piped());
         command.env(VARIABLE, self.restarts.total().to_string());
+        if env::var_os(QUEUES).is_none() {
+            command.env(QUEUES, QUEUES_MOST);
+        }
         let handed = self.sockets.hand_to(&mut command);
         handed.map_err(os("handing the sockets over"))?;
         let mut process = command.spawn().map_err(os("starting a worker"))?;

@@ -54,6 +54,9 @@ pub enum NoDriver {
 /// The CUDA version that has `cuGreenCtxStreamCreate`.
 const LEAST: i32 = 12_050;
 
+/// The CUDA version in which green contexts say how they share the device's work queues.
+pub(super) const WORK_QUEUES: i32 = 13_010;
+
 fn version(number: i32) -> String {
     format!("{}.{}", number / 1_000, number % 1_000 / 10)
 }
@@ -98,6 +101,11 @@ impl Driver {
     /// The newest CUDA version that the driver knows: `13.0`.
     pub fn version(self) -> String {
         version(self.version)
+    }
+
+    /// Whether it has what came with a CUDA version, `1000 * major + 10 * minor`.
+    pub(super) fn has(self, version: i32) -> bool {
+        self.version >= version
     }
 
     /// The number of devices.

@@ -1,6 +1,6 @@
 //! A device, and its division into groups of multiprocessors.
 
-use super::driver::{CudaError, Driver, NoDriver, check, end};
+use super::driver::{CudaError, Driver, NoDriver, WORK_QUEUES, check, end};
 use super::layout::{SmGranularity, SmLayout};
 use super::stream::Stream;
 use cudarc::driver::sys::{self, CUdevResource, CUdevice_attribute as Attribute};
@@ -10,6 +10,7 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One device, with its primary context held.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub struct Gpu {
     device: sys::CUdevice,
     context: sys::CUcontext,
     info: GpuInfo,
+    divides_queues: AtomicBool,
 }
 
 // SAFETY: contexts may be used from any thread; each use makes it current on its own.
@@ -137,6 +139,7 @@ impl Gpu {
             device,
             context,
             info: describe(device, ordinal)?,
+            divides_queues: AtomicBool::new(driver.has(WORK_QUEUES)),
         };
         gpu.make_current()?;
         let all = gpu.all_sms()?;
@@ -243,17 +246,51 @@ impl Gpu {
     }
 
     fn all_sms(&self) -> Result<CUdevResource, CudaError> {
+        self.resource(sys::CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM)
+    }
+
+    /// Whether partitions have work queues of their own, where the device has enough of them: the
+    /// driver knows how (CUDA 13.1) and has not refused it. Else a replay may wait for another
+    /// partition's work that happens to be in the same queue.
+    pub fn divides_work_queues(&self) -> bool {
+        self.divides_queues.load(Ordering::Relaxed)
+    }
+
+    /// What a green context is asked for beside its multiprocessors: work queues that it shares
+    /// with others only where there are too few. `None` where the driver cannot.
+    fn work_queues(&self) -> Option<CUdevResource> {
+        if !self.divides_work_queues() {
+            return None;
+        }
+        let kind = sys::CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG;
+        match self.resource(kind) {
+            Ok(mut queues) => {
+                queues.__bindgen_anon_1.wqConfig.sharingScope =
+                    sys::CUdevWorkqueueConfigScope::CU_WORKQUEUE_SCOPE_GREEN_CTX_BALANCED;
+                Some(queues)
+            }
+            Err(error) => {
+                self.refuse_queues(&error);
+                None
+            }
+        }
+    }
+
+    /// Goes without work queues for each partition from here on.
+    fn refuse_queues(&self, error: &CudaError) {
+        if self.divides_queues.swap(false, Ordering::Relaxed) {
+            tracing::warn!(%error, "partitions share the device's work queues");
+        }
+    }
+
+    fn resource(&self, kind: sys::CUdevResourceType) -> Result<CUdevResource, CudaError> {
         let mut resource = MaybeUninit::zeroed();
         // SAFETY: the place for the answer is valid and was filled where the call succeeded;
         // zeroes are a valid value otherwise.
         unsafe {
             check(
                 "cuDeviceGetDevResource",
-                sys::cuDeviceGetDevResource(
-                    self.device,
-                    resource.as_mut_ptr(),
-                    sys::CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM,
-                ),
+                sys::cuDeviceGetDevResource(self.device, resource.as_mut_ptr(), kind),
             )?;
             Ok(resource.assume_init())
         }
@@ -316,6 +353,33 @@ pub struct SmGroups(Vec<CUdevResource>);
 // SAFETY: plain data of the driver, tied to no thread.
 unsafe impl Send for SmGroups {}
 
+/// Makes a green context of groups of one division that lie side by side, and of whatever else
+/// it is asked for.
+fn green_context(
+    device: sys::CUdevice,
+    resources: &mut [CUdevResource],
+) -> Result<sys::CUgreenCtx, CudaError> {
+    let (mut description, mut green) = (null_mut(), null_mut());
+    // SAFETY: the resources are valid for the call, of this device, and as the driver asks; the
+    // places for the answers are valid.
+    unsafe {
+        check(
+            "cuDevResourceGenerateDesc",
+            sys::cuDevResourceGenerateDesc(
+                &mut description,
+                resources.as_mut_ptr(),
+                resources.len() as u32,
+            ),
+        )?;
+        let flags = sys::CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM as u32;
+        check(
+            "cuGreenCtxCreate",
+            sys::cuGreenCtxCreate(&mut green, description, device, flags),
+        )?;
+    }
+    Ok(green)
+}
+
 impl SmGroups {
     /// The multiprocessors of each group.
     pub fn sms(&self) -> Vec<u32> {
@@ -359,28 +423,19 @@ impl Partition {
     ) -> Result<Arc<Self>, CudaError> {
         gpu.make_current()?;
         let mut merged = groups.0[from..from + count].to_vec();
-        let (mut description, mut green, mut context) = (null_mut(), null_mut(), null_mut());
-        // SAFETY: the groups are of one division and lie side by side, as the driver asks;
-        // the places for the answers are valid.
-        unsafe {
-            check(
-                "cuDevResourceGenerateDesc",
-                sys::cuDevResourceGenerateDesc(
-                    &mut description,
-                    merged.as_mut_ptr(),
-                    merged.len() as u32,
-                ),
-            )?;
-            let flags = sys::CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM as u32;
-            check(
-                "cuGreenCtxCreate",
-                sys::cuGreenCtxCreate(&mut green, description, gpu.device, flags),
-            )?;
-            check(
-                "cuCtxFromGreenCtx",
-                sys::cuCtxFromGreenCtx(&mut context, green),
-            )?;
+        let sms = merged.len();
+        merged.extend(gpu.work_queues());
+        let mut green = green_context(gpu.device, &mut merged);
+        if let (Err(error), true) = (&green, merged.len() > sms) {
+            gpu.refuse_queues(error);
+            merged.truncate(sms);
+            green = green_context(gpu.device, &mut merged);
         }
+        let (green, mut context) = (green?, null_mut());
+        // SAFETY: the green context was just made, and the place for the answer is valid.
+        check("cuCtxFromGreenCtx", unsafe {
+            sys::cuCtxFromGreenCtx(&mut context, green)
+        })?;
         Ok(Arc::new(Self {
             gpu: Arc::clone(gpu),
             green,

@@ -1,6 +1,7 @@
 //! A part in a process of its own.
 
 use super::{Part, Report, Setup, Verdict, summary};
+use crate::supervisor::{QUEUES, QUEUES_MOST};
 use anyhow::Context;
 use std::fs::{self, File};
 use std::io::Read;
@@ -72,6 +73,9 @@ fn run_part(job: &Job, part: Part, until: Instant) -> anyhow::Result<Report> {
         .stdin(Stdio::null())
         .stdout(said.try_clone()?)
         .stderr(said);
+    if std::env::var_os(QUEUES).is_none() {
+        command.env(QUEUES, QUEUES_MOST);
+    }
     for folder in &job.setup.libraries {
         command.arg("--libraries").arg(folder);
     }

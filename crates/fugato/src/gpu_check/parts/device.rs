@@ -64,6 +64,7 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
             "spare_sms": layout.spare(),
             "partitions": partitions,
             "partitions_bytes": taken,
+            "divides_work_queues": bench.gpu.divides_work_queues(),
         }),
     })
 }
