@@ -170,6 +170,21 @@ async fn a_worker_that_is_killed_is_replaced_while_clients_wait() {
 }
 
 #[tokio::test]
+async fn a_worker_may_have_all_work_queues_of_an_nvidia_device() {
+    let repository = repository();
+    let mut server = Server::start(&repository, SUPERVISED).await;
+    let worker = next_worker(server.pid(), None).await;
+    let environment = std::fs::read(format!("/proc/{worker}/environ")).expect("it runs");
+    let mut variables = environment.split(|&byte| byte == 0);
+    let queues =
+        variables.find_map(|variable| variable.strip_prefix(b"CUDA_DEVICE_MAX_CONNECTIONS="));
+    let expected = std::env::var("CUDA_DEVICE_MAX_CONNECTIONS");
+    let expected = expected.unwrap_or_else(|_| "32".to_owned());
+    assert_eq!(queues, Some(expected.as_bytes()));
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
 async fn a_stop_of_the_supervisor_drains_its_worker() {
     let repository = repository();
     let server = Server::start(&repository, SUPERVISED).await;
