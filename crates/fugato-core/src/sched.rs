@@ -14,6 +14,7 @@ mod ledger;
 mod line;
 mod measuring;
 mod outcome;
+mod pools;
 mod queue;
 mod recent;
 mod rivals;

@@ -5,7 +5,8 @@
 //! with: the smallest demand is served first, and what is left is divided evenly. The paper
 //! says no more of it. Here the accounts are kept as in start-time fair queueing (Goyal et
 //! al., SIGCOMM 1996): slice-time over weight, and a model without requests saves none up, so
-//! that one that was silent does not hold all slices when it returns. Share and batch are
+//! that one that was silent does not hold all slices when it returns: it is level with those of
+//! its own device, since slice-time of one device says nothing of another's. Share and batch are
 //! those of least work. Where the share of the model whose turn it is does not fit, the
 //! partition that falls free first is kept for it, and others start only where they do not
 //! delay it (EASY backfilling, Lifka 1995). Shares are exclusive, runs are not preempted.
@@ -35,8 +36,8 @@ pub struct MaxMin {
 struct Accounts {
     of: BTreeMap<ModelId, Account>,
     least: BTreeSet<(u64, ModelId)>,
-    /// What those who waited had at least, when last looked at.
-    level: u64,
+    /// By device, what those who waited had at least, when last looked at.
+    level: BTreeMap<DeviceId, u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +67,7 @@ impl MaxMin {
         self.sizes.refresh(view, device, |change| match change {
             // It may live on another device.
             Change::Gone(_) => {}
-            Change::Sized(model, _) => accounts.open(model, view.weight(model)),
+            Change::Sized(model, _) => accounts.open(device, model, view.weight(model)),
         });
         let free = view.free(device);
         if free.is_empty() || view.first_ready(device).is_none() {
@@ -82,11 +83,12 @@ impl MaxMin {
             };
             if !view.waits(model) {
                 let idle = view.in_flight(model) == 0;
-                self.accounts.lift(model, idle);
+                self.accounts.lift(device, model, idle);
                 continue;
             }
             if *level.get_or_insert(had) == had {
-                self.accounts.level = self.accounts.level.max(had);
+                let known = self.accounts.level.entry(device).or_default();
+                *known = had.max(*known);
             }
             let Some(head) = view.head(model) else {
                 continue;
@@ -134,8 +136,12 @@ fn place(
 }
 
 impl Accounts {
-    fn open(&mut self, model: ModelId, weight: f64) {
-        let had = self.level;
+    fn level(&self, device: DeviceId) -> u64 {
+        self.level.get(&device).copied().unwrap_or(0)
+    }
+
+    fn open(&mut self, device: DeviceId, model: ModelId, weight: f64) {
+        let had = self.level(device);
         self.of.entry(model).or_insert_with(|| {
             self.least.insert((had, model));
             Account {
@@ -177,8 +183,8 @@ impl Accounts {
 
     /// Takes away what a model without requests has saved up, and, where nothing of it runs
     /// any more, what it was charged for tasks that never ended.
-    fn lift(&mut self, model: ModelId, idle: bool) {
-        let level = self.level;
+    fn lift(&mut self, device: DeviceId, model: ModelId, idle: bool) {
+        let level = self.level(device);
         let low = |account: &Account| account.had < level || idle && account.predicted.1 > 0;
         if self.of.get(&model).is_some_and(low) {
             self.change(model, |account| {

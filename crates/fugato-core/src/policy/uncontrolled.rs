@@ -29,7 +29,12 @@ impl Uncontrolled {
 
     /// An open lane for a leg.
     fn lane(self, view: &View<'_>, device: DeviceId) -> Option<LaneRef> {
-        if let Some(share) = self.share.filter(|&share| share < view.slices(device)) {
+        // Another device than the one that the share was set for may not have partitions of it.
+        let share = self.share.and_then(|share| {
+            let mut shares = view.shares(device);
+            shares.find(|&known| known >= share)
+        });
+        if let Some(share) = share.filter(|&share| share < view.slices(device)) {
             return view.least_crowded(device, share);
         }
         match view.whole_device_offer(device)? {

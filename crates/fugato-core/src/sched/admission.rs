@@ -3,6 +3,7 @@
 use super::config::DeadlineMode;
 use super::input::Arrival;
 use super::outcome::{Rejection, Scope};
+use super::pools::Pool;
 use super::state::State;
 use crate::id::{BatchSize, DeviceId, ModelId, PartitionId};
 use crate::policy::{Backlog, CapacityRule, QueueOrder};
@@ -129,7 +130,8 @@ impl State {
         let (first, _) = model.queue.head()?;
         let first = self.request(first.request()).deadline;
         let last = first.map_or(deadline, |first| first.min(deadline));
-        if batch > model.spec.max_batch || !self.rivals.is_alone(arrival.model) {
+        if batch > model.spec.max_batch || !self.pool(arrival.model).rivals.is_alone(arrival.model)
+        {
             return None;
         }
         let wait = self.predicted_wait(arrival, Some(deadline), batch);
@@ -185,12 +187,13 @@ impl State {
         let beside = model.price.times(before % u64::from(batch.0.max(1)));
         let own = model.price.times(before).saturating_sub(beside);
         let width = self.width(arrival.model);
-        let claims = self.rivals.claims(self.now, width);
+        let Pool { work, rivals, .. } = self.pool(arrival.model);
+        let claims = rivals.claims(self.now, width);
         let ahead = match self.backlog {
             Backlog::Own => own,
             Backlog::All => {
-                let all = self.work.up_to(key.order()).saturating_sub(beside);
-                let stretched = self.rivals.stretched(arrival.model, own);
+                let all = work.up_to(key.order()).saturating_sub(beside);
+                let stretched = rivals.stretched(arrival.model, own);
                 all.max(stretched.scaled(claims, 1_000))
             }
         };
@@ -198,7 +201,7 @@ impl State {
         match self.order {
             QueueOrder::Arrival => wait,
             QueueOrder::Deadline => {
-                let overtaking = self.rivals.overtaking(self.now, arrival.model, wait, slack);
+                let overtaking = rivals.overtaking(self.now, arrival.model, wait, slack);
                 wait + overtaking.scaled(claims, 1_000)
             }
         }
@@ -211,17 +214,20 @@ impl State {
     /// requests go into one another's batches.
     fn short_of_room(&self, arrival: &Arrival, deadline: Timestamp) -> Nanos {
         let overtakes = self.order == QueueOrder::Deadline && self.backlog == Backlog::All;
-        if !overtakes || self.rivals.is_alone(arrival.model) {
+        let Pool {
+            promised, rivals, ..
+        } = self.pool(arrival.model);
+        if !overtakes || rivals.is_alone(arrival.model) {
             return Nanos::ZERO;
         }
         let width = self.width(arrival.model);
-        let Some(room) = self.promised.room_from(deadline, self.now, width) else {
+        let Some(room) = promised.room_from(deadline, self.now, width) else {
             return Nanos::ZERO;
         };
         let price = self.model(arrival.model).price;
         let work = price.times(u64::from(arrival.items.0)).scaled(1, width);
-        let claims = self.rivals.claims(self.now, width);
-        let reserve = self.rivals.reserve(self.now, arrival.model);
+        let claims = rivals.claims(self.now, width);
+        let reserve = rivals.reserve(self.now, arrival.model);
         let reserve = reserve.scaled(claims, 1_000);
         (self.busy(arrival.model) + work + reserve).saturating_sub(room)
     }

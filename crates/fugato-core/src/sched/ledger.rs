@@ -221,13 +221,6 @@ impl Ledger {
         Share(atoms.count())
     }
 
-    /// Whether no lane of any device holds a leg.
-    pub(super) fn is_idle(&self) -> bool {
-        self.devices
-            .values()
-            .all(|device| device.occupied.is_empty())
-    }
-
     /// The first normal lane of the smallest partition of that share, on the first of
     /// these devices that is present.
     pub(super) fn lane_of_share(&self, devices: &[DeviceId], share: Share) -> Option<LaneRef> {

@@ -1,9 +1,9 @@
 //! What is measured while nothing waits: which models, how much of the devices' time that
 //! has taken, and when the next run may begin.
 //!
-//! **Invariant:** one run is measured at a time, on devices that are idle. Over any time
-//! since the first one, measuring has taken at most its share of the devices, and one run
-//! more.
+//! **Invariant:** of the devices of one pool one run is measured at a time, and while they are
+//! idle. Over any time since the first one, measuring has taken at most its share of them, and
+//! one run more.
 
 use super::config::ModelSpec;
 use crate::id::{ModelId, TaskId};
@@ -31,7 +31,8 @@ pub(super) struct Measuring {
     slo_of: BTreeMap<ModelId, Nanos>,
     /// The model that was measured last, so that they take turns.
     last: Option<ModelId>,
-    running: Option<TaskId>,
+    /// More than one only where pools were joined.
+    running: BTreeSet<TaskId>,
     /// Since when nothing has run.
     idle_since: Timestamp,
     /// When what measuring has taken is within its share again.
@@ -95,6 +96,17 @@ impl Measuring {
         self.forget_slo(model);
     }
 
+    /// Takes in what is measured of models that are of one pool with these from here on.
+    pub(super) fn join(&mut self, others: Self) {
+        self.open.extend(others.open);
+        self.measured.extend(others.measured);
+        self.slos.extend(others.slos);
+        self.slo_of.extend(others.slo_of);
+        self.running.extend(others.running);
+        self.idle_since = self.idle_since.max(others.idle_since);
+        self.paid_at = self.paid_at.max(others.paid_at);
+    }
+
     /// The models, by whose turn it is.
     pub(super) fn turns(&self) -> impl Iterator<Item = (ModelId, &Bisection)> {
         let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
@@ -145,19 +157,17 @@ impl Measuring {
     }
 
     pub(super) fn run(&mut self, task: TaskId, model: ModelId) {
-        self.running = Some(task);
+        self.running.insert(task);
         self.last = Some(model);
     }
 
     pub(super) fn is_running(&self, task: TaskId) -> bool {
-        self.running == Some(task)
+        self.running.contains(&task)
     }
 
     /// Lets go of a task that ended in any way.
     pub(super) fn let_go(&mut self, task: TaskId) {
-        if self.is_running(task) {
-            self.running = None;
-        }
+        self.running.remove(&task);
     }
 
     /// Accounts for a run of a model from `started` that took `device_time`, where

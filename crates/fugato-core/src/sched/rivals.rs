@@ -141,6 +141,17 @@ impl Rivals {
         self.take(model);
     }
 
+    /// Takes in what asks for devices that are one pool with these from here on.
+    pub(super) fn join(&mut self, mut others: Self) {
+        self.demand.join(others.demand);
+        let models: Vec<ModelId> = others.asked.iter().map(|(model, _)| model).collect();
+        for model in models {
+            if let Some(asked) = others.take(model) {
+                self.put(model, asked);
+            }
+        }
+    }
+
     fn put(&mut self, model: ModelId, asked: Asked) {
         self.by_time.insert((asked.filed, model));
         self.by_slo.extend(asked.slo.map(|slo| (slo, model)));

@@ -123,13 +123,10 @@ impl Scheduler {
             continuing: BTreeSet::new(),
             waiting: 0,
             bytes: 0,
-            work: super::work::WorkByOrder::default(),
-            promised: super::work::WorkByOrder::default(),
-            rivals: super::rivals::Rivals::default(),
+            pools: super::pools::Pools::default(),
             draining: false,
             configuration: 0,
             next_task: 0,
-            measuring: super::measuring::Measuring::default(),
         };
         Self {
             state,

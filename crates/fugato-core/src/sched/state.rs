@@ -12,11 +12,10 @@ use super::input::Overdue;
 use super::latencies::Latencies;
 use super::ledger::{LaneRef, Ledger};
 use super::line::Line;
-use super::measuring::Measuring;
+use super::pools::{Pool, PoolId, Pools};
 use super::queue::{ModelKey, ModelQueue, QueueKey};
 use super::recent::Recent;
-use super::rivals::Rivals;
-use super::work::{WorkByOrder, block_of};
+use super::work::block_of;
 use crate::id::{
     BatchSize, DeviceId, LegIndex, ModelId, RequestId, ShapeClass, Share, SlotIndex, TaskId,
 };
@@ -54,18 +53,12 @@ pub(super) struct State {
     pub(super) waiting: u64,
     /// Bytes of requests that have not ended, of all models.
     pub(super) bytes: u64,
-    /// Predicted work of all waiting requests, each at its model's `price`; kept where a
-    /// request waits for those of all models.
-    pub(super) work: WorkByOrder,
-    /// The part of `work` that has deadlines which are enforced.
-    pub(super) promised: WorkByOrder,
-    /// Who asks for the device.
-    pub(super) rivals: Rivals,
+    /// What is kept of the models by the devices that they compete for.
+    pub(super) pools: Pools,
     pub(super) draining: bool,
     /// Rises when a model or a device comes, goes or changes its settings.
     pub(super) configuration: u64,
     pub(super) next_task: u64,
-    pub(super) measuring: Measuring,
 }
 
 /// Arrivals are counted over periods of 2^30 ns, about a second.
@@ -119,6 +112,7 @@ impl ModelFacts {
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) spec: ModelSpec,
+    pub(super) pool: PoolId,
     pub(super) queue: ModelQueue,
     pub(super) free_slots: BTreeSet<SlotIndex>,
     pub(super) in_flight: u16,
@@ -130,7 +124,7 @@ pub(super) struct Model {
     pub(super) parked: Option<Option<Timestamp>>,
     /// How its backlog will be served; `None` before the first measurement.
     pub(super) plan: Option<Plan>,
-    /// The price per item at which its waiting requests stand in [`State::work`]: that of
+    /// The price per item at which its waiting requests stand in [`Pool::work`]: that of
     /// the plan, give or take [`PRICE_STEP`].
     pub(super) price: Nanos,
     pub(super) last_done: Option<Timestamp>,
@@ -234,10 +228,11 @@ pub(super) enum LegStage {
 }
 
 impl Model {
-    pub(super) fn new(spec: ModelSpec) -> Self {
+    pub(super) fn new(spec: ModelSpec, pool: PoolId) -> Self {
         let free_slots = (0..spec.slots).map(SlotIndex).collect();
         Self {
             spec,
+            pool,
             queue: ModelQueue::default(),
             free_slots,
             in_flight: 0,
@@ -271,6 +266,39 @@ impl State {
         self.models
             .get_mut(&model)
             .unwrap_or_else(|| panic!("{model} is unknown"))
+    }
+
+    /// The pool of a model.
+    pub(super) fn pool(&self, model: ModelId) -> &Pool {
+        self.pools.get(self.model(model).pool)
+    }
+
+    pub(super) fn pool_mut(&mut self, model: ModelId) -> &mut Pool {
+        let pool = self.model(model).pool;
+        self.pools.get_mut(pool)
+    }
+
+    /// The pool that has all of these devices. Those that have some are joined for it.
+    pub(super) fn pool_of(&mut self, devices: &[DeviceId]) -> PoolId {
+        let found = self.pools.with(devices);
+        let (pool, others) = match found.split_first() {
+            Some((&first, others)) => (first, others),
+            None => (self.pools.open(), &[][..]),
+        };
+        if !others.is_empty() {
+            self.rebuild(|state| {
+                for &other in others {
+                    state.pools.join(other, pool);
+                }
+                for model in state.models.values_mut() {
+                    if others.contains(&model.pool) {
+                        model.pool = pool;
+                    }
+                }
+            });
+        }
+        self.pools.get_mut(pool).devices.extend(devices);
+        pool
     }
 
     pub(super) fn request(&self, request: RequestId) -> &Request {
@@ -391,11 +419,14 @@ impl State {
             .queue
             .push(request.class, request.key, request.items.0, promised);
         let work = model.price.times(u64::from(request.items.0));
-        if self.backlog == Backlog::All {
+        let all = self.backlog == Backlog::All;
+        let pool = self.pool_mut(request.model);
+        pool.waiting += 1;
+        if all {
             let block = block_of(request.key.order());
-            self.work.add(block, work);
+            pool.work.add(block, work);
             if promised {
-                self.promised.add(block, work);
+                pool.promised.add(block, work);
             }
         }
         self.waiting += 1;
@@ -447,7 +478,7 @@ impl State {
             let work = model.price.times(u64::from(known.items.0));
             let other = block_of(known.key.order());
             if other != block {
-                self.work_gone(block, all, promised);
+                self.work_gone(id, block, all, promised);
                 (block, all, promised) = (other, Nanos::ZERO, Nanos::ZERO);
             }
             all += work;
@@ -455,15 +486,18 @@ impl State {
                 promised += work;
             }
         }
-        self.work_gone(block, all, promised);
+        self.work_gone(id, block, all, promised);
+        self.pool_mut(id).waiting -= requests.len() as u64;
         self.waiting -= requests.len() as u64;
     }
 
-    /// Notes that predicted work of a block, and the promised part of it, is taken out.
-    fn work_gone(&mut self, block: u64, all: Nanos, promised: Nanos) {
+    /// Notes that predicted work of a model in a block, and the promised part of it, is taken
+    /// out.
+    fn work_gone(&mut self, id: ModelId, block: u64, all: Nanos, promised: Nanos) {
         if self.backlog == Backlog::All {
-            self.work.remove(block, all);
-            self.promised.remove(block, promised);
+            let pool = self.pool_mut(id);
+            pool.work.remove(block, all);
+            pool.promised.remove(block, promised);
         }
     }
 
@@ -483,11 +517,12 @@ impl State {
         if self.backlog == Backlog::Own {
             return;
         }
+        let Pool { work, promised, .. } = self.pools.get_mut(model.pool);
         for (block, items) in model.queue.items_by_block() {
-            self.work.remove(block, old.times(items.all));
-            self.work.add(block, new.times(items.all));
-            self.promised.remove(block, old.times(items.promised));
-            self.promised.add(block, new.times(items.promised));
+            work.remove(block, old.times(items.all));
+            work.add(block, new.times(items.all));
+            promised.remove(block, old.times(items.promised));
+            promised.add(block, new.times(items.promised));
         }
     }
 
@@ -653,7 +688,7 @@ impl State {
         self.plan_anew(model, at.device);
         let now = self.now;
         let run = self.model(model).plan.map(|plan| plan.run);
-        self.rivals.ran(now, model, took, run);
+        self.pool_mut(model).rivals.ran(now, model, took, run);
         let known = self.model_mut(model);
         known.last_done = Some(now);
         known.had.slice_time += took.times(u64::from(share.0));
@@ -696,7 +731,7 @@ impl State {
     /// that leave everybody's objective within reach.
     fn plan(&self, model: ModelId, at: LaneRef) -> Option<Plan> {
         let spec = &self.model(model).spec;
-        let within = self.rivals.run_within(model, spec.slo);
+        let within = self.pool(model).rivals.run_within(model, spec.slo);
         let within = within.max(self.little_longer(model, at));
         let share = self.ledger.share(at);
         let batch = self

@@ -11,6 +11,7 @@ use fugato_core::sched::{
     ModelSpec, Outcome, Overdue, Rejection, Scheduler, SchedulerConfig, Scope, Start,
 };
 use fugato_core::{DeviceId, LegIndex, ModelId, RequestId, TaskId, Timestamp};
+use std::collections::BTreeSet;
 
 /// A request that was handed in and has not ended.
 #[derive(Debug)]
@@ -99,6 +100,22 @@ impl Reference {
     pub fn spec(&self, model: ModelId) -> Option<&ModelSpec> {
         let known = self.models.iter().find(|(spec, _)| spec.id == model)?;
         Some(&known.0)
+    }
+
+    /// The devices that models connect with one, itself among them.
+    fn connected(&self, device: DeviceId) -> BTreeSet<DeviceId> {
+        let mut found = BTreeSet::from([device]);
+        loop {
+            let before = found.len();
+            for (model, _) in &self.models {
+                if model.devices.iter().any(|device| found.contains(device)) {
+                    found.extend(&model.devices);
+                }
+            }
+            if found.len() == before {
+                return found;
+            }
+        }
     }
 
     /// Takes in what the scheduler is handed at `now`.
@@ -354,7 +371,15 @@ impl Reference {
             assert_eq!(start.batch.0, items, "{start:?} miscounts");
         } else {
             assert!(self.config.profile_share > 0.0, "{start:?} is for nobody");
-            assert!(self.open.is_empty(), "{start:?} while somebody waits");
+            let rivals = self.connected(start.device);
+            let is_here = |open: &&Open| {
+                let model = self.spec(open.arrival.model).expect("known");
+                model.devices.iter().any(|device| rivals.contains(device))
+            };
+            let waits = self.open.iter().find(is_here);
+            assert!(waits.is_none(), "{start:?} while {waits:?} waits");
+            let runs = self.tasks.iter().find(|task| rivals.contains(&task.device));
+            assert!(runs.is_none(), "{start:?} beside {runs:?}");
         }
         for open in &mut self.open {
             if start.requests.contains(&open.arrival.request) {

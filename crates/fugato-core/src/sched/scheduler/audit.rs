@@ -4,6 +4,7 @@ use super::Scheduler;
 use crate::id::{DeviceId, LegIndex, ModelId, RequestId, SlotIndex, TaskId};
 use crate::policy::Backlog;
 use crate::sched::ledger::Offer;
+use crate::sched::pools::{Pool, PoolId};
 use crate::sched::queue::QueueKey;
 use crate::sched::state::{LegStage, Model, Place, Request, State};
 use crate::sched::work::block_of;
@@ -169,8 +170,26 @@ fn audit_sums(state: &State) {
     assert_eq!(state.bytes, bytes, "bytes");
     assert_eq!(state.requests.len(), state.requests.iter().count());
     assert_eq!(state.tasks.len(), state.tasks.iter().count());
+    for (id, pool) in state.pools.iter() {
+        audit_pool(state, id, pool);
+    }
+}
+
+fn audit_pool(state: &State, id: PoolId, pool: &Pool) {
+    let is_here = |model: ModelId| state.model(model).pool == id;
+    for model in state.models.values() {
+        let hosts = model.spec.devices.iter();
+        let here = hosts.map(|device| pool.devices.contains(device));
+        let here: BTreeSet<bool> = here.collect();
+        let expected = BTreeSet::from([model.pool == id]);
+        assert_eq!(here, expected, "the pool of {}", model.spec.id);
+    }
+    let waiting = || waiting(state).filter(|(_, request)| is_here(request.model));
+    assert_eq!(pool.waiting, waiting().count() as u64, "requests of {id:?}");
+    let tasks = state.tasks.values().filter(|task| is_here(task.model));
+    assert_eq!(pool.tasks, tasks.count() as u64, "tasks of {id:?}");
     let (mut work, mut promised): (BTreeMap<u64, u64>, BTreeMap<u64, u64>) = Default::default();
-    let priced = waiting(state).filter(|_| state.backlog == Backlog::All);
+    let priced = waiting().filter(|_| state.backlog == Backlog::All);
     for (_, request) in priced {
         let price = state.model(request.model).price;
         let cost = price.times(u64::from(request.items.0)).as_nanos();
@@ -180,8 +199,8 @@ fn audit_sums(state: &State) {
             *promised.entry(block).or_default() += cost;
         }
     }
-    state.work.audit(&work);
-    state.promised.audit(&promised);
+    pool.work.audit(&work);
+    pool.promised.audit(&promised);
 }
 
 fn audit_tasks(state: &State) {

@@ -82,13 +82,15 @@ impl Scheduler {
         if let Some(model) = self.state.models.get_mut(&arrival.model) {
             model.asked.add(now, u64::from(arrival.items.0));
             let work = model.price.times(u64::from(arrival.items.0));
-            self.state.rivals.asked(now, &model.spec, work);
+            let pool = self.state.pools.get_mut(model.pool);
+            pool.rivals.asked(now, &model.spec, work);
         }
         let admitted = match self.state.admit(arrival) {
             Ok(admitted) => admitted,
             Err(reason) => {
                 if let Rejection::DeadlineUnreachable { .. } | Rejection::NoRoom { .. } = reason {
-                    self.state.rivals.refused(self.state.now, arrival.model);
+                    let pool = self.state.pool_mut(arrival.model);
+                    pool.rivals.refused(now, arrival.model);
                 }
                 return self.finish(id, Outcome::Rejected(reason));
             }
@@ -279,10 +281,13 @@ impl Scheduler {
             ended,
             predicted,
         });
-        self.state.measuring.ended(self.state.now);
+        let now = self.state.now;
+        let measuring = &mut self.state.pool_mut(model).measuring;
+        measuring.ended(now);
+        let is_measured = measuring.is_running(id);
         let took = ended - started;
         self.state.task_mut(id).spent += took;
-        if self.state.measuring.is_running(id) {
+        if is_measured {
             self.measured(id, (started, ended), result);
         } else {
             self.tell_policy(id, took, result);
@@ -390,10 +395,12 @@ impl Scheduler {
     /// Frees what a task held.
     pub(super) fn end_task(&mut self, id: TaskId) {
         self.state.continuing.remove(&id);
-        self.state.measuring.let_go(id);
         let Some(task) = self.state.tasks.remove(&id) else {
             panic!("{id} ended twice")
         };
+        let pool = self.state.pool_mut(task.model);
+        pool.measuring.let_go(id);
+        pool.tasks -= 1;
         let model = self.state.model_mut(task.model);
         model.in_flight -= 1;
         if task.slot.0 < model.spec.slots {
@@ -419,8 +426,9 @@ impl Scheduler {
             spec.slots > 0 && spec.legs > 0 && spec.max_batch.0 > 0 && !spec.devices.is_empty(),
             "a model without slots, legs, batch or devices: {spec:?}"
         );
-        self.state.measuring.serves(&spec);
-        let (id, model) = (spec.id, Model::new(spec));
+        let pool = self.state.pool_of(&spec.devices);
+        self.state.pools.get_mut(pool).measuring.serves(&spec);
+        let (id, model) = (spec.id, Model::new(spec, pool));
         assert!(
             self.state.models.insert(id, model).is_none(),
             "{id} was added twice"
@@ -438,6 +446,10 @@ impl Scheduler {
             model.spec.legs, spec.legs,
             "{id} may not change its legs while it is loaded"
         );
+        assert_eq!(
+            model.spec.devices, spec.devices,
+            "{id} may not change its devices while it is loaded"
+        );
         assert!(
             spec.slots > 0 && spec.max_batch.0 > 0,
             "a model without slots or batch: {spec:?}"
@@ -445,7 +457,7 @@ impl Scheduler {
         let slots = (0..spec.slots).map(SlotIndex);
         model.free_slots = slots.filter(|slot| !used.contains(slot)).collect();
         model.spec = spec.clone();
-        self.state.measuring.serves(&spec);
+        self.state.pool_mut(id).measuring.serves(&spec);
         // Its batches follow its objective.
         let mut devices = spec.devices.iter();
         if let Some(&device) = devices.find(|&&device| self.state.ledger.contains(device)) {
@@ -459,7 +471,7 @@ impl Scheduler {
             return;
         };
         model.stopping = true;
-        self.state.measuring.forget(id);
+        self.state.pool_mut(id).measuring.forget(id);
         self.check_drained(id);
     }
 
@@ -470,11 +482,12 @@ impl Scheduler {
         };
         if model.stopping && model.queue.is_empty() && model.in_flight == 0 {
             self.state.unpark(id);
+            let pool = self.state.pool_mut(id);
+            pool.rivals.forget(id);
+            pool.measuring.forget(id);
             self.state.models.remove(&id);
             self.state.configuration += 1;
-            self.state.rivals.forget(id);
             self.state.latency.forget(id);
-            self.state.measuring.forget(id);
             self.actions.push_back(Action::ModelDrained { model: id });
         }
     }

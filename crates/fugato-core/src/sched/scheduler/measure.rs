@@ -1,11 +1,12 @@
 //! Runs that are measured: chosen, launched and learned from.
 
 use super::Scheduler;
-use crate::id::{BatchSize, LegIndex, ModelId, Share, TaskId};
+use crate::id::{BatchSize, DeviceId, LegIndex, ModelId, Share, TaskId};
 use crate::profile::{Bisection, BisectionPoint, GridPoint, ModelProfile, Standing, SurfacePoint};
 use crate::sched::decision::Decision;
 use crate::sched::input::LegResult;
 use crate::sched::ledger::LaneRef;
+use crate::sched::pools::Pool;
 use crate::sched::queue::QueueKey;
 use crate::sched::state::{LegStage, ModelFacts, Task};
 use crate::time::{Nanos, Timestamp};
@@ -42,8 +43,8 @@ pub struct ProfileStatus {
 impl Scheduler {
     /// What is known of a model's profile; `None` where the model is unknown.
     pub fn profile_status(&self, model: ModelId) -> Option<ProfileStatus> {
-        self.state.models.get(&model)?;
-        let measuring = &self.state.measuring;
+        let known = self.state.models.get(&model)?;
+        let measuring = &self.state.pools.get(known.pool).measuring;
         let measured = measuring.measured(model);
         Some(ProfileStatus {
             standing: self.state.latency.standing(model),
@@ -56,7 +57,9 @@ impl Scheduler {
     /// What was measured of a model while serving, up to the last batch that was measured
     /// in full.
     pub fn measured_points(&self, model: ModelId) -> &[GridPoint] {
-        let measured = self.state.measuring.measured(model);
+        let known = self.state.models.get(&model);
+        let pool = known.map(|known| self.state.pools.get(known.pool));
+        let measured = pool.and_then(|pool| pool.measuring.measured(model));
         measured.map_or(&[], |measured| &measured.points)
     }
 
@@ -65,7 +68,7 @@ impl Scheduler {
             known.unfinished = profile.unfinished;
             known.facts = Some(ModelFacts::new(profile));
             known.knowledge += 1;
-            self.state.measuring.leave_out(model);
+            self.state.pool_mut(model).measuring.leave_out(model);
             self.learn_profile(model, profile);
         }
     }
@@ -101,7 +104,7 @@ impl Scheduler {
 
     /// Begins to measure a model, if that is allowed.
     fn begin_measuring(&mut self, model: ModelId) {
-        let measuring = &self.state.measuring;
+        let measuring = &self.state.pool(model).measuring;
         let stopping = self.state.model(model).stopping;
         if stopping || self.state.config.profile_share <= 0.0 || measuring.is_open(model) {
             return;
@@ -110,26 +113,34 @@ impl Scheduler {
         let shares = self.state.ledger.shares(&spec.devices);
         if let Some(survey) = Bisection::new(shares, spec.max_batch) {
             let again = self.state.latency.standing(model).is_some();
-            self.state.measuring.begin(model, survey, again);
+            let measuring = &mut self.state.pool_mut(model).measuring;
+            measuring.begin(model, survey, again);
         }
     }
 
-    /// What is measured next, if nothing happens before; `None` while anything waits or
-    /// runs.
+    /// What is measured next, if nothing happens before; `None` while on each of the devices
+    /// of models to be measured anything waits or runs.
     pub(super) fn next_measurement(&self) -> Option<NextMeasurement> {
-        let state = &self.state;
-        let busy = state.waiting > 0 || !state.tasks.is_empty() || !state.ledger.is_idle();
+        let pools = self.state.pools.iter();
+        let next = pools.filter_map(|(_, pool)| self.next_measurement_of(pool));
+        next.min_by_key(|next| next.due)
+    }
+
+    fn next_measurement_of(&self, pool: &Pool) -> Option<NextMeasurement> {
+        let (state, measuring) = (&self.state, &pool.measuring);
+        let idle = |&device: &DeviceId| state.ledger.occupied_on(device).next().is_none();
+        let busy = pool.waiting > 0 || pool.tasks > 0 || !pool.devices.iter().all(idle);
         if busy || state.draining {
             return None;
         }
-        let (model, survey, point, at) = state.measuring.turns().find_map(|(model, survey)| {
+        let (model, survey, point, at) = measuring.turns().find_map(|(model, survey)| {
             let point = survey.next()?;
             let devices = &state.model(model).spec.devices;
             let at = state.ledger.lane_of_share(devices, point.share)?;
             Some((model, survey, point, at))
         })?;
         let expected = survey.expected();
-        let longest = state.measuring.longest();
+        let longest = measuring.longest();
         // The first run is what a request of the model takes in any case.
         let run = expected.or_else(|| {
             let known = state.predict(model, LegIndex(0), point.batch, at, 0.5);
@@ -140,9 +151,7 @@ impl Scheduler {
             point,
             at,
             expected,
-            due: state
-                .measuring
-                .earliest(run.unwrap_or(longest).min(longest)),
+            due: measuring.earliest(run.unwrap_or(longest).min(longest)),
         })
     }
 
@@ -154,7 +163,7 @@ impl Scheduler {
         if next.due > self.state.now {
             return false;
         }
-        let longest = self.state.measuring.longest();
+        let longest = self.state.pool(next.model).measuring.longest();
         if let Some(expected) = next.expected.filter(|&expected| expected > longest) {
             let reason = format!("a run may take {expected}, and {longest} is the most");
             self.refuse_point(next.model, &reason);
@@ -184,7 +193,9 @@ impl Scheduler {
             spent: Nanos::ZERO,
         };
         self.state.tasks.insert(id, task);
-        self.state.measuring.run(id, next.model);
+        let pool = self.state.pool_mut(next.model);
+        pool.tasks += 1;
+        pool.measuring.run(id, next.model);
         self.issue(id, LegIndex(0), next.at, Vec::new());
         true
     }
@@ -207,7 +218,8 @@ impl Scheduler {
             .map_or(share, |device| device.slices);
         let device_time = took.scaled(u64::from(share.0), u64::from(whole.0.max(1)));
         let part = self.state.config.profile_share;
-        self.state.measuring.pay(model, started, device_time, part);
+        let measuring = &mut self.state.pool_mut(model).measuring;
+        measuring.pay(model, started, device_time, part);
         if result == LegResult::Failed {
             return self.refuse_point(model, "the device could not run it");
         }
@@ -221,7 +233,7 @@ impl Scheduler {
         self.state.latency.observe(point, took);
         self.state.plan_anew(model, at.device);
         // What ran beside a request says nothing of the point alone: it is run again.
-        let survey = self.state.measuring.survey(model);
+        let survey = self.state.pool_mut(model).measuring.survey(model);
         let survey = survey.filter(|survey| {
             neighbours == Share(0) && survey.next() == Some(BisectionPoint { batch, share })
         });
@@ -231,7 +243,7 @@ impl Scheduler {
     }
 
     fn refuse_point(&mut self, model: ModelId, reason: &str) {
-        let survey = self.state.measuring.survey(model);
+        let survey = self.state.pool_mut(model).measuring.survey(model);
         if survey.is_some_and(|survey| survey.refuse(reason)) {
             self.keep_measured(model);
         }
@@ -240,7 +252,8 @@ impl Scheduler {
     /// Puts to use what has been measured of a model. A profile that it has holds until
     /// the new one is whole.
     fn keep_measured(&mut self, model: ModelId) {
-        let Some((points, done)) = self.state.measuring.keep(model) else {
+        let measuring = &mut self.state.pool_mut(model).measuring;
+        let Some((points, done)) = measuring.keep(model) else {
             return;
         };
         let spec = &self.state.model(model).spec;

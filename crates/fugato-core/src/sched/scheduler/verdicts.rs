@@ -88,6 +88,7 @@ impl Scheduler {
             spent: Nanos::ZERO,
         };
         self.state.tasks.insert(id, task);
+        self.state.pool_mut(model).tasks += 1;
         self.issue(id, LegIndex(0), at, requests);
     }
 
