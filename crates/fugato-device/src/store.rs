@@ -26,6 +26,8 @@ mod wire;
 pub(crate) use cuts::CutModel;
 pub use cuts::Cuts;
 pub(crate) use error::LoadCause;
+#[cfg(feature = "cuda")]
+pub(crate) use error::lacks_operator;
 pub use error::{LoadError, LoadErrorKind};
 pub use halving::{HalfError, Precision};
 pub use info::{Batching, ModelInfo};

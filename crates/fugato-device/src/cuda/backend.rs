@@ -25,6 +25,9 @@ pub(super) enum FaultKind {
     Lost,
     /// A capture into a graph was refused or broken off; eager runs are none the worse for it.
     Capture,
+    /// The model, or its part, cannot be run there, whatever else is: an operator that the device
+    /// lacks, say.
+    Refused,
     /// Whatever else.
     Other,
 }
@@ -53,6 +56,7 @@ impl From<Fault> for LoadCause {
         match kind {
             FaultKind::OutOfMemory => Self::DeviceMemory { detail },
             FaultKind::Lost => Self::DeviceLost { detail },
+            FaultKind::Refused => Self::DeviceRefuses { detail },
             FaultKind::Capture | FaultKind::Other => Self::Device { detail },
         }
     }

@@ -8,7 +8,7 @@ use super::stream::{CAPTURE, Event, Stream};
 use crate::capi::{Binding, Options, OrtError, RunOptions, Session, Value, onnx_of_number};
 use crate::device::ConvolutionSearch;
 use crate::runtime::Runtime;
-use crate::store::{CutModel, Cuts, LoadCause, ModelInfo, Part, StoredModel};
+use crate::store::{CutModel, Cuts, LoadCause, ModelInfo, Part, StoredModel, lacks_operator};
 use fugato_core::device::AtomSet;
 use fugato_core::{Nanos, OperatorIndex};
 use ort::sys::GraphOptimizationLevel;
@@ -124,6 +124,12 @@ fn kind_of_words(words: &str) -> Option<FaultKind> {
         return Some(FaultKind::OutOfMemory);
     }
     (says("capturing") || says("graph capture") || says("CUDA graph")).then_some(FaultKind::Capture)
+}
+
+/// Whether an error of making a session is about the model: no kernel for an operator, or one that
+/// refuses its attributes as it is made. The words are those of 1.31.
+fn is_refusal(error: &OrtError) -> bool {
+    lacks_operator(error) || error.message().contains("Exception during initialization")
 }
 
 impl Nvidia {
@@ -290,7 +296,16 @@ impl Backend for Nvidia {
             });
         }
         let session = self.make((model, part), (weights, stream), options);
-        let session = session.map_err(|error| self.fault(&error))?;
+        let session = session.map_err(|error| {
+            let fault = self.fault(&error);
+            let refused = fault.kind == FaultKind::Other && is_refusal(&error);
+            let kind = if refused {
+                FaultKind::Refused
+            } else {
+                fault.kind
+            };
+            Fault { kind, ..fault }
+        })?;
         Ok(NvidiaSession {
             session: Quiet(Some(Arc::new(session))),
             stream: Arc::clone(stream),

@@ -28,11 +28,12 @@ pub enum LoadErrorKind {
     File,
     /// The file is not a valid ONNX model (corrupt, truncated, or wrong in itself).
     InvalidModel,
-    /// An operator, opset or element type that the runtime has no kernel for.
+    /// An operator, opset or element type that the runtime has no kernel for, at all or on that
+    /// device.
     UnsupportedOperator,
     /// An external weight file is missing, too short, or outside of the model's folder.
     ExternalData,
-    /// An input or output that the protocol cannot carry.
+    /// An input or output that the protocol cannot carry, or the device not hold.
     UnsupportedInterface,
     /// What was asked of the model does not fit it.
     Options,
@@ -118,7 +119,7 @@ pub(crate) enum LoadCause {
     #[cfg(feature = "cuda")]
     #[error(
         "{direction} `{name}` is {element} of shape {}; an NVIDIA device needs a type of fixed \
-         size and a fixed shape, the batch excepted; hint: serve it with `--device cpu`",
+         size and a fixed shape, the batch excepted",
         shown(shape)
     )]
     NotFixed {
@@ -130,6 +131,9 @@ pub(crate) enum LoadCause {
     #[cfg(feature = "cuda")]
     #[error("the device has not the memory for it: {detail}")]
     DeviceMemory { detail: String },
+    #[cfg(feature = "cuda")]
+    #[error("the device cannot run it: {detail}")]
+    DeviceRefuses { detail: String },
     #[cfg(feature = "cuda")]
     #[error("the device cannot hold it: {detail}")]
     Device { detail: String },
@@ -175,18 +179,10 @@ impl LoadCause {
     /// tell (an unknown operator and a type error are both `INVALID_GRAPH`), so the
     /// runtime's own phrases are looked for; the texts are those of 1.31.
     pub(crate) fn from_runtime(error: OrtError) -> Self {
-        const UNSUPPORTED: [&str; 6] = [
-            "No Op registered",
-            "No opset import",
-            "is not a registered function/op",
-            "Could not find an implementation",
-            "support for models stamped with",
-            "No Schema registered",
-        ];
         const EXTERNAL: [&str; 2] = ["xternal data", "External initializer"];
         let message = error.message();
         let says = |phrases: &[&str]| phrases.iter().any(|&phrase| message.contains(phrase));
-        if says(&UNSUPPORTED) || error.code() == ErrorCode::NotImplemented {
+        if lacks_operator(&error) {
             Self::Unsupported(error)
         } else if says(&EXTERNAL) {
             Self::External(error)
@@ -207,6 +203,21 @@ impl LoadCause {
     }
 }
 
+/// Whether an error says that there is no kernel for an operator, opset or type.
+pub(crate) fn lacks_operator(error: &OrtError) -> bool {
+    const UNSUPPORTED: [&str; 6] = [
+        "No Op registered",
+        "No opset import",
+        "is not a registered function/op",
+        "Could not find an implementation",
+        "support for models stamped with",
+        "No Schema registered",
+    ];
+    let message = error.message();
+    error.code() == ErrorCode::NotImplemented
+        || UNSUPPORTED.iter().any(|&phrase| message.contains(phrase))
+}
+
 impl LoadError {
     /// The model's file.
     pub fn path(&self) -> &Path {
@@ -221,6 +232,8 @@ impl LoadError {
                 LoadErrorKind::InvalidModel
             }
             LoadCause::Unsupported(_) => LoadErrorKind::UnsupportedOperator,
+            #[cfg(feature = "cuda")]
+            LoadCause::DeviceRefuses { .. } => LoadErrorKind::UnsupportedOperator,
             LoadCause::ExternalFile { .. }
             | LoadCause::ExternalRange { .. }
             | LoadCause::ExternalEscapes { .. }

@@ -85,7 +85,9 @@ struct Order<'a, B: Backend> {
 pub(super) fn failed(fault: Fault) -> Failed {
     let kind = match fault.kind {
         FaultKind::Lost => RunErrorKind::DeviceLost,
-        FaultKind::OutOfMemory | FaultKind::Capture | FaultKind::Other => RunErrorKind::Runtime,
+        FaultKind::OutOfMemory | FaultKind::Capture | FaultKind::Refused | FaultKind::Other => {
+            RunErrorKind::Runtime
+        }
     };
     (kind, fault.detail)
 }

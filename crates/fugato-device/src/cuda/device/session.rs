@@ -250,7 +250,7 @@ impl<B: Backend> LoadedModel<B> {
 /// Whether a session may come about once its runs need not be captured.
 fn may_be_capture(fault: &Fault) -> bool {
     match fault.kind {
-        FaultKind::Capture | FaultKind::Other => true,
+        FaultKind::Capture | FaultKind::Refused | FaultKind::Other => true,
         FaultKind::OutOfMemory | FaultKind::Lost => false,
     }
 }

@@ -556,6 +556,30 @@ fn models_without_fixed_shapes_are_refused_by_name() {
 }
 
 #[test]
+fn what_the_device_lacks_is_told_from_what_it_has_not_now() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    // With graphs, and without.
+    for _ in 0..2 {
+        let detail = "Could not find an implementation for Odd(1)";
+        rig.fake.fail("session", FaultKind::Refused, detail);
+    }
+    let error = rig.load(1, model("odd", 4)).unwrap_err();
+    assert_eq!(error.kind(), LoadErrorKind::UnsupportedOperator);
+    assert!(error.report().contains("Odd(1)"), "{}", error.report());
+    for _ in 0..2 {
+        rig.fake.fail("session", FaultKind::Other, "who knows");
+    }
+    let error = rig.load(1, model("odd", 4)).unwrap_err();
+    assert_eq!(error.kind(), LoadErrorKind::Device);
+    rig.fake
+        .fail("session", FaultKind::OutOfMemory, "no memory for a session");
+    let error = rig.load(1, model("odd", 4)).unwrap_err();
+    assert_eq!(error.kind(), LoadErrorKind::DeviceMemory);
+    rig.load(1, model("odd", 4)).unwrap();
+    rig.run(one(0)).unwrap();
+}
+
+#[test]
 fn what_a_model_is_not_loaded_with_is_an_error() {
     let rig = Rig::with(vec![model("m", 4)]);
     assert_eq!(
