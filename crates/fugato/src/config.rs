@@ -20,11 +20,12 @@ pub use read::{FileConfig, from_environment, read_file};
 pub use reference::reference;
 pub use schema::{
     ClipperConfig, CudnnSearch, DeviceConfig, DeviceKind, DstackConfig, FugatoConfig, GsliceConfig,
-    LogConfig, LogFormat, ModelConfig, ModelControlMode, ModelStoreConfig, PoliciesConfig, Policy,
-    Precision, ProfileConfig, RawClipper, RawConfig, RawDevice, RawDstack, RawFugato, RawGslice,
-    RawLog, RawModel, RawModelStore, RawPolicies, RawProfile, RawRuntime, RawScheduler, RawServer,
-    RawTelemetry, RawTemporal, RawUncontrolled, RuntimeConfig, SETTINGS, SchedulerConfig,
-    ServerConfig, Setting, Supervise, TelemetryConfig, TemporalConfig, UncontrolledConfig,
+    LogConfig, LogFormat, ModelConfig, ModelControlMode, ModelDevice, ModelStoreConfig,
+    PoliciesConfig, Policy, Precision, ProfileConfig, RawClipper, RawConfig, RawDevice, RawDstack,
+    RawFugato, RawGslice, RawLog, RawModel, RawModelStore, RawPolicies, RawProfile, RawRuntime,
+    RawScheduler, RawServer, RawTelemetry, RawTemporal, RawUncontrolled, RuntimeConfig, SETTINGS,
+    SchedulerConfig, ServerConfig, Setting, Supervise, TelemetryConfig, TemporalConfig,
+    UncontrolledConfig,
 };
 pub use units::{ByteSize, Cores, Span, UnitError};
 

@@ -4,6 +4,7 @@
 //! back into replies and errors. Start reading at [`Engine`]; [`serve()`] puts a whole
 //! server together.
 
+mod devices;
 mod found;
 mod import;
 mod journal;
@@ -139,7 +140,10 @@ impl InferenceService for Engine {
     fn config(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelConfig>, InferError> {
         let served = self.runner.table.served(name, version)?;
         let asked = served.settings.asked.as_ref();
-        let full = complete(asked.map(|asked| &asked.config), &served.info);
+        let gpu = self.lifecycle.config().device.gpu;
+        let is_cpu = self.runner.devices.get(served.device).device.is_cpu();
+        let gpu = (!is_cpu).then_some(gpu);
+        let full = complete(asked.map(|asked| &asked.config), &served.info, gpu);
         Ok(Arc::new(full))
     }
 
@@ -242,7 +246,11 @@ impl InferenceService for Engine {
     async fn metrics(&self) -> String {
         let runner = &self.runner;
         runner.sample().await;
-        runner.telemetry.encode(&runner.device.metrics())
+        let counted = runner
+            .devices
+            .known()
+            .map(|site| (site.id(), site.device.metrics()));
+        runner.telemetry.encode(&counted.collect::<Vec<_>>())
     }
 }
 

@@ -1,9 +1,9 @@
 //! House rules that a machine can check: sizes, words, links, documentation.
 
 use fugato::telemetry::{ModelGauges, Telemetry};
-use fugato_core::Nanos;
 use fugato_core::profile::{Knee, Source, Standing};
 use fugato_core::sched::ProfileStatus;
+use fugato_core::{DeviceId, Nanos};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -245,10 +245,12 @@ fn metrics_text() -> String {
         busy_percent: Some(5),
         celsius: Some(6),
     };
-    telemetry.encode(&fugato_device::DeviceMetrics {
+    telemetry.show_place(&model, DeviceId(0));
+    let counted = fugato_device::DeviceMetrics {
         gpu: Some(gpu),
         ..Default::default()
-    })
+    };
+    telemetry.encode(&[(DeviceId(0), counted)])
 }
 
 /// The names of all metrics, by `# TYPE`.

@@ -34,6 +34,11 @@ pub struct SchedulerUpdate {
 pub struct ModelSettings {
     /// The model.
     pub model_name: String,
+    /// The number of the device that its version of the highest number runs on, as the timeline
+    /// and explanations have it. Not a setting that may be changed here.
+    pub device: u16,
+    /// What that device is called.
+    pub device_name: String,
     /// Those in force.
     #[serde(flatten)]
     pub in_force: Objective,

@@ -6,6 +6,8 @@ use super::{Outcome, ReportFormat, SettingArgs};
 #[cfg(feature = "cuda")]
 use crate::accelerator::CudaParts;
 use crate::accelerator::{self, Accelerator};
+#[cfg(feature = "cuda")]
+use crate::config::ModelDevice;
 use crate::config::{Config, Cores, DeviceKind};
 use crate::modelconfig;
 use crate::repository::{self, ModelEntry};
@@ -172,7 +174,8 @@ fn devices(config: &Config) -> (Check, Check, Option<PathBuf>) {
     let missing = match accelerator::look(config) {
         #[cfg(feature = "cuda")]
         Ok(Accelerator::Cuda(parts)) => {
-            let device = Check::ok(NAME, format!("cuda: {}", parts.found.name));
+            let refused = of_refused(config.defaults.device);
+            let device = Check::ok(NAME, format!("cuda: {}; {refused}", parts.found.name));
             return (device, gpu(&parts), Some(parts.runtime.path.clone()));
         }
         Ok(Accelerator::Cpu) => return (cpu, Check::ok(GPU, "none"), None),
@@ -196,6 +199,20 @@ fn devices(config: &Config) -> (Check, Check, Option<PathBuf>) {
 
 /// The name of the check of an NVIDIA device.
 const GPU: &str = "gpu";
+
+/// What becomes of models that an NVIDIA device refuses; only loading them tells which.
+#[cfg(feature = "cuda")]
+fn of_refused(default: ModelDevice) -> &'static str {
+    match default {
+        ModelDevice::Server => {
+            "a model that it refuses is not ready, unless `device` of its settings is `auto`"
+        }
+        ModelDevice::Auto => "a model that it refuses runs on the CPU",
+        ModelDevice::Cpu => {
+            "models run on the CPU, unless `device` of their settings says otherwise"
+        }
+    }
+}
 
 /// What an NVIDIA device that can be used is like.
 #[cfg(feature = "cuda")]

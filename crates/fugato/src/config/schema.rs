@@ -70,6 +70,18 @@ pub enum DeviceKind {
     Cuda,
 }
 
+/// Which of a server's devices runs a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelDevice {
+    /// The one that the server runs models on.
+    Server,
+    /// That one, or the CPU beside it where that one refuses the model for what it is.
+    Auto,
+    /// The CPU.
+    Cpu,
+}
+
 /// How cuDNN's way of computing a convolution is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -180,6 +192,7 @@ kinds! {
     Policy: "`fifo`, `edf`, `edf-legs`, `temporal`, `uncontrolled`, `clipper`, `nexus`, `gslice`, `max-throughput`, `max-min`, `dstack` or `fugato`",
     OperatingPoint: "`efficacy`, `work`, `knee` or `published`",
     DeviceKind: "`auto`, `cpu` or `cuda`",
+    ModelDevice: "`server`, `auto` or `cpu`",
     CudnnSearch: "`heuristic`, `exhaustive` or `fallback`",
     Precision: "`fp32` or `fp16`",
     ModelControlMode: "`none`, `poll` or `explicit`",
@@ -560,6 +573,12 @@ section! {
         /// under `temporal`, `clipper`, `nexus`, `gslice`, `max-throughput` and `max-min` for
         /// the one that they aim at; the other policies do not wait. Zero, as in Triton.
         max_queue_delay: Span = Span::default();
+        /// Where the model runs: on the `server`'s device; with `auto` on the CPU where an NVIDIA
+        /// device refuses the model for what it is (sizes that vary, strings, an operator that it
+        /// lacks; not for want of memory); or on the `cpu`. The server's: a CPU may take a hundred
+        /// times as long, which nobody should find out by waiting, so a model that is refused is
+        /// not ready, with the reason.
+        device: ModelDevice = ModelDevice::Server;
         /// Whether the model's floats of 32 bits are made ones of 16 as it is brought into the
         /// model store; its inputs and outputs stay. It is another model then, with profiles and
         /// plans of its own. As the file has it, since answers differ in the third digit; for
@@ -614,11 +633,12 @@ section! {
         online_share: f64 = 0.05;
     }
     unset {
-        /// Profile of the models, as `fugato profile` writes it. It must be of this device and
-        /// runtime; models that it lacks are measured while serving.
+        /// Profile of the models, as `fugato profile` writes it. It must be of this device (or of
+        /// the CPU beside it) and runtime; models that it lacks are measured while serving.
         file: PathBuf = "none; models are measured while serving";
         /// File that keeps what was measured while serving, for the next start. In the model
-        /// store, since all of it can be made again.
+        /// store, since all of it can be made again; there too what is measured on the CPU beside
+        /// an NVIDIA device.
         save: PathBuf = "`profile-DEVICE-SLICES.json` in the model store";
     }
 }

@@ -14,7 +14,6 @@ use crate::config::{Config, ModelControlMode};
 use crate::error::InferError;
 use crate::repository::{self, Fingerprint, check_model_name};
 use fugato_core::ModelId;
-use fugato_device::ModelStore;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -70,17 +69,11 @@ impl Lifecycle {
     pub(super) fn new(
         runner: Arc<Runner>,
         config: Arc<Config>,
-        store: ModelStore,
         by_id: ModelsById,
         root: PathBuf,
     ) -> Self {
         Self(Arc::new(Shared {
-            loader: Arc::new(Loader::new(
-                Arc::clone(&runner),
-                Arc::clone(&config),
-                store,
-                by_id,
-            )),
+            loader: Arc::new(Loader::new(Arc::clone(&runner), Arc::clone(&config), by_id)),
             runner,
             config,
             root,

@@ -17,7 +17,6 @@ use crate::policies::{self, SettingError};
 use clap::ValueEnum as _;
 use fugato_core::device::DeviceSpec;
 use fugato_core::sched::{Input, ModelSpec, PolicySpec};
-use fugato_device::Device as _;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -107,6 +106,8 @@ impl Runner {
         let changed = self.live.of(name);
         Ok(ModelSettings {
             model_name: name.to_owned(),
+            device: served.device.0,
+            device_name: self.devices.get(served.device).name().to_owned(),
             in_force: changed.over(configured),
             live: changed.names(),
             configured,
@@ -190,12 +191,14 @@ impl Runner {
                 Some(asked.await.map_err(|_| InferError::shutting_down())?)
             }
         };
-        let device = self.device.spec();
+        let device = self.devices.main().device.spec();
         let policy = base
             .map(|base| with_settings(base, settings, device))
             .transpose()?;
         if let Some(policy) = &policy {
-            self.device.set_layered(is_layered(policy));
+            for site in self.devices.all() {
+                site.device.set_layered(is_layered(policy));
+            }
         }
         let inputs = policy.map(Input::PolicyChanged).into_iter();
         let inputs: Vec<Input> = inputs

@@ -1,21 +1,22 @@
 //! Loading one version of a model: from its file through the store onto the device, and
 //! into the scheduler.
 
-use super::planned::{self, Cutter, PlanFileError};
+use super::devices::{Site, is_refusal};
+use super::planned::{self, Cutter, PlanFileError, Planned};
 use super::runner::Runner;
 use super::sample;
 use super::served::{Gate, ServedModel, ShapeClasses};
 use super::settings::Settings;
 use super::warm::{self, WarmUpError};
 use crate::api::ModelInfo;
-use crate::config::{self, Config, CudnnSearch};
+use crate::config::{self, Config, CudnnSearch, ModelDevice};
 use crate::modelconfig::{self, ModelConfigError};
 use crate::telemetry::ModelMetrics;
 use fugato_core::profile::{ModelProfile, ProfileError};
 use fugato_core::sched::{DynamicBatching, Input, ModelSpec, QueueLimits};
 use fugato_core::{BatchSize, DeviceId, ModelId};
 use fugato_device::{
-    Batches, Batching, ConvolutionSearch, GpuTuning, LoadError, LoadOptions, ModelStore, Precision,
+    Batches, Batching, ConvolutionSearch, GpuTuning, LoadError, LoadOptions, Precision,
     StoredModel, TensorSpec,
 };
 use std::collections::HashMap;
@@ -23,9 +24,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::Semaphore;
-
-/// The only device there is.
-pub(super) const DEVICE: DeviceId = DeviceId(0);
 
 /// Versions that are loaded at once: one reads and hashes while the other optimises.
 const LOADS_AT_ONCE: usize = 2;
@@ -47,7 +45,6 @@ pub(super) type ModelsById = Arc<RwLock<HashMap<ModelId, CountedModel>>>;
 pub(super) struct Loader {
     runner: Arc<Runner>,
     config: Arc<Config>,
-    store: ModelStore,
     cutter: Cutter,
     next: AtomicU32,
     by_id: ModelsById,
@@ -80,6 +77,10 @@ pub(super) enum LoadedVersion {
 pub(super) enum VersionError {
     #[error("{}", .0.report())]
     Load(#[from] LoadError),
+    #[error("{}", refused(.0, .1.as_deref()))]
+    Refused(Box<LoadError>, Option<Box<Self>>),
+    #[error("the CPU cannot be used: {0}")]
+    NoCpu(String),
     #[error(transparent)]
     Config(#[from] ModelConfigError),
     #[error(transparent)]
@@ -95,16 +96,10 @@ pub(super) enum VersionError {
 }
 
 impl Loader {
-    pub(super) fn new(
-        runner: Arc<Runner>,
-        config: Arc<Config>,
-        store: ModelStore,
-        by_id: ModelsById,
-    ) -> Self {
+    pub(super) fn new(runner: Arc<Runner>, config: Arc<Config>, by_id: ModelsById) -> Self {
         Self {
             runner,
             config,
-            store,
             cutter: Cutter::new(),
             next: AtomicU32::new(0),
             by_id,
@@ -134,49 +129,92 @@ impl Loader {
         if !self.runner.is_live() {
             return Err(VersionError::Stopping);
         }
+        let device = self.runner.devices.get(served.device).name().to_owned();
         tokio::task::spawn_blocking(move || {
             stored.give_pages_back();
-            log_loaded(&order, &stored);
+            log_loaded(&order, &stored, &device);
         })
         .await
         .map_err(|panic| VersionError::Panicked(panic.to_string()))?;
         Ok(LoadedVersion::New(served))
     }
 
+    /// Puts a version on the device that it is for, or on the one beside where that refuses it
+    /// and the settings say so.
     fn bring_up(&self, order: &VersionOrder) -> Result<(StoredModel, LoadedVersion), VersionError> {
+        let wanted = order.settings.model.device;
+        let sites = self.runner.devices.order(wanted);
+        let (first, second) = sites.map_err(|reason| VersionError::NoCpu(reason.to_owned()))?;
+        match (self.bring_up_on(first, order), second) {
+            (Err(VersionError::Refused(error, None)), Some(second)) => {
+                match self.bring_up_on(second, order) {
+                    Ok(brought) => {
+                        let reason = error.report();
+                        tracing::warn!(
+                            model = order.name,
+                            version = order.number,
+                            refused_by = first.name(),
+                            reason,
+                            "the device refuses the model, which runs on the CPU, as its settings \
+                             allow"
+                        );
+                        Ok(brought)
+                    }
+                    Err(other) => Err(VersionError::Refused(error, Some(Box::new(other)))),
+                }
+            }
+            (Err(VersionError::Refused(error, None)), None) if wanted == ModelDevice::Auto => {
+                let reason = self.runner.devices.why_no_cpu().map(str::to_owned);
+                let other = reason.map(VersionError::NoCpu).map(Box::new);
+                Err(VersionError::Refused(error, other))
+            }
+            (brought, _) => brought,
+        }
+    }
+
+    fn bring_up_on(
+        &self,
+        site: &Site,
+        order: &VersionOrder,
+    ) -> Result<(StoredModel, LoadedVersion), VersionError> {
         let precision = precision(order.settings.model.precision);
-        let stored = self.store.prepare_in(&order.path, precision)?;
+        let stored = site.store.prepare_in(&order.path, precision)?;
         let as_ordered = |served: &&Arc<ServedModel>| {
             served.content == stored.info().hash && served.settings == order.settings
         };
         if let Some(served) = order.served.as_ref().filter(as_ordered) {
             return Ok((stored, LoadedVersion::Kept(Arc::clone(served))));
         }
-        let served = self.put_on_device(order, &stored)?;
+        let served = self.put_on_device(site, order, &stored)?;
         Ok((stored, LoadedVersion::New(served)))
     }
 
     /// Makes the model's sessions and tells the scheduler.
     fn put_on_device(
         &self,
+        site: &Site,
         order: &VersionOrder,
         stored: &StoredModel,
     ) -> Result<Arc<ServedModel>, VersionError> {
         let VersionOrder { name, settings, .. } = order;
         let LoadPlan { info, options } = LoadPlan::of(name, order.number, settings, stored)?;
         let id = ModelId(self.next.fetch_add(1, Ordering::Relaxed));
-        let planned = planned::read(settings.model.plan.as_deref(), stored, &self.runner)?;
+        let planned = self.plan(site, order, stored)?;
         let planned = planned.or_else(|| {
-            let on = (&*self.config, &*self.runner);
+            let on = (&*self.config, site, self.runner.profiles.runtime());
             self.cutter.cut(order, (&info, stored), on)
         });
         let options = LoadOptions {
             cuts: planned.as_ref().map(|planned| planned.cuts.clone()),
             ..options
         };
-        let profile = self.enter_profile(id, &info, settings, stored)?;
-        let loaded = self.runner.device.load(id, stored, &options);
-        let loaded = loaded.inspect_err(|_| self.runner.profiles.forget(id))?;
+        let profile = self.enter_profile((id, site.id()), &info, settings, stored)?;
+        let loaded = site.device.load(id, stored, &options);
+        let loaded = loaded.inspect_err(|_| self.runner.profiles.forget(id));
+        let loaded = loaded.map_err(|error| match is_refusal(&error) && !site.device.is_cpu() {
+            true => VersionError::Refused(Box::new(error), None),
+            false => VersionError::Load(error),
+        })?;
         let profile = match &planned {
             Some(planned) => profile.map(|profile| planned.profile(profile, loaded.legs)),
             None => profile,
@@ -195,14 +233,20 @@ impl Loader {
             .insert(id, counted);
         let spec = ModelSpec {
             legs: loaded.legs,
-            ..model_spec(id, &info, settings, &options)
+            ..model_spec((id, site.id()), &info, settings, &options)
         };
-        let mailbox = &self.runner.mailbox;
+        let runner = &self.runner;
+        let mailbox = &runner.mailbox;
+        runner.devices.settle(site.id(), |device| {
+            tracing::info!(device = device.name, "models run on the CPU too");
+            runner.timeline.add_device(device);
+            mailbox.control(Input::DeviceAdded(device.clone()));
+        });
         // What a client changed before holds for the new version too.
-        let live = self.runner.live.of(name);
+        let live = runner.live.of(name);
         let in_force = live.spec(&settings.model, spec.clone());
-        self.runner.profiles.aim(id, in_force.slo);
-        self.runner.timeline.name(id, name, &version);
+        runner.profiles.aim(id, in_force.slo);
+        runner.timeline.name(id, name, &version);
         mailbox.control(Input::ModelAdded(in_force));
         if let Some(profile) = profile.map(Box::new) {
             mailbox.control(Input::ProfileGiven { model: id, profile });
@@ -210,6 +254,7 @@ impl Loader {
         Ok(Arc::new(ServedModel {
             id,
             number: order.number,
+            device: site.id(),
             shapes: ShapeClasses::new(&info),
             info,
             metrics,
@@ -220,11 +265,38 @@ impl Loader {
         }))
     }
 
+    /// The plan of a version, where it has one. Where it may be on either device, a plan that is for
+    /// the other one is left out.
+    fn plan(
+        &self,
+        site: &Site,
+        order: &VersionOrder,
+        stored: &StoredModel,
+    ) -> Result<Option<Planned>, PlanFileError> {
+        let (runner, settings) = (&self.runner, &order.settings.model);
+        let of = (site, runner.profiles.runtime());
+        let planned = planned::read(settings.plan.as_deref(), stored, of);
+        let is_other = |error: &PlanFileError| {
+            let device = error.of_device();
+            let mut others = runner.devices.all();
+            settings.device == ModelDevice::Auto
+                && others.any(|other| Some(&other.device.profile_key()) == device)
+        };
+        match planned {
+            Err(error) if is_other(&error) => {
+                let (model, device) = (&order.name, site.name());
+                tracing::warn!(model, device, %error, "the model runs without its plan there");
+                Ok(None)
+            }
+            planned => planned,
+        }
+    }
+
     /// Finds the model's profile. One of another file of that name is an error at the
     /// start; a file that is put in its place later is served, and measured.
     fn enter_profile(
         &self,
-        id: ModelId,
+        (id, device): (ModelId, DeviceId),
         info: &ModelInfo,
         settings: &Settings,
         stored: &StoredModel,
@@ -233,16 +305,17 @@ impl Loader {
         let mut blank = ModelProfile::new(&info.name, hash, info.max_batch_size.max(1));
         blank.version = Some(info.version.clone());
         blank.slo_s = settings.model.slo.map(|slo| slo.nanos().as_secs_f64());
-        let profile = match runner.profiles.find(&blank) {
+        let profile = match runner.profiles.find(device, &blank) {
             Err(error) if runner.loaded.load(Ordering::Acquire) => {
                 tracing::warn!(model = info.name, %error, "it is measured while serving");
-                runner.profiles.find_saved(hash)
+                runner.profiles.find_saved(device, hash)
             }
             found => found?,
         };
         let inputs = sample::random(info);
         let sample = inputs.and_then(|inputs| sample::one_item(info, inputs).ok());
-        runner.profiles.enter(id, blank, profile.clone(), sample);
+        let profiles = &runner.profiles;
+        profiles.enter((id, device), blank, profile.clone(), sample);
         Ok(profile)
     }
 
@@ -256,7 +329,7 @@ impl Loader {
     /// Gives the memory of a drained version back; gives what was counted of it. Frees
     /// gigabytes, so it may take a while.
     pub(super) fn take_down(&self, id: ModelId) -> Option<CountedModel> {
-        self.runner.device.unload(id);
+        self.runner.devices.unload(id);
         self.runner.profiles.forget(id);
         let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
         by_id.remove(&id)
@@ -376,7 +449,7 @@ fn labels(settings: &Settings, outputs: &[TensorSpec]) -> Vec<Option<Arc<[String
 
 /// The model as the scheduler sees it.
 fn model_spec(
-    id: ModelId,
+    (id, device): (ModelId, DeviceId),
     info: &ModelInfo,
     settings: &Settings,
     options: &LoadOptions,
@@ -391,7 +464,7 @@ fn model_spec(
         max_batch: BatchSize(options.max_batch),
         slots: options.slots,
         legs: 1,
-        devices: vec![DEVICE],
+        devices: vec![device],
         limits: QueueLimits {
             requests: settings.queue_count_max(),
             bytes: config.queue_bytes_max.0,
@@ -404,10 +477,22 @@ fn model_spec(
     }
 }
 
-fn log_loaded(order: &VersionOrder, stored: &StoredModel) {
+/// What is said of a version that a device refuses, and that was tried on another or not.
+fn refused(error: &LoadError, other: Option<&VersionError>) -> String {
+    let report = error.report();
+    match other {
+        Some(other) => format!("{report}; on the CPU: {other}"),
+        None => format!(
+            "{report}; hint: `device = \"auto\"` in the model's settings lets it run on the CPU"
+        ),
+    }
+}
+
+fn log_loaded(order: &VersionOrder, stored: &StoredModel, device: &str) {
     tracing::info!(
         model = order.name,
         version = order.number,
+        device,
         weight_bytes = stored.info().weight_bytes,
         from_store = stored.was_cached(),
         "model loaded"

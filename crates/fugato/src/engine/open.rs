@@ -1,11 +1,13 @@
 //! Opening what models run on, as the configuration says: ONNX Runtime, the model store,
 //! the device. The server and `fugato profile` do so alike.
 
-use super::load::DEVICE;
+use super::devices::{BESIDE, Beside, Devices, MAIN, Site};
+use super::found::with_cause;
 use super::serve::ServeError;
 use crate::accelerator::{self, Accelerator};
 use crate::config::{Config, Cores};
 use crate::runtime::{self, Surroundings};
+use fugato_core::DeviceId;
 use fugato_core::policy::{CapacityRule, capacity_of};
 use fugato_core::sched::PolicySpec;
 use fugato_device::{
@@ -21,6 +23,8 @@ pub(super) struct Opened {
     pub(super) accelerator: Accelerator,
     pub(super) ort: Arc<Runtime>,
     pub(super) store: ModelStore,
+    /// What they are loaded from for the CPU, where the device is another.
+    cpu_store: Option<ModelStore>,
 }
 
 /// Chooses the device, loads the ONNX Runtime that it needs and opens the model store.
@@ -33,15 +37,17 @@ pub(super) fn store(config: &Config) -> Result<Opened, ServeError> {
                 accelerator,
                 ort,
                 store,
+                cpu_store: None,
             })
         }
         #[cfg(feature = "cuda")]
         Accelerator::Cuda(parts) => {
             let (ort, store) = store_of(config, &parts.runtime.path)?;
             Ok(Opened {
-                store: store.for_any_device(),
+                store: store.clone().for_any_device(),
                 accelerator,
                 ort,
+                cpu_store: Some(store),
             })
         }
     }
@@ -94,7 +100,7 @@ impl Opened {
         sink: EventSink,
     ) -> Result<AnyDevice, ServeError> {
         match &self.accelerator {
-            Accelerator::Cpu => Ok(AnyDevice::Cpu(cpu(config, clock, sink)?)),
+            Accelerator::Cpu => Ok(AnyDevice::Cpu(cpu(MAIN, config, clock, sink)?)),
             #[cfg(feature = "cuda")]
             Accelerator::Cuda(parts) => {
                 let options = fugato_device::cuda::CudaOptions {
@@ -105,11 +111,30 @@ impl Opened {
                 };
                 tracing::info!(device = %parts.found, "models run on an NVIDIA device");
                 let device =
-                    fugato_device::cuda::CudaDevice::open(DEVICE, &options, &self.ort, clock, sink);
+                    fugato_device::cuda::CudaDevice::open(MAIN, &options, &self.ort, clock, sink);
                 let device = device.map_err(accelerator::NoCuda::from)?;
                 Ok(AnyDevice::Cuda(Box::new(device)))
             }
         }
+    }
+
+    /// Makes the devices of a server, which report to `sink`: the CPU beside it too, where the
+    /// device is another.
+    pub(super) fn devices(
+        &self,
+        config: &Config,
+        clock: MonotonicClock,
+        sink: &EventSink,
+    ) -> Result<Devices, ServeError> {
+        let main = Site {
+            device: Arc::new(self.device(config, clock, Arc::clone(sink))?),
+            store: self.store.clone(),
+        };
+        let beside = match &self.cpu_store {
+            None => Beside::Nothing,
+            Some(store) => beside(config, clock, sink, store),
+        };
+        Ok(Devices::new(main, beside))
     }
 
     /// Makes the device for measurements, which alone start legs on it.
@@ -120,8 +145,30 @@ impl Opened {
     }
 }
 
+/// Makes the CPU into a device beside another one. It has no thread before its first model.
+pub(super) fn beside(
+    config: &Config,
+    clock: MonotonicClock,
+    sink: &EventSink,
+    store: &ModelStore,
+) -> Beside {
+    match cpu(BESIDE, config, clock, Arc::clone(sink)) {
+        Ok(device) => Beside::Cpu(Site {
+            device: Arc::new(AnyDevice::Cpu(device)),
+            store: store.clone(),
+        }),
+        // A server without models for it is none the worse.
+        Err(error) => Beside::Unusable(with_cause(&error)),
+    }
+}
+
 /// Makes the CPU into a device, which reports to `sink`.
-fn cpu(config: &Config, clock: MonotonicClock, sink: EventSink) -> Result<CpuDevice, CpuError> {
+pub(super) fn cpu(
+    id: DeviceId,
+    config: &Config,
+    clock: MonotonicClock,
+    sink: EventSink,
+) -> Result<CpuDevice, CpuError> {
     let cores = match &config.device.cores {
         Cores::Auto => Vec::new(),
         Cores::These(cores) => cores.iter().copied().map(usize::from).collect(),
@@ -134,7 +181,7 @@ fn cpu(config: &Config, clock: MonotonicClock, sink: EventSink) -> Result<CpuDev
         layered: is_layered(&config.policy_spec(config.scheduler.policy)),
         spin: config.device.spin.nanos(),
     };
-    CpuDevice::new(DEVICE, options, clock, sink)
+    CpuDevice::new(id, options, clock, sink)
 }
 
 /// Whether a policy starts urgent legs over running ones.
@@ -145,7 +192,7 @@ pub(super) fn is_layered(policy: &PolicySpec) -> bool {
 /// Makes the CPU into a device for measurements, beside one that serves.
 pub(super) fn cpu_profiler(config: &Config) -> Result<Profiler<AnyDevice>, CpuError> {
     let (sink, events) = listener();
-    let device = AnyDevice::Cpu(cpu(config, MonotonicClock::start(), sink)?);
+    let device = AnyDevice::Cpu(cpu(MAIN, config, MonotonicClock::start(), sink)?);
     Ok(Profiler::new(Arc::new(device), events))
 }
 

@@ -1,18 +1,18 @@
 //! The plan of a model that is served: which legs its tasks run in.
 
+use super::devices::Site;
 use super::load::VersionOrder;
 use super::open;
 use super::plan_bench::{Parts, PlanBench};
-use super::runner::Runner;
 use super::workbench::items;
 use crate::api::ModelInfo;
 use crate::config::Config;
 use crate::planning;
 use fugato_core::graph::Segments;
 use fugato_core::plan::{Plan, PlanError, PlanKey};
-use fugato_core::profile::ModelProfile;
+use fugato_core::profile::{DeviceKey, ModelProfile};
 use fugato_core::{BatchSize, Nanos, Share};
-use fugato_device::{Cuts, Device, LoadError, StoredModel};
+use fugato_device::{Cuts, LoadError, StoredModel};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -64,6 +64,19 @@ impl Planned {
     }
 }
 
+impl PlanFileError {
+    /// The device that the plan was made for, where it is another.
+    pub(super) fn of_device(&self) -> Option<&DeviceKey> {
+        let Self::Other { error, .. } = self else {
+            return None;
+        };
+        if let PlanError::Device { found, .. } = &**error {
+            return Some(found);
+        }
+        None
+    }
+}
+
 /// Reads the plan at `path` and checks that it is of this model, runtime and device.
 ///
 /// The batch and the share that it was made for need not be those that tasks run at: its legs
@@ -71,7 +84,7 @@ impl Planned {
 pub(super) fn read(
     path: Option<&Path>,
     stored: &StoredModel,
-    runner: &Runner,
+    (site, runtime): (&Site, &str),
 ) -> Result<Option<Planned>, PlanFileError> {
     let Some(path) = path else {
         return Ok(None);
@@ -101,17 +114,18 @@ pub(super) fn read(
     };
     let key = PlanKey {
         model: stored.info().hash.clone(),
-        device: runner.device.profile_key(),
-        runtime: runner.profiles.runtime().to_owned(),
+        device: site.device.profile_key(),
+        runtime: runtime.to_owned(),
         share: plan.key.share,
         batch: plan.key.batch,
     };
     plan.matches(&key).map_err(other)?;
-    let partitions = &runner.device.spec().partitions;
+    let spec = site.device.spec();
+    let partitions = &spec.partitions;
     if !partitions.iter().any(|part| part.share() == plan.key.share) {
         return Err(other(PlanError::Share {
             found: plan.key.share,
-            expected: runner.device.spec().slices,
+            expected: spec.slices,
         }));
     }
     let graph = stored.graph()?;
@@ -139,12 +153,12 @@ impl Cutter {
         &self,
         order: &VersionOrder,
         (info, stored): (&ModelInfo, &StoredModel),
-        (config, runner): (&Config, &Runner),
+        (config, site, runtime): (&Config, &Site, &str),
     ) -> Option<Planned> {
         let longest = order.settings.model.legs.map(|legs| legs.nanos());
         let longest = longest.filter(|&longest| longest > Nanos::ZERO)?;
         let model = order.name.as_str();
-        if !runner.device.is_cpu() {
+        if !site.device.is_cpu() {
             tracing::warn!(
                 model,
                 "`legs` is for the CPU, and a task is one leg here; `fugato plan --device cuda \
@@ -158,7 +172,7 @@ impl Cutter {
             let parts = Parts {
                 profiler: open::cpu_profiler(config).map_err(|error| error.to_string())?,
                 stored: stored.clone(),
-                runtime: runner.profiles.runtime().to_owned(),
+                runtime: runtime.to_owned(),
                 share: Share(1),
                 batch: BatchSize(1),
             };

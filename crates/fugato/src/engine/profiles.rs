@@ -10,7 +10,7 @@ use fugato_core::profile::{
     AnalysisOptions, DeviceKey, GridPoint, Knee, ModelProfile, Profile, ProfileError, SCHEMA,
     analyse,
 };
-use fugato_core::{ModelId, Nanos};
+use fugato_core::{DeviceId, ModelId, Nanos};
 use fugato_device::RequestInputs;
 use std::collections::BTreeMap;
 use std::fs;
@@ -53,8 +53,17 @@ pub enum ProfileFileError {
 /// The profiles of one server.
 #[derive(Debug)]
 pub(super) struct Profiles {
-    device: DeviceKey,
     runtime: String,
+    /// By device, the server's first.
+    kept: BTreeMap<DeviceId, Kept>,
+    /// The models that are loaded. Never held for long.
+    models: RwLock<BTreeMap<ModelId, Model>>,
+}
+
+/// What is known of the models on one device.
+#[derive(Debug)]
+struct Kept {
+    device: DeviceKey,
     /// What the user gave.
     given: Option<Profile>,
     /// Where what is measured is kept.
@@ -62,13 +71,12 @@ pub(super) struct Profiles {
     /// What was measured while serving, by this process or one before. Held while it is
     /// written, so never on the driver's thread.
     saved: Mutex<Profile>,
-    /// The models that are loaded. Never held for long.
-    models: RwLock<BTreeMap<ModelId, Model>>,
 }
 
 /// A loaded model version.
 #[derive(Debug)]
 struct Model {
+    device: DeviceId,
     /// A profile of it without points.
     blank: ModelProfile,
     /// One row of inputs to measure it with.
@@ -83,49 +91,55 @@ impl Profiles {
         &self.runtime
     }
 
-    /// Reads the profile that was given and the one that was kept.
+    /// Reads the profile that was given and those that were kept, for each of these devices,
+    /// the server's first.
     ///
     /// # Errors
-    /// Where the one that was given cannot be used.
+    /// Where the one that was given cannot be used for any of them.
     pub(super) fn open(
         config: &Config,
-        device: DeviceKey,
+        devices: Vec<(DeviceId, DeviceKey)>,
         runtime: String,
     ) -> Result<Self, ProfileFileError> {
-        let given = match &config.profile.file {
-            Some(path) => Some(read(path, &device, &runtime)?),
-            None => None,
-        };
-        let own = || {
-            let folder = config.model_store.dir.as_ref()?;
-            Some(folder.join(format!("profile-{}-{}.json", device.kind, device.slices)))
-        };
-        let save = config.profile.save.clone().or_else(own);
-        let save = save.filter(|_| config.profile.online_share > 0.0);
-        let saved = save
-            .as_deref()
-            .and_then(|path| match read(path, &device, &runtime) {
-                Ok(saved) => Some(saved),
-                Err(ProfileFileError::Read { source, .. })
-                    if source.kind() == io::ErrorKind::NotFound =>
-                {
-                    None
-                }
-                Err(error) => {
-                    let reason = super::found::with_cause(&error);
-                    tracing::warn!(reason, "what was measured before is measured anew");
-                    None
-                }
+        let mut given = None;
+        if let Some(path) = &config.profile.file {
+            let mut fits = devices.iter().map(|(id, device)| {
+                let found = read(path, device, &runtime)?;
+                Ok((*id, found))
             });
-        let saved = saved.unwrap_or_else(|| empty(&device, &runtime));
+            // What is said where it fits none is what the server's own device says.
+            let first = fits.next();
+            let fit =
+                first.map(|first| first.or_else(|error| fits.find_map(Result::ok).ok_or(error)));
+            given = fit.transpose()?;
+            if let (Some((of, profile)), Some((main, _))) = (&given, devices.first())
+                && of != main
+            {
+                let device = profile.device.to_string();
+                tracing::warn!(
+                    device,
+                    "the given profile is of the CPU beside; models on the server's own device are \
+                     measured while serving"
+                );
+            }
+        }
+        let mut kept = BTreeMap::new();
+        for (place, (id, device)) in devices.into_iter().enumerate() {
+            let own = config.profile.save.clone().filter(|_| place == 0);
+            let given = given.as_ref().filter(|(of, _)| *of == id);
+            let given = given.map(|(_, profile)| profile.clone());
+            kept.insert(id, Kept::open((config, own), (device, given), &runtime));
+        }
         Ok(Self {
-            device,
             runtime,
-            given,
-            save,
-            saved: Mutex::new(saved),
+            kept,
             models: RwLock::default(),
         })
+    }
+
+    fn kept(&self, device: DeviceId) -> &Kept {
+        let kept = self.kept.get(&device);
+        kept.unwrap_or_else(|| panic!("{device} is none of the server's"))
     }
 
     /// The profile of the model that `blank` is a profile of without points; `None` where
@@ -133,10 +147,14 @@ impl Profiles {
     ///
     /// # Errors
     /// Where the user gave a profile of that name, made of another file.
-    pub(super) fn find(&self, blank: &ModelProfile) -> Result<Option<ModelProfile>, ProfileError> {
+    pub(super) fn find(
+        &self,
+        device: DeviceId,
+        blank: &ModelProfile,
+    ) -> Result<Option<ModelProfile>, ProfileError> {
         let (name, hash) = (&blank.name, &blank.hash);
         let version = blank.version.as_deref().unwrap_or_default();
-        if let Some(given) = &self.given {
+        if let Some(given) = &self.kept(device).given {
             if let Some(found) = given.model(name, version, hash)? {
                 return Ok(Some(found.clone()));
             }
@@ -146,26 +164,27 @@ impl Profiles {
                 "the given profile has no such model; it is measured while serving"
             );
         }
-        Ok(self.find_saved(hash))
+        Ok(self.find_saved(device, hash))
     }
 
     /// What was measured while serving of a model of that content.
-    pub(super) fn find_saved(&self, hash: &str) -> Option<ModelProfile> {
-        let saved = self.saved();
+    pub(super) fn find_saved(&self, device: DeviceId, hash: &str) -> Option<ModelProfile> {
+        let saved = self.kept(device).saved();
         let found = saved.models.iter().find(|known| known.hash == hash);
         found.cloned()
     }
 
-    /// Takes a model in that is about to be loaded; `blank` is a profile of it without
-    /// points.
+    /// Takes a model in that is about to be loaded on a device; `blank` is a profile of it
+    /// without points.
     pub(super) fn enter(
         &self,
-        id: ModelId,
+        (id, device): (ModelId, DeviceId),
         blank: ModelProfile,
         in_force: Option<ModelProfile>,
         sample: Option<RequestInputs>,
     ) {
         let model = Model {
+            device,
             blank,
             sample,
             in_force,
@@ -199,13 +218,14 @@ impl Profiles {
         ))
     }
 
-    /// A profile of this device with the model alone, or without it where it has none.
-    pub(super) fn report(&self, id: ModelId) -> Profile {
-        let mut report = empty(&self.device, &self.runtime);
+    /// A profile of the device that a model is on, with that model alone, or without it where
+    /// it has none. `None` where the model was taken out.
+    pub(super) fn report(&self, id: ModelId) -> Option<Profile> {
         let models = self.models();
-        let in_force = models.get(&id).and_then(|model| model.in_force.clone());
-        report.models.extend(in_force);
-        report
+        let model = models.get(&id)?;
+        let mut report = empty(&self.kept(model.device).device, &self.runtime);
+        report.models.extend(model.in_force.clone());
+        Some(report)
     }
 
     /// The knees of a model, and the number of points with a time.
@@ -225,21 +245,23 @@ impl Profiles {
         grid: Vec<GridPoint>,
         done: bool,
     ) -> Option<ModelProfile> {
-        let blank = self.models().get(&id).map(|model| model.blank.clone());
-        let mut profile = blank?;
+        let of = |model: &Model| (model.blank.clone(), model.device);
+        let known = self.models().get(&id).map(of);
+        let (mut profile, device) = known?;
+        let kept = self.kept(device);
         profile.sparse = true;
         profile.unfinished = !done;
         profile.grid = grid;
-        analyse(&mut profile, &AnalysisOptions::new(self.device.slices));
+        analyse(&mut profile, &AnalysisOptions::new(kept.device.slices));
         if let Some(model) = self.models_mut().get_mut(&id) {
             model.in_force = Some(profile.clone());
         }
-        let mut saved = self.saved();
+        let mut saved = kept.saved();
         let same =
             |known: &ModelProfile| known.name == profile.name && known.version == profile.version;
         saved.models.retain(|known| !same(known));
         saved.models.push(profile.clone());
-        if let Some(path) = &self.save
+        if let Some(path) = &kept.save
             && let Err(error) = write(path, &saved)
         {
             let path = path.display();
@@ -248,16 +270,54 @@ impl Profiles {
         Some(profile)
     }
 
-    fn saved(&self) -> MutexGuard<'_, Profile> {
-        self.saved.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn models(&self) -> RwLockReadGuard<'_, BTreeMap<ModelId, Model>> {
         self.models.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn models_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<ModelId, Model>> {
         self.models.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    /// Reads what was kept of a device: in `own`, or in the model store.
+    fn open(
+        (config, own): (&Config, Option<PathBuf>),
+        (device, given): (DeviceKey, Option<Profile>),
+        runtime: &str,
+    ) -> Self {
+        let stored = || {
+            let folder = config.model_store.dir.as_ref()?;
+            Some(folder.join(format!("profile-{}-{}.json", device.kind, device.slices)))
+        };
+        let save = own.or_else(stored);
+        let save = save.filter(|_| config.profile.online_share > 0.0);
+        let saved = save
+            .as_deref()
+            .and_then(|path| match read(path, &device, runtime) {
+                Ok(saved) => Some(saved),
+                Err(ProfileFileError::Read { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound =>
+                {
+                    None
+                }
+                Err(error) => {
+                    let reason = super::found::with_cause(&error);
+                    tracing::warn!(reason, "what was measured before is measured anew");
+                    None
+                }
+            });
+        let saved = saved.unwrap_or_else(|| empty(&device, runtime));
+        Self {
+            device,
+            given,
+            save,
+            saved: Mutex::new(saved),
+        }
+    }
+
+    fn saved(&self) -> MutexGuard<'_, Profile> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The way of a request: found its model, checked, handed to the driver, answered.
 
+use super::devices::Devices;
 use super::journal::{self, Found, Journal, Record};
 use super::live::LiveModels;
 use super::profiles::Profiles;
@@ -16,7 +17,7 @@ use crate::error::{InferError, QueueLimit};
 use crate::telemetry::{ModelGauges, RequestTimes, Telemetry, Traces};
 use fugato_core::sched::{self, Arrival, Input};
 use fugato_core::{BatchSize, ModelId, Nanos, RequestId, Timestamp};
-use fugato_device::{AnyDevice, MonotonicClock};
+use fugato_device::MonotonicClock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -28,7 +29,7 @@ pub(super) struct Runner {
     pub(super) clock: MonotonicClock,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) telemetry: Arc<Telemetry>,
-    pub(super) device: Arc<AnyDevice>,
+    pub(super) devices: Devices,
     pub(super) table: Table,
     /// Whether the first loading has ended.
     pub(super) loaded: AtomicBool,
@@ -266,10 +267,10 @@ impl Runner {
             .ask(move |scheduler| scheduler.profile_status(id));
         let status = asked.await.map_err(|_| InferError::shutting_down())?;
         // It was taken out meanwhile.
-        let status = status.ok_or_else(|| InferError::unknown_model(&model.info.name))?;
+        let gone = || InferError::unknown_model(&model.info.name);
         Ok(ProfileReport {
-            profile: self.profiles.report(id),
-            serving: status.into(),
+            serving: status.ok_or_else(gone)?.into(),
+            profile: self.profiles.report(id).ok_or_else(gone)?,
         })
     }
 
@@ -355,6 +356,7 @@ impl Runner {
             };
             let known = self.profiles.knees(model.id);
             let telemetry = &self.telemetry;
+            telemetry.show_place(&model.metrics, model.device);
             telemetry.show_profile(&model.metrics, &profile, known);
             let gauges = ModelGauges {
                 waiting: status.waiting,

@@ -1,12 +1,15 @@
 //! A whole server: device, driver, engine, protocols, signals.
 
 mod error;
+#[cfg(test)]
+mod tests;
 
 use super::Engine;
+use super::devices::Devices;
 use super::journal::Journal;
 use super::lifecycle::{Lifecycle, LoadCounts, Seen};
 use super::live::LiveModels;
-use super::load::{DEVICE, ModelsById};
+use super::load::ModelsById;
 use super::open;
 use super::profiles::Profiles;
 use super::runner::Runner;
@@ -25,8 +28,7 @@ use crate::telemetry::{Telemetry, TraceOptions, Traces};
 use fugato_core::ModelId;
 use fugato_core::driver::{Recorder, RecordingFooter};
 use fugato_core::sched::{DeadlineMode, Input, QueueLimits, Scheduler, SchedulerConfig};
-use fugato_device::{Device, MonotonicClock, bound_heap, hasten_this_thread};
-use std::collections::BTreeMap;
+use fugato_device::{EventSink, MonotonicClock, bound_heap, hasten_this_thread};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -86,7 +88,10 @@ pub fn serve(config: Config, given: Given) -> Result<(), ServeError> {
         })
         .build();
     let runtime = runtime.map_err(os("starting the server's threads"))?;
-    let result = runtime.block_on(async { Running::start(config, given).await?.run().await });
+    let result = runtime.block_on(async {
+        let running = Running::start(config, given, open_devices).await?;
+        running.run().await
+    });
     // A model that is still being loaded is not waited for.
     runtime.shutdown_background();
     result
@@ -94,6 +99,25 @@ pub fn serve(config: Config, given: Given) -> Result<(), ServeError> {
 
 /// The servers of all protocols.
 type Serving = task::JoinHandle<io::Result<Drained>>;
+
+/// The devices of a server, and what profiles call their runtime.
+struct Opened {
+    devices: Devices,
+    runtime: String,
+}
+
+/// Opens the devices that the configuration asks for; they report to the sink.
+fn open_devices(
+    config: &Config,
+    clock: MonotonicClock,
+    sink: &EventSink,
+) -> Result<Opened, ServeError> {
+    let opened = open::store(config)?;
+    Ok(Opened {
+        devices: opened.devices(config, clock, sink)?,
+        runtime: opened.ort.profile_key(),
+    })
+}
 
 /// A server that has everything it needs and does not answer yet.
 struct Running {
@@ -115,7 +139,11 @@ struct Running {
 }
 
 impl Running {
-    async fn start(config: Config, given: Given) -> Result<Self, ServeError> {
+    async fn start(
+        config: Config,
+        given: Given,
+        open: impl FnOnce(&Config, MonotonicClock, &EventSink) -> Result<Opened, ServeError>,
+    ) -> Result<Self, ServeError> {
         let terminate = signal(SignalKind::terminate()).map_err(os("listening for SIGTERM"))?;
         let interrupt = signal(SignalKind::interrupt()).map_err(os("listening for SIGINT"))?;
         let folder = config
@@ -139,17 +167,17 @@ impl Running {
             Some(supervisor) => supervisor.watch().map_err(os("watching the supervisor"))?,
             None => CancellationToken::new(),
         };
-        let opened = open::store(&config)?;
-
         let clock = MonotonicClock::start();
         let mailbox = Arc::new(Mailbox::new(clock, ARRIVALS_MAX));
         let events = Arc::clone(&mailbox);
-        let sink = Arc::new(move |event| events.device(event));
-        let device = Arc::new(opened.device(&config, clock, sink)?);
-        let open::Opened { ort, store, .. } = opened;
-        mailbox.control(Input::DeviceAdded(device.spec().clone()));
-        let profiles = Profiles::open(&config, device.profile_key(), ort.profile_key())?;
-        let profiles = Arc::new(profiles);
+        let sink: EventSink = Arc::new(move |event| events.device(event));
+        let Opened { devices, runtime } = open(&config, clock, &sink)?;
+        let main = devices.main().device.spec();
+        mailbox.control(Input::DeviceAdded(main.clone()));
+        let keys = devices
+            .all()
+            .map(|site| (site.id(), site.device.profile_key()));
+        let profiles = Arc::new(Profiles::open(&config, keys.collect(), runtime)?);
         let telemetry = Arc::new(Telemetry::new());
         telemetry.restarted(restarts.unwrap_or_default());
         let traces = Traces::new(clock, &trace_options(&config))?;
@@ -158,7 +186,7 @@ impl Running {
         let (profiled_sender, profiled) = unbounded_channel();
         let (lost_sender, lost) = watch::channel(None);
         let scheduler_config = scheduler_config(&config);
-        scheduler_config.policy.check(device.spec())?;
+        scheduler_config.policy.check(main)?;
         let (recorder, recording) = match &config.server.record {
             None => (None, None),
             Some(path) => {
@@ -166,10 +194,9 @@ impl Running {
                 (Some(Box::new(recorder) as Box<dyn Recorder>), Some(thread))
             }
         };
-        let devices: BTreeMap<_, Arc<dyn Device>> =
-            [(DEVICE, Arc::clone(&device) as Arc<dyn Device>)].into();
         let kept = usize::try_from(config.telemetry.timeline_legs).unwrap_or(usize::MAX);
-        let timeline = Arc::new(LiveTimeline::new(kept, device.spec()));
+        let timeline = Arc::new(LiveTimeline::new(kept));
+        timeline.add_device(main);
         let timeline_file = match &config.telemetry.timeline {
             Some(path) => Some(TimelineFile::create(path, Arc::clone(&timeline))?),
             None => None,
@@ -178,7 +205,7 @@ impl Running {
         let driver = driver::spawn(DriverParts {
             clock: RealClock(clock),
             scheduler: Scheduler::new(scheduler_config),
-            devices,
+            devices: devices.by_id(),
             mailbox: Arc::clone(&mailbox),
             metrics: telemetry.driver(),
             hooks: hooks(
@@ -198,7 +225,7 @@ impl Running {
             clock,
             mailbox: Arc::clone(&mailbox),
             telemetry,
-            device,
+            devices,
             table: Table::default(),
             loaded: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -213,8 +240,7 @@ impl Running {
         });
         tokio::spawn(Arc::clone(&runner).follow_profiles(profiled));
         let config = Arc::new(config);
-        let lifecycle =
-            Lifecycle::new(Arc::clone(&runner), Arc::clone(&config), store, by_id, root);
+        let lifecycle = Lifecycle::new(Arc::clone(&runner), Arc::clone(&config), by_id, root);
         let engine = Arc::new(Engine {
             runner,
             lifecycle: lifecycle.clone(),

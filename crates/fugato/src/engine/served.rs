@@ -4,7 +4,7 @@ use super::settings::Settings;
 use crate::api::{ModelInfo, ShapeSignature};
 use crate::telemetry::ModelMetrics;
 use fugato_core::sched::ModelSpec;
-use fugato_core::{ModelId, ShapeClass};
+use fugato_core::{DeviceId, ModelId, ShapeClass};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
@@ -17,6 +17,8 @@ const SHAPES_MAX: usize = 4_096;
 pub(super) struct ServedModel {
     pub(super) id: ModelId,
     pub(super) number: u64,
+    /// Where it runs.
+    pub(super) device: DeviceId,
     pub(super) info: Arc<ModelInfo>,
     pub(super) metrics: ModelMetrics,
     pub(super) shapes: ShapeClasses,

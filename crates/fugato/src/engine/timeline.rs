@@ -31,21 +31,25 @@ const NAMES_MAX: usize = 4_096;
 
 /// The legs that ended last.
 pub(super) struct LiveTimeline {
-    device: DeviceSpec,
+    devices: Mutex<Vec<DeviceSpec>>,
     legs: Mutex<Timeline>,
     names: Mutex<BTreeMap<ModelId, String>>,
 }
 
 impl LiveTimeline {
-    /// A timeline of one device that keeps the last `most` legs.
-    pub(super) fn new(most: usize, device: &DeviceSpec) -> Self {
-        let mut legs = Timeline::new(most);
-        legs.add_device(device);
+    /// A timeline that keeps the last `most` legs.
+    pub(super) fn new(most: usize) -> Self {
         Self {
-            device: device.clone(),
-            legs: Mutex::new(legs),
+            devices: Mutex::default(),
+            legs: Mutex::new(Timeline::new(most)),
             names: Mutex::default(),
         }
+    }
+
+    /// Shows a device too, before its first leg.
+    pub(super) fn add_device(&self, device: &DeviceSpec) {
+        self.legs().add_device(device);
+        self.devices().push(device.clone());
     }
 
     /// Takes note of a leg that ended.
@@ -79,7 +83,7 @@ impl LiveTimeline {
             next = after;
         }
         TimelineTrace {
-            devices: vec![self.device.clone()],
+            devices: self.devices().clone(),
             models: self.names().clone(),
             legs: kept,
             lost,
@@ -100,6 +104,10 @@ impl LiveTimeline {
             first + chunk.len() as u64
         };
         (chunk, after)
+    }
+
+    fn devices(&self) -> MutexGuard<'_, Vec<DeviceSpec>> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn legs(&self) -> MutexGuard<'_, Timeline> {

@@ -8,7 +8,7 @@ use super::serve::ServeError;
 use super::settings::Settings;
 use super::{ModelInfo, open};
 use crate::api::NamedInput;
-use crate::config::Config;
+use crate::config::{Config, ModelDevice};
 use crate::repository::{self, ModelEntry, Repository};
 use fugato_core::profile::DeviceKey;
 use fugato_core::{ModelId, Nanos};
@@ -99,6 +99,14 @@ impl Workbench {
             .as_ref()
             .map_err(|fault| with_cause(&**fault))?;
         let found = Found::choose(&entry.name, config, folder, None, None)?;
+        let is_for_cpu = found.settings.model.device == ModelDevice::Cpu;
+        if is_for_cpu && !self.profiler.device().is_cpu() {
+            return Err(
+                "its settings put it on the CPU\n\nhint: measure it there, with `--device \
+                        cpu`"
+                    .to_owned(),
+            );
+        }
         for (number, path) in &found.versions {
             let precision = precision(found.settings.model.precision);
             let stored = store.prepare_in(path, precision);

@@ -13,8 +13,13 @@ use proto::model_version_policy::{Latest, PolicyChoice};
 
 /// The configuration of a model as it is served: `config` (of `config.pbtxt`, where the
 /// model has one) with everything filled in that Triton fills in. The batch size and the
-/// tensors are those that requests are checked against, whatever `config` leaves out.
-pub fn complete(config: Option<&proto::ModelConfig>, info: &ModelInfo) -> proto::ModelConfig {
+/// tensors are those that requests are checked against, whatever `config` leaves out. `gpu` is the
+/// NVIDIA device that it runs on; `None` for the CPU.
+pub fn complete(
+    config: Option<&proto::ModelConfig>,
+    info: &ModelInfo,
+    gpu: Option<u32>,
+) -> proto::ModelConfig {
     let mut full = config.cloned().unwrap_or_default();
     full.name.clone_from(&info.name);
     fill(&mut full.platform, PLATFORM);
@@ -49,9 +54,15 @@ pub fn complete(config: Option<&proto::ModelConfig>, info: &ModelInfo) -> proto:
     for (index, group) in full.instance_group.iter_mut().enumerate() {
         fill(&mut group.name, &format!("{}_{index}", info.name));
         group.count = group.count.max(1);
-        // The CPU is the only device, whatever was asked.
-        group.set_kind(Kind::Cpu);
-        group.gpus.clear();
+        // Where it runs, whatever was asked.
+        group.set_kind(match gpu {
+            None => Kind::Cpu,
+            Some(_) => Kind::Gpu,
+        });
+        group.gpus = gpu
+            .and_then(|gpu| i32::try_from(gpu).ok())
+            .into_iter()
+            .collect();
     }
     full
 }

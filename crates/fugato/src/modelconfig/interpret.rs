@@ -6,7 +6,7 @@ use super::wanted::{
 };
 use super::{BACKEND, ModelConfigError, element_type, fields};
 use crate::api::PLATFORM;
-use crate::config::{RawModel, Span};
+use crate::config::{ModelDevice, RawModel, Span};
 use crate::repository::{MODEL_FILE, VersionPolicy, check_relative};
 use crate::server::proto;
 use fugato_core::Nanos;
@@ -81,6 +81,9 @@ pub fn interpret(model: &str, config: &proto::ModelConfig) -> Result<Wanted, Mod
     };
     let instances = reader.instances(&config.instance_group, &mut notices)?;
     let mut settings = reader.settings(&config.parameters, &mut notices)?;
+    if is_for_cpu(&config.instance_group) {
+        settings.device.get_or_insert(ModelDevice::Cpu);
+    }
     if let BatchLimit::AtMost(size) = batch {
         settings.max_batch_size = Some(size);
     }
@@ -102,6 +105,13 @@ pub fn interpret(model: &str, config: &proto::ModelConfig) -> Result<Wanted, Mod
         settings,
         notices,
     })
+}
+
+/// Whether all groups that run anything are for the CPU. Where some are for another device the
+/// model runs there alone: it is on one device at a time.
+fn is_for_cpu(groups: &[proto::ModelInstanceGroup]) -> bool {
+    let mut running = groups.iter().filter(|group| !group.passive).peekable();
+    running.peek().is_some() && running.all(|group| group.kind() == Kind::Cpu)
 }
 
 /// Reads the fields of one model's configuration.
@@ -382,7 +392,7 @@ impl Reader<'_> {
                 Ok(Kind::Auto | Kind::Cpu | Kind::Model) => {}
                 Ok(Kind::Gpu) => notices.push(Notice {
                     path: format!("{path}.kind"),
-                    reason: "the model runs on the CPU, the only device".to_owned(),
+                    reason: "the model runs on the server's device, whatever that is".to_owned(),
                 }),
                 Err(_) => return Err(self.unknown_value(format!("{path}.kind"), group.kind)),
             }

@@ -5,6 +5,7 @@ use crate::api::ModelInfo;
 use crate::config::{ByteSize, Span};
 use crate::repository::VersionPolicy;
 use crate::server::proto::ModelConfig;
+use crate::server::proto::model_instance_group::Kind;
 use fugato_core::Nanos;
 use fugato_device::TensorSpec;
 use std::fmt::Write as _;
@@ -430,7 +431,7 @@ fn answers_are_completed_by_what_is_served() {
         versions: vec!["1".to_owned()],
         labels: Vec::new(),
     };
-    let full = complete(None, &info);
+    let full = complete(None, &info, None);
     assert_eq!(full.input[0].dims, [3, -1]);
     assert_eq!(full.input[0].data_type(), DataType::TypeString);
     assert!(full.output[0].dims.is_empty());
@@ -442,13 +443,16 @@ fn answers_are_completed_by_what_is_served() {
     assert!(json["dynamic_batching"].is_object());
 
     let text = "output { name: 'y' label_filename: 'l' } version_policy { all { } } instance_group { kind: KIND_GPU gpus: 1 count: 2 }";
-    let full = complete(Some(&read(text)), &info);
+    let full = complete(Some(&read(text)), &info, None);
     assert_eq!(full.output[0].label_filename, "l");
     assert_eq!(full.instance_group[0].name, "m_0");
     assert_eq!(full.instance_group[0].count, 2);
     assert!(full.instance_group[0].gpus.is_empty());
+    let full = complete(Some(&read(text)), &info, Some(3));
+    assert_eq!(full.instance_group[0].kind(), Kind::Gpu);
+    assert_eq!(full.instance_group[0].gpus, [3]);
     info.max_batch_size = 0;
-    let full = complete(None, &info);
+    let full = complete(None, &info, None);
     assert_eq!(full.input[0].dims, [-1, 3, -1]);
     assert_eq!(full.scheduling_choice, None);
 }

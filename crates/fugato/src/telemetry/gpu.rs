@@ -1,31 +1,23 @@
 //! Metrics of an NVIDIA device, as its management library tells them: none without it.
 
-use super::metrics::FloatGauge;
+use super::metrics::{DeviceLabels, FloatGauge};
+use fugato_core::DeviceId;
 use fugato_device::GpuHealth;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct GpuLabels {
-    device: u32,
-}
-
-/// The only NVIDIA device that a server uses, as the scheduler numbers it.
-const DEVICE: GpuLabels = GpuLabels { device: 0 };
-
 /// What is shown of an NVIDIA device.
 #[derive(Debug, Default)]
 pub(super) struct GpuMetrics {
-    memory_used: Family<GpuLabels, Gauge>,
-    memory_total: Family<GpuLabels, Gauge>,
-    power: Family<GpuLabels, FloatGauge>,
-    energy: Family<GpuLabels, Counter<f64, AtomicU64>>,
-    busy: Family<GpuLabels, FloatGauge>,
-    celsius: Family<GpuLabels, Gauge>,
+    memory_used: Family<DeviceLabels, Gauge>,
+    memory_total: Family<DeviceLabels, Gauge>,
+    power: Family<DeviceLabels, FloatGauge>,
+    energy: Family<DeviceLabels, Counter<f64, AtomicU64>>,
+    busy: Family<DeviceLabels, FloatGauge>,
+    celsius: Family<DeviceLabels, Gauge>,
 }
 
 impl GpuMetrics {
@@ -65,7 +57,8 @@ impl GpuMetrics {
     }
 
     /// Shows what a device said; what it did not say stays as it was.
-    pub(super) fn show(&self, health: &GpuHealth) {
+    pub(super) fn show(&self, DeviceId(device): DeviceId, health: &GpuHealth) {
+        let labels = DeviceLabels { device };
         let wide = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         for (gauge, value) in [
             (&self.memory_used, health.memory_used),
@@ -73,22 +66,22 @@ impl GpuMetrics {
             (&self.celsius, health.celsius.map(u64::from)),
         ] {
             if let Some(value) = value {
-                gauge.get_or_create(&DEVICE).set(wide(value));
+                gauge.get_or_create(&labels).set(wide(value));
             }
         }
         if let Some(milliwatts) = health.power_milliwatts {
             self.power
-                .get_or_create(&DEVICE)
+                .get_or_create(&labels)
                 .set(f64::from(milliwatts) / 1e3);
         }
         if let Some(percent) = health.busy_percent {
             self.busy
-                .get_or_create(&DEVICE)
+                .get_or_create(&labels)
                 .set(f64::from(percent) / 1e2);
         }
         if let Some(millijoules) = health.energy_millijoules {
             let joules = millijoules as f64 / 1e3;
-            let counter = self.energy.get_or_create(&DEVICE);
+            let counter = self.energy.get_or_create(&labels);
             counter.inner().store(joules.to_bits(), Ordering::Relaxed);
         }
     }

@@ -5,9 +5,9 @@ use super::profiles::ProfileMetrics;
 use super::statistics::{AllCounts, ModelCounts};
 use crate::api::ModelStatistics;
 use crate::error::ErrorKind;
-use fugato_core::Nanos;
 use fugato_core::profile::Knee;
 use fugato_core::sched::ProfileStatus;
+use fugato_core::{DeviceId, Nanos};
 use fugato_device::{DeviceMetrics, RunSplit};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -25,6 +25,18 @@ pub(super) type FloatGauge = Gauge<f64, AtomicU64>;
 pub(super) struct ModelLabels {
     pub(super) model: String,
     pub(super) version: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct DeviceLabels {
+    pub(super) device: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PlaceLabels {
+    model: String,
+    version: String,
+    device: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,6 +80,9 @@ const BATCH_ITEMS: Buckets = Buckets {
     count: 11,
 };
 
+/// The most devices of a server: the one that models run on, and the CPU beside it.
+const DEVICES_MAX: u16 = 2;
+
 type Histograms = Family<ModelLabels, Histogram, Buckets>;
 
 /// All metrics of one process.
@@ -85,9 +100,10 @@ pub struct Telemetry {
     profiles: ProfileMetrics,
     counts: AllCounts,
     driver: Arc<DriverMetrics>,
-    device_legs: Counter,
-    device_bytes: Counter,
-    device_bytes_out: Counter,
+    places: Family<PlaceLabels, Gauge>,
+    device_legs: Family<DeviceLabels, Counter>,
+    device_bytes: Family<DeviceLabels, Counter>,
+    device_bytes_out: Family<DeviceLabels, Counter>,
     gpu: GpuMetrics,
     worker_restarts: Counter,
 }
@@ -115,9 +131,10 @@ impl Telemetry {
             profiles: ProfileMetrics::default(),
             counts: AllCounts::default(),
             driver: Arc::new(DriverMetrics::new()),
-            device_legs: Counter::default(),
-            device_bytes: Counter::default(),
-            device_bytes_out: Counter::default(),
+            places: Family::default(),
+            device_legs: Family::default(),
+            device_bytes: Family::default(),
+            device_bytes_out: Family::default(),
             gpu: GpuMetrics::default(),
             worker_restarts: Counter::default(),
             registry: Registry::default(),
@@ -210,6 +227,11 @@ impl Telemetry {
             self.driver.events.clone(),
         );
         registry.register(
+            "model_device",
+            "1 for the device that the model runs on",
+            self.places.clone(),
+        );
+        registry.register(
             "device_legs",
             "Legs that the device ended, well or badly",
             self.device_legs.clone(),
@@ -278,6 +300,9 @@ impl Telemetry {
             family.remove(labels);
         }
         self.executions.remove(labels);
+        for (_, labels) in places(labels) {
+            self.places.remove(&labels);
+        }
         for family in [&self.waiting, &self.in_flight, &self.held_bytes] {
             family.remove(labels);
         }
@@ -331,24 +356,52 @@ impl Telemetry {
         self.profiles.show(&model.labels, status, known);
     }
 
-    /// The Prometheus text of all metrics, with the device's own counts.
-    pub fn encode(&self, device: &DeviceMetrics) -> String {
-        for (counter, count) in [
-            (&self.device_legs, device.legs),
-            (&self.device_bytes, device.bytes_copied_in),
-            (&self.device_bytes_out, device.bytes_copied_out),
-        ] {
-            counter
-                .inner()
-                .store(count, std::sync::atomic::Ordering::Relaxed);
+    /// Shows on which device a model runs.
+    pub fn show_place(&self, model: &ModelMetrics, DeviceId(device): DeviceId) {
+        for (other, labels) in places(&model.labels) {
+            if other == device {
+                self.places.get_or_create(&labels).set(1);
+            } else {
+                self.places.remove(&labels);
+            }
         }
-        if let Some(health) = &device.gpu {
-            self.gpu.show(health);
+    }
+
+    /// The Prometheus text of all metrics, with what each device has counted itself.
+    pub fn encode(&self, devices: &[(DeviceId, DeviceMetrics)]) -> String {
+        for (id, device) in devices {
+            let labels = DeviceLabels { device: id.0 };
+            for (family, count) in [
+                (&self.device_legs, device.legs),
+                (&self.device_bytes, device.bytes_copied_in),
+                (&self.device_bytes_out, device.bytes_copied_out),
+            ] {
+                let counter = family.get_or_create(&labels);
+                counter
+                    .inner()
+                    .store(count, std::sync::atomic::Ordering::Relaxed);
+            }
+            if let Some(health) = &device.gpu {
+                self.gpu.show(*id, health);
+            }
         }
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing into a string does not fail");
         text
     }
+}
+
+/// The places that a model may have, by device.
+fn places(model: &ModelLabels) -> impl Iterator<Item = (u16, PlaceLabels)> {
+    (0..DEVICES_MAX).map(|device| {
+        let ModelLabels { model, version } = model.clone();
+        let labels = PlaceLabels {
+            model,
+            version,
+            device,
+        };
+        (device, labels)
+    })
 }
 
 /// What the scheduler says of a model.

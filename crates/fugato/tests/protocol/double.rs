@@ -444,6 +444,8 @@ impl InferenceService for Double {
         };
         Ok(ModelSettings {
             model_name: name.to_owned(),
+            device: 0,
+            device_name: "a double".to_owned(),
             in_force: objective,
             live: Vec::new(),
             configured: objective,

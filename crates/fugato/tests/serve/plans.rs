@@ -7,6 +7,9 @@ use std::process::{Command, Output};
 
 const MODEL: &str = "squeezenet1_1";
 
+/// The count of legs that the device ended.
+const LEGS: &str = "fugato_device_legs_total{device=\"0\"}";
+
 fn plan(arguments: &[&str]) -> Output {
     plan_of(MODEL, arguments)
 }
@@ -83,14 +86,14 @@ fn a_plan_gives_the_models_answers_and_its_legs_are_served() {
     let control = ["--model-control-mode", "explicit", "--load-model", MODEL];
     let config = config(folder.path());
     let server = Server::start(&[&control[..], &["--config", &config]].concat());
-    let before = server.metric("fugato_device_legs_total");
+    let before = server.metric(LEGS);
     let (length, body) = images(1);
     let mut connection = server.connect();
     let headers = [("inference-header-content-length", length.as_str())];
     connection.send(&format!("/v2/models/{MODEL}/infer"), &headers, &body);
     let (status, reply) = connection.receive();
     assert_eq!(status, 200, "{reply}");
-    let ran = server.metric("fugato_device_legs_total") - before;
+    let ran = server.metric(LEGS) - before;
     assert!(ran >= legs as f64, "{ran} legs ran of {legs}");
     walks_through_its_legs(&server, legs);
     server.signal("TERM");
@@ -208,9 +211,9 @@ fn legs_need_no_plan() {
         let text = text + quiet;
         std::fs::write(&path, &text).expect("a file can be written");
         let server = Server::start(&arguments);
-        let before = server.metric("fugato_device_legs_total");
+        let before = server.metric(LEGS);
         ask(&server, 2);
-        let ran = server.metric("fugato_device_legs_total") - before;
+        let ran = server.metric(LEGS) - before;
         assert_eq!(ran > 2.0, is_cut, "{ran} legs of 2 tasks: {text}");
         server.signal("TERM");
         assert_eq!(server.wait(), Some(0));

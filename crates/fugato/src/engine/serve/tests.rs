@@ -1,0 +1,773 @@
+//! A whole server on two devices, asked over HTTP: the first is the CPU as if it were another
+//! device, one that refuses models by name.
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../../../tests/lifecycle/model.rs"]
+mod model;
+
+use super::*;
+use crate::config::{RawConfig, Sources, read_file};
+use crate::engine::PlanBench;
+use crate::engine::devices::{Beside, Host, MAIN, Site};
+use crate::planning;
+use fugato_core::device::DeviceSpec;
+use fugato_core::profile::DeviceKey;
+use fugato_core::sched::PolicySpec;
+use fugato_core::{BatchSize, Nanos, Share};
+use fugato_device::{
+    AnyDevice, Device, DeviceEvent, DeviceMetrics, LeftBehind, LegWork, LoadError, LoadOptions,
+    Loaded, ModelStore, RevokeLeg, StoredModel,
+};
+use fugato_onnx::{ExternalPolicy, ModelProto, save_model};
+use model::Repository;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// What tests wait for takes milliseconds; this long only where something is wrong.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How a device refuses a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// For what it is.
+    Lacking,
+    /// For another reason, which says nothing of the model.
+    Busy,
+}
+
+/// Who refuses what, by name.
+type Refusals = Arc<Mutex<BTreeMap<String, Refusal>>>;
+
+/// A device that refuses models.
+struct Picky {
+    device: AnyDevice,
+    refusals: Refusals,
+    /// A model that nothing runs, and where it is looked at.
+    odd: (ModelStore, PathBuf),
+}
+
+impl Device for Picky {
+    fn spec(&self) -> &DeviceSpec {
+        self.device.spec()
+    }
+
+    fn start(&self, work: LegWork) {
+        self.device.start(work);
+    }
+
+    fn revoke(&self, leg: &RevokeLeg) {
+        self.device.revoke(leg);
+    }
+
+    fn let_go(&self, place: &LeftBehind) {
+        self.device.let_go(place);
+    }
+}
+
+impl Host for Picky {
+    fn load(
+        &self,
+        id: ModelId,
+        stored: &StoredModel,
+        options: &LoadOptions,
+    ) -> Result<Loaded, LoadError> {
+        let name = stored.origin().ancestors().nth(2).and_then(Path::file_name);
+        let name = name.unwrap_or_default().to_string_lossy().into_owned();
+        let refusal = self.refusals.lock().unwrap().get(&name).copied();
+        let mut options = options.clone();
+        match refusal {
+            None => {}
+            Some(Refusal::Lacking) => {
+                let (store, path) = &self.odd;
+                return Err(store.prepare(path).map(drop).expect_err("nothing runs it"));
+            }
+            Some(Refusal::Busy) => options.slots = 0,
+        }
+        self.device.load(id, stored, &options)
+    }
+
+    fn unload(&self, id: ModelId) -> bool {
+        self.device.unload(id)
+    }
+
+    fn profile_key(&self) -> DeviceKey {
+        DeviceKey {
+            kind: "picky".to_owned(),
+            ..self.device.profile_key()
+        }
+    }
+
+    fn metrics(&self) -> DeviceMetrics {
+        self.device.metrics()
+    }
+
+    fn set_layered(&self, layered: bool) {
+        self.device.set_layered(layered);
+    }
+
+    fn is_cpu(&self) -> bool {
+        false
+    }
+}
+
+/// Writes a model with an operator that nobody has.
+fn write_odd(path: &Path) {
+    let plain = path.with_extension("plain");
+    std::fs::write(&plain, model::adder_bytes(1.0)).unwrap();
+    let mut odd: ModelProto = fugato_onnx::read_model(&plain).unwrap();
+    let graph = odd.graph.as_mut().unwrap();
+    graph.node[0].op_type = Some("Odd".to_owned());
+    save_model(&odd, path, ExternalPolicy::Never).unwrap();
+}
+
+/// A server with two devices, and what is known of it.
+struct Rig {
+    running: Running,
+    told: Told,
+    /// What it writes.
+    _folder: tempfile::TempDir,
+}
+
+/// What a test asks a server by, and tells its devices.
+#[derive(Clone)]
+struct Told {
+    http: SocketAddr,
+    metrics: SocketAddr,
+    refusals: Refusals,
+    sink: EventSink,
+    store: PathBuf,
+    /// Ends the server as the end of its supervisor does.
+    stop: CancellationToken,
+}
+
+/// What a rig is made of.
+struct Parts<'a> {
+    repository: &'a Repository,
+    /// Sections of its configuration.
+    toml: &'a str,
+    refused: &'a [(&'a str, Refusal)],
+    /// Why the CPU beside cannot be used, where it cannot.
+    no_cpu: Option<&'a str>,
+}
+
+impl Rig {
+    async fn start(repository: &Repository, toml: &str, refused: &[(&str, Refusal)]) -> Self {
+        Self::of(Parts {
+            repository,
+            toml,
+            refused,
+            no_cpu: None,
+        })
+        .await
+    }
+
+    async fn of(parts: Parts<'_>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = configured(folder.path(), &parts);
+        let refused = parts.refused.iter();
+        let refusals: BTreeMap<_, _> = refused
+            .map(|(name, refusal)| ((*name).to_owned(), *refusal))
+            .collect();
+        let refusals: Refusals = Arc::new(Mutex::new(refusals));
+        let odd = folder.path().join("odd.onnx");
+        write_odd(&odd);
+        let (own, mut heard) = (Arc::clone(&refusals), None);
+        let running = Running::start(config, Given::default(), |config, clock, sink| {
+            heard = Some(Arc::clone(sink));
+            let (ort, store) = open::cpu_store(config)?;
+            let device = open::cpu(MAIN, config, clock, Arc::clone(sink))?;
+            let main = Site {
+                device: Arc::new(Picky {
+                    device: AnyDevice::Cpu(device),
+                    refusals: own,
+                    odd: (store.clone(), odd),
+                }),
+                store: store.clone().for_any_device(),
+            };
+            let beside = match parts.no_cpu {
+                None => open::beside(config, clock, sink, &store),
+                Some(reason) => Beside::Unusable(reason.to_owned()),
+            };
+            Ok(Opened {
+                devices: Devices::new(main, beside),
+                runtime: ort.profile_key(),
+            })
+        });
+        let running = running.await.expect("it can be served");
+        let addresses = running.server.addresses();
+        let told = Told {
+            http: addresses.http.unwrap(),
+            metrics: addresses.metrics.unwrap(),
+            refusals,
+            sink: heard.unwrap(),
+            store: folder.path().join("store"),
+            stop: running.orphaned.clone(),
+        };
+        Self {
+            running,
+            told,
+            _folder: folder,
+        }
+    }
+
+    /// Serves while `script` runs, then drains; gives what the server ended with.
+    async fn run<F: Future<Output = ()>>(
+        self,
+        script: impl FnOnce(Told) -> F,
+    ) -> Result<(), ServeError> {
+        let told = self.told.clone();
+        let stop = told.stop.clone();
+        let script = async {
+            told.until_ready().await;
+            script(told).await;
+            stop.cancel();
+        };
+        let (ended, ()) = tokio::join!(self.running.run(), script);
+        ended
+    }
+}
+
+/// The configuration of a server that keeps its files in `folder`.
+fn configured(folder: &Path, parts: &Parts<'_>) -> Config {
+    let path = folder.join("fugato.toml");
+    let common = "[server]\nmodel_control_mode = \"explicit\"\nload_model = [\"*\"]\n\
+                  http_port = 0\ngrpc_port = 0\nmetrics_port = 0\n";
+    std::fs::write(&path, format!("{common}{}", parts.toml)).unwrap();
+    let mut flags = RawConfig::default();
+    flags.server.model_repository = Some(parts.repository.path().to_owned());
+    flags.model_store.dir = Some(folder.join("store"));
+    let sources = Sources {
+        flags,
+        environment: RawConfig::default(),
+        file: Some(read_file(&path).unwrap()),
+    };
+    Config::resolve(&sources).unwrap()
+}
+
+/// Measuring leaves the counts of legs alone.
+const QUIET: &str = "[profile]\nonline_share = 0.0\n";
+
+/// The bytes of a row's input.
+const ROW_BYTES: u64 = 4;
+
+/// The body of a request of one row.
+fn row(x: f32) -> String {
+    let input = json!({"name": "input", "datatype": "FP32", "shape": [1, 1], "data": [x]});
+    json!({"id": "a request", "inputs": [input]}).to_string()
+}
+
+impl Told {
+    /// One HTTP request; gives the status and the body, or `None` where nobody answers.
+    async fn try_ask(
+        &self,
+        to: SocketAddr,
+        path: &str,
+        body: Option<&str>,
+    ) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(to).await.ok()?;
+        let (method, body) = match body {
+            Some(body) => ("POST", body),
+            None => ("GET", ""),
+        };
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.ok()?;
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some((status, body.to_owned()))
+    }
+
+    /// Sends a request to a model and goes before it is answered.
+    async fn ask_and_go(&self, model: &str) {
+        let mut stream = TcpStream::connect(self.http).await.expect("it listens");
+        let body = row(0.5);
+        let length = body.len();
+        let request = format!(
+            "POST /v2/models/{model}/infer HTTP/1.1\r\nhost: test\r\ncontent-length: {length}\r\n\r\n\
+             {body}"
+        );
+        let sent = stream.write_all(request.as_bytes()).await;
+        sent.expect("the request can be sent");
+    }
+
+    async fn http(&self, path: &str, body: Option<&str>) -> (u16, Value) {
+        let asked = self.try_ask(self.http, path, body).await;
+        let (status, body) = asked.expect("it answers");
+        (status, serde_json::from_str(&body).unwrap_or(Value::Null))
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (status, json) = self.http(path, None).await;
+        assert_eq!(status, 200, "{path}: {json}");
+        json
+    }
+
+    /// What a model adds to its input.
+    async fn adds(&self, model: &str) -> Result<f64, Value> {
+        let path = format!("/v2/models/{model}/infer");
+        let (status, json) = self.http(&path, Some(&row(0.5))).await;
+        match status {
+            200 => Ok(json["outputs"][0]["data"][0].as_f64().unwrap() - 0.5),
+            _ => Err(json),
+        }
+    }
+
+    /// On which device a model is.
+    async fn device(&self, model: &str) -> u64 {
+        let settings = self.get(&format!("/v2/models/{model}/settings")).await;
+        settings["device"].as_u64().unwrap()
+    }
+
+    async fn load(&self, model: &str, config: Option<&Value>) -> (u16, Value) {
+        let parameters = config.map(|config| json!({"config": config.to_string()}));
+        let body = json!({"parameters": parameters.unwrap_or(json!({}))}).to_string();
+        self.http(&format!("/v2/repository/models/{model}/load"), Some(&body))
+            .await
+    }
+
+    /// Why a model is not ready.
+    async fn reason(&self, model: &str) -> String {
+        let (_, index) = self.http("/v2/repository/index", Some("{}")).await;
+        let listed = index.as_array().unwrap().iter();
+        let mut of_model = listed.filter(|listed| listed["name"] == model);
+        let found = of_model.next().expect("it is listed");
+        assert_eq!(found["state"], "UNAVAILABLE", "{found}");
+        found["reason"].as_str().unwrap().to_owned()
+    }
+
+    async fn metrics(&self) -> String {
+        let asked = self.try_ask(self.metrics, "/metrics", None).await;
+        asked.expect("it answers").1
+    }
+
+    fn refuse(&self, model: &str, refusal: Option<Refusal>) {
+        let mut refusals = self.refusals.lock().unwrap();
+        refusals.remove(model);
+        refusals.extend(refusal.map(|refusal| (model.to_owned(), refusal)));
+    }
+
+    async fn until_ready(&self) {
+        let ready = async || {
+            let asked = self.try_ask(self.http, "/v2/health/ready", None).await;
+            asked.is_some_and(|(status, _)| status == 200)
+        };
+        until("the server is ready", ready).await;
+    }
+}
+
+/// Waits until something is so.
+async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+    let patience = Instant::now() + PATIENCE;
+    while !is_so().await {
+        assert!(Instant::now() < patience, "waited in vain until {what}");
+        task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_is_refused_runs_on_the_cpu_where_its_owner_allows_it() {
+    let repository = Repository::new();
+    for (name, k) in [
+        ("taken", 1.0),
+        ("moved", 2.0),
+        ("asked", 3.0),
+        ("kind", 4.0),
+    ] {
+        repository.put_adder(name, 1, k);
+    }
+    for name in ["refused", "busy"] {
+        repository.put_adder(name, 1, 9.0);
+    }
+    let kind = "instance_group { kind: KIND_CPU }\n";
+    repository.put("kind/config.pbtxt", kind.as_bytes());
+    let toml = format!(
+        "{QUIET}[model.moved]\ndevice = \"auto\"\n[model.busy]\ndevice = \"auto\"\n\
+         [model.asked]\ndevice = \"cpu\"\n"
+    );
+    let refused = [
+        ("moved", Refusal::Lacking),
+        ("refused", Refusal::Lacking),
+        ("busy", Refusal::Busy),
+    ];
+    let rig = Rig::start(&repository, &toml, &refused).await;
+    let script = async |told: Told| {
+        for (name, k, device) in [
+            ("taken", 1.0, 0),
+            ("moved", 2.0, 1),
+            ("asked", 3.0, 1),
+            ("kind", 4.0, 1),
+        ] {
+            assert_eq!(told.adds(name).await, Ok(k), "{name}");
+            assert_eq!(told.device(name).await, device, "{name}");
+            let settings = told.get(&format!("/v2/models/{name}/settings")).await;
+            assert!(settings["device_name"].as_str().unwrap().contains("cpu"));
+            let config = told.get(&format!("/v2/models/{name}/config")).await;
+            let kind = ["KIND_GPU", "KIND_CPU"][usize::try_from(device).unwrap()];
+            assert_eq!(config["instance_group"][0]["kind"], kind, "{name}");
+            let explained = told
+                .get(&format!("/v2/models/{name}/explain/a%20request"))
+                .await;
+            assert_eq!(explained["legs"][0]["device"], device, "{explained}");
+            let profile = told.get(&format!("/v2/models/{name}/profile")).await;
+            let kind = ["picky", "cpu"][usize::try_from(device).unwrap()];
+            assert_eq!(profile["device"]["kind"], kind, "{profile}");
+        }
+        let reason = told.reason("refused").await;
+        assert!(reason.contains("lacks"), "{reason}");
+        assert!(reason.contains("`device = \"auto\"`"), "{reason}");
+        let reason = told.reason("busy").await;
+        assert!(reason.contains("slots must be at least 1"), "{reason}");
+        assert!(!reason.contains("CPU"), "{reason}");
+        let (status, error) = told.http("/v2/models/refused/ready", None).await;
+        assert_ne!(status, 200, "{error}");
+        let metrics = told.metrics().await;
+        for line in [
+            "fugato_model_device{model=\"taken\",version=\"1\",device=\"0\"} 1",
+            "fugato_model_device{model=\"moved\",version=\"1\",device=\"1\"} 1",
+        ] {
+            assert!(metrics.contains(line), "{line}: {metrics}");
+        }
+        let legs = |device: u16| {
+            let name = format!("fugato_device_legs_total{{device=\"{device}\"}} ");
+            let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+            line.expect("it is shown").parse::<u64>().unwrap()
+        };
+        assert!(legs(0) > 0 && legs(1) > 0, "{metrics}");
+        let trace = told.get("/v2/timeline?seconds=3600").await;
+        let events = trace["traceEvents"].as_array().unwrap().iter();
+        let ran = events.filter(|event| event["ph"] == "X");
+        let ran = ran.map(|event| {
+            (
+                event["name"].as_str().unwrap(),
+                event["pid"].as_u64().unwrap(),
+            )
+        });
+        let ran: BTreeSet<_> = ran.collect();
+        let expected = [
+            ("asked/1", 2),
+            ("kind/1", 2),
+            ("moved/1", 2),
+            ("taken/1", 1),
+        ];
+        assert_eq!(ran, expected.into(), "{trace}");
+    };
+    rig.run(script).await.expect("it drains");
+}
+
+#[tokio::test]
+async fn a_server_whose_models_are_all_taken_has_one_device() {
+    let repository = Repository::new();
+    repository.put_adder("taken", 1, 1.0);
+    let toml = format!("{QUIET}[defaults]\ndevice = \"auto\"\n");
+    let rig = Rig::start(&repository, &toml, &[]).await;
+    let script = async |told: Told| {
+        assert_eq!(told.adds("taken").await, Ok(1.0));
+        let trace = told.get("/v2/timeline?seconds=3600").await;
+        let events = trace["traceEvents"].as_array().unwrap().iter();
+        let processes = events.filter(|event| event["name"] == "process_name");
+        assert_eq!(processes.count(), 1, "{trace}");
+        let metrics = told.metrics().await;
+        assert!(!metrics.contains("device=\"1\""), "{metrics}");
+    };
+    rig.run(script).await.expect("it drains");
+}
+
+#[tokio::test]
+async fn a_cpu_that_cannot_be_used_is_said() {
+    let repository = Repository::new();
+    for name in ["taken", "moved", "asked"] {
+        repository.put_adder(name, 1, 1.0);
+    }
+    let toml = format!("{QUIET}[defaults]\ndevice = \"auto\"\n[model.asked]\ndevice = \"cpu\"\n");
+    let rig = Rig::of(Parts {
+        repository: &repository,
+        toml: &toml,
+        refused: &[("moved", Refusal::Lacking)],
+        no_cpu: Some("core 99 is not there"),
+    })
+    .await;
+    let script = async |told: Told| {
+        assert_eq!(told.adds("taken").await, Ok(1.0));
+        let asked = told.reason("asked").await;
+        assert!(asked.contains("core 99 is not there"), "{asked}");
+        let moved = told.reason("moved").await;
+        assert!(moved.contains("lacks"), "{moved}");
+        assert!(moved.contains("core 99 is not there"), "{moved}");
+        assert!(!moved.contains("hint"), "{moved}");
+    };
+    rig.run(script).await.expect("it drains");
+}
+
+/// Clients that ask models over and over; each answer must be a reply.
+struct Traffic {
+    stop: CancellationToken,
+    replies: Arc<AtomicU64>,
+    clients: JoinSet<()>,
+}
+
+impl Traffic {
+    fn start(told: &Told, models: &[(&'static str, usize)]) -> Self {
+        let mut traffic = Self {
+            stop: CancellationToken::new(),
+            replies: Arc::default(),
+            clients: JoinSet::new(),
+        };
+        for &(model, clients) in models {
+            for _ in 0..clients {
+                let (told, stop) = (told.clone(), traffic.stop.clone());
+                let replies = Arc::clone(&traffic.replies);
+                traffic.clients.spawn(async move {
+                    while !stop.is_cancelled() {
+                        let adds = told.adds(model).await;
+                        adds.unwrap_or_else(|error| panic!("{model}: {error}"));
+                        replies.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        }
+        traffic
+    }
+
+    /// Waits until `count` more replies came.
+    async fn more(&self, count: u64) {
+        let replies = || self.replies.load(Ordering::Relaxed);
+        let begun = replies();
+        until("more replies come", async || replies() >= begun + count).await;
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.clients.join_next().await {
+            ended.expect("every request got its reply");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_model_moves_by_being_loaded_anew_and_no_request_is_lost() {
+    let repository = Repository::new();
+    repository.put_adder("m", 1, 1.0);
+    repository.put_adder("other", 1, 7.0);
+    let toml = format!("{QUIET}[model.m]\ndevice = \"auto\"\n");
+    let rig = Rig::start(&repository, &toml, &[("m", Refusal::Lacking)]).await;
+    let script = async |told: Told| {
+        let traffic = Traffic::start(&told, &[("m", 3), ("other", 1)]);
+        assert_eq!((told.device("m").await, told.adds("m").await), (1, Ok(1.0)));
+        // The same is kept where it is.
+        told.refuse("m", None);
+        assert_eq!(told.load("m", None).await.0, 200);
+        assert_eq!(told.device("m").await, 1);
+        for (k, refusal, device) in [
+            (2.0, None, 0),
+            (3.0, Some(Refusal::Lacking), 1),
+            (4.0, None, 0),
+        ] {
+            repository.put_adder("m", 1, k);
+            told.refuse("m", refusal);
+            let (status, error) = told.load("m", None).await;
+            assert_eq!(status, 200, "{error}");
+            let now = (told.device("m").await, told.adds("m").await);
+            assert_eq!(now, (device, Ok(f64::from(k))));
+            traffic.more(20).await;
+        }
+        // What fails leaves it where it was.
+        repository.put_adder("m", 1, 5.0);
+        told.refuse("m", Some(Refusal::Busy));
+        let (status, error) = told.load("m", None).await;
+        assert_eq!(status, 400, "{error}");
+        assert_eq!((told.device("m").await, told.adds("m").await), (0, Ok(4.0)));
+        // By its settings alone.
+        told.refuse("m", None);
+        let parameter = json!({"fugato.device": {"string_value": "cpu"}});
+        let config = json!({"backend": "onnxruntime", "parameters": parameter});
+        assert_eq!(told.load("other", Some(&config)).await.0, 200);
+        let other = (told.device("other").await, told.adds("other").await);
+        assert_eq!(other, (1, Ok(7.0)));
+        traffic.more(20).await;
+        let metrics = told.metrics().await;
+        let shown = metrics
+            .lines()
+            .filter(|line| line.starts_with("fugato_model_device{"));
+        let shown: Vec<&str> = shown.collect();
+        assert_eq!(shown.len(), 2, "{shown:?}");
+        traffic.end().await;
+        let (status, error) = told
+            .http("/v2/repository/models/m/unload", Some("{}"))
+            .await;
+        assert_eq!(status, 200, "{error}");
+        assert!(told.adds("m").await.is_err());
+    };
+    rig.run(script).await.expect("it drains");
+}
+
+#[tokio::test]
+async fn both_devices_serve_under_every_policy_and_drain() {
+    let repository = Repository::new();
+    for (name, k) in [("a", 1.0), ("b", 2.0)] {
+        repository.put_worker(name, 1, k);
+    }
+    for (name, k) in [("c", 3.0), ("d", 4.0)] {
+        repository.put_adder(name, 1, k);
+    }
+    let toml = format!("{QUIET}[model.b]\ndevice = \"cpu\"\n[model.d]\ndevice = \"cpu\"\n");
+    let rig = Rig::start(&repository, &toml, &[]).await;
+    let replied = Arc::new(AtomicU64::new(0));
+    let mut last = JoinSet::new();
+    let script = async |told: Told| {
+        let traffic = Traffic::start(&told, &[("a", 2), ("b", 2), ("c", 2), ("d", 2)]);
+        for policy in PolicySpec::NAMES {
+            let body = json!({"policy": policy}).to_string();
+            let (status, error) = told.http("/v2/scheduler", Some(&body)).await;
+            assert_eq!(status, 200, "{policy}: {error}");
+            traffic.more(24).await;
+            // A client of each device that goes away.
+            for model in ["a", "b"] {
+                told.ask_and_go(model).await;
+            }
+        }
+        traffic.end().await;
+        // What was accepted is answered while the server drains.
+        for model in ["a", "b", "a", "b"] {
+            let (told, replied) = (told.clone(), Arc::clone(&replied));
+            last.spawn(async move {
+                let k = if model == "a" { 1.0 } else { 2.0 };
+                assert_eq!(told.adds(model).await, Ok(k));
+                replied.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        until("all requests are accepted", async || {
+            // In this order: one that is answered in between counts for neither.
+            let answered = replied.load(Ordering::Relaxed);
+            let metrics = told.metrics().await;
+            let held = metrics.lines().filter_map(|line| {
+                let (name, bytes) = line.rsplit_once(' ')?;
+                let is_held = name.starts_with("fugato_request_held_bytes{");
+                is_held.then(|| bytes.parse::<u64>().unwrap())
+            });
+            answered + held.sum::<u64>() / ROW_BYTES >= 4
+        })
+        .await;
+    };
+    rig.run(script).await.expect("it drains");
+    while let Some(ended) = last.join_next().await {
+        ended.expect("what was accepted is answered");
+    }
+    assert_eq!(replied.load(Ordering::Relaxed), 4);
+}
+
+#[tokio::test]
+async fn models_are_measured_on_their_own_devices() {
+    let repository = Repository::new();
+    repository.put_adder("main", 1, 1.0);
+    repository.put_adder("beside", 1, 2.0);
+    let toml = "[profile]\nonline_share = 0.5\n[model.beside]\ndevice = \"cpu\"\n";
+    let rig = Rig::start(&repository, toml, &[]).await;
+    let script = async |told: Told| {
+        for (model, kind) in [("main", "picky"), ("beside", "cpu")] {
+            let measured = async || {
+                let profile = told.get(&format!("/v2/models/{model}/profile")).await;
+                assert_eq!(profile["device"]["kind"], kind, "{profile}");
+                let points = profile["serving"]["points"].as_u64();
+                points > Some(0) && profile["serving"]["measuring"] == false
+            };
+            until("it is measured", measured).await;
+        }
+        let kept = async || {
+            let files = std::fs::read_dir(&told.store).unwrap();
+            let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+            let kept: BTreeSet<String> = names
+                .filter(|name| name.starts_with("profile-") && name.ends_with(".json"))
+                .filter_map(|name| Some(name.split('-').nth(1)?.to_owned()))
+                .collect();
+            kept == ["cpu".to_owned(), "picky".to_owned()].into()
+        };
+        until("each device has its profile", kept).await;
+    };
+    rig.run(script).await.expect("it drains");
+}
+
+/// Writes a plan of a model in several legs, made for the CPU.
+fn write_plan(repository: &Repository, model: &str, folder: &Path) -> PathBuf {
+    let parts = Parts {
+        repository,
+        toml: "[device]\nkind = \"cpu\"\n",
+        refused: &[],
+        no_cpu: None,
+    };
+    let config = configured(folder, &parts);
+    let file = repository.file(&format!("{model}/1/model.onnx"));
+    let at = (Share(1), BatchSize(1));
+    let mut bench = PlanBench::open(&config, &file, at, None).unwrap();
+    let (plan, _) = planning::legs(&mut bench, Nanos::from_micros(300), 3).unwrap();
+    assert!(plan.legs.len() > 1, "{} legs", plan.legs.len());
+    let path = folder.join("plan.json");
+    std::fs::write(&path, serde_json::to_string(&plan).unwrap()).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_plan_is_followed_on_the_device_that_it_was_made_for() {
+    let repository = Repository::new();
+    for (name, k) in [("there", 1.0), ("either", 2.0), ("here", 3.0)] {
+        repository.put_worker(name, 1, k);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut toml = QUIET.to_owned();
+    for (name, device) in [("there", "cpu"), ("either", "auto"), ("here", "server")] {
+        let folder = folder.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        let plan = write_plan(&repository, name, &folder);
+        toml += &format!("[model.{name}]\ndevice = \"{device}\"\nplan = {plan:?}\n");
+    }
+    let rig = Rig::start(&repository, &toml, &[]).await;
+    let script = async |told: Told| {
+        for (name, k, device, is_cut) in [("there", 1.0, 1, true), ("either", 2.0, 0, false)] {
+            assert_eq!(told.adds(name).await, Ok(k), "{name}");
+            assert_eq!(told.device(name).await, device, "{name}");
+            let path = format!("/v2/models/{name}/explain/a%20request");
+            let legs = told.get(&path).await["legs"].as_array().unwrap().len();
+            assert_eq!(legs > 1, is_cut, "{name} has {legs} legs");
+        }
+        let reason = told.reason("here").await;
+        assert!(reason.contains("plan was made for"), "{reason}");
+    };
+    rig.run(script).await.expect("it drains");
+}
+
+#[tokio::test]
+async fn the_loss_of_the_first_device_ends_the_server() {
+    let repository = Repository::new();
+    repository.put_adder("a", 1, 1.0);
+    repository.put_adder("b", 1, 2.0);
+    let toml = format!("{QUIET}[model.b]\ndevice = \"cpu\"\n");
+    let rig = Rig::start(&repository, &toml, &[]).await;
+    let script = async |told: Told| {
+        assert_eq!(told.adds("b").await, Ok(2.0));
+        (told.sink)(DeviceEvent::Lost {
+            device: MAIN,
+            detail: "an uncorrectable fault".to_owned(),
+        });
+        // The server ends by itself.
+        until("nobody answers", async || {
+            let asked = told.try_ask(told.http, "/v2/health/live", None).await;
+            asked.is_none()
+        })
+        .await;
+    };
+    let ended = rig.run(script).await;
+    let Err(ServeError::DeviceLost { detail }) = ended else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(detail, "an uncorrectable fault");
+}
