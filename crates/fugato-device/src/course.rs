@@ -14,12 +14,19 @@ use std::collections::BTreeMap;
 #[cfg(feature = "cuda")]
 use std::ffi::CStr;
 use std::ffi::CString;
+#[cfg(feature = "cuda")]
+use std::ops::Range;
 
 /// What runs in which leg.
 pub(crate) struct Course {
     pub(crate) parts: Vec<CoursePart>,
     /// `legs[leg][stage]`: the parts of a stage, by place in `parts`.
     pub(crate) legs: Vec<Vec<Vec<usize>>>,
+    /// By leg: the parts of its groups, `at_once[leg][stage][group]`, by place in `parts`. They
+    /// do together what the leg's one part does, groups of a stage side by side. Empty for a leg
+    /// without groups at once.
+    #[cfg(feature = "cuda")]
+    pub(crate) at_once: Vec<Vec<Vec<usize>>>,
     /// Tensors that one part leaves for another.
     pub(crate) kept: Vec<Kept>,
     /// Bytes of a slot for those that have a place there.
@@ -108,10 +115,11 @@ impl Course {
             && outputs.all(|&(_, target)| matches!(target, Target::Kept(kept) if has_place(kept)))
     }
 
-    /// A tensor between parts that has no place.
+    /// A tensor between legs that has no place.
     #[cfg(feature = "cuda")]
     pub(crate) fn unplaced(&self) -> Option<&CStr> {
-        let mut outputs = self.parts.iter().flat_map(|part| &part.outputs);
+        let parts = self.legs.iter().flatten().flatten();
+        let mut outputs = parts.flat_map(|&part| &self.parts[part].outputs);
         let unplaced = outputs.find(
             |(_, target)| matches!(target, Target::Kept(kept) if self.kept[*kept].place.is_none()),
         );
@@ -129,6 +137,8 @@ impl Course {
                 outputs: outputs.zip((0..).map(Target::Output)).collect(),
             }],
             legs: vec![vec![vec![0]]],
+            #[cfg(feature = "cuda")]
+            at_once: vec![Vec::new()],
             kept: Vec::new(),
             memory_size: 0,
         }
@@ -152,7 +162,66 @@ impl Course {
         let (kept, memory_size) = layout.finish(&parts, &legs);
         Self {
             parts,
+            #[cfg(feature = "cuda")]
+            at_once: vec![Vec::new(); legs.len()],
             legs,
+            kept,
+            memory_size,
+        }
+    }
+
+    /// Legs of one part each, and besides the groups of those that have groups at once.
+    /// `joined`: the legs' parts; `None` where the one leg is the whole model.
+    ///
+    /// A leg can be run either way, and more than once, over the same places: what it reads of
+    /// legs before it and gives to legs after it is there from its first stage to its last.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn side_by_side(
+        info: &ModelInfo,
+        joined: Option<CutModel>,
+        groups: CutModel,
+        placing: Placing,
+    ) -> Self {
+        let graph = groups.graph;
+        let mut layout = Layout::new(&graph, placing);
+        let (mut parts, mut legs, mut at_once) = (Vec::new(), Vec::new(), Vec::new());
+        let mut joined = joined.into_iter().flat_map(|joined| joined.legs);
+        // The stages of each, counted over all legs.
+        let mut bounds = Vec::new();
+        for leg in groups.legs {
+            let (in_one, first_stage) = (joined.next(), layout.stage);
+            let mut stages = Vec::with_capacity(leg.len());
+            for stage in leg {
+                let first = parts.len();
+                parts.extend(stage.into_iter().map(|part| layout.part(part)));
+                layout.stage += 1;
+                stages.push((first..parts.len()).collect::<Vec<_>>());
+            }
+            bounds.push(first_stage..layout.stage);
+            let is_at_once = stages.iter().any(|stage| stage.len() > 1);
+            if !is_at_once && stages.len() == 1 {
+                // It is the leg's one part already.
+                legs.push(stages);
+                at_once.push(Vec::new());
+                continue;
+            }
+            at_once.push(if is_at_once { stages } else { Vec::new() });
+            let first = parts.len();
+            match in_one {
+                None => parts.append(&mut Self::whole(info).parts),
+                Some(stages) => {
+                    let of_leg = stages.into_iter().flatten();
+                    parts.extend(of_leg.map(|part| layout.placed(part)));
+                }
+            }
+            legs.push(vec![(first..parts.len()).collect()]);
+        }
+        layout.keep_through(&bounds);
+        let (kept, memory_size) = layout.finish(&parts, &legs);
+        Self {
+            parts,
+            legs,
+            at_once,
             kept,
             memory_size,
         }
@@ -188,31 +257,39 @@ impl<'a> Layout<'a> {
         }
     }
 
+    /// A part that runs in the stage that is next, and what it leaves for others.
     fn part(&mut self, part: Part) -> CoursePart {
+        let graph = self.graph.graph();
+        let is_port = |tensor| graph.inputs().contains(tensor) || graph.outputs().contains(tensor);
+        for input in part.inputs.iter().filter(|input| !is_port(input)) {
+            self.last_stage[self.by_tensor[input]] = self.stage;
+        }
+        for &output in &part.outputs {
+            if !graph.outputs().contains(&output) {
+                self.by_tensor.insert(output, self.tensors.len());
+                self.tensors.push(output);
+                self.first_stage.push(self.stage);
+                self.last_stage.push(self.stage);
+            }
+        }
+        self.placed(part)
+    }
+
+    /// A part, of whose tensors all are known.
+    fn placed(&self, part: Part) -> CoursePart {
         let graph = self.graph.graph();
         let name = |tensor: TensorIndex| c_name(&graph.tensor(tensor).name);
         let position = |list: &[TensorIndex], tensor| list.iter().position(|&one| one == tensor);
         let inputs = part.inputs.iter().map(|&tensor| {
             let given = position(graph.inputs(), tensor).map(Source::Input);
             let given = given.or_else(|| position(graph.outputs(), tensor).map(Source::Output));
-            let source = given.unwrap_or_else(|| {
-                let kept = self.by_tensor[&tensor];
-                self.last_stage[kept] = self.stage;
-                Source::Kept(kept)
-            });
+            let source = given.unwrap_or_else(|| Source::Kept(self.by_tensor[&tensor]));
             (name(tensor), source)
         });
         let inputs = inputs.collect();
         let outputs = part.outputs.iter().map(|&tensor| {
             let output = position(graph.outputs(), tensor).map(Target::Output);
-            let target = output.unwrap_or_else(|| {
-                let kept = self.tensors.len();
-                self.by_tensor.insert(tensor, kept);
-                self.tensors.push(tensor);
-                self.first_stage.push(self.stage);
-                self.last_stage.push(self.stage);
-                Target::Kept(kept)
-            });
+            let target = output.unwrap_or_else(|| Target::Kept(self.by_tensor[&tensor]));
             (name(tensor), target)
         });
         let outputs = outputs.collect();
@@ -220,6 +297,21 @@ impl<'a> Layout<'a> {
             file: Some(part),
             inputs,
             outputs,
+        }
+    }
+
+    /// Has what passes from leg to leg be there for the whole of both. `bounds`: the stages of
+    /// each leg.
+    #[cfg(feature = "cuda")]
+    fn keep_through(&mut self, bounds: &[Range<usize>]) {
+        let leg_of = |stage: usize| bounds.iter().find(|leg| leg.contains(&stage));
+        for (first, last) in self.first_stage.iter_mut().zip(&mut self.last_stage) {
+            let (Some(from), Some(to)) = (leg_of(*first), leg_of(*last)) else {
+                continue;
+            };
+            if from != to {
+                (*first, *last) = (from.start, to.end - 1);
+            }
         }
     }
 

@@ -240,7 +240,10 @@ impl CpuDevice {
             std::collections::hash_map::Entry::Occupied(_) => Err(failed(LoadCause::IdInUse)),
             std::collections::hash_map::Entry::Vacant(place) => {
                 place.insert(model);
-                Ok(Loaded { legs })
+                Ok(Loaded {
+                    legs,
+                    legs_at_once: 0,
+                })
             }
         }
     }
@@ -347,6 +350,7 @@ impl CpuDevice {
     pub fn metrics(&self) -> DeviceMetrics {
         DeviceMetrics {
             legs: self.shared.legs.load(Ordering::Relaxed),
+            legs_at_once: 0,
             bytes_copied_in: self.shared.bytes_copied_in.load(Ordering::Relaxed),
             bytes_copied_out: self.shared.bytes_copied_out.load(Ordering::Relaxed),
             gpu: None,

@@ -214,6 +214,9 @@ pub struct GpuTuning {
     pub convolutions: ConvolutionSearch,
     /// Whether runs are captured into graphs, by batch.
     pub graphs: bool,
+    /// Whether groups that a plan has at once run so, in one graph, where the device does that at
+    /// all.
+    pub side_by_side: bool,
 }
 
 impl Default for GpuTuning {
@@ -223,6 +226,7 @@ impl Default for GpuTuning {
             nhwc: false,
             convolutions: ConvolutionSearch::Heuristic,
             graphs: true,
+            side_by_side: true,
         }
     }
 }
@@ -277,6 +281,9 @@ pub struct Loaded {
     /// The legs of its tasks: as many as the cuts have, or one where a part did not load
     /// or run by itself and the model is served as it is.
     pub legs: u16,
+    /// Those of them whose groups run at once, in every partition that was made warm, on an
+    /// NVIDIA device; others' groups run as the device has it.
+    pub legs_at_once: u16,
 }
 
 /// What an NVIDIA device says of itself. `None`: this device or driver does not tell.
@@ -301,6 +308,8 @@ pub struct GpuHealth {
 pub struct DeviceMetrics {
     /// Legs that ended, well or badly.
     pub legs: u64,
+    /// Legs that an NVIDIA device was given with their groups at once, in one graph.
+    pub legs_at_once: u64,
     /// Bytes of requests copied into slot buffers: each byte once.
     pub bytes_copied_in: u64,
     /// Bytes of results copied out of the runtime: strings, and outputs that are inputs

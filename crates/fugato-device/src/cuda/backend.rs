@@ -4,6 +4,7 @@
 //! **Invariant:** what a [`Backend`] is given for work that it enqueues (buffers, bindings) is
 //! kept, and not written to, by whoever enqueues it until an event after that work is reached.
 
+use super::graph::GraphNodes;
 use crate::capi::onnx_of;
 use crate::course::KeptPlace;
 use crate::device::GpuTuning;
@@ -73,6 +74,9 @@ pub(super) enum How {
     Eager,
     /// By a graph that was captured.
     Replay(GraphId),
+    /// Operator by operator, without waiting for any: to be captured by
+    /// [`Backend::capture_streams`].
+    Recorded,
 }
 
 /// An input or output with a place of its own in the device's memory.
@@ -190,6 +194,11 @@ pub(super) trait Backend: Send + Sync + Sized + 'static {
     type Session: Send + 'static;
     /// A session with what its runs read and write, which it keeps.
     type Binding: Send + 'static;
+    /// What several streams were given, captured and not yet ready to run.
+    type Captured;
+    /// What was captured, ready to run. It uses the memory of what is bound to the sessions that
+    /// were captured, and theirs; whoever has it keeps these.
+    type Graph: Send + 'static;
     /// In-order work on the slices of a partition.
     type Stream: Send + Sync + 'static;
     /// A point in the work of a stream.
@@ -232,9 +241,10 @@ pub(super) trait Backend: Send + Sync + Sized + 'static {
     /// What the model says of itself, and its file.
     fn describe(model: &Self::Model) -> (&ModelInfo, &Path);
     fn weights(&self, model: &Self::Model) -> Result<Self::Weights, Fault>;
-    /// The parts that a model's legs are under these cuts, one for each leg; `None` where the
-    /// cuts leave it in one piece.
-    fn cut(model: &Self::Model, cuts: &Cuts) -> Result<Option<CutModel>, LoadCause>;
+    /// How many operators there are to cut.
+    fn operators(model: &Self::Model) -> Result<usize, LoadCause>;
+    /// The parts of a model under these cuts.
+    fn cut(model: &Self::Model, cuts: &Cuts) -> Result<CutModel, LoadCause>;
     /// Makes a session of a part, or of the whole model, on the thread that will run it. It
     /// holds weights and stream.
     fn session(
@@ -261,4 +271,39 @@ pub(super) trait Backend: Send + Sync + Sized + 'static {
         graph: GraphId,
         patient: bool,
     ) -> Result<bool, Fault>;
+
+    /// Captures what `enqueue` gives to a stream, and to streams that fork from it and join it by
+    /// events: runs that are [`How::Recorded`]. Nothing of it runs. Captures and the making of
+    /// sessions go one at a time; `enqueue` makes and drops neither.
+    ///
+    /// Each session's runs must have been captured only after some eager ones over the same
+    /// places, the last before: in those they take memory and make plans.
+    fn capture_streams(
+        &self,
+        from: &Self::Stream,
+        enqueue: &mut dyn FnMut() -> Result<(), Fault>,
+    ) -> Result<Self::Captured, Fault>;
+    /// What was captured consists of.
+    fn contents(&self, captured: &Self::Captured) -> Result<GraphNodes, Fault>;
+    /// Makes it ready to run. What was captured is used up: where it takes memory of its own,
+    /// there may be one of it.
+    fn make_graph(&self, captured: Self::Captured, on: &Self::Stream)
+    -> Result<Self::Graph, Fault>;
+    /// Enqueues a run of a graph. Its work runs in the partitions that it was captured in.
+    fn launch(&self, graph: &Self::Graph, on: &Self::Stream) -> Result<(), Fault>;
+    /// Copies bytes to a place in the device's memory, and waits for it.
+    fn write(
+        &self,
+        bytes: &[u8],
+        to: (&Self::Memory, usize),
+        on: &Self::Stream,
+    ) -> Result<(), Fault>;
+    /// Copies so many bytes from a place in the device's memory, after what the stream has to
+    /// do, and waits for it.
+    fn read(
+        &self,
+        from: (&Self::Memory, usize),
+        bytes: usize,
+        on: &Self::Stream,
+    ) -> Result<Vec<u8>, Fault>;
 }

@@ -2,12 +2,15 @@
 //!
 //! Start reading at [`GpuDevice`]. `load` brings models up, `lane` keeps the order of legs and
 //! events, `run` gets a leg onto the device and off it; `model` has what is loaded, `session` what
-//! runs it on a lane, `slot` the buffers of a task, `output` those of its results.
+//! runs it on a lane, `at_once` how groups of a leg run side by side, `slot` the buffers of a
+//! task, `output` those of its results.
 //!
 //! **Invariant:** once the device is lost nothing is given to it, nothing of it is waited for,
 //! and no memory that it may write to is given back: every leg ends as
 //! [`RunErrorKind::DeviceLost`], and the process is to end.
 
+mod answers;
+mod at_once;
 mod lane;
 mod load;
 mod model;
@@ -75,12 +78,14 @@ struct Core<B: Backend> {
     clock: Clock,
     sink: EventSink,
     hang: HangLimit,
+    side_by_side: bool,
     models: RwLock<HashMap<ModelId, Arc<LoadedModel<B>>>>,
     /// `lanes[partition][lane]`, as in the spec.
     lanes: Vec<Vec<Lane<B>>>,
     /// Why it is lost.
     lost: OnceLock<String>,
     legs: AtomicU64,
+    legs_at_once: AtomicU64,
     bytes_copied_in: AtomicU64,
 }
 
@@ -91,6 +96,8 @@ pub(super) struct Parts<B> {
     pub(super) clock: Clock,
     pub(super) sink: EventSink,
     pub(super) hang: HangLimit,
+    /// Whether groups that a plan has at once run so, where they can.
+    pub(super) side_by_side: bool,
 }
 
 impl<B: Backend> GpuDevice<B> {
@@ -102,6 +109,7 @@ impl<B: Backend> GpuDevice<B> {
             clock,
             sink,
             hang,
+            side_by_side,
         } = parts;
         let lanes = spec.partitions.iter().map(|partition| {
             let keys = (0..partition.lanes.len()).map(|lane| {
@@ -119,9 +127,11 @@ impl<B: Backend> GpuDevice<B> {
                 clock,
                 sink,
                 hang,
+                side_by_side,
                 models: RwLock::default(),
                 lost: OnceLock::new(),
                 legs: AtomicU64::new(0),
+                legs_at_once: AtomicU64::new(0),
                 bytes_copied_in: AtomicU64::new(0),
             }),
             threads: Mutex::default(),
@@ -162,6 +172,7 @@ impl<B: Backend> GpuDevice<B> {
     pub(super) fn metrics(&self) -> DeviceMetrics {
         DeviceMetrics {
             legs: self.core.legs.load(Ordering::Relaxed),
+            legs_at_once: self.core.legs_at_once.load(Ordering::Relaxed),
             bytes_copied_in: self.core.bytes_copied_in.load(Ordering::Relaxed),
             bytes_copied_out: 0,
             gpu: None,

@@ -108,6 +108,12 @@ impl Driver {
         self.version >= version
     }
 
+    /// The driver's own version, such as `580.65.06`, where Linux has its module.
+    pub fn build(self) -> Option<String> {
+        let version = std::fs::read_to_string("/sys/module/nvidia/version").ok()?;
+        Some(version.trim().to_owned())
+    }
+
     /// The number of devices.
     ///
     /// # Errors

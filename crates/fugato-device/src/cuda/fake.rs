@@ -4,20 +4,24 @@
 //! Work that is enqueued is done at once, in the order that streams and events ask for, except
 //! runs on slices that are [held](Fake::hold). Time passes only where work takes it.
 
+mod capture;
+mod memory;
 mod model;
 
-pub(super) use model::{FakeFacts, FakeModel, graph, model};
+pub(super) use model::{FakeFacts, FakeModel, Spoils, graph, model};
 
-use super::backend::{Backend, Fault, FaultKind, GraphId, How, Place, Places, SessionOptions};
+use super::backend::{Backend, Fault, FaultKind, GraphId, How, Places, SessionOptions};
+use super::graph::GraphNodes;
 use crate::store::{CutModel, Cuts, LoadCause, ModelInfo, Part};
+use capture::{Capture, FakeCaptured, FakeGraph, InFlight};
 use fugato_core::Nanos;
 use fugato_core::device::AtomSet;
+use memory::{Bound, FakeMemory, FakePinned, Taken};
 use model::FakePart;
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Long enough on any machine; what waits longer waits in vain.
@@ -44,6 +48,11 @@ struct State {
     /// Whether a session is being made somewhere, which holds captures up.
     busy: bool,
     log: Vec<String>,
+    capture: Option<Capture>,
+    /// What captured graphs consist of besides.
+    captures_hold: GraphNodes,
+    /// Events that a capture saw, and that were not recorded since.
+    seen_by_captures: BTreeSet<usize>,
     /// The host's time, and how much of it making a session takes.
     slow: Option<(Arc<AtomicU64>, Nanos)>,
 }
@@ -76,74 +85,13 @@ enum Op {
     Wait(usize, u64),
 }
 
-/// Memory that was taken, given back when it is dropped.
-pub(super) struct Taken {
-    bytes: usize,
-    of: Fake,
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.of.lock().memory_left += self.bytes;
-    }
-}
-
-pub(super) struct FakeMemory {
-    content: Arc<Mutex<Vec<u8>>>,
-    _taken: Taken,
-}
-
-pub(super) struct FakePinned {
-    bytes: Vec<u8>,
-    /// What the last copy brought, once it is done.
-    landed: Arc<OnceLock<Vec<u8>>>,
-}
-
-impl AsRef<[u8]> for FakePinned {
-    fn as_ref(&self) -> &[u8] {
-        self.landed.get().unwrap_or(&self.bytes)
-    }
-}
-
-impl AsMut<[u8]> for FakePinned {
-    fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-}
-
 pub(super) struct FakeSession {
     part: FakePart,
     stream: usize,
     graphs: bool,
+    in_flight: Arc<Mutex<InFlight>>,
     _taken: Arc<Taken>,
     _weights: Arc<Taken>,
-}
-
-/// A tensor of a binding.
-#[derive(Clone)]
-struct Bound {
-    name: String,
-    content: Arc<Mutex<Vec<u8>>>,
-    range: Range<usize>,
-}
-
-impl Bound {
-    fn of(place: &Place<'_, FakeMemory>) -> Self {
-        let range = place.offset..place.offset + place.bytes;
-        let content = Arc::clone(&place.memory.content);
-        let room = content.lock().unwrap_or_else(PoisonError::into_inner).len();
-        assert!(range.end <= room, "{:?} has no room", place.name);
-        assert!(range.start.is_multiple_of(Fake::ALIGN));
-        Self {
-            name: place.name.to_str().unwrap().to_owned(),
-            content,
-            range,
-        }
-    }
-
-    fn content(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 pub(super) struct FakeBinding {
@@ -154,8 +102,9 @@ pub(super) struct FakeBinding {
     inputs: Vec<Bound>,
     outputs: Vec<Bound>,
     captured: Vec<GraphId>,
+    in_flight: Arc<Mutex<InFlight>>,
     /// A session is there as long as what is bound to it.
-    _session: Arc<Taken>,
+    session: Arc<Taken>,
 }
 
 impl Fake {
@@ -308,30 +257,14 @@ impl Fake {
         self.0.changed.notify_all();
     }
 
-    fn enqueue_run(
-        &self,
-        binding: &FakeBinding,
-        name: &'static str,
-        how: &str,
-    ) -> Result<(), Fault> {
-        let state = self.call(name)?;
-        let (inputs, outputs) = (binding.inputs.clone(), binding.outputs.clone());
-        let part = binding.part.clone();
-        let run = move || {
-            let read = |input: &Bound| {
-                let content = input.content()[input.range.clone()].to_vec();
-                (input.name.clone(), content)
-            };
-            let mut tensors = inputs.iter().map(read).collect();
-            part.run(&mut tensors);
-            for output in &outputs {
-                output.content()[output.range.clone()].copy_from_slice(&tensors[&output.name]);
-            }
-        };
-        let text = format!("{} x{} {how}", binding.part.name(), binding.rows);
-        let takes = binding.part.model.0.takes.as_nanos();
-        self.push(state, binding.stream, Op::Run(Box::new(run), text, takes));
-        Ok(())
+    /// Waits until a stream has nothing more to do.
+    fn idle(&self, state: MutexGuard<'_, State>, stream: usize) -> Result<(), Fault> {
+        let is_busy = |state: &mut State| !state.streams[stream].1.is_empty() && !state.lost;
+        let waited = self.0.changed.wait_while(state, is_busy);
+        match waited.unwrap_or_else(PoisonError::into_inner).lost {
+            true => Err(lost()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -362,6 +295,8 @@ impl Backend for Fake {
     type Weights = Arc<Taken>;
     type Session = FakeSession;
     type Binding = FakeBinding;
+    type Captured = FakeCaptured;
+    type Graph = FakeGraph;
     type Stream = usize;
     type Event = usize;
     type Memory = FakeMemory;
@@ -445,6 +380,10 @@ impl Backend for Fake {
 
     fn record(&self, event: &usize, on: &usize) -> Result<(), Fault> {
         let mut state = self.call("record")?;
+        if state.record_in_capture(*event, *on) {
+            return Ok(());
+        }
+        state.seen_by_captures.remove(event);
         state.events[*event].recorded += 1;
         let mark = state.events[*event].recorded;
         self.push(state, *on, Op::Record(*event, mark));
@@ -452,7 +391,10 @@ impl Backend for Fake {
     }
 
     fn wait(&self, on: &usize, event: &usize) -> Result<(), Fault> {
-        let state = self.call("wait")?;
+        let mut state = self.call("wait")?;
+        if state.wait_in_capture(*on, *event)? {
+            return Ok(());
+        }
         let mark = state.events[*event].recorded;
         self.push(state, *on, Op::Wait(*event, mark));
         Ok(())
@@ -485,11 +427,13 @@ impl Backend for Fake {
         Ok(Arc::new(self.take(self.call("weights")?, bytes)?))
     }
 
-    fn cut(model: &FakeModel, cuts: &Cuts) -> Result<Option<CutModel>, LoadCause> {
-        let (graph, folder) = (&model.0.graph, model.0.folder.path().join("entry"));
-        let joined = cuts.leg_by_leg(graph.graph().operators().len());
-        let cut = joined.map(|cuts| cuts.write(&folder, Arc::clone(graph)));
-        cut.transpose()
+    fn operators(model: &FakeModel) -> Result<usize, LoadCause> {
+        Ok(model.0.graph.graph().operators().len())
+    }
+
+    fn cut(model: &FakeModel, cuts: &Cuts) -> Result<CutModel, LoadCause> {
+        let folder = model.0.folder.path().join("entry");
+        cuts.write(&folder, Arc::clone(&model.0.graph))
     }
 
     fn session(
@@ -519,6 +463,7 @@ impl Backend for Fake {
             part,
             stream: **stream,
             graphs,
+            in_flight: Arc::default(),
         })
     }
 
@@ -537,13 +482,15 @@ impl Backend for Fake {
             inputs: places.inputs.iter().map(Bound::of).collect(),
             outputs: places.outputs.iter().map(Bound::of).collect(),
             captured: Vec::new(),
-            _session: Arc::clone(&session._taken),
+            in_flight: Arc::clone(&session.in_flight),
+            session: Arc::clone(&session._taken),
         })
     }
 
     fn run(&self, binding: &mut FakeBinding, how: How) -> Result<(), Fault> {
         match how {
             How::Eager => self.enqueue_run(binding, "run", "eager"),
+            How::Recorded => self.record_run(binding),
             How::Replay(graph) => {
                 assert!(binding.captured.contains(&graph), "{graph:?} was captured");
                 self.enqueue_run(binding, "replay", "replayed")
@@ -570,5 +517,43 @@ impl Backend for Fake {
         self.enqueue_run(binding, "capture", "captured")?;
         binding.captured.push(graph);
         Ok(true)
+    }
+
+    fn capture_streams(
+        &self,
+        from: &usize,
+        enqueue: &mut dyn FnMut() -> Result<(), Fault>,
+    ) -> Result<FakeCaptured, Fault> {
+        self.capture_from(*from, enqueue)
+    }
+
+    fn contents(&self, captured: &FakeCaptured) -> Result<GraphNodes, Fault> {
+        self.contents_of(captured)
+    }
+
+    fn make_graph(&self, captured: FakeCaptured, _on: &usize) -> Result<FakeGraph, Fault> {
+        self.graph_of(captured)
+    }
+
+    fn launch(&self, graph: &FakeGraph, on: &usize) -> Result<(), Fault> {
+        self.launch_on(graph, *on)
+    }
+
+    fn write(&self, bytes: &[u8], (to, at): (&FakeMemory, usize), on: &usize) -> Result<(), Fault> {
+        self.idle(self.call("write")?, *on)?;
+        let mut content = to.content.lock().unwrap_or_else(PoisonError::into_inner);
+        content[at..at + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        (from, at): (&FakeMemory, usize),
+        bytes: usize,
+        on: &usize,
+    ) -> Result<Vec<u8>, Fault> {
+        self.idle(self.call("read")?, *on)?;
+        let content = from.content.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(content[at..at + bytes].to_vec())
     }
 }

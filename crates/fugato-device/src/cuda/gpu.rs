@@ -2,6 +2,7 @@
 
 use super::driver::{CudaError, Driver, NoDriver, WORK_QUEUES, check, end};
 use super::layout::{SmGranularity, SmLayout};
+use super::nvml;
 use super::stream::Stream;
 use cudarc::driver::sys::{self, CUdevResource, CUdevice_attribute as Attribute};
 use fugato_core::device::AtomSet;
@@ -63,6 +64,10 @@ pub struct Found {
     pub memory: u64,
     /// The newest CUDA version that the driver knows.
     pub driver: String,
+    /// The driver's own version, where the system tells it.
+    pub driver_build: Option<String>,
+    /// The number that names the device in all libraries: `GPU-` and 32 digits in groups.
+    pub uuid: Option<String>,
 }
 
 impl Found {
@@ -112,7 +117,18 @@ pub fn find(ordinal: u32) -> Result<Found, NoDriver> {
         sms: info.sms,
         memory: info.memory,
         driver: driver.version(),
+        driver_build: driver.build(),
+        uuid: uuid_of(device).ok().map(nvml::shown),
     })
+}
+
+fn uuid_of(device: sys::CUdevice) -> Result<[u8; 16], CudaError> {
+    let mut uuid = sys::CUuuid { bytes: [0; 16] };
+    // SAFETY: the device is valid, and so is the place for the answer.
+    check("cuDeviceGetUuid", unsafe {
+        sys::cuDeviceGetUuid_v2(&mut uuid, device)
+    })?;
+    Ok(uuid.bytes.map(|byte| byte as u8))
 }
 
 impl Gpu {
@@ -186,12 +202,7 @@ impl Gpu {
     /// # Errors
     /// Where the driver fails.
     pub(super) fn uuid(&self) -> Result<[u8; 16], CudaError> {
-        let mut uuid = sys::CUuuid { bytes: [0; 16] };
-        // SAFETY: the device is valid, and so is the place for the answer.
-        check("cuDeviceGetUuid", unsafe {
-            sys::cuDeviceGetUuid_v2(&mut uuid, self.device)
-        })?;
-        Ok(uuid.bytes.map(|byte| byte as u8))
+        uuid_of(self.device)
     }
 
     /// The whole device, as one group.

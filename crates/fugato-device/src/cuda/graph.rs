@@ -30,6 +30,9 @@ pub struct GraphNodes {
     pub copies: usize,
     /// Fills.
     pub fills: usize,
+    /// Copies from or to host memory that the driver does not know: whoever had it may have
+    /// given it back since.
+    pub pageable: usize,
     /// Calls of the host, which may not be in a graph that serves.
     pub host: usize,
     /// Allocations, with which a graph can have one executable at a time.
@@ -125,7 +128,10 @@ impl Graph {
                     let is_here = kernel(node)?.ctx == partition.context();
                     found.kernels_of_partition += usize::from(is_here);
                 }
-                Kind::CU_GRAPH_NODE_TYPE_MEMCPY => found.copies += 1,
+                Kind::CU_GRAPH_NODE_TYPE_MEMCPY => {
+                    found.copies += 1;
+                    found.pageable += usize::from(is_pageable(node)?);
+                }
                 Kind::CU_GRAPH_NODE_TYPE_MEMSET => found.fills += 1,
                 Kind::CU_GRAPH_NODE_TYPE_HOST => found.host += 1,
                 Kind::CU_GRAPH_NODE_TYPE_MEM_ALLOC => found.allocations += 1,
@@ -231,6 +237,45 @@ fn kernel(node: sys::CUgraphNode) -> Result<sys::CUDA_KERNEL_NODE_PARAMS, CudaEr
         )?;
         Ok(parameters.assume_init())
     }
+}
+
+/// Whether a copy is from or to host memory that the driver neither allocated nor registered.
+fn is_pageable(node: sys::CUgraphNode) -> Result<bool, CudaError> {
+    const HOST: u32 = sys::CUmemorytype::CU_MEMORYTYPE_HOST as u32;
+    const UNIFIED: u32 = sys::CUmemorytype::CU_MEMORYTYPE_UNIFIED as u32;
+    let mut copy = MaybeUninit::<sys::CUDA_MEMCPY3D>::zeroed();
+    let copy = copy.as_mut_ptr();
+    // SAFETY: the node is a copy of a graph that is alive, and the place for the answer valid.
+    check("cuGraphMemcpyNodeGetParams", unsafe {
+        sys::cuGraphMemcpyNodeGetParams(node, copy)
+    })?;
+    // SAFETY: all of it is initialised, by zeroes or by the driver. What sort of memory it is
+    // is read as a number, since not each number is a sort.
+    let (from, to) = unsafe {
+        let from = (&raw const (*copy).srcMemoryType).cast::<u32>().read();
+        let to = (&raw const (*copy).dstMemoryType).cast::<u32>().read();
+        let (source, target) = ((*copy).srcHost as u64, (*copy).dstHost as u64);
+        (
+            (from, source, (*copy).srcDevice),
+            (to, target, (*copy).dstDevice),
+        )
+    };
+    let is_unknown = |(kind, host, device): (u32, u64, u64)| match kind {
+        HOST => !is_known(host),
+        UNIFIED => !is_known(device),
+        _ => false,
+    };
+    Ok(is_unknown(from) || is_unknown(to))
+}
+
+/// Whether the driver knows the memory at an address.
+fn is_known(address: sys::CUdeviceptr) -> bool {
+    let mut kind = 0_u32;
+    let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
+    // SAFETY: the place for the answer is valid for this attribute; the address is only looked
+    // up. The driver refuses one that it does not know.
+    let asked = unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, address) };
+    asked == sys::CUresult::CUDA_SUCCESS && kind != 0
 }
 
 /// Shows every node of a graph and of the graphs in it.

@@ -111,11 +111,28 @@ impl DeviceMemory {
         (to, bytes): (&mut PinnedMemory, usize),
         stream: &Stream,
     ) -> Result<(), CudaError> {
-        assert!(bytes <= self.bytes.min(to.bytes), "a copy fits its target");
+        self.copy_part_to(0, (to, bytes), stream)
+    }
+
+    /// Enqueues a copy of `bytes` from the place `at` on to `to`.
+    ///
+    /// # Errors
+    /// Where the driver fails.
+    ///
+    /// # Panics
+    /// Where there are not so many, or no room for them.
+    pub fn copy_part_to(
+        &self,
+        at: usize,
+        (to, bytes): (&mut PinnedMemory, usize),
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        let is_there = at.checked_add(bytes).is_some_and(|end| end <= self.bytes);
+        assert!(bytes <= to.bytes && is_there, "a copy fits its target");
         // SAFETY: as for `copy_part_from`.
         check("cuMemcpyDtoHAsync", unsafe {
             let host = to.address.as_ptr().cast();
-            sys::cuMemcpyDtoHAsync_v2(host, self.address, bytes, stream.handle())
+            sys::cuMemcpyDtoHAsync_v2(host, self.address + at as u64, bytes, stream.handle())
         })
     }
 }

@@ -3,6 +3,7 @@
 use super::backend::{Backend, Fault, FaultKind, GraphId, How, Places, SessionOptions};
 use super::driver::{CudaError, OUT_OF_MEMORY, is_of_capture, is_sticky, mind_own_captures};
 use super::gpu::{Gpu, Partition};
+use super::graph::{Executable, Graph, GraphNodes};
 use super::memory::{DeviceMemory, PinnedMemory};
 use super::stream::{CAPTURE, Event, Stream};
 use crate::capi::{Binding, Options, OrtError, RunOptions, Session, Value, onnx_of_number};
@@ -87,12 +88,17 @@ pub(super) struct NvidiaSession {
 pub(super) struct NvidiaBinding {
     binding: Quiet<Binding>,
     eager: RunOptions,
+    recorded: RunOptions,
     /// The settings of replays, from the capture on.
     replay: Option<(GraphId, RunOptions)>,
     stream: Arc<Stream>,
     /// What is bound.
     _memory: Vec<Arc<DeviceMemory>>,
 }
+
+/// A graph of ours, ready to run. What it was made of is kept as long: there can be one of it
+/// where it takes memory of its own.
+pub(super) struct NvidiaGraph(Quiet<(Executable, Graph)>);
 
 impl From<CudaError> for Fault {
     fn from(error: CudaError) -> Self {
@@ -165,6 +171,8 @@ impl Backend for Nvidia {
     type Weights = DeviceWeights;
     type Session = NvidiaSession;
     type Binding = NvidiaBinding;
+    type Captured = Graph;
+    type Graph = NvidiaGraph;
     type Stream = Stream;
     type Event = Event;
     type Memory = DeviceMemory;
@@ -274,10 +282,12 @@ impl Backend for Nvidia {
         })
     }
 
-    fn cut(model: &StoredModel, cuts: &Cuts) -> Result<Option<CutModel>, LoadCause> {
-        let operators = model.operators()?;
-        let joined = cuts.leg_by_leg(operators);
-        joined.map(|cuts| model.cut(&cuts)).transpose()
+    fn operators(model: &StoredModel) -> Result<usize, LoadCause> {
+        model.operators()
+    }
+
+    fn cut(model: &StoredModel, cuts: &Cuts) -> Result<CutModel, LoadCause> {
+        model.cut(cuts)
     }
 
     fn session(
@@ -343,6 +353,7 @@ impl Backend for Nvidia {
             binding: Quiet(Some(binding)),
             // It waits: without that, memory that eager runs stage copies in piles up.
             eager: self.run_options(&[(GRAPH, NO_GRAPH)])?,
+            recorded: self.run_options(&[(GRAPH, NO_GRAPH), (NO_WAIT, c"1")])?,
             replay: None,
             stream: Arc::clone(&session.stream),
             _memory: all.map(|place| Arc::clone(place.memory)).collect(),
@@ -352,6 +363,7 @@ impl Backend for Nvidia {
     fn run(&self, binding: &mut NvidiaBinding, how: How) -> Result<(), Fault> {
         let options = match (how, &binding.replay) {
             (How::Eager, _) => &binding.eager,
+            (How::Recorded, _) => &binding.recorded,
             (How::Replay(graph), Some((captured, options))) if graph == *captured => options,
             (How::Replay(_), _) => {
                 return Err(Fault {
@@ -397,6 +409,55 @@ impl Backend for Nvidia {
         }
         binding.replay = Some((graph, replay));
         Ok(true)
+    }
+
+    fn capture_streams(
+        &self,
+        from: &Stream,
+        enqueue: &mut dyn FnMut() -> Result<(), Fault>,
+    ) -> Result<Graph, Fault> {
+        // It waits for sessions that are being made, and holds up others.
+        from.capture(enqueue)
+    }
+
+    fn contents(&self, captured: &Graph) -> Result<GraphNodes, Fault> {
+        let (_, whole) = &self.partitions[0];
+        Ok(captured.nodes(whole)?)
+    }
+
+    fn make_graph(&self, captured: Graph, on: &Stream) -> Result<NvidiaGraph, Fault> {
+        let executable = captured.instantiate()?;
+        executable.upload(on)?;
+        Ok(NvidiaGraph(Quiet(Some((executable, captured)))))
+    }
+
+    fn launch(&self, graph: &NvidiaGraph, on: &Stream) -> Result<(), Fault> {
+        let (executable, _) = graph.0.get();
+        Ok(executable.launch(on)?)
+    }
+
+    fn write(
+        &self,
+        bytes: &[u8],
+        (to, at): (&DeviceMemory, usize),
+        on: &Stream,
+    ) -> Result<(), Fault> {
+        let mut staging = PinnedMemory::new(&self.gpu, bytes.len())?;
+        staging.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        to.copy_part_from((&staging, bytes.len()), at, on)?;
+        Ok(on.synchronize()?)
+    }
+
+    fn read(
+        &self,
+        (from, at): (&DeviceMemory, usize),
+        bytes: usize,
+        on: &Stream,
+    ) -> Result<Vec<u8>, Fault> {
+        let mut staging = PinnedMemory::new(&self.gpu, bytes)?;
+        from.copy_part_to(at, (&mut staging, bytes), on)?;
+        on.synchronize()?;
+        Ok(staging.bytes()[..bytes].to_vec())
     }
 }
 

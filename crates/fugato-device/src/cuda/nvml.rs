@@ -132,7 +132,7 @@ fn ask<F, T: Default>(function: Option<F>, call: impl FnOnce(F, &mut T) -> Retur
 }
 
 /// A UUID as the library writes it.
-fn shown(uuid: [u8; 16]) -> String {
+pub(super) fn shown(uuid: [u8; 16]) -> String {
     let hex = |part: &[u8]| {
         part.iter()
             .map(|byte| format!("{byte:02x}"))

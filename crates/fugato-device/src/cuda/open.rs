@@ -29,6 +29,8 @@ pub struct CudaOptions {
     pub hang_least: Nanos,
     /// Unless the longest run seen of that model, batch and partition, so many times, is longer.
     pub hang_times: u64,
+    /// Whether groups that a plan has at once run so, in one graph, where they can.
+    pub side_by_side: bool,
 }
 
 /// An NVIDIA device: slices are groups of multiprocessors, partitions green contexts, lanes
@@ -89,6 +91,7 @@ impl CudaDevice {
                 least: options.hang_least,
                 times: options.hang_times,
             },
+            side_by_side: options.side_by_side,
         };
         let device = GpuDevice::new(parts).watched();
         Ok(Self {

@@ -91,7 +91,10 @@ impl Stream {
         check("cuStreamBeginCapture", unsafe {
             sys::cuStreamBeginCapture_v2(self.stream, mode)
         })?;
+        // A panic must not leave the stream in its capture.
+        let open = Capturing(self);
         let done = enqueue();
+        std::mem::forget(open);
         let mut graph = null_mut();
         // SAFETY: the capture was begun on this stream; the graph, if any, becomes ours.
         let ended = check("cuStreamEndCapture", unsafe {
@@ -132,6 +135,17 @@ impl Stream {
         let _broken_off = unsafe { sys::cuStreamEndCapture(self.stream, &mut graph) };
         drop(Graph::owned(graph, Arc::clone(self.partition.gpu())));
         Ok(())
+    }
+}
+
+/// Ends a capture that nobody else came to end.
+struct Capturing<'a>(&'a Stream);
+
+impl Drop for Capturing<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.abandon_capture() {
+            tracing::warn!(%error, "a capture could not be ended");
+        }
     }
 }
 

@@ -37,6 +37,7 @@ struct CutGroup {
 ///
 /// # Shape
 /// `legs[leg][stage][group]`, without groups that give nothing anybody reads.
+#[derive(Clone)]
 pub(crate) struct CutModel {
     pub(crate) graph: Arc<ModelGraph>,
     pub(crate) legs: Vec<Vec<Vec<Part>>>,
@@ -125,6 +126,37 @@ impl Cuts {
                 .collect()
         }));
         (!joined.is_whole(operators)).then_some(joined)
+    }
+
+    /// The same legs, those that have groups at once in stages and groups, all others in one
+    /// group. Merged groups are groups of operators one after the other, and stages of one group
+    /// that follow each other are one. `None` where no leg has groups at once.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn side_by_side(&self) -> Option<Self> {
+        let is_at_once = |leg: &[Vec<CutGroup>]| leg.iter().any(|stage| stage.len() > 1);
+        let plain = |stages: &[Vec<CutGroup>]| -> CutGroup {
+            let groups = stages.iter().flatten();
+            let operators = groups.flat_map(|group| group.operators.iter().copied());
+            operators.collect::<Vec<_>>().into()
+        };
+        let leg = |leg: &Vec<Vec<CutGroup>>| match is_at_once(leg) {
+            false => vec![vec![plain(leg)]],
+            true => {
+                let runs = leg.chunk_by(|one, next| one.len() == 1 && next.len() == 1);
+                let stages = runs.map(|run| match run {
+                    [stage] if stage.len() > 1 => {
+                        let groups = stage.iter();
+                        groups.map(|group| group.operators.clone().into()).collect()
+                    }
+                    _ => vec![plain(run)],
+                });
+                stages.collect()
+            }
+        };
+        let is_wanted = self.legs.iter().any(|leg| is_at_once(leg));
+        is_wanted.then(|| Self {
+            legs: self.legs.iter().map(leg).collect(),
+        })
     }
 
     /// One leg that runs all segments one after the other, each a part of its own.
@@ -237,4 +269,47 @@ fn stage_of(stage: &Stage, segments: &Segments) -> Vec<CutGroup> {
 fn operators_of(group: &Group, segments: &Segments) -> impl Iterator<Item = OperatorIndex> {
     let found = group.segments.iter();
     found.flat_map(|&index| segments.segment(index).operators.iter().copied())
+}
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use super::*;
+
+    /// `legs[leg][stage][group][operator]`.
+    fn cuts(legs: &[&[&[&[usize]]]]) -> Cuts {
+        let group = |group: &&[usize]| group.iter().copied().map(OperatorIndex::at).collect();
+        let stage = |stage: &&[&[usize]]| stage.iter().map(group).collect();
+        let leg = |leg: &&[&[&[usize]]]| leg.iter().map(stage).collect();
+        Cuts::new(legs.iter().map(leg).collect())
+    }
+
+    #[test]
+    fn only_legs_with_groups_at_once_are_cut_into_them() {
+        let plain: &[&[&[usize]]] = &[&[&[0]], &[&[1, 2]]];
+        assert_eq!(cuts(&[plain]).side_by_side(), None);
+        let mixed = cuts(&[
+            plain,
+            &[
+                &[&[3]],
+                &[&[4]],
+                &[&[5], &[6, 7]],
+                &[&[8], &[9]],
+                &[&[10]],
+                &[&[11]],
+            ],
+        ]);
+        let expected = cuts(&[
+            &[&[&[0, 1, 2]]],
+            &[&[&[3, 4]], &[&[5], &[6, 7]], &[&[8], &[9]], &[&[10, 11]]],
+        ]);
+        assert_eq!(mixed.side_by_side(), Some(expected));
+    }
+
+    #[test]
+    fn merged_groups_run_operator_by_operator() {
+        let mut merged = cuts(&[&[&[&[0]], &[&[1, 2]], &[&[3], &[4]]]]);
+        merged.legs[0][1][0].merged = true;
+        let expected = cuts(&[&[&[&[0, 1, 2]], &[&[3], &[4]]]]);
+        assert_eq!(merged.side_by_side(), Some(expected));
+    }
 }

@@ -393,6 +393,8 @@ impl LoadPlan {
                     CudnnSearch::Fallback => ConvolutionSearch::Fallback,
                 },
                 graphs: config.cuda_graphs,
+                // As far as the device does so: `device.plan_lanes`.
+                side_by_side: true,
             },
             ..LoadOptions::default()
         };

@@ -108,6 +108,7 @@ impl Opened {
                     lanes: config.device.lanes,
                     hang_least: config.device.gpu_hang_after.nanos(),
                     hang_times: config.device.gpu_hang_times.into(),
+                    side_by_side: false,
                 };
                 tracing::info!(device = %parts.found, "models run on an NVIDIA device");
                 let device =

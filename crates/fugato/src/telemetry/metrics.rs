@@ -102,6 +102,7 @@ pub struct Telemetry {
     driver: Arc<DriverMetrics>,
     places: Family<PlaceLabels, Gauge>,
     device_legs: Family<DeviceLabels, Counter>,
+    device_legs_at_once: Family<DeviceLabels, Counter>,
     device_bytes: Family<DeviceLabels, Counter>,
     device_bytes_out: Family<DeviceLabels, Counter>,
     gpu: GpuMetrics,
@@ -133,6 +134,7 @@ impl Telemetry {
             driver: Arc::new(DriverMetrics::new()),
             places: Family::default(),
             device_legs: Family::default(),
+            device_legs_at_once: Family::default(),
             device_bytes: Family::default(),
             device_bytes_out: Family::default(),
             gpu: GpuMetrics::default(),
@@ -235,6 +237,11 @@ impl Telemetry {
             "device_legs",
             "Legs that the device ended, well or badly",
             self.device_legs.clone(),
+        );
+        registry.register(
+            "device_legs_at_once",
+            "Legs that an NVIDIA device was given with their groups side by side, in one graph",
+            self.device_legs_at_once.clone(),
         );
         registry.register(
             "device_copied_in_bytes",
@@ -373,6 +380,7 @@ impl Telemetry {
             let labels = DeviceLabels { device: id.0 };
             for (family, count) in [
                 (&self.device_legs, device.legs),
+                (&self.device_legs_at_once, device.legs_at_once),
                 (&self.device_bytes, device.bytes_copied_in),
                 (&self.device_bytes_out, device.bytes_copied_out),
             ] {

@@ -7,9 +7,10 @@ use super::model::{Interface, LaneKey, LoadedModel};
 use super::run::Readied;
 use crate::course::{Course, Placing};
 use crate::device::{LoadOptions, Loaded};
-use crate::store::{CutModel, LoadCause, LoadError};
+use crate::store::{CutModel, Cuts, LoadCause, LoadError};
 use fugato_core::{LaneId, ModelId, PartitionId};
 use std::collections::hash_map::Entry;
+use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, PoisonError};
 
@@ -19,6 +20,15 @@ struct Parts<'a, B: Backend> {
     weights: Arc<B::Weights>,
     interface: Interface,
     options: &'a LoadOptions,
+}
+
+/// The parts of a model, as far as it is cut.
+#[derive(Default)]
+struct CutWays {
+    /// One for each leg; `None` where all is one leg.
+    joined: Option<CutModel>,
+    /// The groups of legs, where they are to run side by side.
+    groups: Option<CutModel>,
 }
 
 impl<B: Backend> GpuDevice<B> {
@@ -39,9 +49,12 @@ impl<B: Backend> GpuDevice<B> {
                 self.core.lose(detail);
             }
         });
-        let legs = loaded.map_err(|cause| cause.of(origin))?;
-        let legs = u16::try_from(legs).expect("a model of more legs is refused");
-        Ok(Loaded { legs })
+        let (legs, legs_at_once) = loaded.map_err(|cause| cause.of(origin))?;
+        let count = |legs| u16::try_from(legs).expect("a model of more legs is refused");
+        Ok(Loaded {
+            legs: count(legs),
+            legs_at_once: count(legs_at_once),
+        })
     }
 
     fn bring_up(
@@ -49,7 +62,7 @@ impl<B: Backend> GpuDevice<B> {
         id: ModelId,
         model: &B::Model,
         options: &LoadOptions,
-    ) -> Result<usize, LoadCause> {
+    ) -> Result<(usize, usize), LoadCause> {
         let core = &self.core;
         core.alive()?;
         if core.model(id).is_some() {
@@ -57,8 +70,8 @@ impl<B: Backend> GpuDevice<B> {
         }
         let interface = Interface::of::<B>(model, options)?;
         let cut = match &options.cuts {
-            Some(cuts) => B::cut(model, cuts)?,
-            None => None,
+            Some(cuts) => self.cut(model, cuts, options)?,
+            None => CutWays::default(),
         };
         core.backend.enter()?;
         let parts = Parts::<B> {
@@ -67,11 +80,7 @@ impl<B: Backend> GpuDevice<B> {
             interface,
             options,
         };
-        let loaded = match cut {
-            Some(cut) => self.bring_up_cut(&parts, cut)?,
-            None => None,
-        };
-        let loaded = match loaded {
+        let loaded = match self.bring_up_cut(&parts, cut)? {
             Some(loaded) => loaded,
             None => {
                 let whole = self.whole(&parts)?;
@@ -82,7 +91,7 @@ impl<B: Backend> GpuDevice<B> {
             }
         };
         core.alive()?;
-        let legs = loaded.legs();
+        let legs = (loaded.legs(), loaded.legs_at_once());
         let mut models = core.models.write().unwrap_or_else(PoisonError::into_inner);
         match models.entry(id) {
             Entry::Occupied(_) => Err(LoadCause::IdInUse),
@@ -109,11 +118,64 @@ impl<B: Backend> GpuDevice<B> {
         Ok(Arc::new(model))
     }
 
-    /// `None` where a part does not load, or does not run where the whole model does.
+    /// The parts of a model.
+    fn cut(
+        &self,
+        model: &B::Model,
+        cuts: &Cuts,
+        options: &LoadOptions,
+    ) -> Result<CutWays, LoadCause> {
+        let joined = cuts.leg_by_leg(B::operators(model)?);
+        let joined = joined.map(|cuts| B::cut(model, &cuts)).transpose()?;
+        let wanted = self.core.side_by_side && options.gpu.side_by_side && options.gpu.graphs;
+        let groups = cuts.side_by_side().filter(|_| wanted);
+        let groups = groups.and_then(|cuts| match B::cut(model, &cuts) {
+            Ok(groups) => Some(groups),
+            Err(cause) => {
+                let (_, origin) = B::describe(model);
+                tell_in_turn(origin, &cause.of(origin).report());
+                None
+            }
+        });
+        Ok(CutWays { joined, groups })
+    }
+
+    /// `None` where nothing is cut, or where a part does not load or does not run where the whole
+    /// model does.
     fn bring_up_cut(
         &self,
         parts: &Parts<'_, B>,
-        cut: CutModel,
+        cut: CutWays,
+    ) -> Result<Option<Arc<LoadedModel<B>>>, LoadCause> {
+        let (info, origin) = B::describe(parts.model);
+        let placing = Placing {
+            rows_max: parts.interface.batched.then_some(parts.options.max_batch),
+            align: B::ALIGN,
+            // A capture runs more than once over the same tensors.
+            sums_in_place: false,
+        };
+        let is_cut = cut.joined.is_some();
+        if let Some(groups) = cut.groups {
+            let course = Course::side_by_side(info, cut.joined.clone(), groups, placing);
+            match self.bring_up_course(parts, course, is_cut) {
+                // One after the other they take less.
+                Err(LoadCause::DeviceMemory { detail }) => tell_in_turn(origin, &detail),
+                brought => return brought,
+            }
+        }
+        match cut.joined {
+            Some(joined) => self.bring_up_course(parts, Course::cut(joined, placing), true),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`bring_up_cut`](Self::bring_up_cut), of one way; `is_cut`: whether a leg may be less
+    /// than the whole model.
+    fn bring_up_course(
+        &self,
+        parts: &Parts<'_, B>,
+        course: Course,
+        is_cut: bool,
     ) -> Result<Option<Arc<LoadedModel<B>>>, LoadCause> {
         let Parts { model, options, .. } = parts;
         let (_, origin) = B::describe(model);
@@ -125,13 +187,6 @@ impl<B: Backend> GpuDevice<B> {
             );
             Ok(None)
         };
-        let placing = Placing {
-            rows_max: parts.interface.batched.then_some(options.max_batch),
-            align: B::ALIGN,
-            // A capture runs more than once over the same tensors.
-            sums_in_place: false,
-        };
-        let course = Course::cut(cut, placing);
         if let Some(name) = course.unplaced() {
             let name = name.to_string_lossy();
             return whole(&format!("only running it tells the size of `{name}`"));
@@ -146,8 +201,9 @@ impl<B: Backend> GpuDevice<B> {
         for &partition in warm {
             let detail = match self.make_ready(&loaded, partition) {
                 Ok(Readied::Ran) => continue,
+                Ok(Readied::Refused(_)) if !is_cut => continue,
                 Ok(Readied::Refused(detail)) => detail,
-                Err(cause) if is_of_the_device(&cause) => return Err(cause),
+                Err(cause) if !is_cut || is_of_the_device(&cause) => return Err(cause),
                 Err(cause) => return whole(&cause.of(origin).report()),
             };
             // A model may refuse zeros as a whole too.
@@ -199,4 +255,13 @@ fn is_of_the_device(cause: &LoadCause) -> bool {
             | LoadCause::DeviceMemory { .. }
             | LoadCause::DeviceLost { .. }
     )
+}
+
+/// Says that groups of a plan run one after the other, and why.
+fn tell_in_turn(model: &Path, reason: &str) {
+    tracing::warn!(
+        model = %model.display(),
+        reason,
+        "groups of the model's legs run one after the other"
+    );
 }

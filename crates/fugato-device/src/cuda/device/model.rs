@@ -39,6 +39,10 @@ pub(super) struct LoadedModel<B: Backend> {
     pub(super) eager: Vec<AtomicBool>,
     /// Whether it was said why runs are eager.
     pub(super) told: AtomicBool,
+    /// By leg: whether its groups are not to be put side by side, since that failed.
+    pub(super) in_turn: Vec<AtomicBool>,
+    /// Whether it was said why.
+    pub(super) told_in_turn: AtomicBool,
 }
 
 /// What a model reads and gives, once it is known that the device can hold that.
@@ -136,6 +140,8 @@ impl<B: Backend> LoadedModel<B> {
             longest: Mutex::default(),
             eager: course.parts.iter().map(|_| AtomicBool::default()).collect(),
             told: AtomicBool::new(false),
+            in_turn: course.legs.iter().map(|_| AtomicBool::default()).collect(),
+            told_in_turn: AtomicBool::new(false),
             course,
         })
     }

@@ -14,12 +14,14 @@ use crate::store::LoadCause;
 use crate::tensor::{OutputTensor, TensorData};
 use fugato_core::device::AtomSet;
 use fugato_core::{LegIndex, Nanos, SlotIndex};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the thread of a lane works with.
 pub(super) struct Tools<B: Backend> {
     lane: LaneKey,
-    compute: Arc<B::Stream>,
+    atoms: AtomSet,
+    pub(super) compute: Arc<B::Stream>,
     /// Copies to the device and from it, each on a stream of its own: a copy that waits for a
     /// run to end holds up no copy for the next.
     copies_in: Arc<B::Stream>,
@@ -52,6 +54,8 @@ pub(super) struct Enqueued<B: Backend> {
 
 struct Work<B: Backend> {
     is_first: bool,
+    /// Whether its groups run side by side.
+    at_once: bool,
     /// `None`: legs follow, and what this one gives stays on the device.
     outputs: Option<Vec<Leased<B>>>,
     events: Events<B>,
@@ -96,11 +100,17 @@ impl<B: Backend> Tools<B> {
     pub(super) fn new(backend: &B, lane: LaneKey, atoms: AtomSet) -> Result<Self, Fault> {
         Ok(Self {
             lane,
+            atoms,
             compute: backend.stream(atoms)?,
             copies_in: backend.stream(atoms)?,
             copies_out: backend.stream(atoms)?,
             spare: Arc::default(),
         })
+    }
+
+    /// A further stream of the lane's partition.
+    pub(super) fn stream(&self, backend: &B) -> Result<Arc<B::Stream>, Fault> {
+        backend.stream(self.atoms)
     }
 
     fn events(&self, backend: &B) -> Result<Events<B>, Fault> {
@@ -169,7 +179,10 @@ impl<B: Backend> Tools<B> {
                 let since = (core.clock)();
                 core.lane(self.lane).watch(*serial, Watch { since, limit });
                 let given = self.give(core, (model, &mut sessions), &order);
-                Some(given.map_err(failed)?)
+                let given = given.map_err(failed)?;
+                let at_once = u64::from(given.at_once);
+                core.legs_at_once.fetch_add(at_once, Ordering::Relaxed);
+                Some(given)
             }
         };
         let answers = match order.is_last {
@@ -206,6 +219,7 @@ impl<B: Backend> Tools<B> {
         let outputs = order.is_last.then(|| model.take_outputs(backend));
         let mut work = Work {
             is_first: order.leg == 0,
+            at_once: false,
             outputs: outputs.transpose()?,
             events: self.events(backend)?,
             spare: Arc::clone(&self.spare),
@@ -241,7 +255,10 @@ impl<B: Backend> Tools<B> {
     ) -> Result<(), Fault> {
         let Batch { slot, rows, .. } = order.batch;
         let Work {
-            outputs, events, ..
+            outputs,
+            events,
+            at_once,
+            ..
         } = work;
         if work.is_first {
             backend.record(&events.begun, &self.copies_in)?;
@@ -255,7 +272,7 @@ impl<B: Backend> Tools<B> {
         }
         backend.record(&events.started, &self.compute)?;
         let with = (backend, &self.compute);
-        model.run_leg(with, sessions, order.leg, (&order.batch, false))?;
+        *at_once = model.run_leg(with, sessions, order.leg, &order.batch)?;
         backend.record(&events.ended, &self.compute)?;
         let Some(outputs) = outputs else {
             return match &slot.left {
@@ -272,7 +289,7 @@ impl<B: Backend> Tools<B> {
     }
 
     /// Enqueues the copies of what is gathered in a slot.
-    fn upload(
+    pub(super) fn upload(
         &self,
         backend: &B,
         model: &LoadedModel<B>,
@@ -310,11 +327,12 @@ impl<B: Backend> Tools<B> {
                     .into_iter()
                     .flat_map(|capture| (0..model.legs()).map(move |leg| (leg, capture)))
                 {
-                    match model.run_leg(with, &mut sessions, leg, (&batch, capture)) {
+                    match model.run_in_turn(with, &mut sessions, leg, (&batch, capture)) {
                         Ok(()) => {}
                         Err(fault) if fault.kind == FaultKind::Other => {
                             tracing::debug!(%fault, leg, "a model refused to run over zeros");
                             self.settle(backend, &self.compute)?;
+                            model.tell_all_in_turn(&fault);
                             return Ok(Readied::Refused(fault.detail));
                         }
                         Err(fault) => return Err(fault.into()),
@@ -323,14 +341,13 @@ impl<B: Backend> Tools<B> {
             }
         }
         self.settle(backend, &self.compute)?;
+        self.put_side_by_side(backend, model, &mut sessions)?;
         Ok(Readied::Ran)
     }
 
     /// Waits for what was enqueued on a stream.
-    fn settle(&self, backend: &B, stream: &B::Stream) -> Result<(), Fault> {
-        let event = backend.event()?;
-        backend.record(&event, stream)?;
-        backend.finish(&event)
+    pub(super) fn settle(&self, backend: &B, stream: &Arc<B::Stream>) -> Result<(), Fault> {
+        super::session::settle((backend, stream))
     }
 }
 

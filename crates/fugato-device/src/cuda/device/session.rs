@@ -4,6 +4,7 @@
 use super::super::backend::{
     Backend, Fault, FaultKind, GraphId, How, Place, Places, SessionOptions,
 };
+use super::at_once::AtOnce;
 use super::model::{LaneKey, LoadedModel};
 use super::slot::Slot;
 use crate::course::{Source, Target};
@@ -20,6 +21,8 @@ const EAGER_RUNS: u32 = 2;
 
 /// A model on one lane's stream, by part.
 pub(super) struct LaneSessions<B: Backend> {
+    /// By leg: its groups side by side, where they are.
+    pub(super) at_once: Vec<Option<AtOnce<B>>>,
     parts: Vec<PartSession<B>>,
 }
 
@@ -56,6 +59,7 @@ impl<B: Backend> LoadedModel<B> {
         };
         let empty = || {
             Arc::new(Mutex::new(LaneSessions {
+                at_once: self.course.legs.iter().map(|_| None).collect(),
                 parts: self.course.parts.iter().map(part).collect(),
             }))
         };
@@ -104,10 +108,67 @@ impl<B: Backend> LoadedModel<B> {
         Ok(())
     }
 
-    /// Enqueues a run of a leg over what is in a slot, by graphs where there are some or, with
-    /// `capture`, ones that are captured now. Without, they are when the batch has come a few
-    /// times, unless that would have to wait.
+    /// Enqueues a run of a leg over what is in a slot, its groups side by side where there is a
+    /// graph of that. Says whether there is.
     pub(super) fn run_leg(
+        &self,
+        with: With<'_, B>,
+        lane: &mut LaneSessions<B>,
+        leg: usize,
+        batch: &Batch<'_, B>,
+    ) -> Result<bool, Fault> {
+        let at_once = lane.at_once[leg].as_ref();
+        match at_once.and_then(|at_once| at_once.launch(with, (batch.index, batch.rows))) {
+            Some(Ok(())) => return Ok(true),
+            Some(Err(fault)) if fault.kind == FaultKind::Lost => return Err(fault),
+            Some(Err(fault)) => {
+                // Others of its graphs may still be running.
+                settle(with)?;
+                lane.at_once[leg] = None;
+                self.tell_in_turn(leg, &fault);
+            }
+            None => {}
+        }
+        self.run_in_turn(with, lane, leg, (batch, false))?;
+        Ok(false)
+    }
+
+    /// Enqueues a run of a leg operator by operator, in its one session.
+    pub(super) fn run_in_one(
+        &self,
+        with: With<'_, B>,
+        lane: &mut LaneSessions<B>,
+        leg: usize,
+        batch: &Batch<'_, B>,
+    ) -> Result<(), Fault> {
+        let (backend, _) = with;
+        let mut parts = self.course.legs[leg].iter().flatten();
+        parts.try_for_each(|&part| {
+            let on_lane = &mut lane.parts[part];
+            self.make_part_ready(with, on_lane, part)?;
+            let (bound, _) = self.bound(backend, (part, on_lane), batch)?;
+            backend.run(&mut bound.binding, How::Eager)
+        })
+    }
+
+    /// A session for a group of a leg, whose runs can be captured together with others.
+    pub(super) fn group_session(
+        &self,
+        (backend, stream): With<'_, B>,
+        part: usize,
+    ) -> Result<B::Session, Fault> {
+        let options = SessionOptions {
+            tuning: self.tuning,
+            graphs: true,
+        };
+        let file = self.course.parts[part].file.as_ref();
+        backend.session((&self.model, file), &self.weights, stream, options)
+    }
+
+    /// Enqueues a run of a leg in its one session, by a graph of the runtime's where there is one
+    /// or, with `capture`, one that is captured now. Without, it is when the batch has come a few
+    /// times, unless that would have to wait.
+    pub(super) fn run_in_turn(
         &self,
         with: With<'_, B>,
         lane: &mut LaneSessions<B>,
@@ -185,7 +246,7 @@ impl<B: Backend> LoadedModel<B> {
     }
 
     /// Where a part finds what it reads in a slot, and puts what it gives.
-    fn places<'a>(
+    pub(super) fn places<'a>(
         &'a self,
         part: usize,
         &Batch { slot, rows, .. }: &Batch<'a, B>,
@@ -245,6 +306,13 @@ impl<B: Backend> LoadedModel<B> {
             );
         }
     }
+}
+
+/// Waits for what was enqueued on a stream.
+pub(super) fn settle<B: Backend>((backend, stream): With<'_, B>) -> Result<(), Fault> {
+    let event = backend.event()?;
+    backend.record(&event, stream)?;
+    backend.finish(&event)
 }
 
 /// Whether a session may come about once its runs need not be captured.

@@ -1,6 +1,7 @@
 //! The device over one that is not there: what every device owes the driver, and what happens
 //! when memory, captures or the device itself fail.
 
+mod at_once;
 mod faults;
 mod legs;
 mod loading;
@@ -36,6 +37,11 @@ struct Rig {
 
 impl Rig {
     fn new(memory: usize) -> Self {
+        Self::making(memory, false)
+    }
+
+    /// One that may run groups of a plan side by side.
+    fn making(memory: usize, side_by_side: bool) -> Self {
         let fake = Fake::new(memory);
         let (sender, events) = channel();
         let sender = Mutex::new(sender);
@@ -55,6 +61,7 @@ impl Rig {
                 let _ = sender.send(event);
             }),
             hang: HANG,
+            side_by_side,
         });
         Self {
             fake,

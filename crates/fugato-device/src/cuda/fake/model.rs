@@ -31,8 +31,20 @@ pub(in super::super) struct FakeFacts {
     pub(in super::super) branches: bool,
     /// Whether captures break off.
     pub(in super::super) breaks_captures: bool,
+    /// What graphs of ours get wrong.
+    pub(in super::super) spoils: Spoils,
     /// What no part may compute, only the whole model.
     pub(in super::super) not_alone: Option<&'static str>,
+}
+
+/// What a graph may get wrong that its runs alone do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Spoils {
+    Nothing,
+    /// It reads what was read as it was captured.
+    Inputs,
+    /// It writes nothing.
+    Outputs,
 }
 
 /// An operator: what it gives, and what it reads.
@@ -103,6 +115,7 @@ pub(in super::super) fn graph(
         takes: Nanos::from_micros(100),
         branches: false,
         breaks_captures: false,
+        spoils: Spoils::Nothing,
         not_alone: None,
     }
 }

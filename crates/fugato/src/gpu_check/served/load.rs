@@ -398,7 +398,10 @@ mod tests {
 
     impl Host for Noting {
         fn load(&self, _: ModelId, _: &StoredModel, _: &LoadOptions) -> Result<Loaded, LoadError> {
-            Ok(Loaded { legs: 1 })
+            Ok(Loaded {
+                legs: 1,
+                legs_at_once: 0,
+            })
         }
 
         fn unload(&self, _: ModelId) -> bool {
