@@ -20,7 +20,7 @@ pub use read::{FileConfig, from_environment, read_file};
 pub use reference::reference;
 pub use schema::{
     ClipperConfig, CudnnSearch, DeviceConfig, DeviceKind, DstackConfig, FugatoConfig, GsliceConfig,
-    LogConfig, LogFormat, ModelConfig, ModelControlMode, ModelDevice, ModelStoreConfig,
+    LogConfig, LogFormat, ModelConfig, ModelControlMode, ModelDevice, ModelStoreConfig, PlanLanes,
     PoliciesConfig, Policy, Precision, ProfileConfig, RawClipper, RawConfig, RawDevice, RawDstack,
     RawFugato, RawGslice, RawLog, RawModel, RawModelStore, RawPolicies, RawProfile, RawRuntime,
     RawScheduler, RawServer, RawTelemetry, RawTemporal, RawUncontrolled, RuntimeConfig, SETTINGS,

@@ -55,12 +55,14 @@ pub enum Part {
     Beside,
     /// What eight models take of memory in three partitions each
     Models,
+    /// Whether plans with groups side by side in one graph pay, and answer the same
+    Plans,
 }
 
 impl Part {
     /// All, in the order they are tried: the riskiest assumptions first.
     /// What they leave of their time goes to the parts that measure as long as they may.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Device,
         Self::Capture,
         Self::Overlap,
@@ -71,6 +73,7 @@ impl Part {
         Self::Switch,
         Self::Beside,
         Self::Models,
+        Self::Plans,
         Self::Zoo,
         Self::Knees,
         Self::Policies,
@@ -92,6 +95,7 @@ impl Part {
             Self::Switch => "switch",
             Self::Beside => "beside",
             Self::Models => "models",
+            Self::Plans => "plans",
         }
     }
 
@@ -111,6 +115,7 @@ impl Part {
             Self::Switch => "Is another partition as near as the same one?",
             Self::Beside => "Do other models leave one alone?",
             Self::Models => "Do eight models in three partitions each fit beside others?",
+            Self::Plans => "Do groups of a plan gain by running side by side?",
         }
     }
 
@@ -121,12 +126,11 @@ impl Part {
             Self::Capture => 45,
             Self::Overlap | Self::Memory | Self::Models => 25,
             Self::Retarget | Self::Beside => 20,
-            Self::Neighbours => 35,
-            Self::Partitions => 40,
+            Self::Neighbours => 30,
+            Self::Partitions => 35,
             Self::Switch => 15,
-            Self::Zoo => 75,
-            Self::Knees => 65,
-            Self::Policies => 70,
+            Self::Plans | Self::Zoo => 60,
+            Self::Knees | Self::Policies => 50,
         })
     }
 }

@@ -13,6 +13,7 @@ mod floats;
 pub mod fuzz;
 pub mod gpu_check;
 pub mod modelconfig;
+pub mod plan_lanes;
 pub mod planning;
 pub mod plots;
 pub mod policies;

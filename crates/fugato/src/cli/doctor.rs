@@ -10,6 +10,8 @@ use crate::accelerator::{self, Accelerator};
 use crate::config::ModelDevice;
 use crate::config::{Config, Cores, DeviceKind};
 use crate::modelconfig;
+#[cfg(feature = "cuda")]
+use crate::plan_lanes::{self, Machine};
 use crate::repository::{self, ModelEntry};
 use crate::runtime::{self, Surroundings};
 use fugato_device::Runtime;
@@ -107,15 +109,15 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
 }
 
 fn examine(config: &Config) -> Vec<Check> {
-    let (device, gpu, library) = devices(config);
-    let mut checks = vec![
-        onnxruntime(config, library.as_deref()),
+    let Devices {
         device,
         gpu,
-        cores(config),
-        memory(),
-        model_store(config),
-    ];
+        plan_lanes,
+        library,
+    } = devices(config);
+    let mut checks = vec![onnxruntime(config, library.as_deref()), device, gpu];
+    checks.extend(plan_lanes);
+    checks.extend([cores(config), memory(), model_store(config)]);
     let ports = [
         ("http port", config.server.http_port),
         ("grpc port", config.server.grpc_port),
@@ -162,30 +164,51 @@ fn onnxruntime(config: &Config, of_gpu: Option<&Path>) -> Check {
     }
 }
 
-/// The device that models run on, the NVIDIA device that was looked for, and the ONNX Runtime
-/// that the latter needs.
-fn devices(config: &Config) -> (Check, Check, Option<PathBuf>) {
+/// What was found of devices.
+struct Devices {
+    /// The device that models run on.
+    device: Check,
+    /// The NVIDIA device that was looked for.
+    gpu: Check,
+    /// Whether groups of plans run side by side on it.
+    plan_lanes: Option<Check>,
+    /// The ONNX Runtime that it needs.
+    library: Option<PathBuf>,
+}
+
+fn devices(config: &Config) -> Devices {
+    let without = |device, gpu| Devices {
+        device,
+        gpu,
+        plan_lanes: None,
+        library: None,
+    };
     const NAME: &str = "device";
     let name = machine::cpu_name().unwrap_or_else(|| "a CPU of unknown name".to_owned());
     let cpu = Check::ok(NAME, format!("cpu: {name}"));
     if config.device.kind == DeviceKind::Cpu {
-        return (cpu, Check::ok(GPU, "not looked for, as configured"), None);
+        return without(cpu, Check::ok(GPU, "not looked for, as configured"));
     }
     let missing = match accelerator::look(config) {
         #[cfg(feature = "cuda")]
         Ok(Accelerator::Cuda(parts)) => {
             let refused = of_refused(config.defaults.device);
             let device = Check::ok(NAME, format!("cuda: {}; {refused}", parts.found.name));
-            return (device, gpu(&parts), Some(parts.runtime.path.clone()));
+            return Devices {
+                device,
+                gpu: gpu(&parts),
+                plan_lanes: plan_lanes(config, &parts),
+                library: Some(parts.runtime.path.clone()),
+            };
         }
-        Ok(Accelerator::Cpu) => return (cpu, Check::ok(GPU, "none"), None),
+        Ok(Accelerator::Cpu) => return without(cpu, Check::ok(GPU, "none")),
         Err(missing) => missing,
     };
     let (reason, hint) = (missing.reason(), missing.hint());
     if config.device.kind == DeviceKind::Cuda {
         let hint = hint.unwrap_or_else(|| "use `--device auto` or `--device cpu`".to_owned());
         let device = Check::failed(NAME, "cuda: it cannot be used", "see `gpu`");
-        return (device, Check::failed(GPU, reason, hint), None);
+        return without(device, Check::failed(GPU, reason, hint));
     }
     let gpu = match missing.is_repairable() {
         true => {
@@ -194,7 +217,25 @@ fn devices(config: &Config) -> (Check, Check, Option<PathBuf>) {
         }
         false => Check::ok(GPU, format!("none: {reason}")),
     };
-    (cpu, gpu, None)
+    without(cpu, gpu)
+}
+
+/// Whether groups of plans run side by side; `None` where the runtime cannot be loaded, which
+/// another check says.
+#[cfg(feature = "cuda")]
+fn plan_lanes(config: &Config, parts: &CudaParts) -> Option<Check> {
+    let runtime = Runtime::load(&parts.runtime.path).ok()?;
+    let machine = Machine::of(&parts.found, &runtime.profile_key());
+    let store = config.model_store.dir.as_deref();
+    let decision = plan_lanes::decide(config.device.plan_lanes, &machine, store);
+    let found = match decision.on {
+        true => "groups at once run side by side",
+        false => "groups at once run one after the other",
+    };
+    Some(Check::ok(
+        "plan lanes",
+        format!("{found}: {}", decision.why),
+    ))
 }
 
 /// The name of the check of an NVIDIA device.

@@ -1,11 +1,13 @@
 //! `fugato gpu-check`.
 
-use super::Outcome;
 use super::places::try_folder;
+use super::{Outcome, SettingArgs};
 use crate::config::Span;
 use crate::gpu_check::{
     Job, Part, Report, Setup, TIME, Trial, Verdict, find_device, run_parts, try_part,
 };
+#[cfg(feature = "cuda")]
+use crate::plan_lanes::{Checked, Machine};
 use crate::profiler::files;
 use crate::runtime::{self, Surroundings};
 use anyhow::Context;
@@ -56,6 +58,10 @@ pub struct Args {
     /// Folder for the models that are run, which are kept there [default: for this run only]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub models: Option<PathBuf>,
+    /// Model store that keeps whether groups of plans may run side by side here, once `capture`,
+    /// `overlap` and `plans` have told [default: in the user's cache]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub model_store: Option<PathBuf>,
     /// Try this part in this process
     #[arg(long, hide = true)]
     pub part: Option<Part>,
@@ -74,6 +80,11 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     }
     let found = find_device(args.device).context("there is no NVIDIA device to check")?;
     let library = runtime::find_gpu(args.onnxruntime.as_deref(), &Surroundings::of_process())?;
+    let settings = SettingArgs {
+        model_store: args.model_store.clone(),
+        ..SettingArgs::default()
+    };
+    let store = settings.resolve()?.model_store.dir;
     try_folder(&args.out)?;
     let scratch = tempfile::tempdir()?;
     let parts = match args.only.is_empty() {
@@ -100,6 +111,9 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let reports = run_parts(&job, |report| {
         Ok(writeln!(std::io::stderr(), "{}", line(report))?)
     })?;
+    if let Some(kept) = keep(args.device, &reports, store.as_deref())? {
+        writeln!(std::io::stderr(), "{kept}")?;
+    }
     let page = crate::gpu_check::summary(&reports);
     std::io::stdout().write_all(page.as_bytes())?;
     let all = reports
@@ -109,6 +123,38 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         true => Outcome::Success,
         false => Outcome::CheckFailed,
     })
+}
+
+/// Keeps in the model store what the reports say of groups side by side; says what, if anything.
+#[cfg(feature = "cuda")]
+fn keep(device: u32, reports: &[Report], store: Option<&Path>) -> anyhow::Result<Option<String>> {
+    let runtime = |report: &Report| Some(report.facts.get("runtime")?.as_str()?.to_owned());
+    let plans = reports
+        .iter()
+        .find(|report| report.part == Part::Plans.name());
+    // Where that part broke off, what it found holds for no runtime.
+    let runtime = plans.and_then(runtime).unwrap_or_default();
+    let found = fugato_device::cuda::find(device)?;
+    let Some(checked) = Checked::of(Machine::of(&found, &runtime), reports) else {
+        return Ok(None);
+    };
+    let may = match checked.holds() {
+        true => "may",
+        false => "may not",
+    };
+    Ok(Some(match store {
+        Some(store) => {
+            let path = checked.keep(store)?;
+            let path = path.display();
+            format!("Groups of plans {may} run side by side with `plan_lanes` at `auto`: {path}")
+        }
+        None => "There is no model store to keep it in".to_owned(),
+    }))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn keep(_: u32, _: &[Report], _: Option<&Path>) -> anyhow::Result<Option<String>> {
+    Ok(None)
 }
 
 fn line(report: &Report) -> String {

@@ -30,7 +30,7 @@ Each segment is timed on the device, and kept for the next time. Groups stay sid
 that is measured to be faster than one after the other on all cores; legs are joined until the
 plan costs no more than `--cost-max` over the model as it is, which in the end it is.
 
-On an NVIDIA device groups run one after the other.
+On an NVIDIA device groups run one after the other, unless `device.plan_lanes` is on.
 
 `--in-flight` plans what is left of several tasks of the model as one graph. What that takes is
 computed from the times of segments and never run: no device here runs stages of several tasks.

@@ -116,6 +116,18 @@ pub enum Supervise {
     Off,
 }
 
+/// Whether groups that a plan has at once run side by side on an NVIDIA device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlanLanes {
+    /// Where `fugato gpu-check` has found on this machine that they do so well.
+    Auto,
+    /// Wherever a leg can be captured.
+    On,
+    /// Nowhere.
+    Off,
+}
+
 /// How log lines are written to standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -198,6 +210,7 @@ kinds! {
     ModelControlMode: "`none`, `poll` or `explicit`",
     LogFormat: "`text` or `json`",
     Supervise: "`auto`, `on` or `off`",
+    PlanLanes: "`auto`, `on` or `off`",
 }
 
 /// `value` as TOML.
@@ -405,6 +418,12 @@ section! {
         /// run of its model, batch and partition. Twenty, since neighbours slow a leg down by
         /// less.
         gpu_hang_times: u32 = 20;
+        /// NVIDIA device: whether groups that a plan has at once run side by side, on streams of
+        /// their own that are captured into one graph. `auto` is on where `fugato gpu-check` has
+        /// found on this device, with this driver and ONNX Runtime, that it answers right and
+        /// pays; elsewhere off, since nothing promises that. Each group takes a session's
+        /// memory. `cuda_graphs` has to be on too.
+        plan_lanes: PlanLanes = PlanLanes::Auto;
     }
     unset {
         /// Folder with the libraries of CUDA and cuDNN, looked in before other places.

@@ -6,6 +6,8 @@ use super::found::with_cause;
 use super::serve::ServeError;
 use crate::accelerator::{self, Accelerator};
 use crate::config::{Config, Cores};
+#[cfg(feature = "cuda")]
+use crate::plan_lanes::{self, Machine};
 use crate::runtime::{self, Surroundings};
 use fugato_core::DeviceId;
 use fugato_core::policy::{CapacityRule, capacity_of};
@@ -103,14 +105,22 @@ impl Opened {
             Accelerator::Cpu => Ok(AnyDevice::Cpu(cpu(MAIN, config, clock, sink)?)),
             #[cfg(feature = "cuda")]
             Accelerator::Cuda(parts) => {
+                let machine = Machine::of(&parts.found, &self.ort.profile_key());
+                let store = config.model_store.dir.as_deref();
+                let lanes = plan_lanes::decide(config.device.plan_lanes, &machine, store);
                 let options = fugato_device::cuda::CudaOptions {
                     ordinal: config.device.gpu,
                     lanes: config.device.lanes,
                     hang_least: config.device.gpu_hang_after.nanos(),
                     hang_times: config.device.gpu_hang_times.into(),
-                    side_by_side: false,
+                    side_by_side: lanes.on,
                 };
-                tracing::info!(device = %parts.found, "models run on an NVIDIA device");
+                tracing::info!(
+                    device = %parts.found,
+                    plan_lanes = lanes.on,
+                    reason = lanes.why,
+                    "models run on an NVIDIA device"
+                );
                 let device =
                     fugato_device::cuda::CudaDevice::open(MAIN, &options, &self.ort, clock, sink);
                 let device = device.map_err(accelerator::NoCuda::from)?;

@@ -29,6 +29,7 @@ pub(super) fn run(part: Part, setup: &Setup, budget: &mut Budget<'_>) -> anyhow:
         Part::Switch => on_gpu::switch(setup, budget),
         Part::Beside => on_gpu::beside(setup, budget),
         Part::Models => on_gpu::models(setup, budget),
+        Part::Plans => on_gpu::plans(setup, budget),
     }?;
     Ok(Report::of(part, answer))
 }

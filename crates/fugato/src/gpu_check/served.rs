@@ -11,6 +11,7 @@ mod load;
 mod models;
 #[cfg(feature = "cuda")]
 pub(super) mod on_gpu;
+mod plans;
 mod policies;
 mod stage;
 mod switch;

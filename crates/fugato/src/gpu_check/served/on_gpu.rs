@@ -1,13 +1,14 @@
 //! What is tried on an NVIDIA device.
 
 use super::stage::{Stage, named};
-use super::{beside, knees, models, policies, switch, zoo};
+use super::{beside, knees, models, plans, policies, switch, zoo};
 use crate::config::DeviceKind;
 use crate::gpu_check::Setup;
 use crate::gpu_check::report::{Answer, Budget};
 use anyhow::Context;
-use fugato_core::Nanos;
 use fugato_core::capacity::LargestSettings;
+use fugato_core::plan::CostModel;
+use fugato_core::{Nanos, Share};
 use fugato_device::cuda::{CudaLibraries, Driver, Gpu};
 use fugato_device::{AnyDevice, Device};
 use fugato_zoo::ZooModel;
@@ -26,6 +27,9 @@ const OF_MIXES: [&str; 7] = [
 
 /// The eighth of D-STACK's table.
 const EIGHTH: &str = "resnext50_32x4d";
+
+/// Those whose operators run side by side most, the one of the fewest sessions first.
+const OF_PLANS: [&str; 3] = ["inception_v3", "randwire_ws", "nasnet_a_large"];
 
 /// In the order they are tried. `convnet` is left out: its networks are made up, and the zoo
 /// has none of them.
@@ -116,6 +120,21 @@ pub(crate) fn switch(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<A
         legs: 201,
     };
     switch::run(&mut stage, &plan, budget)
+}
+
+pub(crate) fn plans(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
+    let (mut stage, runtime) = gpu(setup)?;
+    let plan = plans::Plan {
+        models: all(&OF_PLANS)?,
+        planner: "list".parse()?,
+        // Nothing is known of this device before it is measured, which would take the time that
+        // there is; what pays is found out by running it.
+        costs: CostModel::IOS_V100,
+        share: Share(80),
+        rounds: 30,
+        runtime,
+    };
+    plans::run(&mut stage, &plan, budget)
 }
 
 pub(crate) fn models(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {

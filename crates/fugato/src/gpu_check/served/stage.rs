@@ -1,6 +1,6 @@
 //! A device with models of the zoo on it, and whoever hears of its events at the time.
 
-use crate::config::{Config, ConfigError, DeviceKind, Sources};
+use crate::config::{Config, ConfigError, DeviceKind, PlanLanes, Sources};
 use crate::driver::Mailbox;
 use crate::engine::{OpenDevice, open_device};
 use crate::gpu_check::Setup;
@@ -124,6 +124,7 @@ pub(super) struct OnStage {
     pub(super) id: ModelId,
     pub(super) zoo: &'static ZooModel,
     pub(super) stored: StoredModel,
+    pub(super) loaded: Loaded,
 }
 
 /// A leg that ended.
@@ -131,6 +132,16 @@ pub(super) struct Ran {
     pub(super) started: Timestamp,
     pub(super) ended: Timestamp,
     pub(super) split: RunSplit,
+    /// By item, then by output.
+    pub(super) outputs: Vec<Vec<OutputTensor>>,
+}
+
+/// A task that went through all its legs.
+pub(super) struct Through {
+    /// Of all its runs, by the device's clock.
+    pub(super) runs: Nanos,
+    /// From the start of the first leg to the end of the last.
+    pub(super) took: Nanos,
     /// By item, then by output.
     pub(super) outputs: Vec<Vec<OutputTensor>>,
 }
@@ -166,6 +177,8 @@ fn config(setup: &Setup, kind: DeviceKind) -> Result<Config, ConfigError> {
     let flags = &mut sources.flags;
     flags.device.kind = Some(kind);
     flags.device.gpu = Some(setup.device);
+    // Whether they may is what is to be found out; models say which way they are run.
+    flags.device.plan_lanes = Some(PlanLanes::On);
     flags.device.gpu_libraries = setup.libraries.first().cloned();
     flags.runtime.onnxruntime = Some(setup.onnxruntime.clone());
     let store = match kind {
@@ -249,20 +262,25 @@ impl<D: Host> Stage<D> {
         options: &LoadOptions,
     ) -> anyhow::Result<OnStage> {
         let stored = self.prepare(zoo)?;
-        let id = self.load_stored(&stored, options)?;
+        let (id, loaded) = self.load_stored(&stored, options)?;
         stored.give_pages_back();
-        Ok(OnStage { id, zoo, stored })
+        Ok(OnStage {
+            id,
+            zoo,
+            stored,
+            loaded,
+        })
     }
 
     fn load_stored(
         &mut self,
         stored: &StoredModel,
         options: &LoadOptions,
-    ) -> anyhow::Result<ModelId> {
+    ) -> anyhow::Result<(ModelId, Loaded)> {
         let id = ModelId(self.next_model);
         self.next_model += 1;
-        self.device.load(id, stored, options).map_err(told)?;
-        Ok(id)
+        let loaded = self.device.load(id, stored, options).map_err(told)?;
+        Ok((id, loaded))
     }
 
     pub(super) fn unload(&self, model: &OnStage) {
@@ -278,13 +296,24 @@ impl<D: Host> Stage<D> {
     ) -> TaskId {
         let task = TaskId(self.next_task);
         self.next_task += 1;
+        self.start_leg(model, (task, LegIndex(0)), place, requests);
+        task
+    }
+
+    fn start_leg(
+        &self,
+        model: &OnStage,
+        (task, leg): (TaskId, LegIndex),
+        place: Place,
+        requests: &[RequestInputs],
+    ) {
         let rows = requests.iter().map(|request| request.items).sum();
         self.device.start(LegWork {
             start: Start {
                 device: DeviceId(0),
                 task,
                 model: model.id,
-                leg: LegIndex(0),
+                leg,
                 partition: place.partition,
                 lane: place.lane,
                 slot: place.slot,
@@ -292,9 +321,36 @@ impl<D: Host> Stage<D> {
                 not_before: Timestamp::ZERO,
                 requests: Vec::new(),
             },
-            requests: requests.to_vec(),
+            requests: match leg.0 {
+                0 => requests.to_vec(),
+                _ => Vec::new(),
+            },
         });
-        task
+    }
+
+    /// Runs a task to its end on a device that does nothing else, each leg when the one before
+    /// has ended. They take turns among the places.
+    pub(super) fn run_through(
+        &mut self,
+        model: &OnStage,
+        places: &[Place],
+        requests: &[RequestInputs],
+    ) -> anyhow::Result<Through> {
+        let mut places = places.iter().cycle();
+        let mut place = || places.next().copied().context("a task runs somewhere");
+        let task = self.start(model, place()?, requests);
+        let mut last = self.end_of(task)?;
+        let (begun, mut runs) = (last.started, last.split.infer);
+        for leg in 1..model.loaded.legs {
+            self.start_leg(model, (task, LegIndex(leg)), place()?, requests);
+            last = self.end_of(task)?;
+            runs += last.split.infer;
+        }
+        Ok(Through {
+            runs,
+            took: last.ended - begun,
+            outputs: last.outputs,
+        })
     }
 
     /// Waits for the end of a leg; what others report in between is dropped.

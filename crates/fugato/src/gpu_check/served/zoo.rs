@@ -192,7 +192,10 @@ fn at<D: Host>(
 }
 
 /// The largest deviation of an output over its largest value, over all items of a batch.
-fn deviation(found: &[Vec<OutputTensor>], expected: &[Vec<OutputTensor>]) -> anyhow::Result<f64> {
+pub(super) fn deviation(
+    found: &[Vec<OutputTensor>],
+    expected: &[Vec<OutputTensor>],
+) -> anyhow::Result<f64> {
     let Some(first) = found.first() else {
         anyhow::bail!("there are no answers");
     };
