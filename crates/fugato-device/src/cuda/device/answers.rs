@@ -14,6 +14,9 @@ const SAME_OF_HALVES: f64 = 2e-3;
 /// As [`SAME`], for floats of 16 bits with the range of those of 32.
 const SAME_OF_BRAIN_HALVES: f64 = 1.6e-2;
 
+/// Reads the numbers of a tensor of floats.
+type Read = fn(&[u8]) -> Vec<f64>;
+
 /// Inputs that a model is tried with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Filling {
@@ -77,13 +80,24 @@ fn spread(count: u64) -> f64 {
 /// # Errors
 /// What is apart, in words.
 pub(super) fn apart(element: Onnx, found: &[u8], expected: &[u8]) -> Result<(), String> {
-    let (numbers, most): (fn(&[u8]) -> Vec<f64>, f64) = match element {
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT => (of_singles, SAME),
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE => (of_doubles, SAME),
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 => (of_halves, SAME_OF_HALVES),
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 => (of_brain_halves, SAME_OF_BRAIN_HALVES),
-        _ if found == expected => return Ok(()),
-        _ => return Err("it is not the same to the bit".to_owned()),
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "whatever is no float is compared as it lies there"
+    )]
+    let floats: Option<(Read, f64)> = match element {
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT => Some((of_singles, SAME)),
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE => Some((of_doubles, SAME)),
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 => Some((of_halves, SAME_OF_HALVES)),
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 => {
+            Some((of_brain_halves, SAME_OF_BRAIN_HALVES))
+        }
+        _ => None,
+    };
+    let Some((numbers, most)) = floats else {
+        return match found == expected {
+            true => Ok(()),
+            false => Err("it is not the same to the bit".to_owned()),
+        };
     };
     let (found, expected) = (numbers(found), numbers(expected));
     let mut largest = 0.0_f64;
