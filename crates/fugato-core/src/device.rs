@@ -274,9 +274,10 @@ impl DeviceSpec {
 pub const UNITS_MAX: u16 = 10;
 
 impl DeviceSpec {
-    /// A partition for every run of neighbouring units of `unit` slices, the last unit
-    /// smaller where the division leaves one: what a device offers whose partitions are
-    /// places, as CPU cores or groups of SMs are.
+    /// A partition for every run of neighbouring units of `unit` slices: what a device offers
+    /// whose partitions are places, as CPU cores or groups of SMs are. Slices that the division
+    /// leaves over are in the whole device only: a smaller unit would be a share that there is
+    /// once, and whoever takes the least share that is enough would wait for it.
     ///
     /// # Panics
     /// Where `unit` is zero.
@@ -289,9 +290,9 @@ impl DeviceSpec {
         part_lanes: &[LaneClass],
     ) -> Self {
         assert!(unit.0 > 0, "a unit of no slices");
-        let edges = (0..slices.0).step_by(usize::from(unit.0));
-        let edges: Vec<u16> = edges.chain([slices.0]).collect();
-        Self::between(id, name, &edges, whole_lanes, part_lanes)
+        let edges: Vec<u16> = (0..=slices.0).step_by(usize::from(unit.0)).collect();
+        let parts = runs(&edges);
+        Self::of_parts(id, name.into(), slices, parts, (whole_lanes, part_lanes))
     }
 
     /// A partition for every run of slices between two of `edges`, which rise from 0 to the
@@ -307,22 +308,18 @@ impl DeviceSpec {
         part_lanes: &[LaneClass],
     ) -> Self {
         assert!(edges.len() > 1, "no run between fewer than two edges");
-        let units = edges.len() - 1;
-        let runs = (1..units).flat_map(|length| (0..=units - length).map(move |at| (at, length)));
-        let parts = runs.map(|(at, length)| {
-            let first = edges[at];
-            AtomSet::range(first, edges[at + length] - first)
-        });
+        let slices = Share(edges[edges.len() - 1]);
         let lanes = (whole_lanes, part_lanes);
-        Self::of_parts(id, name.into(), Share(edges[units]), parts, lanes)
+        Self::of_parts(id, name.into(), slices, runs(edges), lanes)
     }
 
-    /// A partition for every set of units of `unit` slices, the last unit smaller where the
-    /// division leaves one: what a device offers that hands out percentages and no places,
-    /// as CUDA's MPS does.
+    /// A partition for every set of units of `unit` slices, of as many as fit and at most
+    /// [`UNITS_MAX`]: what a device offers that hands out percentages and no places, as CUDA's
+    /// MPS does. Slices that are of no unit are in the whole device only, as with
+    /// [`ranges`](Self::ranges).
     ///
     /// # Panics
-    /// Where there are more than [`UNITS_MAX`] units, or `unit` is zero.
+    /// Where `unit` is zero.
     pub fn subsets(
         id: DeviceId,
         name: impl Into<String>,
@@ -332,16 +329,11 @@ impl DeviceSpec {
         part_lanes: &[LaneClass],
     ) -> Self {
         assert!(unit.0 > 0, "a unit of no slices");
-        let units = slices.0.div_ceil(unit.0);
-        assert!(
-            units <= UNITS_MAX,
-            "{units} units would make 2^{units} partitions"
-        );
+        let units = (slices.0 / unit.0).min(UNITS_MAX);
         let parts = (1u16..(1 << units) - 1).map(|chosen| {
             let chosen = (0..units).filter(|at| chosen >> at & 1 == 1);
             chosen.fold(AtomSet::EMPTY, |atoms, at| {
-                let first = at * unit.0;
-                atoms.union(AtomSet::range(first, unit.0.min(slices.0 - first)))
+                atoms.union(AtomSet::range(at * unit.0, unit.0))
             })
         });
         Self::of_parts(id, name.into(), slices, parts, (whole_lanes, part_lanes))
@@ -373,6 +365,13 @@ impl DeviceSpec {
     }
 }
 
+/// The atoms of every run between two edges but the longest, the shorter runs first.
+fn runs(edges: &[u16]) -> impl Iterator<Item = AtomSet> {
+    let units = edges.len().saturating_sub(1);
+    let runs = (1..units).flat_map(move |length| (0..=units - length).map(move |at| (at, length)));
+    runs.map(|(at, length)| AtomSet::range(edges[at], edges[at + length] - edges[at]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -400,8 +399,10 @@ mod tests {
         };
         let many = ranges(132, 8);
         many.validate().expect("well formed");
-        assert_eq!(many.partitions.len(), 17 * 18 / 2);
-        assert_eq!(many.partitions[17].share(), Share(4), "132 = 16 x 8 + 4");
+        assert_eq!(many.partitions.len(), 16 * 17 / 2);
+        assert_eq!(many.partitions[0].share(), Share(132), "132 = 16 x 8 + 4");
+        let parts = || many.partitions[1..].iter().map(PartitionSpec::share);
+        assert!(parts().all(|share| share.0.is_multiple_of(8) && share.0 < 128));
         let all = subsets(80, 8);
         all.validate().expect("well formed");
         assert_eq!(all.partitions.len(), 1023);
@@ -409,6 +410,11 @@ mod tests {
         atoms.sort_unstable();
         atoms.dedup();
         assert_eq!(atoms.len(), 1023);
+        let uneven = subsets(132, 13);
+        uneven.validate().expect("well formed");
+        assert_eq!(uneven.partitions.len(), 1023);
+        let parts = || uneven.partitions[1..].iter().map(PartitionSpec::share);
+        assert!(parts().all(|share| share.0.is_multiple_of(13)));
         for one in [ranges(1, 1), subsets(1, 1)] {
             assert_eq!(one.partitions.len(), 1);
         }

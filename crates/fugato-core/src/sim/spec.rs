@@ -18,7 +18,8 @@ const PLACES_MAX: u16 = 16;
 
 /// A device of `slices` slices as one of its kind publishes it: every set of tenths where
 /// the kind hands out percentages, every run of neighbouring slices (sixteenths on larger
-/// devices) where partitions are places. A CPU has an urgent lane beside the others of each
+/// devices) where partitions are places. Where these are no whole numbers of slices there are
+/// fewer parts of one size, and what is left over is in the whole device only. A CPU has an urgent lane beside the others of each
 /// partition.
 ///
 /// # Panics
@@ -33,17 +34,53 @@ pub fn sim_device(kind: &str, slices: Share) -> DeviceSpec {
         part.push(LaneClass::Urgent);
     }
     let name = format!("sim: {kind}, {} slices", slices.0);
-    let unit = |most: u16| Share(slices.0.div_ceil(most));
     if BY_PERCENTAGE.contains(&kind) {
-        DeviceSpec::subsets(DeviceId(0), name, slices, unit(UNITS_MAX), &whole, &part)
+        DeviceSpec::subsets(
+            DeviceId(0),
+            name,
+            slices,
+            unit(slices, UNITS_MAX),
+            &whole,
+            &part,
+        )
     } else {
-        DeviceSpec::ranges(DeviceId(0), name, slices, unit(PLACES_MAX), &whole, &part)
+        DeviceSpec::ranges(
+            DeviceId(0),
+            name,
+            slices,
+            unit(slices, PLACES_MAX),
+            &whole,
+            &part,
+        )
     }
+}
+
+/// The size of units of which there are at most so many: half as many, or more, of the same size,
+/// as few slices left over as each unit less is worth.
+fn unit(slices: Share, most: u16) -> Share {
+    let left = |units: u16| slices.0 % units + (most - units);
+    let counts = (most.div_ceil(2)..=most).rev();
+    let units = counts.min_by_key(|&units| left(units)).unwrap_or(most);
+    Share((slices.0 / units).max(1))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn units_are_of_one_size_and_leave_little_over() {
+        for most in [UNITS_MAX, PLACES_MAX] {
+            for slices in 1..=148 {
+                let unit = unit(Share(slices), most);
+                let units = (slices / unit.0).min(most);
+                let over = slices - units * unit.0;
+                assert!(over < unit.0.max(most / 2), "{slices}: {units} of {unit}");
+            }
+        }
+        assert_eq!(unit(Share(80), UNITS_MAX), Share(8));
+        assert_eq!(unit(Share(132), UNITS_MAX), Share(13));
+    }
 
     #[test]
     fn every_size_is_well_formed() {
