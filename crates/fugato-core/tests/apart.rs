@@ -10,7 +10,7 @@ use fugato_core::sched::{
 use fugato_core::sim::World;
 use fugato_core::{BatchSize, DeviceId, ModelId, Nanos, RequestId, Share, Timestamp};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Models of each device: the first is of device 0, the others of device 1.
 const LARGE: [u32; 2] = [0, 1];
@@ -207,6 +207,38 @@ fn a_model_of_both_devices_joins_what_waits_for_either() {
     }
 }
 
+#[test]
+fn a_share_that_a_device_has_not_becomes_the_next_larger_one() {
+    // Of eight slices in halves and their halves; the smaller device has no four, and is used whole.
+    for (share, (of_eight, of_two)) in [(4, (4, 2)), (3, (4, 2)), (1, (1, 1))] {
+        let policy = PolicySpec::Uncontrolled {
+            lanes: 3,
+            share: Some(Share(share)),
+        };
+        let devices = vec![device(0, 8, 3), device(1, 2, 3)];
+        let mut world = world(settings(policy), devices.clone(), |_| Nanos::new(MS));
+        for (device, id) in [(0, 0), (1, 2)] {
+            world.push(Timestamp::ZERO, Input::ModelAdded(on(device, id)));
+        }
+        for arrival in load([0, 2], 0, (MS, 20 * MS)) {
+            world.push(arrival.received, Input::Arrived(arrival));
+        }
+        while world.step() {
+            world.scheduler().audit();
+        }
+        let ended = outcomes(&mut world).into_iter();
+        let ended: Vec<Outcome> = ended.map(|(_, outcome)| outcome).collect();
+        assert_eq!(ended, vec![Outcome::Completed; 20], "share {share}");
+        let ran = starts(&mut world).into_iter().map(|(_, start)| {
+            let partitions = &devices[usize::from(start.device.0)].partitions;
+            let partition = &partitions[usize::from(start.partition.0)];
+            (start.device.0, partition.share().0)
+        });
+        let ran: BTreeSet<_> = ran.collect();
+        assert_eq!(ran, [(0, of_eight), (1, of_two)].into(), "share {share}");
+    }
+}
+
 /// Requests to one device: when, to which of its models, with how many items.
 fn requests() -> impl Strategy<Value = Vec<(u64, usize, u32)>> {
     prop::collection::vec((0..60 * MS, 0_usize..2, 1_u32..9), 0..80)
@@ -238,7 +270,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     /// Under policies that decide by events alone, a device's tasks are the same to the
-    /// nanosecond whatever the other one does. Others replan at times of their own.
+    /// nanosecond whatever the other one does. Others, `fugato` among them, decide again at times of
+    /// their own, or at events of either.
     #[test]
     fn a_device_runs_the_same_whatever_the_other_does(
         policy in prop::sample::select(vec!["fifo", "edf", "edf-legs", "uncontrolled", "clipper"]),

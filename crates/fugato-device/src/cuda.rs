@@ -30,6 +30,7 @@ mod nvidia;
 mod nvml;
 mod open;
 mod stream;
+mod words;
 
 pub use driver::{CudaError, Driver, NoDriver};
 pub use gpu::{Found, Gpu, GpuInfo, Partition, SmGroups, find};

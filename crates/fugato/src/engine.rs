@@ -69,6 +69,15 @@ impl Engine {
         self.runner.mailbox.control(Input::Drain);
     }
 
+    /// Whether requests that were accepted may still be answered. None is of a device that was lost:
+    /// those ended with it.
+    pub async fn is_owing(&self) -> bool {
+        let mailbox = &self.runner.mailbox;
+        let open = mailbox.ask(|scheduler| scheduler.requests_open()).await;
+        // A driver that has ended answers nothing.
+        open.is_ok_and(|open| open > 0)
+    }
+
     /// Sends the traces that have not been sent. Blocks for at most a few seconds.
     pub fn flush_traces(&self) {
         self.runner.traces.flush();
@@ -140,10 +149,7 @@ impl InferenceService for Engine {
     fn config(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelConfig>, InferError> {
         let served = self.runner.table.served(name, version)?;
         let asked = served.settings.asked.as_ref();
-        let gpu = self.lifecycle.config().device.gpu;
-        let is_cpu = self.runner.devices.get(served.device).device.is_cpu();
-        let gpu = (!is_cpu).then_some(gpu);
-        let full = complete(asked.map(|asked| &asked.config), &served.info, gpu);
+        let full = complete(asked.map(|asked| &asked.config), &served.info);
         Ok(Arc::new(full))
     }
 

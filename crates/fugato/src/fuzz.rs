@@ -52,7 +52,7 @@ pub fn model_config(data: &[u8]) {
             let _ = check(&wanted, &info.inputs, &info.outputs);
             let narrowed = wanted.narrowed_inputs(&info.inputs);
             assert_eq!(narrowed.len(), info.inputs.len());
-            written_config_is_read_back(&complete(Some(config), info, None));
+            written_config_is_read_back(&complete(Some(config), info));
         });
         if let Some(batching) = &wanted.dynamic_batching {
             for level in [0, 1, batching.priority_levels, u64::MAX] {

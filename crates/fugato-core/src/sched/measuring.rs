@@ -107,6 +107,11 @@ impl Measuring {
         self.paid_at = self.paid_at.max(others.paid_at);
     }
 
+    /// Whether anything is left to measure.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     /// The models, by whose turn it is.
     pub(super) fn turns(&self) -> impl Iterator<Item = (ModelId, &Bisection)> {
         let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);

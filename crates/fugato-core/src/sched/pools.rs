@@ -77,13 +77,19 @@ impl Pools {
     pub(super) fn join(&mut self, joined: PoolId, to: PoolId) {
         let Pool {
             devices,
+            work,
+            promised,
             rivals,
             measuring,
             waiting,
             tasks,
-            ..
         } = std::mem::take(self.get_mut(joined));
         assert_eq!(waiting, 0, "requests that wait in a pool that is joined");
+        assert!(work.is_empty(), "work in a pool that is joined: {work:?}");
+        assert!(
+            promised.is_empty(),
+            "promised work in a pool that is joined: {promised:?}"
+        );
         let pool = self.get_mut(to);
         pool.devices.extend(devices);
         pool.rivals.join(rivals);

@@ -54,6 +54,12 @@ impl WorkByOrder {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.levels
+            .iter()
+            .all(|sums| sums.entries(0).next().is_none())
+    }
+
     /// The work that goes no later than `order`, to the block.
     pub(super) fn up_to(&self, order: Timestamp) -> Nanos {
         let end = block_of(order) + 1;

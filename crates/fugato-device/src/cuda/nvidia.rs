@@ -1,11 +1,12 @@
 //! The device there is: the driver's types, and ONNX Runtime's CUDA provider on its streams.
 
 use super::backend::{Backend, Fault, FaultKind, GraphId, How, Places, SessionOptions};
-use super::driver::{CudaError, OUT_OF_MEMORY, is_of_capture, is_sticky, mind_own_captures};
+use super::driver::{CudaError, mind_own_captures};
 use super::gpu::{Gpu, Partition};
 use super::graph::{Executable, Graph, GraphNodes};
 use super::memory::{DeviceMemory, PinnedMemory};
 use super::stream::{CAPTURE, Event, Stream};
+use super::words::{is_refusal, kind_of, kind_of_words};
 use crate::capi::{Binding, Options, OrtError, RunOptions, Session, Value, onnx_of_number};
 use crate::device::ConvolutionSearch;
 use crate::runtime::Runtime;
@@ -109,44 +110,18 @@ impl From<CudaError> for Fault {
     }
 }
 
-fn kind_of(code: u32) -> FaultKind {
-    match code {
-        OUT_OF_MEMORY => FaultKind::OutOfMemory,
-        code if is_sticky(code) => FaultKind::Lost,
-        code if is_of_capture(code) => FaultKind::Capture,
-        _ => FaultKind::Other,
-    }
-}
-
-/// What ONNX Runtime's words say of a failure, if anything; they are those of 1.31.
-fn kind_of_words(words: &str) -> Option<FaultKind> {
-    const NUMBERED: &str = "CUDA failure ";
-    let says = |phrase| words.contains(phrase);
-    if let Some((_, rest)) = words.split_once(NUMBERED) {
-        let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
-        return digits.and_then(|digits| digits.parse().ok()).map(kind_of);
-    }
-    if says("Failed to allocate memory") || says("bad_alloc") || says("out of memory") {
-        return Some(FaultKind::OutOfMemory);
-    }
-    (says("capturing") || says("graph capture") || says("CUDA graph")).then_some(FaultKind::Capture)
-}
-
-/// Whether an error of making a session is about the model: no kernel for an operator, or one that
-/// refuses its attributes as it is made. The words are those of 1.31.
-fn is_refusal(error: &OrtError) -> bool {
-    lacks_operator(error) || error.message().contains("Exception during initialization")
-}
-
 impl Nvidia {
     fn fault(&self, error: &OrtError) -> Fault {
         let detail = error.message().to_owned();
-        let kind = kind_of_words(&detail).filter(|&kind| kind != FaultKind::Other);
-        let kind = kind.unwrap_or_else(|| match self.gpu.memory_free() {
-            // The libraries of cuDNN and cuBLAS hide what became of the device.
-            Err(error) if error.is_sticky() => FaultKind::Lost,
-            Ok(_) | Err(_) => FaultKind::Other,
-        });
+        let told = kind_of_words(&detail).unwrap_or(FaultKind::Other);
+        let kind = match told {
+            FaultKind::OutOfMemory | FaultKind::Other => match self.gpu.memory_free() {
+                // The libraries of cuDNN and cuBLAS hide what became of the device.
+                Err(error) if error.is_sticky() => FaultKind::Lost,
+                Ok(_) | Err(_) => told,
+            },
+            FaultKind::Lost | FaultKind::Capture | FaultKind::Refused => told,
+        };
         Fault { kind, detail }
     }
 
@@ -308,13 +283,12 @@ impl Backend for Nvidia {
         let session = self.make((model, part), (weights, stream), options);
         let session = session.map_err(|error| {
             let fault = self.fault(&error);
-            let refused = fault.kind == FaultKind::Other && is_refusal(&error);
-            let kind = if refused {
-                FaultKind::Refused
-            } else {
-                fault.kind
-            };
-            Fault { kind, ..fault }
+            let is_unknown = fault.kind == FaultKind::Other;
+            if is_unknown && is_refusal(error.message(), lacks_operator(&error)) {
+                let kind = FaultKind::Refused;
+                return Fault { kind, ..fault };
+            }
+            fault
         })?;
         Ok(NvidiaSession {
             session: Quiet(Some(Arc::new(session))),

@@ -653,7 +653,8 @@ section! {
     }
     unset {
         /// Profile of the models, as `fugato profile` writes it. It must be of this device (or of
-        /// the CPU beside it) and runtime; models that it lacks are measured while serving.
+        /// the CPU beside it, where the settings let a model be there) and runtime; models that it
+        /// lacks are measured while serving.
         file: PathBuf = "none; models are measured while serving";
         /// File that keeps what was measured while serving, for the next start. In the model
         /// store, since all of it can be made again; there too what is measured on the CPU beside

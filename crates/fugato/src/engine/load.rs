@@ -77,8 +77,8 @@ pub(super) enum LoadedVersion {
 pub(super) enum VersionError {
     #[error("{}", .0.report())]
     Load(#[from] LoadError),
-    #[error("{}", refused(.0, .1.as_deref()))]
-    Refused(Box<LoadError>, Option<Box<Self>>),
+    #[error("{}", refused(.0, .1))]
+    Refused(Box<LoadError>, Otherwise),
     #[error("the CPU cannot be used: {0}")]
     NoCpu(String),
     #[error(transparent)]
@@ -93,6 +93,17 @@ pub(super) enum VersionError {
     Panicked(String),
     #[error("the server is stopping")]
     Stopping,
+}
+
+/// What there is to say of the CPU where another device refuses a version.
+#[derive(Debug)]
+pub(super) enum Otherwise {
+    /// Nothing: it cannot be used, and nobody asked for it.
+    Untold,
+    /// The settings could allow it.
+    Advised,
+    /// Why it does not run the version either.
+    Failed(Box<VersionError>),
 }
 
 impl Loader {
@@ -146,7 +157,7 @@ impl Loader {
         let sites = self.runner.devices.order(wanted);
         let (first, second) = sites.map_err(|reason| VersionError::NoCpu(reason.to_owned()))?;
         match (self.bring_up_on(first, order), second) {
-            (Err(VersionError::Refused(error, None)), Some(second)) => {
+            (Err(VersionError::Refused(error, _)), Some(second)) => {
                 match self.bring_up_on(second, order) {
                     Ok(brought) => {
                         let reason = error.report();
@@ -160,12 +171,20 @@ impl Loader {
                         );
                         Ok(brought)
                     }
-                    Err(other) => Err(VersionError::Refused(error, Some(Box::new(other)))),
+                    Err(other) => {
+                        let other = Otherwise::Failed(Box::new(other));
+                        Err(VersionError::Refused(error, other))
+                    }
                 }
             }
-            (Err(VersionError::Refused(error, None)), None) if wanted == ModelDevice::Auto => {
-                let reason = self.runner.devices.why_no_cpu().map(str::to_owned);
-                let other = reason.map(VersionError::NoCpu).map(Box::new);
+            (Err(VersionError::Refused(error, _)), None) => {
+                let other = match (wanted, self.runner.devices.why_no_cpu()) {
+                    (_, None) => Otherwise::Advised,
+                    (ModelDevice::Auto, Some(reason)) => {
+                        Otherwise::Failed(Box::new(VersionError::NoCpu(reason.to_owned())))
+                    }
+                    (ModelDevice::Server | ModelDevice::Cpu, Some(_)) => Otherwise::Untold,
+                };
                 Err(VersionError::Refused(error, other))
             }
             (brought, _) => brought,
@@ -199,7 +218,7 @@ impl Loader {
         let VersionOrder { name, settings, .. } = order;
         let LoadPlan { info, options } = LoadPlan::of(name, order.number, settings, stored)?;
         let id = ModelId(self.next.fetch_add(1, Ordering::Relaxed));
-        let planned = self.plan(site, order, stored)?;
+        let (planned, left_out) = self.plan(site, order, stored)?;
         let planned = planned.or_else(|| {
             let on = (&*self.config, site, self.runner.profiles.runtime());
             self.cutter.cut(order, (&info, stored), on)
@@ -212,9 +231,10 @@ impl Loader {
         let loaded = site.device.load(id, stored, &options);
         let loaded = loaded.inspect_err(|_| self.runner.profiles.forget(id));
         let loaded = loaded.map_err(|error| match is_refusal(&error) && !site.device.is_cpu() {
-            true => VersionError::Refused(Box::new(error), None),
+            true => VersionError::Refused(Box::new(error), Otherwise::Untold),
             false => VersionError::Load(error),
         })?;
+        warn_of_place(site, order, left_out.as_ref());
         let profile = match &planned {
             Some(planned) => profile.map(|profile| planned.profile(profile, loaded.legs)),
             None => profile,
@@ -266,13 +286,13 @@ impl Loader {
     }
 
     /// The plan of a version, where it has one. Where it may be on either device, a plan that is for
-    /// the other one is left out.
+    /// the other one is left out, and the second says that.
     fn plan(
         &self,
         site: &Site,
         order: &VersionOrder,
         stored: &StoredModel,
-    ) -> Result<Option<Planned>, PlanFileError> {
+    ) -> Result<(Option<Planned>, Option<PlanFileError>), PlanFileError> {
         let (runner, settings) = (&self.runner, &order.settings.model);
         let of = (site, runner.profiles.runtime());
         let planned = planned::read(settings.plan.as_deref(), stored, of);
@@ -283,12 +303,8 @@ impl Loader {
                 && others.any(|other| Some(&other.device.profile_key()) == device)
         };
         match planned {
-            Err(error) if is_other(&error) => {
-                let (model, device) = (&order.name, site.name());
-                tracing::warn!(model, device, %error, "the model runs without its plan there");
-                Ok(None)
-            }
-            planned => planned,
+            Err(error) if is_other(&error) => Ok((None, Some(error))),
+            planned => planned.map(|planned| (planned, None)),
         }
     }
 
@@ -480,13 +496,29 @@ fn model_spec(
 }
 
 /// What is said of a version that a device refuses, and that was tried on another or not.
-fn refused(error: &LoadError, other: Option<&VersionError>) -> String {
+fn refused(error: &LoadError, other: &Otherwise) -> String {
     let report = error.report();
     match other {
-        Some(other) => format!("{report}; on the CPU: {other}"),
-        None => format!(
+        Otherwise::Untold => report,
+        Otherwise::Advised => format!(
             "{report}; hint: `device = \"auto\"` in the model's settings lets it run on the CPU"
         ),
+        Otherwise::Failed(other) => format!("{report}; on the CPU: {other}"),
+    }
+}
+
+/// Says what was asked of a version and is not so where it was loaded.
+fn warn_of_place(site: &Site, order: &VersionOrder, left_out: Option<&PlanFileError>) {
+    let model = &order.name;
+    if let Some(error) = left_out {
+        let device = site.name();
+        tracing::warn!(model, device, %error, "the model runs without its plan there");
+    }
+    let wanted = order.settings.wanted();
+    let untrue = wanted.filter(|_| site.device.is_cpu());
+    for notice in untrue.iter().flat_map(|wanted| &wanted.cpu_notices) {
+        let (field, reason) = (&notice.path, &notice.reason);
+        tracing::warn!(model, field, reason, "config.pbtxt is not followed here");
     }
 }
 

@@ -5,7 +5,7 @@
 //! file is an error. One that was kept is only a saving: where it does not fit, it is
 //! measured anew.
 
-use crate::config::Config;
+use crate::config::{Config, ModelDevice};
 use fugato_core::profile::{
     AnalysisOptions, DeviceKey, GridPoint, Knee, ModelProfile, Profile, ProfileError, SCHEMA,
     analyse,
@@ -92,7 +92,8 @@ impl Profiles {
     }
 
     /// Reads the profile that was given and those that were kept, for each of these devices,
-    /// the server's first.
+    /// the server's first. The one that was given may be of another than the server's where the
+    /// configuration lets a model be there.
     ///
     /// # Errors
     /// Where the one that was given cannot be used for any of them.
@@ -103,7 +104,8 @@ impl Profiles {
     ) -> Result<Self, ProfileFileError> {
         let mut given = None;
         if let Some(path) = &config.profile.file {
-            let mut fits = devices.iter().map(|(id, device)| {
+            let beside = usize::from(may_be_beside(config));
+            let mut fits = devices.iter().take(1 + beside).map(|(id, device)| {
                 let found = read(path, device, &runtime)?;
                 Ok((*id, found))
             });
@@ -321,6 +323,15 @@ impl Kept {
     }
 }
 
+/// Whether the configuration lets any model be on another device than the server's.
+fn may_be_beside(config: &Config) -> bool {
+    let mut all = config.models.values().chain([&config.defaults]);
+    all.any(|model| match model.device {
+        ModelDevice::Auto | ModelDevice::Cpu => true,
+        ModelDevice::Server => false,
+    })
+}
+
 fn empty(device: &DeviceKey, runtime: &str) -> Profile {
     Profile {
         schema: SCHEMA.to_owned(),
@@ -365,4 +376,58 @@ fn write(path: &Path, profile: &Profile) -> io::Result<()> {
     let partial = path.with_extension(format!("{}.partial", std::process::id()));
     fs::write(&partial, text)?;
     fs::rename(&partial, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{RawConfig, Sources, read_file};
+
+    fn key(kind: &str) -> DeviceKey {
+        DeviceKey {
+            kind: kind.to_owned(),
+            name: format!("a {kind}"),
+            slices: 2,
+        }
+    }
+
+    #[test]
+    fn a_profile_of_the_cpu_beside_is_taken_where_a_model_may_be_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (profile, toml) = (folder.path().join("p.json"), folder.path().join("f.toml"));
+        write(&profile, &empty(&key("cpu"), "runtime")).unwrap();
+        for (sections, fits) in [
+            ("", false),
+            ("[defaults]\ndevice = \"server\"\n", false),
+            ("[model.m]\nslots = 3\n", false),
+            ("[defaults]\ndevice = \"auto\"\n", true),
+            ("[model.m]\ndevice = \"auto\"\n[model.n]\n", true),
+            ("[model.m]\n[model.n]\ndevice = \"cpu\"\n", true),
+        ] {
+            fs::write(&toml, sections).unwrap();
+            let mut flags = RawConfig::default();
+            flags.profile.file = Some(profile.clone());
+            flags.model_store.dir = Some(folder.path().to_owned());
+            let config = Config::resolve(&Sources {
+                flags,
+                environment: RawConfig::default(),
+                file: Some(read_file(&toml).unwrap()),
+            });
+            let (main, cpu) = ((DeviceId(0), key("cuda")), (DeviceId(1), key("cpu")));
+            let opened = Profiles::open(&config.unwrap(), vec![main, cpu], "runtime".to_owned());
+            match opened {
+                Ok(opened) => {
+                    assert!(fits, "{sections}");
+                    assert!(opened.kept(DeviceId(0)).given.is_none());
+                    assert!(opened.kept(DeviceId(1)).given.is_some());
+                }
+                Err(ProfileFileError::Unfit { source, .. }) => {
+                    assert!(!fits, "{sections}");
+                    let error = source.to_string();
+                    assert!(error.contains("a cuda"), "{error}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
 }

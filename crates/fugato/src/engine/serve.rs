@@ -59,8 +59,9 @@ const DECISIONS_MAX: u32 = 1 << 18;
 /// and a supervisor may both pass the first one on, within milliseconds.
 const INSIST_AFTER: Duration = Duration::from_secs(1);
 
-/// How long clients may take to hear that nothing is served any more, where the device or the
-/// driver is gone: there are no replies to wait for, and clients wait for the next server.
+/// How long clients may take to hear that nothing is served any more, where the driver is gone, or
+/// the device and no other has accepted requests: there are no replies to wait for, and clients
+/// wait for the next server.
 const LOST_DRAIN: Duration = Duration::from_secs(1);
 
 /// What a server was given by whoever started its process.
@@ -298,7 +299,8 @@ impl Running {
         tokio::spawn(exit_when_insisted(self.interrupt));
         self.engine.drain();
         shutdown.cancel();
-        let nothing_left = self.ended.is_cancelled() || self.lost.borrow().is_some();
+        let is_lost = self.lost.borrow().is_some();
+        let nothing_left = self.ended.is_cancelled() || is_lost && !self.engine.is_owing().await;
         wait_for_drain(serving, nothing_left).await;
         self.mailbox.close();
         let engine = Arc::clone(&self.engine);
@@ -390,8 +392,8 @@ async fn bind(config: &Config, handed: Option<Sockets>) -> Result<Server, ServeE
     Ok(server)
 }
 
-/// Waits until the servers have ended; only as long as clients need to hear of it, where no
-/// request can be answered any more.
+/// Waits until the servers have ended, which the drain timeout bounds; only as long as clients
+/// need to hear of it, where no request can be answered any more.
 async fn wait_for_drain(mut serving: Serving, nothing_left: bool) {
     let patience = match nothing_left {
         true => LOST_DRAIN,

@@ -8,18 +8,14 @@ use crate::server::metadata::wire_shape;
 use crate::server::proto;
 use fugato_device::TensorSpec;
 use proto::model_config::SchedulingChoice;
-use proto::model_instance_group::Kind;
 use proto::model_version_policy::{Latest, PolicyChoice};
 
 /// The configuration of a model as it is served: `config` (of `config.pbtxt`, where the
 /// model has one) with everything filled in that Triton fills in. The batch size and the
-/// tensors are those that requests are checked against, whatever `config` leaves out. `gpu` is the
-/// NVIDIA device that it runs on; `None` for the CPU.
-pub fn complete(
-    config: Option<&proto::ModelConfig>,
-    info: &ModelInfo,
-    gpu: Option<u32>,
-) -> proto::ModelConfig {
+/// tensors are those that requests are checked against, whatever `config` leaves out. Groups are
+/// of the kind that was asked, wherever the model runs: clients send the answer back, with a change,
+/// and where the model runs is then as open as before.
+pub fn complete(config: Option<&proto::ModelConfig>, info: &ModelInfo) -> proto::ModelConfig {
     let mut full = config.cloned().unwrap_or_default();
     full.name.clone_from(&info.name);
     fill(&mut full.platform, PLATFORM);
@@ -54,15 +50,6 @@ pub fn complete(
     for (index, group) in full.instance_group.iter_mut().enumerate() {
         fill(&mut group.name, &format!("{}_{index}", info.name));
         group.count = group.count.max(1);
-        // Where it runs, whatever was asked.
-        group.set_kind(match gpu {
-            None => Kind::Cpu,
-            Some(_) => Kind::Gpu,
-        });
-        group.gpus = gpu
-            .and_then(|gpu| i32::try_from(gpu).ok())
-            .into_iter()
-            .collect();
     }
     full
 }

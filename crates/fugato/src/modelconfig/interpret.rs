@@ -79,7 +79,8 @@ pub fn interpret(model: &str, config: &proto::ModelConfig) -> Result<Wanted, Mod
         Some(SchedulingChoice::SequenceBatching(_) | SchedulingChoice::EnsembleScheduling(_))
         | None => None,
     };
-    let instances = reader.instances(&config.instance_group, &mut notices)?;
+    let mut cpu_notices = Vec::new();
+    let instances = reader.instances(&config.instance_group, &mut cpu_notices)?;
     let mut settings = reader.settings(&config.parameters, &mut notices)?;
     if is_for_cpu(&config.instance_group) {
         settings.device.get_or_insert(ModelDevice::Cpu);
@@ -104,6 +105,7 @@ pub fn interpret(model: &str, config: &proto::ModelConfig) -> Result<Wanted, Mod
         model_file: reader.model_file(&config.default_model_filename)?,
         settings,
         notices,
+        cpu_notices,
     })
 }
 
@@ -372,11 +374,12 @@ impl Reader<'_> {
         nanos.ok_or_else(|| self.bad(path, micros.to_string(), "at most 18446744073709551"))
     }
 
-    /// The executions at once of all groups that run anything.
+    /// The executions at once of all groups that run anything. Groups for another device than the
+    /// CPU are noted.
     fn instances(
         &self,
         groups: &[proto::ModelInstanceGroup],
-        notices: &mut Vec<Notice>,
+        cpu_notices: &mut Vec<Notice>,
     ) -> Result<Option<u16>, ModelConfigError> {
         let mut total: u64 = 0;
         for (index, group) in groups.iter().enumerate() {
@@ -390,9 +393,9 @@ impl Reader<'_> {
             })?;
             match Kind::try_from(group.kind) {
                 Ok(Kind::Auto | Kind::Cpu | Kind::Model) => {}
-                Ok(Kind::Gpu) => notices.push(Notice {
+                Ok(Kind::Gpu) => cpu_notices.push(Notice {
                     path: format!("{path}.kind"),
-                    reason: "the model runs on the server's device, whatever that is".to_owned(),
+                    reason: "the model runs on the CPU".to_owned(),
                 }),
                 Err(_) => return Err(self.unknown_value(format!("{path}.kind"), group.kind)),
             }

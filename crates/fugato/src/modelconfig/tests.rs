@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::ModelInfo;
-use crate::config::{ByteSize, Span};
+use crate::config::{ByteSize, ModelDevice, Span};
 use crate::repository::VersionPolicy;
 use crate::server::proto::ModelConfig;
 use crate::server::proto::model_instance_group::Kind;
@@ -98,10 +98,12 @@ fn a_classifier_is_understood() {
     assert_eq!(wanted.instances, Some(3));
     assert_eq!(wanted.versions, VersionPolicy::Latest(1));
     assert_eq!(wanted.model_file, "model.onnx");
-    assert_eq!(
-        paths(&wanted),
-        ["instance_group[1].gpus", "instance_group[1].kind"]
-    );
+    assert_eq!(paths(&wanted), ["instance_group[1].gpus"]);
+    // True on an NVIDIA device, so said on the CPU alone.
+    let [notice] = wanted.cpu_notices.as_slice() else {
+        panic!("one notice: {:?}", wanted.cpu_notices);
+    };
+    assert_eq!(notice.path, "instance_group[1].kind");
 }
 
 #[test]
@@ -431,7 +433,7 @@ fn answers_are_completed_by_what_is_served() {
         versions: vec!["1".to_owned()],
         labels: Vec::new(),
     };
-    let full = complete(None, &info, None);
+    let full = complete(None, &info);
     assert_eq!(full.input[0].dims, [3, -1]);
     assert_eq!(full.input[0].data_type(), DataType::TypeString);
     assert!(full.output[0].dims.is_empty());
@@ -443,16 +445,14 @@ fn answers_are_completed_by_what_is_served() {
     assert!(json["dynamic_batching"].is_object());
 
     let text = "output { name: 'y' label_filename: 'l' } version_policy { all { } } instance_group { kind: KIND_GPU gpus: 1 count: 2 }";
-    let full = complete(Some(&read(text)), &info, None);
+    let full = complete(Some(&read(text)), &info);
     assert_eq!(full.output[0].label_filename, "l");
     assert_eq!(full.instance_group[0].name, "m_0");
     assert_eq!(full.instance_group[0].count, 2);
-    assert!(full.instance_group[0].gpus.is_empty());
-    let full = complete(Some(&read(text)), &info, Some(3));
     assert_eq!(full.instance_group[0].kind(), Kind::Gpu);
-    assert_eq!(full.instance_group[0].gpus, [3]);
+    assert_eq!(full.instance_group[0].gpus, [1]);
     info.max_batch_size = 0;
-    let full = complete(None, &info, None);
+    let full = complete(None, &info);
     assert_eq!(full.input[0].dims, [-1, 3, -1]);
     assert_eq!(full.scheduling_choice, None);
 }
@@ -489,4 +489,49 @@ fn the_reference_page_lists_every_field() {
         rows == expected,
         "run FUGATO_BLESS=1 cargo test -p fugato --lib modelconfig"
     );
+}
+
+/// Clients change a field of what they are answered and send it all back.
+#[test]
+fn an_answer_that_is_sent_back_leaves_open_where_the_model_runs() {
+    let info = ModelInfo {
+        name: "m".to_owned(),
+        version: "1".to_owned(),
+        inputs: vec![spec("x", ElementType::Fp32, &[None, Some(3)])],
+        outputs: vec![spec("y", ElementType::Fp32, &[None])],
+        labels: Vec::new(),
+        max_batch_size: 8,
+        versions: vec!["1".to_owned()],
+    };
+    for (text, device) in [
+        ("", None),
+        ("instance_group { count: 2 }", None),
+        ("instance_group { kind: KIND_GPU gpus: 1 }", None),
+        ("instance_group { kind: KIND_MODEL }", None),
+        (
+            "instance_group [ { kind: KIND_CPU }, { kind: KIND_GPU } ]",
+            None,
+        ),
+        (
+            "instance_group [ { kind: KIND_CPU }, { kind: KIND_AUTO } ]",
+            None,
+        ),
+        (
+            "instance_group { kind: KIND_CPU count: 2 }",
+            Some(ModelDevice::Cpu),
+        ),
+    ] {
+        let asked = read(text);
+        let before = interpret("m", &asked).expect("it is a configuration");
+        assert_eq!(before.settings.device, device, "{text}");
+        let answer = complete(Some(&asked), &info);
+        let after = interpret("m", &answer).expect("an answer is a configuration");
+        assert_eq!(after.settings.device, device, "{text}");
+        assert_eq!(after.cpu_notices, before.cpu_notices, "{text}");
+        assert_eq!(complete(Some(&answer), &info), answer, "{text}");
+    }
+    let answer = complete(None, &info);
+    assert_eq!(answer.instance_group[0].kind(), Kind::Auto);
+    let after = interpret("m", &answer).expect("an answer is a configuration");
+    assert_eq!(after.settings.device, None);
 }

@@ -34,6 +34,8 @@ pub struct Wanted {
     pub settings: RawModel,
     /// What it asks that Fugato does not do, and that changes no answer.
     pub notices: Vec<Notice>,
+    /// What it asks besides that is not so where the model runs on the CPU.
+    pub cpu_notices: Vec<Notice>,
 }
 
 impl Wanted {

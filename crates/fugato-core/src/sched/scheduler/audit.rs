@@ -170,8 +170,12 @@ fn audit_sums(state: &State) {
     assert_eq!(state.bytes, bytes, "bytes");
     assert_eq!(state.requests.len(), state.requests.iter().count());
     assert_eq!(state.tasks.len(), state.tasks.iter().count());
+    let mut pooled = BTreeSet::new();
     for (id, pool) in state.pools.iter() {
         audit_pool(state, id, pool);
+        for device in &pool.devices {
+            assert!(pooled.insert(device), "{device} is in {id:?} and another");
+        }
     }
 }
 

@@ -128,6 +128,10 @@ impl Scheduler {
 
     fn next_measurement_of(&self, pool: &Pool) -> Option<NextMeasurement> {
         let (state, measuring) = (&self.state, &pool.measuring);
+        let is_present = |device: &DeviceId| state.ledger.contains(*device);
+        if !measuring.is_wanted() || !pool.devices.iter().any(is_present) {
+            return None;
+        }
         let idle = |&device: &DeviceId| state.ledger.occupied_on(device).next().is_none();
         let busy = pool.waiting > 0 || pool.tasks > 0 || !pool.devices.iter().all(idle);
         if busy || state.draining {

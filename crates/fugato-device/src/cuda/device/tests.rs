@@ -565,6 +565,7 @@ fn models_without_fixed_shapes_are_refused_by_name() {
 #[test]
 fn what_the_device_lacks_is_told_from_what_it_has_not_now() {
     let rig = Rig::with(vec![model("m", 4)]);
+    let held = rig.fake.memory_left();
     // With graphs, and without.
     for _ in 0..2 {
         let detail = "Could not find an implementation for Odd(1)";
@@ -573,6 +574,7 @@ fn what_the_device_lacks_is_told_from_what_it_has_not_now() {
     let error = rig.load(1, model("odd", 4)).unwrap_err();
     assert_eq!(error.kind(), LoadErrorKind::UnsupportedOperator);
     assert!(error.report().contains("Odd(1)"), "{}", error.report());
+    assert_eq!(rig.fake.memory_left(), held);
     for _ in 0..2 {
         rig.fake.fail("session", FaultKind::Other, "who knows");
     }
@@ -582,6 +584,7 @@ fn what_the_device_lacks_is_told_from_what_it_has_not_now() {
         .fail("session", FaultKind::OutOfMemory, "no memory for a session");
     let error = rig.load(1, model("odd", 4)).unwrap_err();
     assert_eq!(error.kind(), LoadErrorKind::DeviceMemory);
+    assert_eq!(rig.fake.memory_left(), held);
     rig.load(1, model("odd", 4)).unwrap();
     rig.run(one(0)).unwrap();
 }

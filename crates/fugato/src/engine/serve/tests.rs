@@ -47,6 +47,8 @@ type Refusals = Arc<Mutex<BTreeMap<String, Refusal>>>;
 /// A device that refuses models.
 struct Picky {
     device: AnyDevice,
+    /// The device's, by another name.
+    spec: DeviceSpec,
     refusals: Refusals,
     /// A model that nothing runs, and where it is looked at.
     odd: (ModelStore, PathBuf),
@@ -54,7 +56,7 @@ struct Picky {
 
 impl Device for Picky {
     fn spec(&self) -> &DeviceSpec {
-        self.device.spec()
+        &self.spec
     }
 
     fn start(&self, work: LegWork) {
@@ -182,9 +184,15 @@ impl Rig {
             heard = Some(Arc::clone(sink));
             let (ort, store) = open::cpu_store(config)?;
             let device = open::cpu(MAIN, config, clock, Arc::clone(sink))?;
+            let device = AnyDevice::Cpu(device);
+            let spec = DeviceSpec {
+                name: format!("picky: {}", device.spec().name),
+                ..device.spec().clone()
+            };
             let main = Site {
                 device: Arc::new(Picky {
-                    device: AnyDevice::Cpu(device),
+                    device,
+                    spec,
                     refusals: own,
                     odd: (store.clone(), odd),
                 }),
@@ -258,11 +266,28 @@ const ROW_BYTES: u64 = 4;
 
 /// The body of a request of one row.
 fn row(x: f32) -> String {
-    let input = json!({"name": "input", "datatype": "FP32", "shape": [1, 1], "data": [x]});
+    rows(x, 1)
+}
+
+/// The body of a request of several equal rows.
+fn rows(x: f32, count: usize) -> String {
+    let data = vec![x; count];
+    let input = json!({"name": "input", "datatype": "FP32", "shape": [count, 1], "data": data});
     json!({"id": "a request", "inputs": [input]}).to_string()
 }
 
 impl Told {
+    /// The bytes of requests that are accepted and not answered.
+    async fn held_bytes(&self) -> u64 {
+        let metrics = self.metrics().await;
+        let held = metrics.lines().filter_map(|line| {
+            let (name, bytes) = line.rsplit_once(' ')?;
+            let is_held = name.starts_with("fugato_request_held_bytes{");
+            is_held.then(|| bytes.parse::<u64>().unwrap())
+        });
+        held.sum()
+    }
+
     /// One HTTP request; gives the status and the body, or `None` where nobody answers.
     async fn try_ask(
         &self,
@@ -411,9 +436,16 @@ async fn a_model_that_is_refused_runs_on_the_cpu_where_its_owner_allows_it() {
             assert_eq!(told.adds(name).await, Ok(k), "{name}");
             assert_eq!(told.device(name).await, device, "{name}");
             let settings = told.get(&format!("/v2/models/{name}/settings")).await;
-            assert!(settings["device_name"].as_str().unwrap().contains("cpu"));
+            let called = settings["device_name"].as_str().unwrap();
+            assert_eq!(called.starts_with("picky"), device == 0, "{called}");
+            assert_eq!(called.starts_with("cpu"), device == 1, "{called}");
+            // As its owner asked, wherever it runs.
             let config = told.get(&format!("/v2/models/{name}/config")).await;
-            let kind = ["KIND_GPU", "KIND_CPU"][usize::try_from(device).unwrap()];
+            let kind = if name == "kind" {
+                "KIND_CPU"
+            } else {
+                "KIND_AUTO"
+            };
             assert_eq!(config["instance_group"][0]["kind"], kind, "{name}");
             let explained = told
                 .get(&format!("/v2/models/{name}/explain/a%20request"))
@@ -486,14 +518,17 @@ async fn a_server_whose_models_are_all_taken_has_one_device() {
 #[tokio::test]
 async fn a_cpu_that_cannot_be_used_is_said() {
     let repository = Repository::new();
-    for name in ["taken", "moved", "asked"] {
+    for name in ["taken", "moved", "asked", "refused"] {
         repository.put_adder(name, 1, 1.0);
     }
-    let toml = format!("{QUIET}[defaults]\ndevice = \"auto\"\n[model.asked]\ndevice = \"cpu\"\n");
+    let toml = format!(
+        "{QUIET}[defaults]\ndevice = \"auto\"\n[model.asked]\ndevice = \"cpu\"\n\
+         [model.refused]\ndevice = \"server\"\n"
+    );
     let rig = Rig::of(Parts {
         repository: &repository,
         toml: &toml,
-        refused: &[("moved", Refusal::Lacking)],
+        refused: &[("moved", Refusal::Lacking), ("refused", Refusal::Lacking)],
         no_cpu: Some("core 99 is not there"),
     })
     .await;
@@ -505,6 +540,10 @@ async fn a_cpu_that_cannot_be_used_is_said() {
         assert!(moved.contains("lacks"), "{moved}");
         assert!(moved.contains("core 99 is not there"), "{moved}");
         assert!(!moved.contains("hint"), "{moved}");
+        // What cannot be is not advised.
+        let refused = told.reason("refused").await;
+        assert!(refused.contains("lacks"), "{refused}");
+        assert!(!refused.contains("auto"), "{refused}");
     };
     rig.run(script).await.expect("it drains");
 }
@@ -649,13 +688,7 @@ async fn both_devices_serve_under_every_policy_and_drain() {
         until("all requests are accepted", async || {
             // In this order: one that is answered in between counts for neither.
             let answered = replied.load(Ordering::Relaxed);
-            let metrics = told.metrics().await;
-            let held = metrics.lines().filter_map(|line| {
-                let (name, bytes) = line.rsplit_once(' ')?;
-                let is_held = name.starts_with("fugato_request_held_bytes{");
-                is_held.then(|| bytes.parse::<u64>().unwrap())
-            });
-            answered + held.sum::<u64>() / ROW_BYTES >= 4
+            answered + told.held_bytes().await / ROW_BYTES >= 4
         })
         .await;
     };
@@ -770,4 +803,76 @@ async fn the_loss_of_the_first_device_ends_the_server() {
         panic!("{ended:?}");
     };
     assert_eq!(detail, "an uncorrectable fault");
+}
+
+/// A core that this process may use.
+fn a_core() -> u16 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let first = allowed.unwrap().trim().split([',', '-']).next();
+    first.unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_the_other_device_accepted_outlives_the_loss_of_the_first() {
+    /// Rows of a request, which take a core some hundred milliseconds.
+    const ROWS: usize = 1_024;
+    const REQUESTS: usize = 8;
+    let repository = Repository::new();
+    repository.put_adder("a", 1, 1.0);
+    repository.put_worker("b", 1, 2.0);
+    let toml = format!(
+        "{QUIET}[device]\ncores = [{}]\n[model.b]\ndevice = \"cpu\"\nmax_batch_size = {ROWS}\n",
+        a_core()
+    );
+    let rig = Rig::start(&repository, &toml, &[]).await;
+    let mut asked = JoinSet::new();
+    let mut lost_at = Instant::now();
+    let (clients, lost) = (&mut asked, &mut lost_at);
+    let replied = Arc::new(AtomicU64::new(0));
+    let script = async |told: Told| {
+        for _ in 0..REQUESTS {
+            let (told, replied) = (told.clone(), Arc::clone(&replied));
+            clients.spawn(async move {
+                let body = rows(0.5, ROWS);
+                let (status, json) = told.http("/v2/models/b/infer", Some(&body)).await;
+                assert_eq!(status, 200, "{json}");
+                assert_eq!(json["outputs"][0]["data"][0].as_f64(), Some(2.5), "{json}");
+                replied.fetch_add(1, Ordering::Relaxed);
+                Instant::now()
+            });
+        }
+        until("all requests are accepted", async || {
+            // In this order: one that is answered in between counts for neither.
+            let answered = replied.load(Ordering::Relaxed);
+            answered + told.held_bytes().await / (ROWS as u64 * ROW_BYTES) >= REQUESTS as u64
+        })
+        .await;
+        *lost = Instant::now();
+        (told.sink)(DeviceEvent::Lost {
+            device: MAIN,
+            detail: "an uncorrectable fault".to_owned(),
+        });
+        until("the server drains", async || {
+            let ready = told.try_ask(told.http, "/v2/health/ready", None).await;
+            ready.is_none_or(|(status, _)| status != 200)
+        })
+        .await;
+    };
+    let ended = rig.run(script).await;
+    assert!(
+        matches!(ended, Err(ServeError::DeviceLost { .. })),
+        "{ended:?}"
+    );
+    let mut last = lost_at;
+    while let Some(answered) = asked.join_next().await {
+        last = last.max(answered.expect("what was accepted is answered"));
+    }
+    let took = last - lost_at;
+    assert!(
+        took > LOST_DRAIN,
+        "answered after {took:?}, which shows nothing: let it take longer"
+    );
 }
