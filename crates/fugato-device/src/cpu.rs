@@ -351,6 +351,7 @@ impl CpuDevice {
         DeviceMetrics {
             legs: self.shared.legs.load(Ordering::Relaxed),
             legs_at_once: 0,
+            legs_captured: 0,
             bytes_copied_in: self.shared.bytes_copied_in.load(Ordering::Relaxed),
             bytes_copied_out: self.shared.bytes_copied_out.load(Ordering::Relaxed),
             gpu: None,

@@ -310,6 +310,8 @@ pub struct DeviceMetrics {
     pub legs: u64,
     /// Legs that an NVIDIA device was given with their groups at once, in one graph.
     pub legs_at_once: u64,
+    /// Other legs that an NVIDIA device was given all in graphs of the runtime's.
+    pub legs_captured: u64,
     /// Bytes of requests copied into slot buffers: each byte once.
     pub bytes_copied_in: u64,
     /// Bytes of results copied out of the runtime: strings, and outputs that are inputs

@@ -1,14 +1,16 @@
 //! Whether groups that plans have at once run side by side on an NVIDIA device: what is configured,
 //! and what `fugato gpu-check` found on that machine.
 //!
-//! The check leaves a file in the model store for each device. It counts for that device, driver
-//! and ONNX Runtime, since what it found is what nobody promises of them.
+//! The check leaves a file in the model store for each device. It counts for that device, driver,
+//! ONNX Runtime, cuDNN, cuBLAS and this program, since what it found is what nobody promises of
+//! them.
 
 use crate::config::PlanLanes;
 use crate::gpu_check::{Part, Report, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The schema of a [`Checked`].
@@ -22,26 +24,34 @@ pub const PARTS: [Part; 3] = [Part::Capture, Part::Overlap, Part::Plans];
 pub struct Machine {
     /// The device: its UUID, or its name and compute capability.
     pub gpu: String,
-    /// The driver.
-    pub driver: String,
+    /// The driver, where its build can be told.
+    pub driver: Option<String>,
     /// ONNX Runtime: `onnxruntime 1.31.1`.
-    pub runtime: String,
+    pub runtime: Option<String>,
+    /// cuDNN and cuBLAS, where they can be asked.
+    pub libraries: Option<String>,
+    /// This program's version.
+    pub fugato: Option<String>,
 }
 
 impl Machine {
-    /// A device that was found, with a runtime.
+    /// A device that was found, with a runtime and the vendor's libraries.
     #[cfg(feature = "cuda")]
-    pub fn of(found: &fugato_device::cuda::Found, runtime: &str) -> Self {
+    pub fn of(
+        found: &fugato_device::cuda::Found,
+        runtime: Option<String>,
+        libraries: Option<String>,
+    ) -> Self {
         let (major, minor) = found.compute_capability;
         let named = || format!("{}, compute capability {major}.{minor}", found.name);
         let build = found.driver_build.as_deref();
+        let driver = |build| format!("{build} (CUDA {})", found.driver);
         Self {
             gpu: found.uuid.clone().unwrap_or_else(named),
-            driver: match build {
-                Some(build) => format!("{build} (CUDA {})", found.driver),
-                None => format!("CUDA {}", found.driver),
-            },
-            runtime: runtime.to_owned(),
+            driver: build.map(driver),
+            runtime,
+            libraries,
+            fugato: Some(env!("CARGO_PKG_VERSION").to_owned()),
         }
     }
 
@@ -72,7 +82,7 @@ pub struct Checked {
 
 impl Checked {
     /// What these reports say of a machine; `None` where they leave what was known as it is:
-    /// not all of [`PARTS`] were tried, and none of those that were fails.
+    /// not all of [`PARTS`] hold, and none fails.
     pub fn of(machine: Machine, reports: &[Report]) -> Option<Self> {
         let named = |part: Part| reports.iter().find(|report| report.part == part.name());
         let found = PARTS.into_iter().filter_map(named);
@@ -80,11 +90,12 @@ impl Checked {
             .map(|report| (report.part.clone(), report.verdict))
             .collect();
         let fails = answers.values().any(|&answer| answer == Verdict::Fails);
-        (answers.len() == PARTS.len() || fails).then(|| Self {
+        let checked = Self {
             schema: SCHEMA.to_owned(),
             machine,
             answers,
-        })
+        };
+        (checked.holds() || fails).then_some(checked)
     }
 
     /// The first part that does not hold.
@@ -110,6 +121,9 @@ impl Checked {
         // Whoever reads it meanwhile finds one or the other.
         let draft = tempfile::NamedTempFile::new_in(store)?;
         std::fs::write(draft.path(), text + "\n")?;
+        // The server may be another user's.
+        let everybody = std::fs::Permissions::from_mode(0o644);
+        draft.as_file().set_permissions(everybody)?;
         draft.persist(&path).map_err(|error| error.error)?;
         Ok(path)
     }
@@ -165,15 +179,27 @@ fn look(machine: &Machine, store: Option<&Path>) -> Result<(), String> {
         ));
     }
     let then = &checked.machine;
+    let differs = |what, then: &str, now: &str| {
+        let words = format!("`fugato gpu-check` tried it with {what} {then}, this is {now}");
+        if then == now { Ok(()) } else { Err(words) }
+    };
+    differs("device", &then.gpu, &machine.gpu)?;
     for (what, then, now) in [
-        ("device", &then.gpu, &machine.gpu),
         ("driver", &then.driver, &machine.driver),
         ("runtime", &then.runtime, &machine.runtime),
+        ("libraries", &then.libraries, &machine.libraries),
+        ("fugato", &then.fugato, &machine.fugato),
     ] {
-        if then != now {
-            return Err(format!(
-                "`fugato gpu-check` tried it with {what} {then}, this is {now}"
-            ));
+        match (then, now) {
+            (Some(then), Some(now)) => differs(what, then, now)?,
+            (_, None) => return Err(format!("which {what} this is cannot be told: untried")),
+            // A part that fails does so whatever else it was.
+            (None, Some(_)) if !checked.holds() => {}
+            (None, Some(_)) => {
+                return Err(format!(
+                    "`fugato gpu-check` could not tell its {what}: untried"
+                ));
+            }
         }
     }
     match checked.obstacle() {
@@ -196,8 +222,10 @@ mod tests {
     fn machine() -> Machine {
         Machine {
             gpu: "GPU-1a/b".to_owned(),
-            driver: "580.65.06 (CUDA 13.0)".to_owned(),
-            runtime: "onnxruntime 1.31.1".to_owned(),
+            driver: Some("580.65.06 (CUDA 13.0)".to_owned()),
+            runtime: Some("onnxruntime 1.31.1".to_owned()),
+            libraries: Some("cuDNN 91002, cuBLAS 13.1.0".to_owned()),
+            fugato: Some("0.1.0".to_owned()),
         }
     }
 
@@ -225,30 +253,49 @@ mod tests {
             why
         };
         assert!(why(&machine()).contains("has not tried it on this device"));
-        for (plans, expected) in [
-            (Verdict::Fails, "part `plans` of `fugato gpu-check` says no"),
-            (
-                Verdict::Unknown,
-                "`plans` of `fugato gpu-check` did not come to its end",
-            ),
-        ] {
-            let checked = Checked::of(machine(), &all(plans)).expect("all were tried");
+        // Part `plans` did not come so far as to name them.
+        let bare = Machine {
+            runtime: None,
+            libraries: None,
+            ..machine()
+        };
+        for tried in [machine(), bare] {
+            let checked = Checked::of(tried, &all(Verdict::Fails)).expect("it fails");
             assert!(!checked.holds());
             checked.keep(&store).expect("it can be written");
+            let expected = "part `plans` of `fugato gpu-check` says no";
             assert!(why(&machine()).contains(expected), "{}", why(&machine()));
         }
         let checked = Checked::of(machine(), &all(Verdict::Holds)).expect("all were tried");
         assert!(checked.holds());
         let path = checked.keep(&store).expect("it can be written");
         assert_eq!(path.file_name().expect("one"), "plan-lanes-GPU-1a-b.json");
+        let mode = std::fs::metadata(&path).expect("it is there").permissions();
+        assert_eq!(mode.mode() & 0o777, 0o644, "others may read it");
         assert!(decide(PlanLanes::Auto, &machine(), Some(&store)).on);
         let others = [
             Machine {
-                driver: "590 (CUDA 13.1)".to_owned(),
+                driver: Some("590 (CUDA 13.1)".to_owned()),
                 ..machine()
             },
             Machine {
-                runtime: "onnxruntime 1.32.0".to_owned(),
+                runtime: Some("onnxruntime 1.32.0".to_owned()),
+                ..machine()
+            },
+            Machine {
+                libraries: Some("cuDNN 91100, cuBLAS 13.1.0".to_owned()),
+                ..machine()
+            },
+            Machine {
+                fugato: Some("0.2.0".to_owned()),
+                ..machine()
+            },
+            Machine {
+                driver: None,
+                ..machine()
+            },
+            Machine {
+                libraries: None,
                 ..machine()
             },
             Machine {
@@ -264,12 +311,23 @@ mod tests {
         let expected = [
             "580.65.06 (CUDA 13.0), this is 590",
             "onnxruntime 1.31.1, this is onnxruntime 1.32.0",
+            "cuDNN 91002, cuBLAS 13.1.0, this is cuDNN 91100",
+            "fugato 0.1.0, this is 0.2.0",
+            "which driver this is cannot be told",
+            "which libraries this is cannot be told",
             "has not tried",
             "GPU-1a/b, this is GPU-1a-b",
         ];
         for (other, expected) in others.iter().zip(expected) {
             assert!(why(other).contains(expected), "{}", why(other));
         }
+        let unnamed = Machine {
+            driver: None,
+            ..machine()
+        };
+        let checked = Checked::of(unnamed, &all(Verdict::Holds)).expect("all hold");
+        checked.keep(&store).expect("it can be written");
+        assert!(why(&machine()).contains("could not tell its driver"));
         std::fs::write(&path, "{}").expect("it can be written");
         assert!(why(&machine()).contains("is not what was written"));
         assert!(!decide(PlanLanes::Auto, &machine(), None).on);
@@ -286,6 +344,7 @@ mod tests {
         let of = |answers: &[(Part, Verdict)]| Checked::of(machine(), &reports(answers));
         assert_eq!(of(&[(Part::Plans, Verdict::Holds)]), None);
         assert_eq!(of(&[(Part::Capture, Verdict::Unknown)]), None);
+        assert_eq!(Checked::of(machine(), &all(Verdict::Unknown)), None);
         assert_eq!(of(&[(Part::Zoo, Verdict::Fails)]), None);
         let checked = of(&[(Part::Overlap, Verdict::Fails)]).expect("it fails");
         assert!(!checked.holds());

@@ -144,11 +144,6 @@ impl<K: Id, V> DenseMap<K, V> {
         self.taken + self.far.len()
     }
 
-    #[cfg(test)]
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// The entries, rising by id.
     pub(super) fn iter(&self) -> impl Iterator<Item = (K, &V)> {
         let first = self.first;

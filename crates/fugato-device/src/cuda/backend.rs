@@ -283,8 +283,10 @@ pub(super) trait Backend: Send + Sync + Sized + 'static {
         from: &Self::Stream,
         enqueue: &mut dyn FnMut() -> Result<(), Fault>,
     ) -> Result<Self::Captured, Fault>;
-    /// What was captured consists of.
-    fn contents(&self, captured: &Self::Captured) -> Result<GraphNodes, Fault>;
+    /// What was captured consists of; the kernels of `on`'s partition are counted apart.
+    fn contents(&self, captured: &Self::Captured, on: &Self::Stream) -> Result<GraphNodes, Fault>;
+    /// Bytes of the device's memory that are free, whoever holds the others.
+    fn memory_free(&self) -> Result<u64, Fault>;
     /// Makes it ready to run. What was captured is used up: where it takes memory of its own,
     /// there may be one of it.
     fn make_graph(&self, captured: Self::Captured, on: &Self::Stream)

@@ -86,6 +86,7 @@ struct Core<B: Backend> {
     lost: OnceLock<String>,
     legs: AtomicU64,
     legs_at_once: AtomicU64,
+    legs_captured: AtomicU64,
     bytes_copied_in: AtomicU64,
 }
 
@@ -132,6 +133,7 @@ impl<B: Backend> GpuDevice<B> {
                 lost: OnceLock::new(),
                 legs: AtomicU64::new(0),
                 legs_at_once: AtomicU64::new(0),
+                legs_captured: AtomicU64::new(0),
                 bytes_copied_in: AtomicU64::new(0),
             }),
             threads: Mutex::default(),
@@ -173,6 +175,7 @@ impl<B: Backend> GpuDevice<B> {
         DeviceMetrics {
             legs: self.core.legs.load(Ordering::Relaxed),
             legs_at_once: self.core.legs_at_once.load(Ordering::Relaxed),
+            legs_captured: self.core.legs_captured.load(Ordering::Relaxed),
             bytes_copied_in: self.core.bytes_copied_in.load(Ordering::Relaxed),
             bytes_copied_out: 0,
             gpu: None,

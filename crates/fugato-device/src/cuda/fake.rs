@@ -51,6 +51,8 @@ struct State {
     capture: Option<Capture>,
     /// What captured graphs consist of besides.
     captures_hold: GraphNodes,
+    /// Bytes that each of so many captures to come takes.
+    captures_take: (usize, usize),
     /// Events that a capture saw, and that were not recorded since.
     seen_by_captures: BTreeSet<usize>,
     /// The host's time, and how much of it making a session takes.
@@ -527,8 +529,12 @@ impl Backend for Fake {
         self.capture_from(*from, enqueue)
     }
 
-    fn contents(&self, captured: &FakeCaptured) -> Result<GraphNodes, Fault> {
-        self.contents_of(captured)
+    fn contents(&self, captured: &FakeCaptured, on: &usize) -> Result<GraphNodes, Fault> {
+        self.contents_of(captured, *on)
+    }
+
+    fn memory_free(&self) -> Result<u64, Fault> {
+        Ok(self.call("memory_free")?.memory_left as u64)
     }
 
     fn make_graph(&self, captured: FakeCaptured, _on: &usize) -> Result<FakeGraph, Fault> {

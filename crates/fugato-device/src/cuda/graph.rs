@@ -33,6 +33,8 @@ pub struct GraphNodes {
     /// Copies from or to host memory that the driver does not know: whoever had it may have
     /// given it back since.
     pub pageable: usize,
+    /// Copies to host memory of any sort: whoever reads there does so only once.
+    pub to_host: usize,
     /// Calls of the host, which may not be in a graph that serves.
     pub host: usize,
     /// Allocations, with which a graph can have one executable at a time.
@@ -130,7 +132,9 @@ impl Graph {
                 }
                 Kind::CU_GRAPH_NODE_TYPE_MEMCPY => {
                     found.copies += 1;
-                    found.pageable += usize::from(is_pageable(node)?);
+                    let (is_pageable, is_to_host) = host_side(node)?;
+                    found.pageable += usize::from(is_pageable);
+                    found.to_host += usize::from(is_to_host);
                 }
                 Kind::CU_GRAPH_NODE_TYPE_MEMSET => found.fills += 1,
                 Kind::CU_GRAPH_NODE_TYPE_HOST => found.host += 1,
@@ -239,8 +243,9 @@ fn kernel(node: sys::CUgraphNode) -> Result<sys::CUDA_KERNEL_NODE_PARAMS, CudaEr
     }
 }
 
-/// Whether a copy is from or to host memory that the driver neither allocated nor registered.
-fn is_pageable(node: sys::CUgraphNode) -> Result<bool, CudaError> {
+/// Whether a copy is from or to host memory that the driver neither allocated nor registered, and
+/// whether it is to host memory of any sort.
+fn host_side(node: sys::CUgraphNode) -> Result<(bool, bool), CudaError> {
     const HOST: u32 = sys::CUmemorytype::CU_MEMORYTYPE_HOST as u32;
     const UNIFIED: u32 = sys::CUmemorytype::CU_MEMORYTYPE_UNIFIED as u32;
     let mut copy = MaybeUninit::<sys::CUDA_MEMCPY3D>::zeroed();
@@ -260,22 +265,24 @@ fn is_pageable(node: sys::CUgraphNode) -> Result<bool, CudaError> {
             (to, target, (*copy).dstDevice),
         )
     };
-    let is_unknown = |(kind, host, device): (u32, u64, u64)| match kind {
-        HOST => !is_known(host),
-        UNIFIED => !is_known(device),
-        _ => false,
+    // What the driver does not know can only be the host's.
+    let host = |(kind, host, device): (u32, u64, u64)| match kind {
+        HOST => Some(sort(host)),
+        UNIFIED => Some(sort(device)).filter(|sort| matches!(sort, None | Some(HOST))),
+        _ => None,
     };
-    Ok(is_unknown(from) || is_unknown(to))
+    let (from, to) = (host(from), host(to));
+    Ok((from == Some(None) || to == Some(None), to.is_some()))
 }
 
-/// Whether the driver knows the memory at an address.
-fn is_known(address: sys::CUdeviceptr) -> bool {
+/// What sort of memory is at an address; `None` where the driver does not know it.
+fn sort(address: sys::CUdeviceptr) -> Option<u32> {
     let mut kind = 0_u32;
     let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
     // SAFETY: the place for the answer is valid for this attribute; the address is only looked
     // up. The driver refuses one that it does not know.
     let asked = unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, address) };
-    asked == sys::CUresult::CUDA_SUCCESS && kind != 0
+    (asked == sys::CUresult::CUDA_SUCCESS && kind != 0).then_some(kind)
 }
 
 /// Shows every node of a graph and of the graphs in it.

@@ -1,9 +1,10 @@
 //! The vendor's libraries that ONNX Runtime's CUDA provider needs, wherever they are.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString, OsStr, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 
 /// By file name, those that others need first. The provider links to the first five and
 /// opens cuDNN and cuFFT where a model needs them; cuDNN opens NVRTC.
@@ -105,6 +106,44 @@ impl CudaLibraries {
     }
 }
 
+impl CudaLibraries {
+    /// The versions of those that bring kernels, as they say themselves:
+    /// `cuDNN 91002, cuBLAS 13.1.0`. `None` where they cannot be asked.
+    pub fn versions(&self) -> Option<String> {
+        /// `size_t cudnnGetVersion(void)`.
+        type Version = unsafe extern "C" fn() -> usize;
+        /// `cublasStatus_t cublasGetProperty(libraryPropertyType, int *)`.
+        type Property = unsafe extern "C" fn(i32, *mut i32) -> i32;
+        let dnn = symbol(c"libcudnn.so.9", c"cudnnGetVersion")?;
+        // SAFETY: that is the function's type in all versions of the library's header.
+        let dnn = unsafe { std::mem::transmute::<NonNull<c_void>, Version>(dnn)() };
+        let property = symbol(c"libcublas.so.13", c"cublasGetProperty")?;
+        // SAFETY: as above.
+        let property = unsafe { std::mem::transmute::<NonNull<c_void>, Property>(property) };
+        let mut blas = Vec::new();
+        for kind in 0..3 {
+            let mut number = 0;
+            // SAFETY: the kinds are 0 to 2, and the place for the answer is valid.
+            if unsafe { property(kind, &mut number) } != 0 {
+                return None;
+            }
+            blas.push(number.to_string());
+        }
+        Some(format!("cuDNN {dnn}, cuBLAS {}", blas.join(".")))
+    }
+}
+
+/// A function of a library that was loaded.
+fn symbol(library: &CStr, name: &CStr) -> Option<NonNull<c_void>> {
+    // SAFETY: the names end with a zero; nothing is loaded by this. The handle is never closed,
+    // as the library never is.
+    unsafe {
+        let library = libc::dlopen(library.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
+        NonNull::new(library)?;
+        NonNull::new(libc::dlsym(library, name.as_ptr()))
+    }
+}
+
 /// Loads a library so that others find it by its name.
 fn open(path: &Path) -> Result<(), String> {
     let c_path = CString::new(path.as_os_str().as_bytes())
@@ -198,6 +237,13 @@ mod tests {
             wheels(&[packages, folder.path().join("none")]),
             [nvidia.join("cu13/lib"), nvidia.join("cudnn/lib")]
         );
+    }
+
+    #[test]
+    fn libraries_that_were_not_loaded_say_no_version() {
+        assert_eq!(symbol(c"libno-such-library.so.1", c"version"), None);
+        assert!(symbol(c"libc.so.6", c"getpid").is_some());
+        assert_eq!(symbol(c"libc.so.6", c"no_such_function"), None);
     }
 
     #[test]

@@ -394,9 +394,12 @@ impl Backend for Nvidia {
         from.capture(enqueue)
     }
 
-    fn contents(&self, captured: &Graph) -> Result<GraphNodes, Fault> {
-        let (_, whole) = &self.partitions[0];
-        Ok(captured.nodes(whole)?)
+    fn contents(&self, captured: &Graph, on: &Stream) -> Result<GraphNodes, Fault> {
+        Ok(captured.nodes(on.partition())?)
+    }
+
+    fn memory_free(&self) -> Result<u64, Fault> {
+        Ok(self.gpu.memory_free()?)
     }
 
     fn make_graph(&self, captured: Graph, on: &Stream) -> Result<NvidiaGraph, Fault> {

@@ -225,7 +225,8 @@ fn devices(config: &Config) -> Devices {
 #[cfg(feature = "cuda")]
 fn plan_lanes(config: &Config, parts: &CudaParts) -> Option<Check> {
     let runtime = Runtime::load(&parts.runtime.path).ok()?;
-    let machine = Machine::of(&parts.found, &runtime.profile_key());
+    let runtime = Some(runtime.profile_key());
+    let machine = Machine::of(&parts.found, runtime, parts.libraries.versions());
     let store = config.model_store.dir.as_deref();
     let decision = plan_lanes::decide(config.device.plan_lanes, &machine, store);
     let found = match decision.on {

@@ -84,7 +84,18 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         model_store: args.model_store.clone(),
         ..SettingArgs::default()
     };
-    let store = settings.resolve()?.model_store.dir;
+    // What the store is for is no reason not to check.
+    let store = match settings.resolve() {
+        Ok(config) => config.model_store.dir,
+        Err(error) => {
+            let error = format!("{error:#}");
+            writeln!(
+                std::io::stderr(),
+                "warning: there is no model store: {error}"
+            )?;
+            None
+        }
+    };
     try_folder(&args.out)?;
     let scratch = tempfile::tempdir()?;
     let parts = match args.only.is_empty() {
@@ -111,11 +122,16 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let reports = run_parts(&job, |report| {
         Ok(writeln!(std::io::stderr(), "{}", line(report))?)
     })?;
-    if let Some(kept) = keep(args.device, &reports, store.as_deref())? {
-        writeln!(std::io::stderr(), "{kept}")?;
-    }
     let page = crate::gpu_check::summary(&reports);
     std::io::stdout().write_all(page.as_bytes())?;
+    match keep(args.device, &reports, store.as_deref()) {
+        Ok(None) => {}
+        Ok(Some(kept)) => writeln!(std::io::stderr(), "{kept}")?,
+        Err(error) => writeln!(
+            std::io::stderr(),
+            "warning: what was found of groups side by side is not kept: {error:#}"
+        )?,
+    }
     let all = reports
         .iter()
         .all(|report| report.verdict == Verdict::Holds);
@@ -128,14 +144,14 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
 /// Keeps in the model store what the reports say of groups side by side; says what, if anything.
 #[cfg(feature = "cuda")]
 fn keep(device: u32, reports: &[Report], store: Option<&Path>) -> anyhow::Result<Option<String>> {
-    let runtime = |report: &Report| Some(report.facts.get("runtime")?.as_str()?.to_owned());
+    // Where that part was not tried, or broke off, only a failure of another can be kept.
     let plans = reports
         .iter()
         .find(|report| report.part == Part::Plans.name());
-    // Where that part broke off, what it found holds for no runtime.
-    let runtime = plans.and_then(runtime).unwrap_or_default();
+    let fact = |name| Some(plans?.facts.get(name)?.as_str()?.to_owned());
     let found = fugato_device::cuda::find(device)?;
-    let Some(checked) = Checked::of(Machine::of(&found, &runtime), reports) else {
+    let machine = Machine::of(&found, fact("runtime"), fact("libraries"));
+    let Some(checked) = Checked::of(machine, reports) else {
         return Ok(None);
     };
     let may = match checked.holds() {

@@ -105,7 +105,11 @@ impl Opened {
             Accelerator::Cpu => Ok(AnyDevice::Cpu(cpu(MAIN, config, clock, sink)?)),
             #[cfg(feature = "cuda")]
             Accelerator::Cuda(parts) => {
-                let machine = Machine::of(&parts.found, &self.ort.profile_key());
+                let machine = Machine::of(
+                    &parts.found,
+                    Some(self.ort.profile_key()),
+                    parts.libraries.versions(),
+                );
                 let store = config.model_store.dir.as_deref();
                 let lanes = plan_lanes::decide(config.device.plan_lanes, &machine, store);
                 let options = fugato_device::cuda::CudaOptions {

@@ -175,6 +175,11 @@ mod tests {
         let blank = [0xFF; 4];
         assert!(apart(SINGLE, &blank, &singles(&[1.0])).is_err());
         assert!(apart(SINGLE, &singles(&[1.0]), &singles(&[f32::INFINITY])).is_err());
+        for number in [0.0_f32, 1.0, -2.0, 1e-30, 1e30] {
+            let expected = singles(&[number]);
+            let spoilt: Vec<u8> = expected.iter().map(|byte| !byte).collect();
+            assert!(apart(SINGLE, &spoilt, &expected).is_err(), "{number}");
+        }
         // All zeros have no part that may be off.
         assert!(apart(SINGLE, &singles(&[1e-9]), &singles(&[0.0])).is_err());
         assert!(apart(SINGLE, &singles(&[f32::NAN]), &singles(&[f32::NAN])).is_err());

@@ -6,13 +6,17 @@
 //! have no graph, and the leg where anything below goes wrong.
 //!
 //! **Invariant:** a graph serves only after what it consists of was looked at, and after it
-//! answered two inputs as its sessions do by themselves, with other sessions run in between.
+//! answered two inputs as its sessions had done by themselves, with other sessions run in between
+//! and nothing left of any answer where it puts its own; and one of them again after the last
+//! capture, which was the last time that its sessions ran by themselves.
 //! Sessions that are in graphs run by themselves only while no graph of theirs does: before their
 //! model is known to anybody.
 
-use super::super::backend::{Backend, Fault, FaultKind, How, Place};
+mod trial;
+
+use super::super::backend::{Backend, Fault, FaultKind, How};
 use super::super::graph::GraphNodes;
-use super::answers::{Filling, apart};
+use super::answers::Filling;
 use super::model::LoadedModel;
 use super::run::Tools;
 use super::session::{Batch, LaneSessions, With};
@@ -25,10 +29,6 @@ use std::sync::{Arc, PoisonError};
 /// makes plans in the first two, and the third shows that it is done.
 const WARM_UPS: usize = 3;
 
-/// What is left in the places of answers before a graph is to write them: no number in any type
-/// of floats.
-const NO_ANSWER: u8 = 0xFF;
-
 /// A buffer set and a batch in it.
 type Key = (SlotIndex, u32);
 
@@ -39,6 +39,8 @@ pub(super) struct AtOnce<B: Backend> {
     /// `stages[stage][group]`; the group of a number is on the stream of that number.
     stages: Vec<Vec<Group<B>>>,
     streams: Vec<Arc<B::Stream>>,
+    /// Whether it was said that some of it runs in another partition.
+    told_elsewhere: bool,
 }
 
 /// A group: a part of the model, in a session of its own.
@@ -57,6 +59,13 @@ struct Forks<B: Backend> {
 
 /// The answers of a leg, by output.
 type Answers = Vec<Vec<u8>>;
+
+/// What groups answered by themselves, by leg; nothing of legs that have none at once.
+type Known = Vec<Option<Answers>>;
+
+/// The inputs that graphs are tried with; the second again at the end, since captures are over
+/// the first.
+const FILLINGS: [Filling; 2] = [Filling::First, Filling::Second];
 
 impl<B: Backend> AtOnce<B> {
     /// Enqueues the run of a slot and batch; `None` where there is no graph of it.
@@ -179,21 +188,36 @@ impl<B: Backend> Tools<B> {
                 Err(fault) => self.in_turn(backend, (model, &mut *lane), leg, fault)?,
             }
         }
+        let mut tried = Vec::new();
         for rows in model.warm_batches() {
             for (index, slot) in (0..).map(SlotIndex).zip(&model.slots) {
                 let batch = Batch { index, slot, rows };
                 match self.make_graphs(backend, (model, &mut *lane), &batch) {
-                    Ok(()) => {}
-                    Err(fault) => {
-                        // The model, and not its graphs, refuses what it was tried with.
-                        for leg in 0..model.legs() {
-                            self.in_turn(backend, (model, &mut *lane), leg, fault.clone())?;
-                        }
-                    }
+                    Ok(known) => tried.push((batch, known)),
+                    Err(fault) => self.all_in_turn(backend, (model, &mut *lane), &fault)?,
                 }
             }
         }
+        // Their sessions have run over other batches and slots since.
+        for (batch, known) in &tried {
+            let second = (Filling::Second, known);
+            if let Err(fault) = self.try_graphs(backend, (model, &mut *lane), batch, second) {
+                self.all_in_turn(backend, (model, &mut *lane), &fault)?;
+            }
+        }
         self.fill(backend, model, Filling::Zeros, None)
+    }
+
+    /// Gives all graphs and their sessions up: the model, and not its graphs, refuses what it was
+    /// tried with.
+    fn all_in_turn(
+        &self,
+        backend: &B,
+        (model, lane): (&LoadedModel<B>, &mut LaneSessions<B>),
+        fault: &Fault,
+    ) -> Result<(), Fault> {
+        (0..model.legs())
+            .try_for_each(|leg| self.in_turn(backend, (model, &mut *lane), leg, fault.clone()))
     }
 
     /// Gives a leg's graphs and their sessions up.
@@ -262,10 +286,12 @@ impl<B: Backend> Tools<B> {
             graphs: HashMap::new(),
             stages: stages.iter().map(stage).collect::<Result<_, Fault>>()?,
             streams,
+            told_elsewhere: false,
         })
     }
 
-    /// Makes the graphs of all legs for a slot and batch, and tries them.
+    /// Makes the graphs of all legs for a slot and batch, and tries them. Answers what is known
+    /// of the second filling.
     ///
     /// # Errors
     /// Where the model, run in the sessions of its legs, fails, or the device does.
@@ -274,11 +300,10 @@ impl<B: Backend> Tools<B> {
         backend: &B,
         (model, lane): (&LoadedModel<B>, &mut LaneSessions<B>),
         batch: &Batch<'_, B>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Known, Fault> {
         if lane.at_once.iter().all(Option::is_none) {
-            return Ok(());
+            return Ok(Known::new());
         }
-        let with = (backend, &self.compute);
         self.fill(backend, model, Filling::First, Some(batch))?;
         for leg in 0..model.legs() {
             if let Some(at_once) = &mut lane.at_once[leg]
@@ -286,28 +311,78 @@ impl<B: Backend> Tools<B> {
             {
                 self.in_turn(backend, (model, &mut *lane), leg, fault)?;
             }
-            // What the next leg reads.
-            model.run_in_one(with, lane, leg, batch)?;
-            self.settle(backend, &self.compute)?;
+            self.pass_on(backend, (model, &mut *lane), leg, batch)?;
         }
-        let mut first: Vec<Option<Answers>> = (0..model.legs()).map(|_| None).collect();
-        for filling in [Filling::First, Filling::Second] {
-            self.fill(backend, model, filling, Some(batch))?;
-            for (leg, before) in first.iter_mut().enumerate() {
-                if let Some(at_once) = &mut lane.at_once[leg] {
-                    let tried = self.compare(backend, (model, at_once), (leg, batch));
-                    let tried = tried.and_then(|answers| match before.replace(answers) {
-                        Some(known) if Some(&known) == before.as_ref() => Err(indifferent()),
-                        _ => Ok(()),
-                    });
-                    if let Err(fault) = tried {
-                        self.in_turn(backend, (model, &mut *lane), leg, fault)?;
-                    }
-                }
-                // The other session in between.
-                model.run_in_one(with, lane, leg, batch)?;
-                self.settle(backend, &self.compute)?;
+        // Of both before any graph runs, so that none finds answers that are right.
+        let [first, second] =
+            FILLINGS.map(|filling| self.ask_groups(backend, (model, &mut *lane), batch, filling));
+        let (first, second) = (first?, second?);
+        for leg in 0..model.legs() {
+            if first[leg].is_some() && first[leg] == second[leg] {
+                self.in_turn(backend, (model, &mut *lane), leg, indifferent())?;
             }
+        }
+        self.try_graphs(backend, (model, &mut *lane), batch, (FILLINGS[0], &first))?;
+        self.try_graphs(backend, (model, &mut *lane), batch, (FILLINGS[1], &second))?;
+        Ok(second)
+    }
+
+    /// Runs a leg in its one session, for what the next leg reads.
+    fn pass_on(
+        &self,
+        backend: &B,
+        (model, lane): (&LoadedModel<B>, &mut LaneSessions<B>),
+        leg: usize,
+        batch: &Batch<'_, B>,
+    ) -> Result<(), Fault> {
+        model.run_in_one((backend, &self.compute), lane, leg, batch)?;
+        self.settle(backend, &self.compute)
+    }
+
+    /// Has the groups of all legs answer by themselves.
+    fn ask_groups(
+        &self,
+        backend: &B,
+        (model, lane): (&LoadedModel<B>, &mut LaneSessions<B>),
+        batch: &Batch<'_, B>,
+        filling: Filling,
+    ) -> Result<Known, Fault> {
+        self.fill(backend, model, filling, Some(batch))?;
+        let mut known = Known::new();
+        for leg in 0..model.legs() {
+            let mut found = None;
+            if let Some(at_once) = &mut lane.at_once[leg] {
+                match self.answers(backend, (model, at_once), (leg, batch)) {
+                    Ok(answers) => found = Some(answers),
+                    Err(fault) => self.in_turn(backend, (model, &mut *lane), leg, fault)?,
+                }
+            }
+            known.push(found);
+            self.pass_on(backend, (model, &mut *lane), leg, batch)?;
+        }
+        Ok(known)
+    }
+
+    /// Has the graphs of all legs answer, each with the leg's one session after it, and holds
+    /// that against what is known. A leg whose graph answers otherwise does without.
+    fn try_graphs(
+        &self,
+        backend: &B,
+        (model, lane): (&LoadedModel<B>, &mut LaneSessions<B>),
+        batch: &Batch<'_, B>,
+        (filling, known): (Filling, &Known),
+    ) -> Result<(), Fault> {
+        if lane.at_once.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        self.fill(backend, model, filling, Some(batch))?;
+        for (leg, expected) in known.iter().enumerate() {
+            if let (Some(at_once), Some(expected)) = (&lane.at_once[leg], expected)
+                && let Err(fault) = self.compare(backend, (model, at_once), (leg, batch), expected)
+            {
+                self.in_turn(backend, (model, &mut *lane), leg, fault)?;
+            }
+            self.pass_on(backend, (model, &mut *lane), leg, batch)?;
         }
         Ok(())
     }
@@ -330,86 +405,54 @@ impl<B: Backend> Tools<B> {
             at_once.enqueue(backend, (&forks, key), How::Eager)?;
             self.settle(backend, &trunk)?;
         }
-        // An event that a capture has seen is not used outside of it.
-        let forks = at_once.forks(backend)?;
-        let captured = backend.capture_streams(&trunk, &mut || {
-            at_once.enqueue(backend, (&forks, key), How::Recorded)
-        })?;
-        look_at(&backend.contents(&captured)?)?;
+        let mut capture = || {
+            // An event that a capture has seen is not used outside of it.
+            let forks = at_once.forks(backend)?;
+            let free = backend.memory_free()?;
+            let captured = backend.capture_streams(&trunk, &mut || {
+                at_once.enqueue(backend, (&forks, key), How::Recorded)
+            })?;
+            let taken = free.saturating_sub(backend.memory_free()?);
+            Ok::<_, Fault>((captured, taken))
+        };
+        let (mut captured, mut taken) = capture()?;
+        if taken > 0 {
+            // Whoever else took it, or what is loaded once.
+            drop(captured);
+            (captured, taken) = capture()?;
+        }
+        if taken > 0 {
+            return Err(refused(format!(
+                "{taken} bytes of the device's memory went as it was captured, as after \
+                 {WARM_UPS} runs none should"
+            )));
+        }
+        let nodes = backend.contents(&captured, &trunk)?;
+        look_at(&nodes)?;
+        if nodes.kernels_of_partition < nodes.kernels && !at_once.told_elsewhere {
+            at_once.told_elsewhere = true;
+            let (_, origin) = B::describe(&model.model);
+            tracing::warn!(
+                model = %origin.display(),
+                kernels = nodes.kernels,
+                in_partition = nodes.kernels_of_partition,
+                "a graph of groups side by side has kernels outside of its partition"
+            );
+        }
         let graph = backend.make_graph(captured, &self.compute)?;
         at_once.graphs.insert(key, graph);
         Ok(())
-    }
-
-    /// Holds what a graph answers against what its sessions do, over what lies in the slot.
-    fn compare(
-        &self,
-        backend: &B,
-        (model, at_once): (&LoadedModel<B>, &mut AtOnce<B>),
-        (leg, batch): (usize, &Batch<'_, B>),
-    ) -> Result<Answers, Fault> {
-        let key = (batch.index, batch.rows);
-        let forks = at_once.forks(backend)?;
-        let mut places = Vec::new();
-        for &part in model.course.legs[leg].iter().flatten() {
-            places.extend(model.places(part, batch)?.outputs);
-        }
-        let read = |place: &Place<'_, B::Memory>| {
-            backend.read((place.memory, place.offset), place.bytes, &self.compute)
-        };
-        at_once.enqueue(backend, (&forks, key), How::Eager)?;
-        self.settle(backend, at_once.trunk()?)?;
-        let expected: Answers = places.iter().map(read).collect::<Result<_, _>>()?;
-        for place in &places {
-            let blank = vec![NO_ANSWER; place.bytes];
-            backend.write(&blank, (place.memory, place.offset), &self.compute)?;
-        }
-        match at_once.launch((backend, &self.compute), key) {
-            Some(launched) => launched?,
-            None => return Err(Fault::other("there is no such graph")),
-        }
-        self.settle(backend, &self.compute)?;
-        for (place, expected) in places.iter().zip(&expected) {
-            apart(place.element, &read(place)?, expected).map_err(|apart| {
-                let name = place.name.to_string_lossy();
-                refused(format!("its graph gives another `{name}`: {apart}"))
-            })?;
-        }
-        Ok(expected)
-    }
-
-    /// Writes inputs to try a model with, into the slot of a batch, or for no batch into the host
-    /// memory of all slots.
-    fn fill(
-        &self,
-        backend: &B,
-        model: &LoadedModel<B>,
-        filling: Filling,
-        batch: Option<&Batch<'_, B>>,
-    ) -> Result<(), Fault> {
-        let slots = match batch {
-            Some(batch) => std::slice::from_ref(batch.slot),
-            None => &model.slots[..],
-        };
-        for slot in slots {
-            let mut staged = slot.staged.lock().unwrap_or_else(PoisonError::into_inner);
-            for (input, (port, staged)) in model.inputs.iter().zip(&mut *staged).enumerate() {
-                let bytes = match batch {
-                    Some(batch) => port.bytes(batch.rows).ok_or_else(|| port.too_large())?,
-                    None => staged.as_ref().len(),
-                };
-                filling.fill(port.spec.element, input, &mut staged.as_mut()[..bytes]);
-            }
-        }
-        let Some(batch) = batch else { return Ok(()) };
-        self.upload(backend, model, batch, &self.compute)?;
-        self.settle(backend, &self.compute)
     }
 }
 
 /// Why what was captured must not serve, if anything.
 fn look_at(nodes: &GraphNodes) -> Result<(), Fault> {
-    let GraphNodes { host, pageable, .. } = *nodes;
+    let GraphNodes {
+        host,
+        pageable,
+        to_host,
+        ..
+    } = *nodes;
     if host > 0 {
         return Err(refused(format!("its graph calls the host {host} times")));
     }
@@ -417,6 +460,12 @@ fn look_at(nodes: &GraphNodes) -> Result<(), Fault> {
         let why = "host memory that may be gone when it runs";
         return Err(refused(format!(
             "its graph copies {pageable} times from or to {why}"
+        )));
+    }
+    if to_host > 0 {
+        let why = "whoever reads it there reads it as the graph is captured";
+        return Err(refused(format!(
+            "its graph copies {to_host} times to the host: {why}"
         )));
     }
     Ok(())

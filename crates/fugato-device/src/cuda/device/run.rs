@@ -5,7 +5,7 @@ use super::Core;
 use super::lane::{Taken, Watch};
 use super::model::{LaneKey, LoadedModel, Timed};
 use super::output::Leased;
-use super::session::{Batch, LaneSessions};
+use super::session::{Batch, LaneSessions, Way};
 use super::slot::Hold;
 use crate::batch::{Column, Failed, all_faulty, divide, gather_failure};
 use crate::device::{LegWork, RunErrorKind, RunSplit, TaskOutputs};
@@ -55,7 +55,7 @@ pub(super) struct Enqueued<B: Backend> {
 struct Work<B: Backend> {
     is_first: bool,
     /// Whether its groups run side by side.
-    at_once: bool,
+    ran: Way,
     /// `None`: legs follow, and what this one gives stays on the device.
     outputs: Option<Vec<Leased<B>>>,
     events: Events<B>,
@@ -180,8 +180,12 @@ impl<B: Backend> Tools<B> {
                 core.lane(self.lane).watch(*serial, Watch { since, limit });
                 let given = self.give(core, (model, &mut sessions), &order);
                 let given = given.map_err(failed)?;
-                let at_once = u64::from(given.at_once);
-                core.legs_at_once.fetch_add(at_once, Ordering::Relaxed);
+                let count = match given.ran {
+                    Way::AtOnce => Some(&core.legs_at_once),
+                    Way::Captured => Some(&core.legs_captured),
+                    Way::Eager => None,
+                };
+                count.map(|count| count.fetch_add(1, Ordering::Relaxed));
                 Some(given)
             }
         };
@@ -219,7 +223,7 @@ impl<B: Backend> Tools<B> {
         let outputs = order.is_last.then(|| model.take_outputs(backend));
         let mut work = Work {
             is_first: order.leg == 0,
-            at_once: false,
+            ran: Way::Eager,
             outputs: outputs.transpose()?,
             events: self.events(backend)?,
             spare: Arc::clone(&self.spare),
@@ -257,7 +261,7 @@ impl<B: Backend> Tools<B> {
         let Work {
             outputs,
             events,
-            at_once,
+            ran,
             ..
         } = work;
         if work.is_first {
@@ -272,7 +276,7 @@ impl<B: Backend> Tools<B> {
         }
         backend.record(&events.started, &self.compute)?;
         let with = (backend, &self.compute);
-        *at_once = model.run_leg(with, sessions, order.leg, &order.batch)?;
+        *ran = model.run_leg(with, sessions, order.leg, &order.batch)?;
         backend.record(&events.ended, &self.compute)?;
         let Some(outputs) = outputs else {
             return match &slot.left {
@@ -328,7 +332,7 @@ impl<B: Backend> Tools<B> {
                     .flat_map(|capture| (0..model.legs()).map(move |leg| (leg, capture)))
                 {
                     match model.run_in_turn(with, &mut sessions, leg, (&batch, capture)) {
-                        Ok(()) => {}
+                        Ok(_) => {}
                         Err(fault) if fault.kind == FaultKind::Other => {
                             tracing::debug!(%fault, leg, "a model refused to run over zeros");
                             self.settle(backend, &self.compute)?;

@@ -39,6 +39,17 @@ struct Bound<B: Backend> {
     is_captured: bool,
 }
 
+/// How a leg was run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Its groups side by side, in a graph of ours.
+    AtOnce,
+    /// In its one session, all by graphs of the runtime's.
+    Captured,
+    /// In its one session, some of it operator by operator.
+    Eager,
+}
+
 /// What a lane runs with.
 pub(super) type With<'a, B> = (&'a B, &'a Arc<<B as Backend>::Stream>);
 
@@ -109,17 +120,17 @@ impl<B: Backend> LoadedModel<B> {
     }
 
     /// Enqueues a run of a leg over what is in a slot, its groups side by side where there is a
-    /// graph of that. Says whether there is.
+    /// graph of that.
     pub(super) fn run_leg(
         &self,
         with: With<'_, B>,
         lane: &mut LaneSessions<B>,
         leg: usize,
         batch: &Batch<'_, B>,
-    ) -> Result<bool, Fault> {
+    ) -> Result<Way, Fault> {
         let at_once = lane.at_once[leg].as_ref();
         match at_once.and_then(|at_once| at_once.launch(with, (batch.index, batch.rows))) {
-            Some(Ok(())) => return Ok(true),
+            Some(Ok(())) => return Ok(Way::AtOnce),
             Some(Err(fault)) if fault.kind == FaultKind::Lost => return Err(fault),
             Some(Err(fault)) => {
                 // Others of its graphs may still be running.
@@ -129,8 +140,7 @@ impl<B: Backend> LoadedModel<B> {
             }
             None => {}
         }
-        self.run_in_turn(with, lane, leg, (batch, false))?;
-        Ok(false)
+        self.run_in_turn(with, lane, leg, (batch, false))
     }
 
     /// Enqueues a run of a leg operator by operator, in its one session.
@@ -174,44 +184,52 @@ impl<B: Backend> LoadedModel<B> {
         lane: &mut LaneSessions<B>,
         leg: usize,
         (batch, capture): (&Batch<'_, B>, bool),
-    ) -> Result<(), Fault> {
+    ) -> Result<Way, Fault> {
         let mut parts = self.course.legs[leg].iter().flatten();
-        parts.try_for_each(|&part| {
+        parts.try_fold(Way::Captured, |ran, &part| {
             let on_lane = &mut lane.parts[part];
-            self.run_part(with, (part, on_lane), (batch, capture))
+            match self.run_part(with, (part, on_lane), (batch, capture))? {
+                true => Ok(ran),
+                false => Ok(Way::Eager),
+            }
         })
     }
 
+    /// As [`run_in_turn`](Self::run_in_turn), of a part; says whether it was by a graph.
     fn run_part(
         &self,
         with: With<'_, B>,
         (part, on_lane): (usize, &mut PartSession<B>),
         (batch, capture): (&Batch<'_, B>, bool),
-    ) -> Result<(), Fault> {
+    ) -> Result<bool, Fault> {
         let (backend, _) = with;
         self.make_part_ready(with, on_lane, part)?;
         let number = u32::from(batch.index.0) * (self.limits.max_batch + 1) + batch.rows;
         let graph = GraphId(number);
         let (bound, graphs) = self.bound(backend, (part, on_lane), batch)?;
+        let eagerly = |bound: &mut Bound<B>| {
+            backend.run(&mut bound.binding, How::Eager)?;
+            Ok(false)
+        };
         let failed = if !graphs {
-            return backend.run(&mut bound.binding, How::Eager);
+            return eagerly(bound);
         } else if bound.is_captured {
             backend.run(&mut bound.binding, How::Replay(graph)).err()
         } else if bound.eager_runs < EAGER_RUNS && !capture {
             bound.eager_runs += 1;
-            return backend.run(&mut bound.binding, How::Eager);
+            return eagerly(bound);
         } else {
             match backend.capture(&mut bound.binding, graph, capture) {
                 Ok(true) => {
                     bound.is_captured = true;
                     None
                 }
-                Ok(false) => return backend.run(&mut bound.binding, How::Eager),
+                Ok(false) => return eagerly(bound),
                 Err(fault) => Some(fault),
             }
         };
         match failed {
-            None => Ok(()),
+            None => Ok(true),
             Some(fault) if fault.kind == FaultKind::Lost => Err(fault),
             Some(fault) => {
                 // Whatever a capture broke off has left is gone with its session.
@@ -220,7 +238,7 @@ impl<B: Backend> LoadedModel<B> {
                 self.tell_eager(part, &fault);
                 self.make_part_ready(with, on_lane, part)?;
                 let (bound, _) = self.bound(backend, (part, on_lane), batch)?;
-                backend.run(&mut bound.binding, How::Eager)
+                eagerly(bound)
             }
         }
     }

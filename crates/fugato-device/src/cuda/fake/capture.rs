@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 pub(super) struct InFlight {
     runs: usize,
     stream: usize,
+    /// The rows that the session ran last by itself.
+    rows: i64,
 }
 
 /// A run in a capture, and which must have ended before it.
@@ -21,6 +23,8 @@ struct Node {
     text: String,
     takes: u64,
     after: BTreeSet<usize>,
+    /// Whether a run of the graph keeps to that.
+    ordered: bool,
     session: Weak<Taken>,
     in_flight: Arc<Mutex<InFlight>>,
 }
@@ -37,6 +41,7 @@ pub(super) struct Capture {
 }
 
 pub(in super::super) struct FakeCaptured {
+    from: usize,
     nodes: Vec<Node>,
     holds: GraphNodes,
 }
@@ -129,16 +134,21 @@ fn computation(binding: &FakeBinding, recorded: bool) -> impl Fn() + Send + Sync
     };
     let frozen: Option<BTreeMap<_, _>> =
         (spoils == Spoils::Inputs).then(|| inputs.iter().map(read).collect());
+    let (in_flight, rows) = (Arc::clone(&binding.in_flight), binding.rows);
     move || {
         let mut tensors = match &frozen {
             Some(frozen) => frozen.clone(),
             None => inputs.iter().map(read).collect(),
         };
         part.run(&mut tensors);
-        for output in &outputs {
-            if spoils != Spoils::Outputs {
-                output.content()[output.range.clone()].copy_from_slice(&tensors[&output.name]);
-            }
+        let is_kept_back = match spoils {
+            Spoils::Outputs => true,
+            Spoils::Group(name) => part.name().ends_with(&format!(":{name}")),
+            Spoils::OtherBatches => lock(&in_flight).rows != rows,
+            Spoils::Nothing | Spoils::Inputs | Spoils::Order => false,
+        };
+        for output in outputs.iter().filter(|_| !is_kept_back) {
+            output.content()[output.range.clone()].copy_from_slice(&tensors[&output.name]);
         }
     }
 }
@@ -147,6 +157,11 @@ impl Fake {
     /// Has captured graphs consist of this besides.
     pub(in super::super) fn captures_hold(&self, nodes: GraphNodes) {
         self.lock().captures_hold = nodes;
+    }
+
+    /// Has so many captures to come take so many bytes each, for good.
+    pub(in super::super) fn captures_take(&self, captures: usize, bytes: usize) {
+        self.lock().captures_take = (captures, bytes);
     }
 
     pub(super) fn enqueue_run(
@@ -159,9 +174,11 @@ impl Fake {
         if state.captures(binding.stream) {
             return Err(broken("a run waits for a stream that is captured"));
         }
-        let in_flight = binding.in_flight.lock();
-        let runs = in_flight.unwrap_or_else(PoisonError::into_inner).runs;
+        let mut in_flight = lock(&binding.in_flight);
+        let runs = in_flight.runs;
         assert_eq!(runs, 0, "a session runs while a graph that it is in does");
+        in_flight.rows = binding.rows;
+        drop(in_flight);
         let text = format!("{} x{} {how}", binding.part.name(), binding.rows);
         let takes = binding.part.model.0.takes.as_nanos();
         let run = Box::new(computation(binding, false));
@@ -178,6 +195,7 @@ impl Fake {
             text: format!("{} x{}", binding.part.name(), binding.rows),
             takes: binding.part.model.0.takes.as_nanos(),
             after: BTreeSet::new(),
+            ordered: binding.part.model.0.spoils != Spoils::Order,
             session: Arc::downgrade(&binding.session),
             in_flight: Arc::clone(&binding.in_flight),
         };
@@ -226,22 +244,42 @@ impl Fake {
             .collect();
         let line = format!("captured: {}", runs.join(", "));
         state.log.push(line);
+        let (captures, bytes) = state.captures_take;
+        if captures > 0 {
+            state.captures_take.0 -= 1;
+            state.memory_left -= bytes;
+        }
         Ok(FakeCaptured {
+            from,
             holds: GraphNodes {
                 kernels: capture.nodes.len(),
+                kernels_of_partition: capture.nodes.len(),
                 ..state.captures_hold
             },
             nodes: capture.nodes,
         })
     }
 
-    pub(super) fn contents_of(&self, captured: &FakeCaptured) -> Result<GraphNodes, Fault> {
-        drop(self.call("contents")?);
+    pub(super) fn contents_of(
+        &self,
+        captured: &FakeCaptured,
+        on: usize,
+    ) -> Result<GraphNodes, Fault> {
+        let state = self.call("contents")?;
+        let atoms = |stream: usize| state.streams[stream].0;
+        assert_eq!(
+            atoms(captured.from),
+            atoms(on),
+            "its own partition is asked about"
+        );
         Ok(captured.holds)
     }
 
-    pub(super) fn graph_of(&self, captured: FakeCaptured) -> Result<FakeGraph, Fault> {
+    pub(super) fn graph_of(&self, mut captured: FakeCaptured) -> Result<FakeGraph, Fault> {
         drop(self.call("make_graph")?);
+        for node in captured.nodes.iter_mut().filter(|node| !node.ordered) {
+            node.after.clear();
+        }
         Ok(FakeGraph(Arc::new(captured.nodes)))
     }
 

@@ -45,6 +45,12 @@ pub(in super::super) enum Spoils {
     Inputs,
     /// It writes nothing.
     Outputs,
+    /// What gives this writes nothing.
+    Group(&'static str),
+    /// Nothing in it waits for anything.
+    Order,
+    /// It writes nothing once its sessions have run other batches.
+    OtherBatches,
 }
 
 /// An operator: what it gives, and what it reads.

@@ -409,6 +409,10 @@ mod tests {
         }
 
         fn set_layered(&self, _: bool) {}
+
+        fn metrics(&self) -> fugato_device::DeviceMetrics {
+            fugato_device::DeviceMetrics::default()
+        }
     }
 
     #[test]

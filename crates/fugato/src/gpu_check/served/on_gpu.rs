@@ -124,7 +124,10 @@ pub(crate) fn switch(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<A
 
 pub(crate) fn plans(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
     let (mut stage, runtime) = gpu(setup)?;
+    // Those that are loaded by now.
+    let libraries = CudaLibraries::load(&setup.libraries)?.versions();
     let plan = plans::Plan {
+        libraries,
         models: all(&OF_PLANS)?,
         planner: "list".parse()?,
         // Nothing is known of this device before it is measured, which would take the time that

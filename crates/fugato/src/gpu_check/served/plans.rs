@@ -10,7 +10,7 @@ use fugato_core::graph::Segments;
 use fugato_core::plan::{self, AnyPlanner, CostBasis, CostModel, LegLimits, PlanKey, Planner};
 use fugato_core::profile::DeviceKey;
 use fugato_core::{BatchSize, Nanos, PartitionId, Share};
-use fugato_device::{Cuts, GpuTuning, LoadOptions, OutputTensor, RequestInputs};
+use fugato_device::{Cuts, DeviceMetrics, GpuTuning, LoadOptions, OutputTensor, RequestInputs};
 use fugato_zoo::ZooModel;
 use serde_json::{Value, json};
 
@@ -37,6 +37,15 @@ pub(super) struct Plan {
     pub(super) rounds: usize,
     /// What the check is of.
     pub(super) runtime: String,
+    /// As the vendor's libraries say themselves.
+    pub(super) libraries: Option<String>,
+}
+
+impl Plan {
+    /// Tasks whose time counts.
+    fn tasks(&self) -> u64 {
+        self.rounds.max(1) as u64
+    }
 }
 
 /// Where a model is tried.
@@ -65,11 +74,37 @@ struct Row {
     found: Result<Found, String>,
 }
 
+/// So many of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Count {
+    of: u64,
+    all: u64,
+}
+
+impl Count {
+    fn is_all(self) -> bool {
+        self.of == self.all
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} legs", self.of, self.all)
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Found {
     legs: u16,
     /// Those whose groups did run at once.
     legs_at_once: u16,
+    /// Those that have groups at once in the plan.
+    legs_wide: usize,
+    /// How many legs ran in graphs, and how many did: in one piece, in one session each, and
+    /// with groups at once those of them that have some.
+    unsplit_captured: Count,
+    in_turn_captured: Count,
+    ran_at_once: Count,
     stages: usize,
     /// The most groups of a stage.
     width: usize,
@@ -128,6 +163,12 @@ fn one<D: Host>(
     };
     let (planned, segments) = planned(stage, plan, zoo, place)?;
     let width = planned.width();
+    let is_wide = |leg: &&plan::Leg| {
+        let stages = leg.stages.start as usize..leg.stages.end as usize;
+        let mut stages = planned.stages[stages].iter();
+        stages.any(|stage| stage.groups.len() > 1)
+    };
+    let legs_wide = planned.legs.iter().filter(is_wide).count();
     anyhow::ensure!(width > 1, "the planner puts no groups at once");
     let items = items(zoo, 1)?;
     let unsplit = timed(stage, plan, zoo, (&partitions[..1], None), (&items, None))?;
@@ -146,6 +187,13 @@ fn one<D: Host>(
     Ok(Found {
         legs: at_once.legs,
         legs_at_once: at_once.legs_at_once,
+        legs_wide,
+        unsplit_captured: unsplit.captured(unsplit.legs.into(), plan),
+        in_turn_captured: in_turn.captured(in_turn.legs.into(), plan),
+        ran_at_once: Count {
+            of: at_once.ran_at_once,
+            all: legs_wide as u64 * plan.tasks(),
+        },
         stages: planned.stages.len(),
         width,
         unsplit: time(&unsplit),
@@ -201,10 +249,20 @@ fn planned<D: Host>(
 struct Timed {
     legs: u16,
     legs_at_once: u16,
+    /// In the tasks whose time counts.
+    ran_captured: u64,
+    ran_at_once: u64,
     runs: Nanos,
     took: Nanos,
     deviation: f64,
     outputs: Vec<Vec<OutputTensor>>,
+}
+
+impl Timed {
+    fn captured(&self, legs: u64, plan: &Plan) -> Count {
+        let (of, all) = (self.ran_captured, legs * plan.tasks());
+        Count { of, all }
+    }
 }
 
 fn timed<D: Host>(
@@ -226,9 +284,9 @@ fn timed<D: Host>(
         ..LoadOptions::default()
     };
     let model = stage.load(zoo, &options)?;
-    let ran = repeated(stage, &model, partitions, items, plan.rounds);
+    let ran = repeated(stage, &model, partitions, items, plan.tasks());
     stage.unload(&model);
-    let ran = ran?;
+    let (ran, counted) = ran?;
     let mut worst = 0.0_f64;
     for through in &ran {
         if let Some(expected) = expected {
@@ -238,6 +296,8 @@ fn timed<D: Host>(
     Ok(Timed {
         legs: model.loaded.legs,
         legs_at_once: model.loaded.legs_at_once,
+        ran_captured: counted.legs_captured,
+        ran_at_once: counted.legs_at_once,
         runs: median(ran.iter().map(|through| through.runs).collect()),
         took: median(ran.iter().map(|through| through.took).collect()),
         deviation: worst,
@@ -248,19 +308,27 @@ fn timed<D: Host>(
     })
 }
 
-/// Tasks one after the other, after one whose time does not count.
+/// Tasks one after the other, after one whose time does not count, and what the device counted
+/// meanwhile.
 fn repeated<D: Host>(
     stage: &mut Stage<D>,
     model: &OnStage,
     partitions: &[PartitionId],
     items: &[RequestInputs],
-    rounds: usize,
-) -> anyhow::Result<Vec<Through>> {
+    rounds: u64,
+) -> anyhow::Result<(Vec<Through>, DeviceMetrics)> {
     let places: Vec<_> = partitions.iter().copied().map(Place::of).collect();
     stage.run_through(model, &places, items)?;
-    (0..rounds.max(1))
-        .map(|_| stage.run_through(model, &places, items))
-        .collect()
+    let before = stage.device.metrics();
+    let tasks = (0..rounds).map(|_| stage.run_through(model, &places, items));
+    let ran = tasks.collect::<anyhow::Result<_>>()?;
+    let after = stage.device.metrics();
+    let counted = DeviceMetrics {
+        legs_captured: after.legs_captured.saturating_sub(before.legs_captured),
+        legs_at_once: after.legs_at_once.saturating_sub(before.legs_at_once),
+        ..DeviceMetrics::default()
+    };
+    Ok((ran, counted))
 }
 
 fn answer(rows: &[Row], plan: &Plan) -> Answer {
@@ -293,6 +361,7 @@ fn answer(rows: &[Row], plan: &Plan) -> Answer {
         },
         facts: json!({
             "runtime": plan.runtime,
+            "libraries": plan.libraries,
             "planner": plan.planner.name(),
             "costs": "computed",
             "rows": rows.iter().map(facts).collect::<Vec<_>>(),
@@ -318,6 +387,18 @@ fn fault(row: &Row) -> Option<String> {
         format!("deviates by {:.1e}", found.deviation)
     } else if found.legs_at_once == 0 {
         "has no groups that run at once".to_owned()
+    } else if usize::from(found.legs_at_once) < found.legs_wide {
+        let (legs, wide) = (found.legs_at_once, found.legs_wide);
+        format!("has groups that run at once in {legs} of {wide} legs")
+    } else if !found.ran_at_once.is_all() {
+        format!("ran groups at once in {}", found.ran_at_once)
+    } else if !found.unsplit_captured.is_all() {
+        format!("in one piece ran {} in graphs", found.unsplit_captured)
+    } else if !found.in_turn_captured.is_all() {
+        format!(
+            "in one session each ran {} in graphs",
+            found.in_turn_captured
+        )
     } else if *place == Where::TwoPartitions && found.legs < 2 {
         "is one leg".to_owned()
     } else if *place == Where::Whole && gain < LEAST {
@@ -336,6 +417,8 @@ fn facts(row: &Row) -> Value {
             "groups_at_once_most": found.width,
             "legs": found.legs,
             "legs_at_once": found.legs_at_once,
+            "ran_at_once": found.ran_at_once.of,
+            "legs_captured": [found.unsplit_captured.of, found.in_turn_captured.of],
             "unsplit_us": micros(found.unsplit),
             "legs_in_one_session_us": micros(found.in_turn),
             "groups_at_once_us": micros(found.at_once),
@@ -364,12 +447,17 @@ mod tests {
             share: Share(80),
             rounds: 1,
             runtime: "onnxruntime 1".to_owned(),
+            libraries: None,
         }
     }
 
     const GOOD: Found = Found {
         legs: 3,
         legs_at_once: 2,
+        legs_wide: 2,
+        unsplit_captured: Count { of: 1, all: 1 },
+        in_turn_captured: Count { of: 3, all: 3 },
+        ran_at_once: Count { of: 2, all: 2 },
         stages: 9,
         width: 4,
         unsplit: Nanos::from_micros(1_300),
@@ -420,10 +508,30 @@ mod tests {
             legs_at_once: 0,
             ..GOOD
         };
+        let partly = Found {
+            legs_at_once: 1,
+            ..GOOD
+        };
+        let later = Found {
+            ran_at_once: Count { of: 1, all: 2 },
+            ..GOOD
+        };
+        let eager = Found {
+            unsplit_captured: Count { of: 0, all: 1 },
+            ..GOOD
+        };
+        let eager_legs = Found {
+            in_turn_captured: Count { of: 2, all: 3 },
+            ..GOOD
+        };
         let one_leg = Found { legs: 1, ..GOOD };
         for (wrong, expected) in [
             (off, "deviates by 2.0e-5"),
             (fell_back, "no groups that run"),
+            (partly, "run at once in 1 of 2 legs"),
+            (later, "ran groups at once in 1 of 2 legs"),
+            (eager, "in one piece ran 0 of 1 legs in graphs"),
+            (eager_legs, "in one session each ran 2 of 3 legs in graphs"),
         ] {
             for answer in [judged([GOOD, wrong], &two), judged(two, &[GOOD, wrong])] {
                 assert_eq!(answer.verdict, Verdict::Fails);

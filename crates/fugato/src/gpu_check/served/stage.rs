@@ -15,9 +15,9 @@ use fugato_core::{
     Timestamp,
 };
 use fugato_device::{
-    AnyDevice, Device, DeviceEvent, EventSink, InputTensor, LegWork, LoadError, LoadOptions,
-    Loaded, ModelStore, MonotonicClock, OutputTensor, RequestInputs, RunSplit, StoredModel,
-    TensorData,
+    AnyDevice, Device, DeviceEvent, DeviceMetrics, EventSink, InputTensor, LegWork, LoadError,
+    LoadOptions, Loaded, ModelStore, MonotonicClock, OutputTensor, RequestInputs, RunSplit,
+    StoredModel, TensorData,
 };
 use fugato_zoo::ZooModel;
 use rand::SeedableRng;
@@ -40,6 +40,7 @@ pub(super) trait Host: Device + 'static {
     ) -> Result<Loaded, LoadError>;
     fn unload(&self, id: ModelId) -> bool;
     fn set_layered(&self, layered: bool);
+    fn metrics(&self) -> DeviceMetrics;
 }
 
 impl Host for AnyDevice {
@@ -58,6 +59,10 @@ impl Host for AnyDevice {
 
     fn set_layered(&self, layered: bool) {
         self.set_layered(layered);
+    }
+
+    fn metrics(&self) -> DeviceMetrics {
+        self.metrics()
     }
 }
 

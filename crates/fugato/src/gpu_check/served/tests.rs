@@ -12,12 +12,14 @@ use fugato_core::device::DeviceSpec;
 use fugato_core::plan::CostModel;
 use fugato_core::{ModelId, Nanos, PartitionId, Share};
 use fugato_device::{
-    AnyDevice, Device, InputData, InputTensor, LeftBehind, LegWork, LoadError, LoadOptions, Loaded,
-    RevokeLeg, StoredModel, TensorData,
+    AnyDevice, Device, DeviceMetrics, InputData, InputTensor, LeftBehind, LegWork, LoadError,
+    LoadOptions, Loaded, RevokeLeg, StoredModel, TensorData,
 };
+use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 fn setup(folder: &Path) -> Setup {
@@ -70,8 +72,23 @@ struct Skewed {
     skew: Skew,
     /// The first model that it refuses to load.
     refused: Option<ModelId>,
-    /// Whether it says that groups run at once, as no CPU does.
-    claims: bool,
+    /// What it says that no CPU does.
+    claims: Claims,
+    /// Models whose groups are to run at once.
+    side_by_side: Mutex<BTreeSet<ModelId>>,
+    /// Legs of those, and of others.
+    counts: [AtomicU64; 2],
+}
+
+/// What a [`Skewed`] device says of how it runs legs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claims {
+    /// Groups at once and other legs in graphs, as it is asked.
+    All,
+    /// Other legs operator by operator.
+    NoCaptures,
+    /// Groups at once when it loads a model, and then not.
+    NoRuns,
 }
 
 impl Device for Skewed {
@@ -81,6 +98,9 @@ impl Device for Skewed {
 
     fn start(&self, mut work: LegWork) {
         (self.skew)(&mut work);
+        let models = self.side_by_side.lock().expect("nobody panics");
+        let is_in_turn = !models.contains(&work.start.model);
+        self.counts[usize::from(is_in_turn)].fetch_add(1, Ordering::Relaxed);
         self.device.start(work);
     }
 
@@ -105,7 +125,10 @@ impl Host for Skewed {
             options.slots = 0;
         }
         let loaded = self.device.load(id, stored, &options)?;
-        let at_once = self.claims && options.gpu.side_by_side;
+        let at_once = options.gpu.side_by_side && options.cuts.is_some();
+        if at_once {
+            self.side_by_side.lock().expect("nobody panics").insert(id);
+        }
         Ok(Loaded {
             legs_at_once: if at_once { loaded.legs } else { 0 },
             ..loaded
@@ -119,6 +142,23 @@ impl Host for Skewed {
     fn set_layered(&self, layered: bool) {
         self.device.set_layered(layered);
     }
+
+    fn metrics(&self) -> DeviceMetrics {
+        let count = |index: usize| self.counts[index].load(Ordering::Relaxed);
+        DeviceMetrics {
+            legs_at_once: if self.claims == Claims::NoRuns {
+                0
+            } else {
+                count(0)
+            },
+            legs_captured: if self.claims == Claims::NoCaptures {
+                0
+            } else {
+                count(1)
+            },
+            ..self.device.metrics()
+        }
+    }
 }
 
 fn skewed(
@@ -130,7 +170,9 @@ fn skewed(
         device,
         skew: Box::new(skew),
         refused,
-        claims: true,
+        claims: Claims::All,
+        side_by_side: Mutex::default(),
+        counts: Default::default(),
     })
 }
 
@@ -497,6 +539,30 @@ fn plans_plan(names: &[&str], runtime: String) -> plans::Plan {
         share: Share(80),
         rounds: 2,
         runtime,
+        libraries: Some("cuDNN 9".to_owned()),
+    }
+}
+
+#[test]
+fn a_plan_whose_legs_run_otherwise_than_asked_fails() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let runtime = cpu(folder.path()).1;
+    for (claims, expected) in [
+        (Claims::NoCaptures, "in one piece ran 0 of 2 legs in graphs"),
+        (Claims::NoRuns, "ran groups at once in 0 of 2 legs"),
+    ] {
+        let mut stage = cpu(folder.path()).0.within(|device| Skewed {
+            device,
+            skew: Box::new(|_| {}),
+            refused: None,
+            claims,
+            side_by_side: Mutex::default(),
+            counts: Default::default(),
+        });
+        let plan = plans_plan(&["squeezenet1_1"], runtime.clone());
+        let Ran { answer, .. } = within(LONG, |budget| plans::run(&mut stage, &plan, budget));
+        assert_eq!(answer.verdict, Verdict::Fails, "{claims:?}");
+        assert!(answer.words.contains(expected), "{}", answer.words);
     }
 }
 
@@ -523,6 +589,10 @@ fn plans_are_timed_three_ways_on_the_whole_device_and_over_two_partitions() {
             "{row}"
         );
         assert_eq!(row["legs_at_once"], row["legs"]);
+        assert_eq!(
+            row["legs_captured"],
+            json!([2, row["legs"].as_u64().map(|legs| 2 * legs)])
+        );
     }
     match is_divided {
         true => assert!(rows[1]["legs"].as_u64() > Some(1), "{}", rows[1]),

@@ -187,17 +187,24 @@ fn only_where_it_is_wanted() {
 
 #[test]
 fn a_graph_that_answers_otherwise_never_serves() {
-    for spoils in [Spoils::Inputs, Spoils::Outputs] {
+    let all = [
+        (Spoils::Inputs, two_legs()),
+        (Spoils::Outputs, two_legs()),
+        // In the middle of a leg, and of its stage.
+        (Spoils::Group("e"), one_leg()),
+        (Spoils::Order, one_leg()),
+    ];
+    for (spoils, plan) in all {
         let rig = rig();
         let facts = FakeFacts { spoils, ..wide() };
-        assert_in_turn(&rig, facts, two_legs());
+        assert_in_turn(&rig, facts, plan);
         // It was tried: nothing else would have told.
         assert!(lines(&rig, "ran: at once") > 0, "{spoils:?}");
     }
 }
 
 #[test]
-fn a_graph_that_calls_the_host_or_copies_from_passing_memory_never_runs() {
+fn a_graph_that_calls_the_host_or_copies_to_it_or_from_passing_memory_never_runs() {
     let host = GraphNodes {
         host: 1,
         ..GraphNodes::default()
@@ -207,7 +214,12 @@ fn a_graph_that_calls_the_host_or_copies_from_passing_memory_never_runs() {
         pageable: 1,
         ..GraphNodes::default()
     };
-    for nodes in [host, pageable] {
+    let to_host = GraphNodes {
+        copies: 2,
+        to_host: 1,
+        ..GraphNodes::default()
+    };
+    for nodes in [host, pageable, to_host] {
         let rig = rig();
         rig.fake.captures_hold(nodes);
         assert_in_turn(&rig, wide(), one_leg());
@@ -230,6 +242,7 @@ fn whatever_breaks_a_capture_off_leaves_the_leg_as_it_is_without() {
         "recorded",
         "end_capture",
         "contents",
+        "memory_free",
         "make_graph",
         "launch",
         "read",
@@ -240,6 +253,31 @@ fn whatever_breaks_a_capture_off_leaves_the_leg_as_it_is_without() {
         let rig = rig();
         rig.fake.fail(call, kind, "not today");
         assert_in_turn(&rig, wide(), one_leg());
+    }
+}
+
+#[test]
+fn a_graph_that_goes_wrong_once_its_sessions_run_again_never_serves() {
+    // Of the last batch that was captured it is right.
+    let rig = rig();
+    let facts = FakeFacts {
+        spoils: Spoils::OtherBatches,
+        ..wide()
+    };
+    let loaded = rig.load_cut(0, facts, Some(two_legs())).unwrap();
+    assert_eq!(loaded.legs_at_once, 0);
+    assert_eq!(lines(&rig, "captured: "), 12, "none was given up before");
+    assert_answers_throughout(&rig, 2);
+}
+
+#[test]
+fn a_capture_that_takes_memory_is_made_again_and_refused_if_it_does_so_twice() {
+    for (captures, at_once) in [(1, 1), (2, 0)] {
+        let rig = rig();
+        rig.fake.captures_take(captures, 1);
+        let loaded = rig.load_cut(0, wide(), Some(one_leg())).unwrap();
+        assert_eq!(loaded.legs_at_once, at_once, "{captures}");
+        assert_answers_throughout(&rig, 1);
     }
 }
 
