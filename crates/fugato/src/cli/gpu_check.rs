@@ -148,7 +148,7 @@ fn keep(device: u32, reports: &[Report], store: Option<&Path>) -> anyhow::Result
     let plans = reports
         .iter()
         .find(|report| report.part == Part::Plans.name());
-    let fact = |name| Some(plans?.facts.get(name)?.as_str()?.to_owned());
+    let fact = |name: &str| Some(plans?.facts.get(name)?.as_str()?.to_owned());
     let found = fugato_device::cuda::find(device)?;
     let machine = Machine::of(&found, fact("runtime"), fact("libraries"));
     let Some(checked) = Checked::of(machine, reports) else {
