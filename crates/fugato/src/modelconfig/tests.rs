@@ -439,7 +439,7 @@ fn answers_are_completed_by_what_is_served() {
     assert!(full.output[0].dims.is_empty());
     let json: serde_json::Value = serde_json::from_str(&to_json(&full)).expect("JSON");
     assert_eq!(json["version_policy"]["latest"]["num_versions"], 1);
-    assert_eq!(json["instance_group"][0]["kind"], "KIND_CPU");
+    assert_eq!(json["instance_group"][0]["kind"], "KIND_AUTO");
     assert_eq!(json["instance_group"][0]["count"], 1);
     assert_eq!(json["default_model_filename"], "model.onnx");
     assert!(json["dynamic_batching"].is_object());

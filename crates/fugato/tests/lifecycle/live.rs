@@ -156,8 +156,14 @@ async fn what_was_changed_stays_until_it_is_taken_back_or_the_model_goes() {
     let mut client = server.client().await;
     let path = "/v2/models/a/settings";
     let configured = json!({"slo": "50s", "weight": 3.0});
-    let is = |slo: Value, weight: f64, live: &[&str]| json!({"model_name": "a", "slo": slo, "weight": weight, "live": live, "configured": configured});
-    assert_eq!(read(&server, path).await, is(json!("50s"), 3.0, &[]));
+    let first = read(&server, path).await;
+    let device = first["device_name"].clone();
+    assert!(
+        device.as_str().is_some_and(|name| name.starts_with("cpu:")),
+        "{first}"
+    );
+    let is = |slo: Value, weight: f64, live: &[&str]| json!({"model_name": "a", "device": 0, "device_name": device, "slo": slo, "weight": weight, "live": live, "configured": configured});
+    assert_eq!(first, is(json!("50s"), 3.0, &[]));
     let reply = change(&server, path, &json!({"slo": "40s"})).await;
     assert_eq!(reply, is(json!("40s"), 3.0, &["slo"]));
     let reply = change(&server, path, &json!({"weight": 0.5})).await;

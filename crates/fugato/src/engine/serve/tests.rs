@@ -824,7 +824,7 @@ async fn what_the_other_device_accepted_outlives_the_loss_of_the_first() {
     repository.put_adder("a", 1, 1.0);
     repository.put_worker("b", 1, 2.0);
     let toml = format!(
-        "{QUIET}[device]\ncores = [{}]\n[model.b]\ndevice = \"cpu\"\nmax_batch_size = {ROWS}\n",
+        "{QUIET}[device]\ncores = \"{}\"\n[model.b]\ndevice = \"cpu\"\nmax_batch_size = {ROWS}\n",
         a_core()
     );
     let rig = Rig::start(&repository, &toml, &[]).await;
