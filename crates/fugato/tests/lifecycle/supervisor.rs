@@ -172,7 +172,7 @@ async fn a_worker_that_is_killed_is_replaced_while_clients_wait() {
 #[tokio::test]
 async fn a_worker_may_have_all_work_queues_of_an_nvidia_device() {
     let repository = repository();
-    let mut server = Server::start(&repository, SUPERVISED).await;
+    let server = Server::start(&repository, SUPERVISED).await;
     let worker = next_worker(server.pid(), None).await;
     let environment = std::fs::read(format!("/proc/{worker}/environ")).expect("it runs");
     let mut variables = environment.split(|&byte| byte == 0);
