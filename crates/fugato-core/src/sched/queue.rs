@@ -44,6 +44,11 @@ impl QueueKey {
         self.order
     }
 
+    /// The request it belongs to.
+    pub const fn request(self) -> RequestId {
+        self.request
+    }
+
     /// Where a model stands whose first request this is.
     pub const fn model_key(self) -> ModelKey {
         ModelKey {
