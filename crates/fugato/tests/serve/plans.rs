@@ -1,6 +1,8 @@
 //! Stage plans: made and checked by `fugato plan`, served, refused.
 
-use super::{Server, fixtures, images};
+use crate::fixtures::fixtures;
+use crate::requests::images;
+use crate::server::Server;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};

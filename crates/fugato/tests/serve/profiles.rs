@@ -1,6 +1,7 @@
 //! Profiles while serving: given with `--profile`, measured in idle gaps, kept, refused.
 
-use super::{Server, command, fixtures};
+use crate::fixtures::fixtures;
+use crate::server::{Server, command};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
