@@ -2,6 +2,7 @@
 
 mod protocol {
     mod bad_input;
+    mod bodies;
     mod classes;
     pub(crate) mod client;
     pub(crate) mod double;

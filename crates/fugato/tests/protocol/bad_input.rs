@@ -1,5 +1,6 @@
 //! Bad input of each kind, over both protocols: one row for each, with its HTTP status and
-//! its gRPC code. What the messages say is for `errors`, `grpc` and `grpc_wire` to test.
+//! its gRPC code. What the messages say is for `bodies`, `errors`, `grpc` and `grpc_wire` to
+//! test.
 
 use super::client::{Connection, post};
 use super::double::{Served, options, serve, serve_with, soon};
