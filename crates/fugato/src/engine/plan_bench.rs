@@ -1,26 +1,30 @@
 //! A device with one model on it, to make plans on: what its segments take, what a plan
 //! takes, and whether a plan gives the answers of the model as it is.
 
+mod apart;
 mod compare;
+mod draw;
+mod error;
 mod times;
 
 pub use compare::Difference;
+pub use error::PlanBenchError;
 
 use super::load::precision;
 use super::open;
-use super::sample::{drawn, ends, one_item};
-use super::serve::ServeError;
+use super::sample::ends;
 use crate::api::ModelInfo;
 use crate::config::Config;
-use crate::error::InferError;
+use apart::{apart_from_the_rest, stacks_apart};
 use compare::{differ, median};
+use draw::{Draw, model_info};
 use fugato_core::device::DeviceSpec;
 use fugato_core::graph::Segments;
-use fugato_core::plan::{Group, Plan, PlanError, PlanKey, Stage};
-use fugato_core::{BatchSize, ModelId, Nanos, OperatorIndex, PartitionId, SegmentIndex, Share};
+use fugato_core::plan::{Plan, PlanKey};
+use fugato_core::{BatchSize, ModelId, Nanos, PartitionId, SegmentIndex, Share};
 use fugato_device::{
-    AnyDevice, Batching, Cuts, Device, LoadError, LoadOptions, ModelGraph, Profiler, RequestInputs,
-    StoredModel, TensorSpec, VisitError, Walk, Walked,
+    AnyDevice, Cuts, Device, LoadOptions, ModelGraph, Profiler, RequestInputs, StoredModel,
+    TensorSpec, Walk, Walked,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -52,13 +56,6 @@ pub struct PlanBench {
     next: u32,
 }
 
-/// How inputs are drawn at random.
-struct Draw {
-    info: ModelInfo,
-    /// By input: whole numbers are below it.
-    ends: Vec<u8>,
-}
-
 /// What a bench is made of.
 pub(super) struct Parts {
     pub(super) profiler: Profiler<AnyDevice>,
@@ -79,61 +76,6 @@ pub struct Timing {
     pub least: Vec<Nanos>,
     /// The median time from the start of the first leg to the end of the last.
     pub whole: Nanos,
-}
-
-/// Why a model cannot be planned.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PlanBenchError {
-    /// ONNX Runtime, the store or the device cannot be had.
-    #[error(transparent)]
-    Open(#[from] ServeError),
-    /// The model cannot be loaded.
-    #[error("{}", .0.report())]
-    Load(#[from] LoadError),
-    /// The device has no partition of that size.
-    #[error("there is no partition of {found}, the device has them of {have} slices")]
-    Share {
-        /// What was asked for.
-        found: Share,
-        /// What there is.
-        have: String,
-    },
-    /// The model cannot run such a batch.
-    #[error("the model cannot run a {found}: {reason}")]
-    Batch {
-        /// What was asked for.
-        found: BatchSize,
-        /// Why not.
-        reason: String,
-    },
-    /// No input can be made up.
-    #[error(
-        "input `{input}` has a dimension of any size, so that no input is typical\n\nhint: \
-         give one with `--dim`"
-    )]
-    NoTypicalInput {
-        /// The input.
-        input: String,
-    },
-    /// A made-up input is not one of the model.
-    #[error("no input of the model can be made up")]
-    Input(#[from] InferError),
-    /// The model does not run.
-    #[error("the model does not run: {0}")]
-    Run(#[from] VisitError),
-    /// Segments have no times.
-    #[error("a part of the model does not run by itself, so that tasks cannot be in flight at it")]
-    Apart,
-    /// The plan is of another model, device, share or batch.
-    #[error(transparent)]
-    Plan(Box<PlanError>),
-}
-
-impl From<PlanError> for PlanBenchError {
-    fn from(error: PlanError) -> Self {
-        Self::Plan(Box::new(error))
-    }
 }
 
 impl PlanBench {
@@ -519,104 +461,4 @@ fn partition_of(spec: &DeviceSpec, share: Share) -> Result<PartitionId, PlanBenc
             have: have.join(", "),
         }
     })
-}
-
-/// The model as requests to it are checked.
-fn model_info(
-    stored: &StoredModel,
-    batch: BatchSize,
-    dim: Option<u64>,
-) -> Result<ModelInfo, PlanBenchError> {
-    let found = stored.info();
-    let max_batch_size = match &found.batching {
-        Batching::Batchable => batch.0,
-        Batching::Single { reason } if batch.0 > 1 => {
-            return Err(PlanBenchError::Batch {
-                found: batch,
-                reason: reason.clone(),
-            });
-        }
-        Batching::Single { .. } => 0,
-    };
-    let mut inputs = found.inputs.clone();
-    for input in &mut inputs {
-        let fixed = input.shape.iter_mut().skip(usize::from(max_batch_size > 0));
-        fixed.for_each(|size| *size = size.or(dim));
-    }
-    Ok(ModelInfo {
-        name: "model".to_owned(),
-        version: "1".to_owned(),
-        inputs,
-        outputs: found.outputs.clone(),
-        max_batch_size,
-        versions: vec!["1".to_owned()],
-        labels: Vec::new(),
-    })
-}
-
-/// Cuts in which each of these segments, which rise, is a leg by itself and what lies between
-/// them is joined; and the leg of each.
-fn apart_from_the_rest(segments: &Segments, alone: &[usize]) -> (Cuts, Vec<usize>) {
-    let mut legs: Vec<Vec<OperatorIndex>> = Vec::new();
-    let mut places = Vec::with_capacity(alone.len());
-    let mut joins = false;
-    for (place, segment) in segments.all().iter().enumerate() {
-        let is_alone = alone.contains(&place);
-        match legs.last_mut() {
-            Some(last) if joins && !is_alone => last.extend(&segment.operators),
-            Some(_) | None => legs.push(segment.operators.clone()),
-        }
-        if is_alone {
-            places.push(legs.len() - 1);
-        }
-        joins = !is_alone;
-    }
-    (Cuts::sequential(legs), places)
-}
-
-/// Stages in which each of these lists is merged, and what lies between them is joined.
-fn stacks_apart(segments: &Segments, stacks: &[Vec<SegmentIndex>]) -> Vec<Stage> {
-    let mut lists = BTreeMap::new();
-    for list in stacks {
-        lists.extend(list.iter().map(|&member| (member, list)));
-    }
-    let mut stages: Vec<Stage> = Vec::new();
-    for index in segments.indices() {
-        match (lists.get(&index), stages.last_mut()) {
-            // What its first member waits for is all that the others do.
-            (Some(list), _) if list[0] == index => stages.push(Stage {
-                groups: vec![Group::from(list.to_vec())],
-                merged: true,
-                predicted: Nanos::ZERO,
-            }),
-            (Some(_), _) => {}
-            (None, Some(last)) if !last.merged => last.groups[0].segments.push(index),
-            (None, _) => stages.push(Stage {
-                groups: vec![Group::from(vec![index])],
-                merged: false,
-                predicted: Nanos::ZERO,
-            }),
-        }
-    }
-    stages
-}
-
-impl Draw {
-    /// A request of one item.
-    fn item(&self, seed: u64) -> Result<RequestInputs, PlanBenchError> {
-        let info = &self.info;
-        let end = |input: &TensorSpec| {
-            let place = info.inputs.iter().position(|one| one.name == input.name);
-            place.map_or(1, |place| self.ends[place])
-        };
-        let inputs = drawn(info, seed, end).ok_or_else(|| {
-            let batch = usize::from(info.max_batch_size > 0);
-            let mut varying = info.inputs.iter();
-            let input = varying.find(|input| input.shape.iter().skip(batch).any(Option::is_none));
-            PlanBenchError::NoTypicalInput {
-                input: input.map(|input| input.name.clone()).unwrap_or_default(),
-            }
-        })?;
-        Ok(one_item(info, inputs)?)
-    }
 }
