@@ -15,11 +15,13 @@ mod error;
 mod halving;
 mod infer;
 mod info;
+mod layout;
 mod operators;
 mod part;
 mod rows;
 mod source;
 mod stack;
+mod stored;
 mod target;
 mod wire;
 
@@ -38,35 +40,27 @@ pub use operators::{Indivisible, ModelGraph};
 pub use part::CutError;
 pub(crate) use part::Part;
 pub use stack::StackError;
+pub use stored::StoredModel;
 
-use crate::capi::{Options, OrtError, Prepacked, Session, Value, onnx_of_number};
+use crate::capi::{Options, OrtError, Session};
 use crate::reference::PlainSession;
 use crate::runtime::Runtime;
-use entry::{Draft, Initializer, Opened};
-use fugato_core::graph::Segments;
+use entry::{Draft, Opened};
 use fugato_onnx::{ExternalPolicy, ModelProto, save_model};
-use memmap2::{Mmap, UncheckedAdvice};
+use layout::lay_out;
 use source::Source;
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use target::Target;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use stored::Weights;
+use target::{Target, instruction_set};
 
 /// Initializers of at least this many bytes go to the weight file. Smaller ones stay in
 /// the graph, where the runtime's shape inference can read them; 1 KiB is the runtime's
 /// own default.
 const EXTERNAL_MIN_BYTES: u64 = 1024;
-
-/// Where a tensor may begin in the weight file, in bytes: a cache line, and the widest
-/// vector register. The runtime asks for no more.
-const ALIGN: u64 = 64;
-
-/// The weight file's size is a multiple of this, so that its last tensor ends a page that
-/// holds nothing else.
-const PAGE: u64 = 4096;
 
 /// A folder of optimised models, which several processes may share.
 #[derive(Clone, Debug)]
@@ -77,30 +71,6 @@ pub struct ModelStore {
     /// The weights in memory by key, so that equal content is there once, however often
     /// and under whatever name it is loaded.
     in_use: Arc<Mutex<HashMap<String, Weak<Weights>>>>,
-}
-
-/// A model that is ready to be loaded on a device. Clones share its weights.
-#[derive(Clone)]
-pub struct StoredModel {
-    weights: Arc<Weights>,
-    origin: PathBuf,
-    was_cached: bool,
-}
-
-/// The optimised graph's file, and the mapping of its weights.
-struct Weights {
-    /// One value per shared initializer, over `mapping`; dropped before it.
-    values: Vec<(String, Value)>,
-    /// Where each of `values` is in `mapping`, in the same order.
-    #[cfg(feature = "cuda")]
-    places: Vec<Initializer>,
-    prepacked: Prepacked,
-    mapping: Option<Mmap>,
-    graph: PathBuf,
-    /// The graph's operators, read when they are first asked for.
-    operators: OnceLock<Arc<ModelGraph>>,
-    info: ModelInfo,
-    runtime: Arc<Runtime>,
 }
 
 impl ModelStore {
@@ -326,212 +296,6 @@ impl ModelStore {
         // SAFETY: nothing is borrowed by these options.
         unsafe { Session::load(&self.runtime, path, &options, None, None) }
     }
-
-    /// Makes the mapped weights into values that sessions share.
-    fn share(&self, opened: Opened) -> Result<Weights, LoadCause> {
-        let Opened {
-            entry,
-            folder,
-            weights: mapping,
-        } = opened;
-        let mut values = Vec::with_capacity(entry.initializers.len());
-        let mut places = Vec::with_capacity(entry.initializers.len());
-        if let Some(mapping) = &mapping {
-            for initializer in entry.initializers {
-                if let Some(value) = share_one(mapping, &initializer)? {
-                    values.push((initializer.name.clone(), value));
-                    places.push(initializer);
-                }
-            }
-        }
-        #[cfg(not(feature = "cuda"))]
-        drop(places);
-        let weights = Weights {
-            values,
-            #[cfg(feature = "cuda")]
-            places,
-            prepacked: Prepacked::new().map_err(LoadCause::Runtime)?,
-            mapping,
-            graph: folder.join(entry::MODEL),
-            operators: OnceLock::new(),
-            info: entry.info,
-            runtime: Arc::clone(&self.runtime),
-        };
-        weights.give_back();
-        Ok(weights)
-    }
-}
-
-/// The value over one initializer's bytes; `None` where its element type cannot be shared
-/// (sessions then read it from the file themselves).
-fn share_one(mapping: &Mmap, initializer: &Initializer) -> Result<Option<Value>, LoadCause> {
-    let Some(onnx) = onnx_of_number(initializer.data_type) else {
-        return Ok(None);
-    };
-    let start = usize::try_from(initializer.offset).expect("checked against the mapping");
-    let length = usize::try_from(initializer.length).expect("checked against the mapping");
-    let bytes = &mapping[start..start + length];
-    // SAFETY: the mapping lives as long as `Weights`, which every session made from these
-    // values holds; an initializer is only read, so the mapping may be read-only.
-    let value = unsafe { Value::over(bytes.as_ptr().cast_mut(), length, &initializer.dims, onnx) };
-    value.map(Some).map_err(LoadCause::Runtime)
-}
-
-impl Weights {
-    /// Gives the memory of mapped pages back; those still needed come back from the page
-    /// cache when they are touched.
-    fn give_back(&self) {
-        if let Some(mapping) = &self.mapping {
-            // SAFETY: the mapping is of a file and never written, so dropping its pages
-            // loses nothing.
-            let advised = unsafe { mapping.unchecked_advise(UncheckedAdvice::DontNeed) };
-            if let Err(error) = advised {
-                tracing::debug!(%error, "pages of weights could not be given back");
-            }
-        }
-        crate::os::trim_heap();
-    }
-}
-
-impl StoredModel {
-    /// What the model says about itself.
-    pub fn info(&self) -> &ModelInfo {
-        &self.weights.info
-    }
-
-    /// The file the model came from.
-    pub fn origin(&self) -> &Path {
-        &self.origin
-    }
-
-    /// The optimised graph's file, with the weight file beside it.
-    pub fn optimised_graph(&self) -> &Path {
-        &self.weights.graph
-    }
-
-    /// Whether [`ModelStore::prepare`] found an entry and did not need to optimise.
-    pub fn was_cached(&self) -> bool {
-        self.was_cached
-    }
-
-    /// The number of weights that sessions share, and their bytes.
-    pub fn shared_weights(&self) -> (usize, u64) {
-        let weights = &self.weights;
-        let bytes = weights.mapping.as_ref().map_or(0, |mapping| mapping.len());
-        (weights.values.len(), bytes as u64)
-    }
-
-    /// Gives back the memory of weight pages that are not in use: kernels keep some
-    /// weights in a form of their own, and need the original no more.
-    pub fn give_pages_back(&self) {
-        self.weights.give_back();
-    }
-
-    /// The optimised graph's operators and tensors, which plans are made of.
-    ///
-    /// # Errors
-    /// [`LoadErrorKind::Store`] where the stored graph cannot be read again.
-    pub fn graph(&self) -> Result<Arc<ModelGraph>, LoadError> {
-        self.model_graph().map_err(|cause| cause.of(&self.origin))
-    }
-
-    fn model_graph(&self) -> Result<Arc<ModelGraph>, LoadCause> {
-        let weights = &self.weights;
-        if let Some(read) = weights.operators.get() {
-            return Ok(Arc::clone(read));
-        }
-        let read = Arc::new(ModelGraph::import(self.read_graph()?, &weights.info)?);
-        Ok(Arc::clone(weights.operators.get_or_init(|| read)))
-    }
-
-    fn read_graph(&self) -> Result<ModelProto, LoadCause> {
-        let graph = &self.weights.graph;
-        fugato_onnx::read_model(graph).map_err(|error| LoadCause::Store {
-            path: graph.clone(),
-            action: "read",
-            source: io::Error::other(error),
-        })
-    }
-
-    /// The stored graph in half precision, its weights within it.
-    fn halved(&self) -> Result<halving::Halved, LoadCause> {
-        Ok(halving::halve(self.read_graph()?, self.folder())?)
-    }
-
-    /// What each segment is known by: a hash of its operators, their shapes and the place of
-    /// their weights among those of this model. Equal hashes of one model are equal work.
-    ///
-    /// # Errors
-    /// Where a segment cannot be a part of its own, or the stored graph cannot be read.
-    pub fn segment_hashes(&self, segments: &Segments) -> Result<Vec<String>, LoadError> {
-        let hashes = self.model_graph().and_then(|graph| {
-            let all = segments.all().iter();
-            all.map(|segment| part::known_by(&graph, segment.operators.iter().copied()))
-                .collect()
-        });
-        hashes.map_err(|cause: LoadCause| cause.of(&self.origin))
-    }
-
-    /// The folder of what is kept of this model: its graph, its weights, its parts.
-    pub fn folder(&self) -> &Path {
-        self.weights.graph.parent().unwrap_or(Path::new(""))
-    }
-
-    pub(crate) fn runtime(&self) -> &Runtime {
-        &self.weights.runtime
-    }
-
-    /// The weights that sessions share: name, number of the element type, shape, bytes.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn weights(&self) -> impl Iterator<Item = (&str, i32, &[i64], &[u8])> {
-        let bytes = self.weights.mapping.as_deref().unwrap_or_default();
-        self.weights.places.iter().map(move |place| {
-            let start = usize::try_from(place.offset).expect("checked against the mapping");
-            let length = usize::try_from(place.length).expect("checked against the mapping");
-            let bytes = &bytes[start..start + length];
-            (&*place.name, place.data_type, &*place.dims, bytes)
-        })
-    }
-
-    /// How many operators its graph has.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn operators(&self) -> Result<usize, LoadCause> {
-        Ok(self.model_graph()?.graph().operators().len())
-    }
-
-    /// The parts of the model under these cuts, written beside its graph.
-    pub(crate) fn cut(&self, cuts: &Cuts) -> Result<CutModel, LoadCause> {
-        cuts.write(self.folder(), self.model_graph()?)
-    }
-
-    /// A session of the optimised graph over the shared weights.
-    pub(crate) fn session(&self, options: Options) -> Result<Session, OrtError> {
-        self.session_of(&self.weights.graph, options, |_| true)
-    }
-
-    /// A session of a part of the optimised graph over the shared weights.
-    pub(crate) fn part_session(&self, part: &Part, options: Options) -> Result<Session, OrtError> {
-        self.session_of(&part.path, options, |name| part.weights.contains(name))
-    }
-
-    fn session_of(
-        &self,
-        graph: &Path,
-        mut options: Options,
-        reads: impl Fn(&str) -> bool,
-    ) -> Result<Session, OrtError> {
-        let values = &self.weights.values;
-        for (name, value) in values.iter().filter(|(name, _)| reads(name)) {
-            // SAFETY: the session holds `weights`, which owns the value and its mapping.
-            unsafe { options.initializer(name, value)? };
-        }
-        let keep: Arc<dyn Send + Sync> = Arc::clone(&self.weights) as Arc<dyn Send + Sync>;
-        let Weights {
-            prepacked, runtime, ..
-        } = &*self.weights;
-        // SAFETY: `keep` owns initializers and prepacked weights.
-        unsafe { Session::load(runtime, graph, &options, Some(prepacked), Some(keep)) }
-    }
 }
 
 /// The bytes of a model's tensors, which are within it.
@@ -544,116 +308,4 @@ fn weight_bytes(model: &mut ModelProto) -> u64 {
     });
     let Ok(()) = counted;
     bytes
-}
-
-/// Turns the files that the runtime wrote into the entry's two: weights aligned, graph
-/// pointing at them. Removes the runtime's.
-fn lay_out(draft: &Draft, raw_graph: &Path) -> Result<Vec<Initializer>, LoadCause> {
-    let failed = |action| {
-        move |source| LoadCause::Store {
-            path: draft.path(""),
-            action,
-            source,
-        }
-    };
-    let raw = entry::map(raw_graph).map_err(failed("read"))?;
-    let raw = raw.as_deref().unwrap_or_default();
-    let (graph, moved) = wire::relocate(raw, entry::WEIGHTS, ALIGN)?;
-    let raw_weights = draft.path("optimised.bin");
-    let content = match moved.is_empty() {
-        true => None,
-        false => entry::map(&raw_weights).map_err(failed("read"))?,
-    };
-    let content = content.as_deref().unwrap_or_default();
-    let write = || -> io::Result<()> {
-        std::fs::write(draft.path(entry::MODEL), &graph)?;
-        write_weights(&draft.path(entry::WEIGHTS), content, &moved)?;
-        std::fs::remove_file(raw_graph)?;
-        match std::fs::remove_file(&raw_weights) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    };
-    write().map_err(failed("written"))?;
-    let shareable = moved.into_iter().filter(|moved| moved.main);
-    let initializers = shareable.map(|moved| Initializer {
-        name: moved.tensor.name,
-        data_type: moved.tensor.data_type,
-        dims: moved.tensor.dims,
-        offset: moved.offset,
-        length: moved.length,
-    });
-    Ok(initializers.collect())
-}
-
-/// Writes the weights of `moved` to their new places.
-fn write_weights(path: &Path, content: &[u8], moved: &[wire::Moved]) -> io::Result<()> {
-    let mut out = BufWriter::new(File::create(path)?);
-    let mut written = 0;
-    for moved in moved {
-        let old = moved.tensor.external.as_ref();
-        let old = old.expect("only external tensors are moved").offset;
-        let range = usize::try_from(old)
-            .ok()
-            .zip(usize::try_from(moved.length).ok());
-        let bytes = range.and_then(|(old, length)| content.get(old..old.checked_add(length)?));
-        let bytes = bytes.ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                format!("the runtime wrote no data for `{}`", moved.tensor.name),
-            )
-        })?;
-        let gap = moved.offset - written;
-        pad_by(&mut out, gap)?;
-        out.write_all(bytes)?;
-        written = moved.offset + moved.length;
-    }
-    pad_by(&mut out, written.next_multiple_of(PAGE) - written)?;
-    out.flush()
-}
-
-/// Writes `count` zeros, less than a page.
-fn pad_by(out: &mut impl Write, count: u64) -> io::Result<()> {
-    const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
-    let count = usize::try_from(count).expect("less than a page");
-    out.write_all(&ZEROS[..count])
-}
-
-/// The vector extensions of this processor that the runtime chooses kernels and weight
-/// layouts by.
-fn instruction_set() -> String {
-    let mut found = vec![std::env::consts::ARCH];
-    #[cfg(target_arch = "x86_64")]
-    {
-        macro_rules! detect {
-            ($($name:tt),*) => {
-                $(if std::is_x86_feature_detected!($name) { found.push($name); })*
-            };
-        }
-        detect!(
-            "sse4.1",
-            "avx",
-            "avx2",
-            "fma",
-            "f16c",
-            "avxvnni",
-            "avx512f",
-            "avx512bw",
-            "avx512dq",
-            "avx512vl",
-            "avx512vnni",
-            "avx512bf16",
-            "avx512fp16"
-        );
-    }
-    #[cfg(target_arch = "aarch64")]
-    {
-        macro_rules! detect {
-            ($($name:tt),*) => {
-                $(if std::arch::is_aarch64_feature_detected!($name) { found.push($name); })*
-            };
-        }
-        detect!("neon", "dotprod", "fp16", "i8mm", "bf16", "sve", "sve2");
-    }
-    found.join("+")
 }

@@ -1,0 +1,248 @@
+//! A model that is ready to be loaded: its optimised graph, and its weights in memory once for
+//! all sessions.
+
+use super::entry::{self, Initializer, Opened};
+use super::{
+    CutModel, Cuts, LoadCause, LoadError, ModelGraph, ModelInfo, ModelStore, Part, halving, part,
+};
+use crate::capi::{Options, OrtError, Prepacked, Session, Value, onnx_of_number};
+use crate::runtime::Runtime;
+use fugato_core::graph::Segments;
+use fugato_onnx::ModelProto;
+use memmap2::{Mmap, UncheckedAdvice};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+/// A model that is ready to be loaded on a device. Clones share its weights.
+#[derive(Clone)]
+pub struct StoredModel {
+    pub(super) weights: Arc<Weights>,
+    pub(super) origin: PathBuf,
+    pub(super) was_cached: bool,
+}
+
+/// The optimised graph's file, and the mapping of its weights.
+pub(super) struct Weights {
+    /// One value per shared initializer, over `mapping`; dropped before it.
+    values: Vec<(String, Value)>,
+    /// Where each of `values` is in `mapping`, in the same order.
+    #[cfg(feature = "cuda")]
+    places: Vec<Initializer>,
+    prepacked: Prepacked,
+    mapping: Option<Mmap>,
+    graph: PathBuf,
+    /// The graph's operators, read when they are first asked for.
+    operators: OnceLock<Arc<ModelGraph>>,
+    info: ModelInfo,
+    runtime: Arc<Runtime>,
+}
+
+impl ModelStore {
+    /// Makes the mapped weights into values that sessions share.
+    pub(super) fn share(&self, opened: Opened) -> Result<Weights, LoadCause> {
+        let Opened {
+            entry,
+            folder,
+            weights: mapping,
+        } = opened;
+        let mut values = Vec::with_capacity(entry.initializers.len());
+        let mut places = Vec::with_capacity(entry.initializers.len());
+        if let Some(mapping) = &mapping {
+            for initializer in entry.initializers {
+                if let Some(value) = share_one(mapping, &initializer)? {
+                    values.push((initializer.name.clone(), value));
+                    places.push(initializer);
+                }
+            }
+        }
+        #[cfg(not(feature = "cuda"))]
+        drop(places);
+        let weights = Weights {
+            values,
+            #[cfg(feature = "cuda")]
+            places,
+            prepacked: Prepacked::new().map_err(LoadCause::Runtime)?,
+            mapping,
+            graph: folder.join(entry::MODEL),
+            operators: OnceLock::new(),
+            info: entry.info,
+            runtime: Arc::clone(&self.runtime),
+        };
+        weights.give_back();
+        Ok(weights)
+    }
+}
+
+/// The value over one initializer's bytes; `None` where its element type cannot be shared
+/// (sessions then read it from the file themselves).
+fn share_one(mapping: &Mmap, initializer: &Initializer) -> Result<Option<Value>, LoadCause> {
+    let Some(onnx) = onnx_of_number(initializer.data_type) else {
+        return Ok(None);
+    };
+    let start = usize::try_from(initializer.offset).expect("checked against the mapping");
+    let length = usize::try_from(initializer.length).expect("checked against the mapping");
+    let bytes = &mapping[start..start + length];
+    // SAFETY: the mapping lives as long as `Weights`, which every session made from these
+    // values holds; an initializer is only read, so the mapping may be read-only.
+    let value = unsafe { Value::over(bytes.as_ptr().cast_mut(), length, &initializer.dims, onnx) };
+    value.map(Some).map_err(LoadCause::Runtime)
+}
+
+impl Weights {
+    /// Gives the memory of mapped pages back; those still needed come back from the page
+    /// cache when they are touched.
+    fn give_back(&self) {
+        if let Some(mapping) = &self.mapping {
+            // SAFETY: the mapping is of a file and never written, so dropping its pages
+            // loses nothing.
+            let advised = unsafe { mapping.unchecked_advise(UncheckedAdvice::DontNeed) };
+            if let Err(error) = advised {
+                tracing::debug!(%error, "pages of weights could not be given back");
+            }
+        }
+        crate::os::trim_heap();
+    }
+}
+
+impl StoredModel {
+    /// What the model says about itself.
+    pub fn info(&self) -> &ModelInfo {
+        &self.weights.info
+    }
+
+    /// The file the model came from.
+    pub fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    /// The optimised graph's file, with the weight file beside it.
+    pub fn optimised_graph(&self) -> &Path {
+        &self.weights.graph
+    }
+
+    /// Whether [`ModelStore::prepare`] found an entry and did not need to optimise.
+    pub fn was_cached(&self) -> bool {
+        self.was_cached
+    }
+
+    /// The number of weights that sessions share, and their bytes.
+    pub fn shared_weights(&self) -> (usize, u64) {
+        let weights = &self.weights;
+        let bytes = weights.mapping.as_ref().map_or(0, |mapping| mapping.len());
+        (weights.values.len(), bytes as u64)
+    }
+
+    /// Gives back the memory of weight pages that are not in use: kernels keep some
+    /// weights in a form of their own, and need the original no more.
+    pub fn give_pages_back(&self) {
+        self.weights.give_back();
+    }
+
+    /// The optimised graph's operators and tensors, which plans are made of.
+    ///
+    /// # Errors
+    /// [`LoadErrorKind::Store`](super::LoadErrorKind::Store) where the stored graph cannot be
+    /// read again.
+    pub fn graph(&self) -> Result<Arc<ModelGraph>, LoadError> {
+        self.model_graph().map_err(|cause| cause.of(&self.origin))
+    }
+
+    fn model_graph(&self) -> Result<Arc<ModelGraph>, LoadCause> {
+        let weights = &self.weights;
+        if let Some(read) = weights.operators.get() {
+            return Ok(Arc::clone(read));
+        }
+        let read = Arc::new(ModelGraph::import(self.read_graph()?, &weights.info)?);
+        Ok(Arc::clone(weights.operators.get_or_init(|| read)))
+    }
+
+    fn read_graph(&self) -> Result<ModelProto, LoadCause> {
+        let graph = &self.weights.graph;
+        fugato_onnx::read_model(graph).map_err(|error| LoadCause::Store {
+            path: graph.clone(),
+            action: "read",
+            source: io::Error::other(error),
+        })
+    }
+
+    /// The stored graph in half precision, its weights within it.
+    pub(super) fn halved(&self) -> Result<halving::Halved, LoadCause> {
+        Ok(halving::halve(self.read_graph()?, self.folder())?)
+    }
+
+    /// What each segment is known by: a hash of its operators, their shapes and the place of
+    /// their weights among those of this model. Equal hashes of one model are equal work.
+    ///
+    /// # Errors
+    /// Where a segment cannot be a part of its own, or the stored graph cannot be read.
+    pub fn segment_hashes(&self, segments: &Segments) -> Result<Vec<String>, LoadError> {
+        let hashes = self.model_graph().and_then(|graph| {
+            let all = segments.all().iter();
+            all.map(|segment| part::known_by(&graph, segment.operators.iter().copied()))
+                .collect()
+        });
+        hashes.map_err(|cause: LoadCause| cause.of(&self.origin))
+    }
+
+    /// The folder of what is kept of this model: its graph, its weights, its parts.
+    pub fn folder(&self) -> &Path {
+        self.weights.graph.parent().unwrap_or(Path::new(""))
+    }
+
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.weights.runtime
+    }
+
+    /// The weights that sessions share: name, number of the element type, shape, bytes.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn weights(&self) -> impl Iterator<Item = (&str, i32, &[i64], &[u8])> {
+        let bytes = self.weights.mapping.as_deref().unwrap_or_default();
+        self.weights.places.iter().map(move |place| {
+            let start = usize::try_from(place.offset).expect("checked against the mapping");
+            let length = usize::try_from(place.length).expect("checked against the mapping");
+            let bytes = &bytes[start..start + length];
+            (&*place.name, place.data_type, &*place.dims, bytes)
+        })
+    }
+
+    /// How many operators its graph has.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn operators(&self) -> Result<usize, LoadCause> {
+        Ok(self.model_graph()?.graph().operators().len())
+    }
+
+    /// The parts of the model under these cuts, written beside its graph.
+    pub(crate) fn cut(&self, cuts: &Cuts) -> Result<CutModel, LoadCause> {
+        cuts.write(self.folder(), self.model_graph()?)
+    }
+
+    /// A session of the optimised graph over the shared weights.
+    pub(crate) fn session(&self, options: Options) -> Result<Session, OrtError> {
+        self.session_of(&self.weights.graph, options, |_| true)
+    }
+
+    /// A session of a part of the optimised graph over the shared weights.
+    pub(crate) fn part_session(&self, part: &Part, options: Options) -> Result<Session, OrtError> {
+        self.session_of(&part.path, options, |name| part.weights.contains(name))
+    }
+
+    fn session_of(
+        &self,
+        graph: &Path,
+        mut options: Options,
+        reads: impl Fn(&str) -> bool,
+    ) -> Result<Session, OrtError> {
+        let values = &self.weights.values;
+        for (name, value) in values.iter().filter(|(name, _)| reads(name)) {
+            // SAFETY: the session holds `weights`, which owns the value and its mapping.
+            unsafe { options.initializer(name, value)? };
+        }
+        let keep: Arc<dyn Send + Sync> = Arc::clone(&self.weights) as Arc<dyn Send + Sync>;
+        let Weights {
+            prepacked, runtime, ..
+        } = &*self.weights;
+        // SAFETY: `keep` owns initializers and prepacked weights.
+        unsafe { Session::load(runtime, graph, &options, Some(prepacked), Some(keep)) }
+    }
+}
