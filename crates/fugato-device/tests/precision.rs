@@ -7,7 +7,8 @@ mod common;
 
 use common::zoo::item;
 use common::{
-    Bench, Rig, as_f32, assert_close, batched, branching, dense, model, node, random_rows, request,
+    Bench, Rig, as_f32, assert_close, batched, branching, dense, logged, model, node, random_rows,
+    request,
 };
 use fugato_core::{ModelId, OperatorIndex};
 use fugato_device::{
@@ -16,7 +17,6 @@ use fugato_device::{
 use fugato_onnx::proto::AttributeProto;
 use fugato_onnx::{DataType, ModelProto, TensorProto};
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 
 /// What an answer in half precision may differ by, of the largest.
 const TOLERANCE: f32 = 1e-2;
@@ -131,18 +131,6 @@ fn a_precision_is_another_model_and_made_once() {
     assert_eq!(half.info().hash.len(), single.info().hash.len());
     let any = for_any(&bench).prepare_in(&path, Precision::Fp16).unwrap();
     assert_eq!(any.shared_weights().1, single.shared_weights().1 / 2);
-}
-
-/// What is logged while `work` runs, on this thread.
-fn logged<T>(work: impl FnOnce() -> T) -> (T, String) {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let lines = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_max_level(tracing::Level::WARN)
-        .with_writer(Mutex::new(file.reopen().unwrap()))
-        .finish();
-    let done = tracing::subscriber::with_default(lines, work);
-    (done, std::fs::read_to_string(file.path()).unwrap())
 }
 
 /// Runs a model in both precisions on rows of four.

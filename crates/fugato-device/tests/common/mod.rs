@@ -477,6 +477,18 @@ pub fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
     );
 }
 
+/// What is logged while `work` runs, on this thread.
+pub fn logged<T>(work: impl FnOnce() -> T) -> (T, String) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let lines = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(Mutex::new(file.reopen().unwrap()))
+        .finish();
+    let done = tracing::subscriber::with_default(lines, work);
+    (done, std::fs::read_to_string(file.path()).unwrap())
+}
+
 /// The cores this process may run on.
 pub fn cores() -> Vec<usize> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -1,0 +1,264 @@
+//! Models cut into parts and legs: the answers are those of the model in one piece, and
+//! the legs of a task follow each other in its slot whatever runs between them.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod tasks;
+mod uncut;
+mod zoo;
+
+use common::{
+    Bench, Rig, as_f32, assert_close, batched, branching, model, node, random_rows, raw, request,
+    strings,
+};
+use fugato_core::{ModelId, OperatorIndex};
+use fugato_device::reference::PlainSession;
+use fugato_device::{Cuts, InputTensor, LoadOptions, StoredModel, TensorData};
+use fugato_onnx::proto::tensor_shape_proto::Dimension;
+use fugato_onnx::proto::{AttributeProto, ValueInfoProto};
+use fugato_onnx::{DataType, ModelProto, TensorProto};
+use std::path::PathBuf;
+
+fn options(cuts: Cuts, max_batch: u32) -> LoadOptions {
+    LoadOptions {
+        max_batch,
+        cuts: Some(cuts),
+        ..LoadOptions::default()
+    }
+}
+
+/// A leg for each segment.
+fn apart(stored: &StoredModel) -> Cuts {
+    let segments = stored.graph().unwrap().segments();
+    Cuts::sequential(segments.all().iter().map(|one| one.operators.clone()))
+}
+
+/// A leg for each operator, chains cut too.
+fn operator_by_operator(stored: &StoredModel) -> Cuts {
+    let count = stored.graph().unwrap().graph().operators().len();
+    Cuts::sequential((0..count).map(|place| vec![OperatorIndex::at(place)]))
+}
+
+fn part_files(stored: &StoredModel) -> Vec<PathBuf> {
+    let entry = stored.optimised_graph().parent().unwrap();
+    let files = std::fs::read_dir(entry).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    let is_part = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with("part-")
+    };
+    files.filter(is_part).collect()
+}
+
+#[test]
+fn lengths_that_only_running_tells_pass_between_legs() {
+    let bench = Bench::new();
+    let path = bench.write(
+        "bert.onnx",
+        &fugato_zoo::find("bert-tiny").unwrap().build(1),
+    );
+    let stored = bench.store.prepare(&path).unwrap();
+    let mut plain = PlainSession::load(&bench.runtime, &path, 1).unwrap();
+    let rig = Rig::new();
+    let cuts = apart(&stored);
+    let legs = u16::try_from(cuts.legs()).unwrap();
+    assert!(legs > 10);
+    rig.device
+        .load(ModelId(1), &stored, &options(cuts, 2))
+        .unwrap();
+    for length in [5_u64, 17, 3] {
+        let inputs = stored.info().inputs.iter().map(|spec| {
+            let value = i64::from(spec.name != "token_type_ids");
+            let values = (0..length).flat_map(|_| value.to_le_bytes());
+            raw(&[1, length], values.collect::<Vec<u8>>())
+        });
+        let inputs: Vec<_> = inputs.collect();
+        let expected = plain.run(&inputs).unwrap();
+        let found = rig.run_legs(1, legs, vec![request(1, inputs)]).unwrap();
+        for (found, expected) in found[0].iter().zip(&expected) {
+            assert_eq!(found.shape, expected.shape);
+            assert_close(&as_f32(found), &as_f32(expected), 1e-5);
+        }
+    }
+}
+
+/// Runs a model whole and operator by operator on one row each.
+fn assert_same(model: &ModelProto, inputs: &[InputTensor]) {
+    let bench = Bench::new();
+    let stored = bench.prepare(model);
+    let rig = Rig::new();
+    rig.load(1, &stored, 1);
+    let cuts = operator_by_operator(&stored);
+    let legs = u16::try_from(cuts.legs()).unwrap();
+    assert!(legs > 1);
+    let loaded = rig.device.load(ModelId(2), &stored, &options(cuts, 1));
+    assert_eq!(loaded.unwrap().legs, legs);
+    let work = || vec![request(1, inputs.to_vec())];
+    let expected = rig.run(1, work()).unwrap();
+    // Twice: what the first task left must not show in the second.
+    for _ in 0..2 {
+        assert_eq!(rig.run_legs(2, legs, work()).unwrap(), expected);
+    }
+}
+
+#[test]
+fn subgraphs_find_what_they_capture() {
+    let rows = random_rows(3, 1, 4);
+    assert_same(&branching(), &[rows]);
+}
+
+#[test]
+fn strings_pass_between_legs() {
+    let port = |name: &str, dims: &[i64]| {
+        let dims = dims.iter().map(|&size| Dimension::size(size));
+        ValueInfoProto::tensor(name, DataType::String, dims.collect())
+    };
+    let doubled = model(
+        vec![
+            node("Concat", &["x", "x"], &["xx"]).with([AttributeProto::int("axis", 0)]),
+            node("Unsqueeze", &["xx", "axis"], &["y"]),
+        ],
+        vec![port("x", &[2])],
+        vec![port("y", &[4, 1])],
+        vec![TensorProto::from_i64s("axis", &[1], &[1])],
+    );
+    assert_same(&doubled, &[strings(&[2], &[b"ab", b"c"])]);
+}
+
+/// `x * x`, which is an output, its root, and a sigmoid of `x`.
+fn twice_used() -> ModelProto {
+    model(
+        vec![
+            node("Mul", &["x", "x"], &["squares"]),
+            node("Sqrt", &["squares"], &["y"]),
+            node("Sigmoid", &["x"], &["s"]),
+            node("Add", &["s", "squares"], &["z"]),
+        ],
+        vec![batched("x", DataType::Float, &[4])],
+        vec![
+            batched("z", DataType::Float, &[4]),
+            batched("squares", DataType::Float, &[4]),
+            batched("y", DataType::Float, &[4]),
+        ],
+        vec![],
+    )
+}
+
+#[test]
+fn an_input_used_twice_and_an_output_in_between_work() {
+    assert_same(&twice_used(), &[random_rows(1, 1, 4)]);
+}
+
+#[test]
+fn a_model_without_a_batch_takes_any_rows() {
+    // A softmax over the rows makes it one request per run, of any number of rows.
+    let mixing = model(
+        vec![
+            node("Relu", &["x"], &["r"]),
+            node("Softmax", &["r"], &["s"]).with([AttributeProto::int("axis", 0)]),
+            node("Exp", &["s"], &["y"]),
+        ],
+        vec![batched("x", DataType::Float, &[4])],
+        vec![batched("y", DataType::Float, &[4])],
+        vec![],
+    );
+    let bench = Bench::new();
+    let stored = bench.prepare(&mixing);
+    assert!(!stored.info().batching.is_batchable());
+    let rig = Rig::new();
+    rig.load(1, &stored, 1);
+    let cuts = operator_by_operator(&stored);
+    let legs = u16::try_from(cuts.legs()).unwrap();
+    rig.device
+        .load(ModelId(2), &stored, &options(cuts, 1))
+        .unwrap();
+    for rows in [1, 5, 2] {
+        let work = || vec![request(1, vec![random_rows(rows, rows, 4)])];
+        let expected = rig.run(1, work()).unwrap();
+        assert_eq!(rig.run_legs(2, legs, work()).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_file_that_is_not_its_part_is_written_anew() {
+    let bench = Bench::new();
+    let stored = bench.prepare(&twice_used());
+    let rig = Rig::new();
+    let cuts = operator_by_operator(&stored);
+    rig.device
+        .load(ModelId(1), &stored, &options(cuts.clone(), 1))
+        .unwrap();
+    let files = part_files(&stored);
+    for file in &files {
+        std::fs::write(file, b"no model").unwrap();
+    }
+    let loaded = rig.device.load(ModelId(2), &stored, &options(cuts, 1));
+    assert_eq!(loaded.unwrap().legs as usize, files.len());
+    let work = || vec![request(1, vec![random_rows(7, 1, 4)])];
+    let legs = u16::try_from(files.len()).unwrap();
+    let expected = rig.run_legs(1, legs, work()).unwrap();
+    assert_eq!(rig.run_legs(2, legs, work()).unwrap(), expected);
+    let TensorData::Raw(bytes) = &expected[0][0].data else {
+        panic!("floats are raw");
+    };
+    assert_eq!(bytes.len(), 16);
+}
+
+/// The names of this process's threads that help lanes: those of one test, since no other
+/// here has stages of several groups.
+fn helpers() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| {
+        let name = std::fs::read_to_string(task.unwrap().path().join("comm"));
+        // A thread may end while the folder is read.
+        name.ok().map(|name| name.trim().to_owned())
+    });
+    names.filter(|name| name.contains('+')).collect()
+}
+
+#[test]
+fn groups_of_a_stage_have_threads_of_their_own() {
+    let bench = Bench::new();
+    let wide = model(
+        vec![
+            node("Exp", &["x"], &["a"]),
+            node("Tanh", &["x"], &["b"]),
+            node("Neg", &["x"], &["c"]),
+            node("Sum", &["a", "b", "c"], &["y"]),
+        ],
+        vec![batched("x", DataType::Float, &[1000])],
+        vec![batched("y", DataType::Float, &[1000])],
+        vec![],
+    );
+    let stored = bench.prepare(&wide);
+    let graph = stored.graph().unwrap();
+    let (last, first): (Vec<_>, Vec<_>) = (0..graph.graph().operators().len())
+        .map(OperatorIndex::at)
+        .partition(|&operator| graph.graph().successors(operator).is_empty());
+    assert_eq!((first.len(), last.len()), (3, 1));
+    let groups = first.into_iter().map(|operator| vec![operator]).collect();
+    let cuts = Cuts::new(vec![vec![groups, vec![last]]]);
+    let rig = Rig::new();
+    rig.load(1, &stored, 4);
+    rig.device
+        .load(ModelId(2), &stored, &options(cuts, 4))
+        .unwrap();
+    let work = || vec![request(4, vec![random_rows(3, 4, 1000)])];
+    let expected = rig.run(1, work()).unwrap();
+    assert_eq!(helpers(), [""; 0], "a model in one piece needs none");
+    for _ in 0..20 {
+        assert_eq!(rig.run(2, work()).unwrap(), expected);
+    }
+    // One for each core but the lane's own. A thread gives itself its name when it first runs,
+    // which may be after the lane has done all the work.
+    let wanted = common::cores().len() - 1;
+    let begun = std::time::Instant::now();
+    while helpers().len() != wanted && begun.elapsed().as_secs() < 30 {
+        std::thread::yield_now();
+    }
+    assert_eq!(helpers().len(), wanted);
+    rig.drop_device();
+    assert_eq!(helpers(), [""; 0]);
+}
