@@ -1,7 +1,7 @@
 //! Devices that are busy or lost, and what changes while requests wait.
 
-use super::affine;
 use super::common::{MS, US, arrival, at, batches, config, device, model, outcomes, starts, world};
+use super::{affine, completed, ended};
 use fugato_core::sched::{
     Arrival, DeadlineMode, Input, ModelSpec, Outcome, Overdue, PolicySpec, Rejection,
 };
@@ -24,9 +24,7 @@ fn who_is_overdue_stays_so_under_another_policy() {
     world.push_arrival(arrival(2, 0, 2));
     world.push(at(300 * US), Input::PolicyChanged(PolicySpec::Edf));
     world.run();
-    let ended = world.effects_mut().ended.iter();
-    let order: Vec<u64> = ended.map(|ended| ended.request.0).collect();
-    assert_eq!(order, [0, 2, 1]);
+    assert_eq!(ended(&mut world), [0, 2, 1]);
 }
 
 #[test]
@@ -142,12 +140,7 @@ fn a_lost_device_fails_what_ran_and_keeps_what_waited() {
         .map(|(r, _)| *r)
         .collect();
     assert_eq!(failed, [0]);
-    let done: Vec<u64> = outcomes
-        .iter()
-        .filter(|(_, o)| *o == Outcome::Completed)
-        .map(|(r, _)| *r)
-        .collect();
-    assert_eq!(done, [1, 2, 3]);
+    assert_eq!(completed(&mut world), [1, 2, 3]);
     assert_eq!(world.scheduler().requests_open(), 0);
 }
 
@@ -161,15 +154,8 @@ fn a_removed_model_finishes_what_it_has_and_is_drained_once() {
     world.push(at(2), Input::ModelRemoved { model: ModelId(0) });
     world.push_arrival(arrival(20, 0, 3));
     world.run();
-    let outcomes = outcomes(&mut world);
-    assert_eq!(
-        outcomes
-            .iter()
-            .filter(|(_, outcome)| *outcome == Outcome::Completed)
-            .count(),
-        20
-    );
-    assert!(outcomes.contains(&(20, Outcome::Rejected(Rejection::ModelStopping))));
+    assert_eq!(completed(&mut world).len(), 20);
+    assert!(outcomes(&mut world).contains(&(20, Outcome::Rejected(Rejection::ModelStopping))));
     let last = world
         .effects_mut()
         .actions
@@ -238,12 +224,9 @@ fn the_policy_changes_live_without_losing_a_request() {
     world.push(at(14 * MS), Input::DeadlinesChanged(DeadlineMode::Observe));
     world.push(at(15 * MS), Input::PolicyChanged(PolicySpec::Edf));
     world.run();
-    let mut completed: Vec<u64> = outcomes(&mut world)
-        .iter()
-        .map(|(request, _)| *request)
-        .collect();
-    completed.sort_unstable();
-    assert_eq!(completed, (0..60).collect::<Vec<u64>>());
+    let mut ended = ended(&mut world);
+    ended.sort_unstable();
+    assert_eq!(ended, (0..60).collect::<Vec<u64>>());
     assert_eq!(world.scheduler().policy(), "edf");
 }
 
@@ -266,8 +249,7 @@ fn a_changed_objective_orders_what_comes_after_it() {
         }
         world.push_arrival(arrival(3, 1, 40 * US));
         world.run();
-        let ended = world.effects_mut().ended.iter();
-        ended.map(|ended| ended.request.0).collect::<Vec<u64>>()
+        ended(&mut world)
     };
     assert_eq!(order(false), [0, 2, 1, 3]);
     // The one that came before the change keeps its place.

@@ -11,8 +11,8 @@ mod legs;
 mod order;
 mod refusals;
 
-use common::{MS, US, device, world};
-use fugato_core::sched::{Input, ModelSpec, SchedulerConfig};
+use common::{MS, US, device, outcomes, world};
+use fugato_core::sched::{Input, ModelSpec, Outcome, SchedulerConfig};
 use fugato_core::sim::World;
 use fugato_core::{Nanos, Timestamp};
 
@@ -25,4 +25,17 @@ fn affine(config: SchedulerConfig, models: &[ModelSpec]) -> World {
         world.push(Timestamp::ZERO, Input::ModelAdded(model.clone()));
     }
     world
+}
+
+/// The requests, in the order in which they ended.
+fn ended(world: &mut World) -> Vec<u64> {
+    let outcomes = outcomes(world).into_iter();
+    outcomes.map(|(request, _)| request).collect()
+}
+
+/// Those of them that were completed.
+fn completed(world: &mut World) -> Vec<u64> {
+    let outcomes = outcomes(world).into_iter();
+    let completed = outcomes.filter(|(_, outcome)| *outcome == Outcome::Completed);
+    completed.map(|(request, _)| request).collect()
 }

@@ -1,7 +1,7 @@
 //! Who is served next, and in which batches.
 
-use super::affine;
 use super::common::{MS, US, arrival, at, batches, config, device, model, outcomes, starts, world};
+use super::{affine, completed, ended};
 use fugato_core::sched::{
     Arrival, DynamicBatching, Input, ModelSpec, Outcome, Overdue, PolicySpec,
 };
@@ -74,11 +74,7 @@ fn edf_serves_the_earliest_deadline_and_revokes_a_less_urgent_commitment() {
         order,
         [vec![0], vec![1], vec![2], vec![3], vec![4], vec![3]]
     );
-    let ended: Vec<u64> = outcomes(&mut world)
-        .iter()
-        .map(|(request, _)| *request)
-        .collect();
-    assert_eq!(ended, [0, 1, 2, 4, 3]);
+    assert_eq!(ended(&mut world), [0, 1, 2, 4, 3]);
 }
 
 #[test]
@@ -130,14 +126,9 @@ fn a_delayed_request_runs_after_all_that_are_not_overdue() {
         ..arrival(3, 0, 3)
     });
     world.run();
-    let ended = world.effects_mut().ended.clone();
-    let completed: Vec<u64> = ended
-        .iter()
-        .filter(|ended| ended.outcome == Outcome::Completed)
-        .map(|ended| ended.request.0)
-        .collect();
-    assert_eq!(completed, [0, 2, 1], "{ended:?}");
-    assert_eq!(ended.len(), 4, "{ended:?}");
+    let outcomes = outcomes(&mut world);
+    assert_eq!(completed(&mut world), [0, 2, 1], "{outcomes:?}");
+    assert_eq!(outcomes.len(), 4, "{outcomes:?}");
 }
 
 #[test]
@@ -163,10 +154,7 @@ fn a_priority_orders_one_models_requests_and_no_others() {
             });
         }
         world.run();
-        let ended: Vec<u64> = outcomes(&mut world)
-            .iter()
-            .map(|(request, _)| *request)
-            .collect();
+        let ended = ended(&mut world);
         let place = |request| {
             ended
                 .iter()
@@ -201,10 +189,7 @@ fn one_bad_sample_does_not_shut_a_model_out() {
         world.push_arrival(arrival(request, 0, request * 100 * MS));
     }
     world.run();
-    let good = outcomes(&mut world)
-        .iter()
-        .filter(|(_, outcome)| *outcome == Outcome::Completed)
-        .count();
+    let good = completed(&mut world).len();
     assert!(
         good >= 17,
         "a probe mends the estimate after at most 250 ms, {good} of 20 completed"
