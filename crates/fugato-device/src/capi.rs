@@ -74,27 +74,8 @@ pub(crate) fn register_arena(environment: &ort::environment::Environment) -> Res
 
 /// ONNX's element type, where the Open Inference Protocol has it.
 pub(crate) fn element_of(onnx: Onnx) -> Option<ElementType> {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "complex, sub-byte and 8-bit float types have no counterpart"
-    )]
-    Some(match onnx {
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL => ElementType::Bool,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 => ElementType::Uint8,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16 => ElementType::Uint16,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32 => ElementType::Uint32,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64 => ElementType::Uint64,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 => ElementType::Int8,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16 => ElementType::Int16,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 => ElementType::Int32,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 => ElementType::Int64,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 => ElementType::Fp16,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 => ElementType::Bf16,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT => ElementType::Fp32,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE => ElementType::Fp64,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING => ElementType::Bytes,
-        _ => return None,
-    })
+    let mut known = ElementType::ALL.into_iter();
+    known.find(|&element| onnx_of(element) == onnx)
 }
 
 /// The element type as ONNX numbers it.
@@ -119,22 +100,10 @@ pub(crate) fn onnx_of(element: ElementType) -> Onnx {
 
 /// Maps one of `TensorProto.DataType`'s numbers, which equal the C API's.
 pub(crate) fn onnx_of_number(number: i32) -> Option<Onnx> {
-    let fixed = [
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64,
-        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
-    ];
-    fixed.into_iter().find(|onnx| *onnx as i32 == number)
+    let fixed = ElementType::ALL
+        .into_iter()
+        .filter(|element| element.size().is_some());
+    fixed.map(onnx_of).find(|onnx| *onnx as i32 == number)
 }
 
 /// A kind of memory, as the API describes it.
