@@ -6,8 +6,10 @@
     bench/peers/gpu_peers.py --models models --expect expected --out peers.json
 
 Same weights (the same files, read by onnx_torch.py), same inputs and answers (the files of
-`fugato model expect`, whose answers are plain ONNX Runtime's on the CPU), 32-bit floats with
-TF32 off on both sides unless `--tf32` is given here and `tf32 = true` there.
+`fugato model expect`, whose answers are plain ONNX Runtime's on the CPU in 32 bits). `fp32` is with
+TF32 off on both sides unless `--tf32` is given here and `tf32 = true` there; `fp16` has the same
+operators in 16 bits, the same weights rounded the same way, and inputs and outputs in 32, as
+`precision = "fp16"` there. gpu_beside.py sets the report beside that of `fugato gpu-check`.
 
     eager    operator by operator, as PyTorch runs a model
     graph    the same captured into one CUDA graph
@@ -19,8 +21,8 @@ Times are by the device's events: `run` has its inputs on the device, `leg` also
 from and outputs to page-locked memory, which is what a leg of Fugato does. What was measured is
 written after each row. `--device cpu` runs `eager` on the CPU, as a check of the reader.
 
-Exit code 1: a row failed, answers differ by more than 1e-3 of the largest, or the time of
---seconds did not suffice for all rows. Exit code 2: there is no PyTorch, no device, or a file is
+Exit code 1: a row failed, answers differ by more than 1e-3 of the largest (5e-2 in 16 bits), or the
+time of --seconds did not suffice for all rows. Exit code 2: there is no PyTorch, no device, or a file is
 missing. Packages: torch, onnx, numpy.
 """
 
@@ -31,12 +33,14 @@ import math
 import statistics
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 SCHEMA, EXPECT = "fugato.gpu-peers/1", "fugato.expect/1"
 MODES = ["eager", "graph", "streams", "compile"]
 COPIES = [2, 4]
-SAME = 1e-3
+# By precision, what answers may differ by, of the largest.
+SAME = {"fp32": 1e-3, "fp16": 5e-2}
 # Runs of a row: at least so many in the seconds that a row has, and fewer of what is slow.
 WARM_UP, ROUNDS, SECONDS, SLOW = 3, 30, 0.5, 3.0
 TYPES = {"FP32": "float32", "INT64": "int64"}
@@ -54,8 +58,10 @@ def arguments():
     parser.add_argument("--model", action="append", help="model to run, several times for several [default: all]")
     parser.add_argument("--batches", type=numbers, default=[1, 2, 4, 8, 16, 32], help="batch sizes, by commas")
     parser.add_argument("--modes", type=modes, help=f"some of {','.join(MODES)} [default: all; eager on the CPU]")
+    parser.add_argument("--precision", type=precisions, default=list(SAME), help="fp32, fp16 [default: both]")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tf32", action="store_true", help="let tensor cores round products to 10 bits")
+    parser.add_argument("--channels-last", action="store_true", help="images and filters with channels last")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no row after this time")
     found = parser.parse_args()
     if found.device == "cpu" and found.modes not in (None, ["eager"]):
@@ -72,6 +78,13 @@ def numbers(text):
     if found[0] < 1:
         raise argparse.ArgumentTypeError("a batch has at least one item")
     return found
+
+
+def precisions(text):
+    found = text.split(",")
+    if not set(found) <= set(SAME):
+        raise argparse.ArgumentTypeError(f"expected some of {','.join(SAME)}")
+    return [precision for precision in SAME if precision in found]
 
 
 def modes(text):
@@ -164,6 +177,7 @@ class Bench:
 
     def __init__(self, torch, args):
         self.torch, self.device = torch, torch.device(args.device)
+        self.channels_last = args.channels_last
         torch.backends.cuda.matmul.allow_tf32 = args.tf32
         torch.backends.cudnn.allow_tf32 = args.tf32
         # The fastest way of each convolution is searched for, as who tunes PyTorch has it.
@@ -201,7 +215,13 @@ class Bench:
         return 1e3 * begin.elapsed_time(end)
 
     def on_device(self, arrays):
-        return [self.torch.from_numpy(array.copy()).to(self.device) for array in arrays]
+        return [self.laid_out(self.torch.from_numpy(array.copy()).to(self.device)) for array in arrays]
+
+    def laid_out(self, of):
+        """A module, or a tensor, with channels where they are to be."""
+        if not self.channels_last or getattr(of, "ndim", 4) != 4:
+            return of
+        return of.to(memory_format=self.torch.channels_last)
 
     def capture(self, module, inputs):
         """A graph of a run, and what it writes."""
@@ -281,40 +301,40 @@ def measure(bench, args, names, report, write):
     from onnx_torch import load
 
     begun = time.monotonic()
-    for mode in args.modes:
-        for name in names:
+    for mode, name, precision in product(args.modes, names, args.precision):
+        if time.monotonic() - begun > args.seconds:
+            return
+        of = {"model": name, "precision": precision, "mode": mode}
+        try:
+            module = load(args.models / name / "1" / "model.onnx", precision).to(bench.device)
+            module = bench.laid_out(module)
+            cases = Cases(args.expect / f"{name}.json")
+        except Failed:
+            raise
+        except Exception as error:
+            report["rows"].append(of | {"error": words(error)})
+            write()
+            continue
+        for batch in args.batches:
             if time.monotonic() - begun > args.seconds:
                 return
-            try:
-                module = load(args.models / name / "1" / "model.onnx").to(bench.device)
-                cases = Cases(args.expect / f"{name}.json")
-            except Failed:
-                raise
-            except Exception as error:
-                report["rows"].append({"model": name, "mode": mode, "error": words(error)})
-                write()
-                continue
-            for batch in args.batches:
-                if time.monotonic() - begun > args.seconds:
-                    return
-                report["rows"].append(row(bench, (name, module), cases, (mode, batch)))
-                write()
-            del module
-            if bench.device.type == "cuda":
-                bench.torch.cuda.empty_cache()
+            report["rows"].append(row(bench, module, cases, of | {"batch": batch}))
+            write()
+        del module
+        if bench.device.type == "cuda":
+            bench.torch.cuda.empty_cache()
     report["complete"] = True
 
 
-def row(bench, named, cases, at):
-    (name, module), (mode, batch) = named, at
-    found = {"model": name, "mode": mode, "batch": batch}
+def row(bench, module, cases, found):
+    batch = found["batch"]
     try:
         with bench.torch.inference_mode():
             inputs = bench.on_device(cases.batch("inputs", module.inputs, batch))
-            outputs, times = getattr(bench, mode)(module, inputs)
+            outputs, times = getattr(bench, found["mode"])(module, inputs)
             found["deviation"] = deviation(outputs, cases.batch("outputs", module.outputs, batch))
         found |= times
-        if found["deviation"] > SAME:
+        if found["deviation"] > SAME[found["precision"]]:
             found["error"] = f"the answers deviate by {found['deviation']:.1e}"
     except Exception as error:
         found["error"] = words(error)
@@ -336,6 +356,8 @@ def main():
         "cuda": torch.version.cuda if args.device == "cuda" else None,
         "device": bench.name(),
         "tf32": args.tf32,
+        "channels_last": args.channels_last,
+        "tolerance": SAME,
         "complete": False,
         "rows": [],
     }
@@ -349,7 +371,8 @@ def main():
     write()
     failed = [found for found in report["rows"] if "error" in found]
     for found in failed:
-        print(f"{found['model']} {found['mode']} {found.get('batch', '')}: {found['error']}", file=sys.stderr)
+        of = " ".join(str(found[key]) for key in ("model", "precision", "mode", "batch") if key in found)
+        print(f"{of}: {found['error']}", file=sys.stderr)
     print(f"{len(report['rows']) - len(failed)} of {len(report['rows'])} rows are in `{args.out}`")
     return 1 if failed or not report["complete"] else 0
 

@@ -4,9 +4,12 @@
 operator, so that eager runs, captures and `torch.compile` all see a plain module. Batch
 normalisations are folded into the convolutions before them, and the operators of a GELU
 become one, as who serves a model with PyTorch has them. An operator that the zoo does not
-use is refused by name. Packages: torch, onnx, numpy.
+use is refused by name. In half precision a module computes in floats of 16 bits where the model
+that Fugato's store converts does, with the same weights; its inputs and outputs stay in 32.
+Packages: torch, onnx, numpy.
 """
 
+import numpy
 import onnx
 import torch
 from onnx import numpy_helper
@@ -23,13 +26,19 @@ UNARY = {
     "Relu": "torch.relu({})", "Tanh": "torch.tanh({})", "Erf": "torch.erf({})",
     "GlobalAveragePool": "{}.mean((2, 3), keepdim=True)", "Identity": "{}.clone()",
 }  # fmt: skip
+# Of the operators that this reader knows, those that the conversion leaves in 32 bits.
+LEFT_ALONE = {"Cast"}
+# The largest and the least number of 16 bits.
+LARGEST, LEAST = 65504.0, 2.0**-24
 
 
-def load(path):
+def load(path, precision="fp32"):
     """The module of a file; `module.inputs` and `module.outputs` are the names, in order."""
     graph = onnx.load(str(path)).graph
     initializers = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes = fold_gelus(fold_normalisations(list(graph.node), initializers), initializers)
+    if precision == "fp16":
+        nodes = halve(nodes, initializers, graph)
     writer = Writer(nodes, initializers, graph)
     scope = {"torch": torch, "F": nn.functional}
     exec(compile(writer.source(), f"<{path}>", "exec"), scope)
@@ -97,6 +106,64 @@ def fold_gelus(nodes, initializers):
         folded[id(chain[-1])] = onnx.helper.make_node("Gelu", [node.input[0]], [chain[-1].output[0]])
         dropped.update(id(part) for part in chain[:-1])
     return [folded.get(id(node), node) for node in nodes if id(node) not in dropped]
+
+
+def floats_of(nodes, initializers, graph):
+    """The names of all tensors of 32-bit floats."""
+    found = {name for name, array in initializers.items() if array.dtype == numpy.float32}
+    found |= {port.name for port in graph.input if port.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    for node in nodes:
+        if node.op_type == "Cast":
+            is_float = attributes(node)["to"] == onnx.TensorProto.FLOAT
+        else:
+            is_float = node.op_type != "Shape" and any(name in found for name in node.input)
+        found.update(node.output if is_float else [])
+    return found
+
+
+def half_of(array):
+    """A weight in 16 bits: within their range, and zero only where it was zero."""
+    with numpy.errstate(over="ignore"):
+        near = array.astype(numpy.float16)
+    near = numpy.where(numpy.isinf(near) & numpy.isfinite(array), numpy.copysign(LARGEST, array), near)
+    return numpy.where((near == 0) & (array != 0), numpy.copysign(LEAST, array), near).astype(numpy.float16)
+
+
+def halve(nodes, initializers, graph):
+    """The nodes of the model in half precision, as Fugato's store converts it (halving.rs there): a
+    tensor `t` of floats is `t:half` in 16 bits, and a cast stands where one side has the other's."""
+    floats = floats_of(nodes, initializers, graph)
+
+    def renamed(names):
+        return [f"{name}:half" if name in floats else name for name in names]
+
+    def cast(source, to, wanted):
+        return onnx.helper.make_node("Cast", [source], [to], to=wanted)
+
+    is_half = [node.op_type not in LEFT_ALONE and bool(floats & {*node.input, *node.output}) for node in nodes]
+    needed = {True: set(), False: {port.name for port in graph.output}}
+    for node, half in zip(nodes, is_half):
+        needed[half].update(node.input)
+    needed_half, needed_full = needed[True] & floats, needed[False] & floats
+    given = {name for node in nodes for name in node.output}
+    for name in needed_half & initializers.keys():
+        initializers[f"{name}:half"] = half_of(initializers[name])
+    outer = [port.name for port in graph.input if port.name in needed_half - given - initializers.keys()]
+    converted = [cast(name, f"{name}:half", onnx.TensorProto.FLOAT16) for name in outer]
+    for node, half in zip(nodes, is_half):
+        outputs = [name for name in node.output if name in floats]
+        if half:
+            inputs, output = renamed(node.input), renamed(node.output)
+            del node.input[:], node.output[:]
+            node.input.extend(inputs)
+            node.output.extend(output)
+        converted.append(node)
+        for name in outputs:
+            if half and name in needed_full:
+                converted.append(cast(f"{name}:half", name, onnx.TensorProto.FLOAT))
+            elif not half and name in needed_half:
+                converted.append(cast(name, f"{name}:half", onnx.TensorProto.FLOAT16))
+    return converted
 
 
 class Writer:
@@ -290,6 +357,7 @@ class Writer:
         return value
 
     def write_cast(self, node, given):
-        if given["to"] != onnx.TensorProto.FLOAT:
-            raise Unsupported(f"`{node.name}` makes something else than 32-bit floats")
-        return f"{self.tensor(node.input[0])}.float()"
+        to = {onnx.TensorProto.FLOAT: "float", onnx.TensorProto.FLOAT16: "half"}.get(given["to"])
+        if to is None:
+            raise Unsupported(f"`{node.name}` makes something else than floats of 32 or 16 bits")
+        return f"{self.tensor(node.input[0])}.{to}()"
