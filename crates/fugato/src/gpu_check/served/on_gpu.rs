@@ -10,7 +10,7 @@ use fugato_core::capacity::LargestSettings;
 use fugato_core::plan::CostModel;
 use fugato_core::{Nanos, Share};
 use fugato_device::cuda::{CudaLibraries, Driver, Gpu};
-use fugato_device::{AnyDevice, Device};
+use fugato_device::{AnyDevice, Device, Precision};
 use fugato_zoo::ZooModel;
 use std::path::PathBuf;
 
@@ -71,6 +71,7 @@ pub(crate) fn zoo(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answ
     models.extend(others.filter(|model| !OF_MIXES.contains(&model.name)));
     let plan = zoo::Plan {
         models,
+        precisions: vec![Precision::Fp32, Precision::Fp16],
         batches: vec![1, 8, 32],
         rounds: 20,
     };

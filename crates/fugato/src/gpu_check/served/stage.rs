@@ -16,8 +16,8 @@ use fugato_core::{
 };
 use fugato_device::{
     AnyDevice, Device, DeviceEvent, DeviceMetrics, EventSink, InputTensor, LegWork, LoadError,
-    LoadOptions, Loaded, ModelStore, MonotonicClock, OutputTensor, RequestInputs, RunSplit,
-    StoredModel, TensorData,
+    LoadOptions, Loaded, ModelStore, MonotonicClock, OutputTensor, Precision, RequestInputs,
+    RunSplit, StoredModel, TensorData,
 };
 use fugato_zoo::ZooModel;
 use rand::SeedableRng;
@@ -253,11 +253,19 @@ impl<D: Host> Stage<D> {
 
     /// A model of the zoo, written where it is not there yet and optimised.
     pub(super) fn prepare(&self, zoo: &'static ZooModel) -> anyhow::Result<StoredModel> {
+        self.prepare_in(zoo, Precision::Fp32)
+    }
+
+    fn prepare_in(
+        &self,
+        zoo: &'static ZooModel,
+        precision: Precision,
+    ) -> anyhow::Result<StoredModel> {
         let mut quiet = |_: fugato_zoo::Progress<'_>| {};
         let written = fugato_zoo::write_repository(&self.folder, &[zoo.name], RECIPE, &mut quiet)?;
         let written = written.into_iter().next();
         let path = written.context("one model was asked for")?.path;
-        self.store.prepare(path).map_err(told)
+        self.store.prepare_in(path, precision).map_err(told)
     }
 
     /// Loads a model.
@@ -266,7 +274,17 @@ impl<D: Host> Stage<D> {
         zoo: &'static ZooModel,
         options: &LoadOptions,
     ) -> anyhow::Result<OnStage> {
-        let stored = self.prepare(zoo)?;
+        self.load_in(zoo, Precision::Fp32, options)
+    }
+
+    /// Loads a model in a precision.
+    pub(super) fn load_in(
+        &mut self,
+        zoo: &'static ZooModel,
+        precision: Precision,
+        options: &LoadOptions,
+    ) -> anyhow::Result<OnStage> {
+        let stored = self.prepare_in(zoo, precision)?;
         let (id, loaded) = self.load_stored(&stored, options)?;
         stored.give_pages_back();
         Ok(OnStage {

@@ -13,7 +13,7 @@ use fugato_core::plan::CostModel;
 use fugato_core::{ModelId, Nanos, PartitionId, Share};
 use fugato_device::{
     AnyDevice, Device, DeviceMetrics, InputData, InputTensor, LeftBehind, LegWork, LoadError,
-    LoadOptions, Loaded, RevokeLeg, StoredModel, TensorData,
+    LoadOptions, Loaded, Precision, RevokeLeg, StoredModel, TensorData,
 };
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -180,6 +180,7 @@ fn zoo_plan(names: &[&str]) -> zoo::Plan {
     let models = names.iter().map(|name| named(name).expect("in the zoo"));
     zoo::Plan {
         models: models.collect(),
+        precisions: vec![Precision::Fp32],
         batches: vec![1, 3],
         rounds: 2,
     }
@@ -232,6 +233,66 @@ fn answers_that_are_off_by_a_little_are_one_models_failed_rows() {
     assert_eq!(kept[0].verdict, Verdict::Fails, "known before the rest");
     let models = answer.facts["models"].as_array();
     assert_eq!(models.map(Vec::len), Some(2), "the part goes on after it");
+}
+
+#[test]
+fn half_precision_stands_beside_single_precision() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut stage, _) = cpu(folder.path());
+    let (mut reference, _) = cpu(folder.path());
+    let both = |names| zoo::Plan {
+        precisions: vec![Precision::Fp32, Precision::Fp16],
+        ..zoo_plan(names)
+    };
+    let plan = both(&["bert-tiny"]);
+    let Ran { answer, kept } = within(LONG, |budget| {
+        zoo::run(&mut stage, &mut reference, &plan, budget)
+    });
+    let Answer {
+        verdict,
+        words,
+        facts,
+    } = answer;
+    assert_eq!(verdict, Verdict::Holds, "{words}");
+    assert!(words.contains("1 of 1 models in fp32 and fp16"), "{words}");
+    assert_eq!(kept.len(), 1, "a model has both before the next has one");
+    let models = facts["models"].as_array().expect("models");
+    let of = |index: usize| {
+        let model: &serde_json::Value = &models[index];
+        let row = &model["batches"][0];
+        assert_eq!(
+            (&model["model"], &row["captured"]),
+            (&json!("bert-tiny"), &json!(false))
+        );
+        (
+            model["precision"].as_str(),
+            row["deviation"].as_f64().expect("a number"),
+        )
+    };
+    let ((single, little), (half, more)) = (of(0), of(1));
+    assert_eq!(
+        (single, half, models.len()),
+        (Some("fp32"), Some("fp16"), 2)
+    );
+    assert!(
+        little < 1e-4 && more > little && more < 1e-2,
+        "{little} and {more}"
+    );
+
+    // What is too much in 32 bits is not in 16.
+    let mut stage = skewed(folder.path(), None, |work| {
+        for request in &mut work.requests {
+            let inputs = request.inputs.iter().cloned().map(scaled);
+            request.inputs = inputs.collect();
+        }
+    });
+    let plan = both(&["identity"]);
+    let Ran { answer, .. } = within(LONG, |budget| {
+        zoo::run(&mut stage, &mut reference, &plan, budget)
+    });
+    let words = &answer.words;
+    assert!(words.contains("identity at batch 1 deviates"), "{words}");
+    assert!(!words.contains("identity in fp16"), "{words}");
 }
 
 /// A tensor of floats times 1.01.

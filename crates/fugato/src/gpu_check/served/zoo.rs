@@ -1,10 +1,12 @@
-//! Whether every model of the zoo answers as on the CPU, and how long it takes.
+//! Whether every model of the zoo answers as on the CPU in each precision, and how long it takes.
 
 use super::stage::{Host, OnStage, Place, Ran, Stage, items, median, micros};
 use crate::gpu_check::compare::apart;
 use crate::gpu_check::report::{Answer, Budget, Verdict};
 use fugato_core::{Nanos, PartitionId};
-use fugato_device::{AnyDevice, GpuTuning, LoadOptions, OutputTensor, RequestInputs, TensorData};
+use fugato_device::{
+    AnyDevice, GpuTuning, LoadOptions, OutputTensor, Precision, RequestInputs, TensorData,
+};
 use fugato_zoo::ZooModel;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -12,6 +14,9 @@ use std::time::Instant;
 /// Largest deviation over the largest value of an output that is the same answer, in 32-bit
 /// floats: other kernels add in another order, and deep models add up such differences.
 const SAME: f64 = 1e-3;
+
+/// The same of a model in half precision, whose sums and products have three digits.
+const SAME_HALF: f64 = 5e-2;
 
 /// Items that the CPU answers at once. What else is in a batch must not matter, so its answers
 /// are those to expect in batches of any size.
@@ -21,6 +26,8 @@ const REFERENCE_BATCH: u32 = 8;
 pub(super) struct Plan {
     /// In the order they are tried.
     pub(super) models: Vec<&'static ZooModel>,
+    /// Each model in all of them before the next.
+    pub(super) precisions: Vec<Precision>,
     /// Rising.
     pub(super) batches: Vec<u32>,
     /// Runs of which the median counts.
@@ -33,23 +40,26 @@ impl Plan {
     }
 }
 
-/// What became of a model at a batch.
+/// What became of a model in a precision at a batch.
 struct Row {
     model: &'static str,
+    precision: Precision,
     batch: u32,
     found: Result<Found, String>,
 }
 
 struct Found {
     deviation: f64,
-    /// The run by itself, captured and operator by operator.
+    /// The run by itself, with graphs allowed and operator by operator.
     captured: Nanos,
     eager: Nanos,
+    /// Whether all runs with graphs allowed were replays of one.
+    is_captured: bool,
     /// From the moment the lane took the batch up until its results lay in memory.
     leg: Nanos,
 }
 
-/// A model that was tried.
+/// A model that was tried in a precision.
 struct Tried {
     rows: Vec<Row>,
     load_s: f64,
@@ -66,31 +76,63 @@ pub(super) fn run<D: Host>(
         if budget.is_spent() {
             break;
         }
-        let tried = one(stage, cpu, plan, zoo).unwrap_or_else(|error| {
-            let failed = |&batch| Row {
-                model: zoo.name,
-                batch,
-                found: Err(format!("{error:#}")),
-            };
-            Tried {
-                rows: plan.batches.iter().map(failed).collect(),
-                load_s: 0.0,
-            }
-        });
-        all.push(tried);
+        let cases = Cases::of(cpu, zoo, plan.largest());
+        for &precision in &plan.precisions {
+            let tried = cases
+                .as_ref()
+                .map_err(|error| format!("{error:#}"))
+                .and_then(|cases| {
+                    let tried = one(stage, plan, cases, precision);
+                    tried.map_err(|error| format!("{error:#}"))
+                });
+            all.push(tried.unwrap_or_else(|error| Tried::failed(plan, (zoo, precision), &error)));
+        }
         budget.keep(answer(&all, plan))?;
     }
     Ok(answer(&all, plan))
 }
 
+impl Tried {
+    /// A model that could not be tried at all.
+    fn failed(plan: &Plan, of: (&'static ZooModel, Precision), error: &str) -> Self {
+        let failed = |&batch| Row {
+            model: of.0.name,
+            precision: of.1,
+            batch,
+            found: Err(error.to_owned()),
+        };
+        Self {
+            rows: plan.batches.iter().map(failed).collect(),
+            load_s: 0.0,
+        }
+    }
+}
+
+/// A model with what it is given.
+struct Cases {
+    zoo: &'static ZooModel,
+    items: Vec<RequestInputs>,
+    /// What the CPU answers to each item in 32 bits.
+    expected: Vec<Vec<OutputTensor>>,
+}
+
+impl Cases {
+    fn of(cpu: &mut Stage<AnyDevice>, zoo: &'static ZooModel, count: u32) -> anyhow::Result<Self> {
+        let items = items(zoo, count)?;
+        Ok(Self {
+            expected: expected(cpu, zoo, &items)?,
+            zoo,
+            items,
+        })
+    }
+}
+
 fn one<D: Host>(
     stage: &mut Stage<D>,
-    cpu: &mut Stage<AnyDevice>,
     plan: &Plan,
-    zoo: &'static ZooModel,
+    cases: &Cases,
+    precision: Precision,
 ) -> anyhow::Result<Tried> {
-    let items = items(zoo, plan.largest())?;
-    let expected = expected(cpu, zoo, &items)?;
     let mut found = Vec::new();
     let mut load_s = 0.0;
     for graphs in [true, false] {
@@ -105,13 +147,13 @@ fn one<D: Host>(
             ..LoadOptions::default()
         };
         let begun = Instant::now();
-        let model = stage.load(zoo, &options)?;
+        let model = stage.load_in(cases.zoo, precision, &options)?;
         if graphs {
             load_s = begun.elapsed().as_secs_f64();
         }
         let of_batches = plan.batches.iter().map(|&batch| {
-            let items = &items[..batch as usize];
-            at(stage, &model, items, &expected, plan.rounds)
+            let items = &cases.items[..batch as usize];
+            at(stage, &model, (items, &cases.expected), plan.rounds)
         });
         found.push(of_batches.collect::<Vec<_>>());
         stage.unload(&model);
@@ -125,10 +167,12 @@ fn one<D: Host>(
             deviation: captured.deviation.max(eager.deviation),
             captured: captured.run,
             eager: eager.run,
+            is_captured: captured.is_captured,
             leg: captured.leg,
         });
         Row {
-            model: zoo.name,
+            model: cases.zoo.name,
+            precision,
             batch,
             found: found.map_err(|error| format!("{error:#}")),
         }
@@ -162,6 +206,7 @@ fn expected(
 /// A batch in one way of running it.
 struct Timed {
     deviation: f64,
+    is_captured: bool,
     run: Nanos,
     leg: Nanos,
 }
@@ -169,23 +214,26 @@ struct Timed {
 fn at<D: Host>(
     stage: &mut Stage<D>,
     model: &OnStage,
-    items: &[RequestInputs],
-    expected: &[Vec<OutputTensor>],
+    (items, expected): (&[RequestInputs], &[Vec<OutputTensor>]),
     rounds: usize,
 ) -> anyhow::Result<Timed> {
     let place = Place::of(PartitionId(0));
     let first = stage.run(model, place, items)?;
     let mut deviation = deviation(&first.outputs, expected)?;
+    let captured = |stage: &Stage<D>| stage.device.metrics().legs_captured;
+    let before = captured(stage);
     let ran: Result<Vec<Ran>, _> = (0..rounds.max(1))
         .map(|_| stage.run(model, place, items))
         .collect();
     let ran = ran?;
+    let replays = captured(stage).saturating_sub(before);
     // The last one too: a graph may answer another time than it did the first.
     if let Some(last) = ran.last() {
         deviation = deviation.max(self::deviation(&last.outputs, expected)?);
     }
     Ok(Timed {
         deviation,
+        is_captured: replays == ran.len() as u64,
         run: median(ran.iter().map(|ran| ran.split.infer).collect()),
         leg: median(ran.iter().map(Ran::took).collect()),
     })
@@ -235,15 +283,29 @@ fn answer(all: &[Tried], plan: &Plan) -> Answer {
     let rows = || all.iter().flat_map(|tried| &tried.rows);
     let faults: Vec<String> = rows().filter_map(fault).collect();
     let found = || rows().filter_map(|row| row.found.as_ref().ok());
-    let worst = found().fold(0.0_f64, |most, found| most.max(found.deviation));
     let added = median(found().map(added).collect());
-    let is_whole = all.len() == plan.models.len();
+    let is_whole = all.len() == plan.models.len() * plan.precisions.len();
+    let precisions: Vec<String> = plan.precisions.iter().map(Precision::to_string).collect();
     let tried = format!(
-        "{} of {} models at batches {:?}",
-        all.len(),
+        "{} of {} models in {} at batches {:?}",
+        all.len() / plan.precisions.len().max(1),
         plan.models.len(),
+        precisions.join(" and "),
         plan.batches
     );
+    let worst = plan.precisions.iter().map(|&precision| {
+        let of = rows().filter(|row| row.precision == precision);
+        let worst = of
+            .filter_map(|row| Some(row.found.as_ref().ok()?.deviation))
+            .fold(0.0_f64, f64::max);
+        (precision, worst)
+    });
+    let worst: Vec<(Precision, f64)> = worst.collect();
+    let told = worst.iter().map(|&(precision, worst)| {
+        let same = same(precision);
+        format!("{worst:.1e} in {precision} (expected {same:.0e} at most)")
+    });
+    let told: Vec<String> = told.collect();
     Answer {
         verdict: match (faults.is_empty(), is_whole) {
             (true, true) => Verdict::Holds,
@@ -252,17 +314,28 @@ fn answer(all: &[Tried], plan: &Plan) -> Answer {
         },
         words: match faults.as_slice() {
             [] => format!(
-                "{tried}, largest deviation {worst:.1e} (expected {SAME:.0e} at most); the device \
-                 adds {:.0} us to a run",
+                "{tried}, largest deviation {}; the device adds {:.0} us to a run",
+                told.join(", "),
                 micros(added)
             ),
             faults => format!("{tried}: {}", faults.join("; ")),
         },
         facts: json!({
-            "largest_deviation": worst,
+            "largest_deviation": worst
+                .iter()
+                .map(|(precision, worst)| (precision.to_string(), json!(worst)))
+                .collect::<serde_json::Map<_, _>>(),
             "added_us": micros(added),
             "models": all.iter().map(facts).collect::<Vec<_>>(),
         }),
+    }
+}
+
+/// What a model's answers in a precision may differ by.
+fn same(precision: Precision) -> f64 {
+    match precision {
+        Precision::Fp32 => SAME,
+        Precision::Fp16 => SAME_HALF,
     }
 }
 
@@ -270,18 +343,18 @@ fn answer(all: &[Tried], plan: &Plan) -> Answer {
 fn fault(row: &Row) -> Option<String> {
     let Row {
         model,
+        precision,
         batch,
         found,
     } = row;
+    let place = match precision {
+        Precision::Fp32 => format!("{model} at batch {batch}"),
+        Precision::Fp16 => format!("{model} in fp16 at batch {batch}"),
+    };
     match found {
-        Ok(found) if found.deviation <= SAME => None,
-        Ok(found) => {
-            let deviation = found.deviation;
-            Some(format!(
-                "{model} at batch {batch} deviates by {deviation:.1e}"
-            ))
-        }
-        Err(error) => Some(format!("{model} at batch {batch}: {error}")),
+        Ok(found) if found.deviation <= same(*precision) => None,
+        Ok(found) => Some(format!("{place} deviates by {:.1e}", found.deviation)),
+        Err(error) => Some(format!("{place}: {error}")),
     }
 }
 
@@ -295,6 +368,7 @@ fn facts(tried: &Tried) -> Value {
         Ok(found) => json!({
             "batch": row.batch,
             "deviation": found.deviation,
+            "captured": found.is_captured,
             "captured_us": micros(found.captured),
             "eager_us": micros(found.eager),
             "leg_us": micros(found.leg),
@@ -304,6 +378,7 @@ fn facts(tried: &Tried) -> Value {
     });
     json!({
         "model": tried.rows.first().map(|row| row.model),
+        "precision": tried.rows.first().map(|row| row.precision.to_string()),
         "load_s": tried.load_s,
         "batches": rows.collect::<Vec<_>>(),
     })
