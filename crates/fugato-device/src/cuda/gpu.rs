@@ -242,7 +242,10 @@ impl Gpu {
     }
 
     /// Divides the device into its smallest groups, which are its slices. One that is too
-    /// small to divide is one slice.
+    /// small to divide, or that the driver does not divide, is one slice.
+    ///
+    /// All slices come from this one call, also where the driver has one for unequal groups
+    /// (`cuDevSmResourceSplit`): groups of two calls overlap in ways that nobody tells.
     ///
     /// # Errors
     /// Where the driver fails.
@@ -251,7 +254,7 @@ impl Gpu {
         let groups = if granularity.slices(sms).len() < 2 {
             self.whole()?
         } else {
-            self.split(granularity.slice())?
+            or_whole(self.split(granularity.slice()), || self.whole())?
         };
         Ok((SmLayout::new(sms, groups.sms()), groups))
     }
@@ -354,6 +357,24 @@ fn describe(device: sys::CUdevice, ordinal: u32) -> Result<GpuInfo, CudaError> {
         memory: memory as u64,
         l2_cache: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
     })
+}
+
+/// The groups of a division, or the whole device where the driver refuses to divide it. An error
+/// that every further call has too stays one.
+fn or_whole<T>(
+    divided: Result<T, CudaError>,
+    whole: impl FnOnce() -> Result<T, CudaError>,
+) -> Result<T, CudaError> {
+    match divided {
+        Err(error) if !error.is_sticky() => {
+            tracing::warn!(
+                %error,
+                "the driver does not divide the device, which models then share in time only"
+            );
+            whole()
+        }
+        divided => divided,
+    }
 }
 
 /// Disjoint groups of multiprocessors, of one division of the device. Groups of several
@@ -505,5 +526,31 @@ impl Partition {
 
     pub(super) fn context(&self) -> sys::CUcontext {
         self.context
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(code: u32) -> CudaError {
+        CudaError {
+            call: "cuDevSmResourceSplitByCount",
+            code,
+            name: String::new(),
+            meaning: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_device_that_the_driver_does_not_divide_is_whole() {
+        let refused = or_whole(Err(error(914)), || Ok(vec![132]));
+        let layout = SmLayout::new(132, refused.expect("the driver gives the whole"));
+        assert!(!layout.is_divided());
+        assert_eq!(layout.slices().0, 1);
+        let divided = or_whole(Ok(vec![8; 16]), || panic!("nobody needs it"));
+        assert_eq!(divided, Ok(vec![8; 16]));
+        let broken = or_whole::<Vec<u32>>(Err(error(700)), || panic!("every call fails"));
+        assert_eq!(broken, Err(error(700)));
     }
 }

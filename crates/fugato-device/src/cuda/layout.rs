@@ -199,6 +199,65 @@ mod tests {
         assert_eq!(layout.sms(spec.partitions[0].atoms), 132, "the spare 4 too");
     }
 
+    /// Multiprocessors of 3/4 and 1/4, and of 5/8 and 3/8, by capability and device.
+    const UNEQUAL: [(u32, [[(u32, u32); 2]; 5]); 4] = [
+        (
+            7,
+            [
+                [(30, 10), (24, 16)],
+                [(60, 20), (50, 30)],
+                [(80, 28), (66, 42)],
+                [(98, 34), (82, 50)],
+                [(110, 38), (92, 56)],
+            ],
+        ),
+        (
+            8,
+            [
+                [(28, 12), (24, 16)],
+                [(60, 20), (48, 32)],
+                [(80, 28), (64, 44)],
+                [(96, 36), (80, 52)],
+                [(108, 40), (92, 56)],
+            ],
+        ),
+        (9, HOPPER),
+        (10, HOPPER),
+    ];
+
+    /// As near as slices of eight get; 4 are in none from 108 on. The smallest has five slices,
+    /// and these two pairs.
+    const HOPPER: [[(u32, u32); 2]; 5] = [
+        [(32, 8), (24, 16)],
+        [(56, 24), (48, 32)],
+        [(72, 32), (64, 40)],
+        [(96, 32), (80, 48)],
+        [(104, 40), (88, 56)],
+    ];
+
+    #[test]
+    fn unequal_pairs_are_of_the_same_slices_as_equal_ones() {
+        for (major, devices) in UNEQUAL {
+            for (sms, pairs) in DEVICES.into_iter().zip(devices) {
+                let layout = layout(major, sms);
+                let spec = spec(&layout);
+                let whole = spec.partitions[0].atoms;
+                for (larger, smaller) in pairs {
+                    let of = |atoms: AtomSet| {
+                        let first = atoms.iter().next() == Some(0);
+                        first && atoms != whole && layout.sms(atoms) == larger
+                    };
+                    let found = spec.partitions.iter().find(|one| of(one.atoms));
+                    let found = found.unwrap_or_else(|| panic!("{larger} of {sms}, {major}"));
+                    let rest = whole.without(found.atoms);
+                    assert!(spec.partitions.iter().any(|one| one.atoms == rest));
+                    assert_eq!(layout.sms(rest), smaller, "{larger} of {sms}, {major}");
+                    assert_eq!(larger + smaller + layout.spare(), sms);
+                }
+            }
+        }
+    }
+
     #[test]
     fn partitions_are_runs_and_every_part_has_its_complement() {
         for major in [7, 8, 9, 10] {
