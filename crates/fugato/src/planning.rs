@@ -17,10 +17,11 @@ use crate::engine::{PlanBench, PlanBenchError};
 use choose::Chosen;
 use fugato_core::graph::Segments;
 use fugato_core::plan::{
-    AnyPlanner, CostBasis, LegLimits, Plan, Planner, Sequential, Stage, StageCost,
+    AnyPlanner, CostBasis, CostModel, Group, LegLimits, Plan, PlanError, PlanKey, Planner,
+    Sequential, Stage, StageCost,
 };
-use fugato_core::{Nanos, Share};
-use fugato_device::Cuts;
+use fugato_core::{Nanos, SegmentIndex, Share};
+use fugato_device::{Cuts, ModelGraph};
 use prices::{SegmentTimes, Source};
 use serde::Serialize;
 
@@ -195,20 +196,67 @@ pub fn legs(
     longest: Nanos,
     rounds: usize,
 ) -> Result<(Plan, Segments), PlanBenchError> {
-    let limits = LegLimits {
-        min: Nanos::new(longest.as_nanos() / 2),
-        max: longest,
-    };
+    let limits = up_to(longest);
     let share = bench.key().share;
     let (segments, flops) = cut(bench, (share, rounds), limits, false)?;
     let times = bench.segment_times(&segments, share, rounds, &mut |_| {})?;
-    let mut times = SegmentTimes::of_one_slice(times, segments.count());
-    let Ok(stages) = Sequential.stages(&segments, &mut times, &mut |_| {});
-    let (key, name) = (bench.key().clone(), Sequential.name());
-    let mut plan = Plan::new(key, name, CostBasis::Measured, stages, limits);
-    plan.segment_flops = Some(flops);
-    plan.check(&segments)?;
+    let of = (bench.key().clone(), CostBasis::Measured);
+    let plan = one_by_one(of, (&segments, flops), times, limits)?;
     Ok((plan, segments))
+}
+
+/// As [`legs`], of a model whose parts are not timed: of its time `whole`, at the key's share and
+/// batch, each segment is reckoned to take the part that it would take on another device, by
+/// its operations and bytes.
+///
+/// # Errors
+/// Where what was made is no plan of the model.
+pub fn legs_by_whole(
+    graph: &ModelGraph,
+    key: PlanKey,
+    whole: Nanos,
+    longest: Nanos,
+) -> Result<(Plan, Segments), PlanError> {
+    let limits = up_to(longest);
+    let flops = segment_flops(graph, whole, limits);
+    let segments = graph.segments_from(flops);
+    let model = CostModel::IOS_V100;
+    let mut costs = model.costs(graph.graph(), &segments, key.batch, model.lane_slices);
+    let there = (0..segments.count()).map(|place| {
+        let Ok(time) = costs.stage(&[Group::from(vec![SegmentIndex::at(place)])]);
+        time.as_secs_f64()
+    });
+    let there: Vec<f64> = there.collect();
+    let total: f64 = there.iter().sum();
+    let here = there
+        .iter()
+        .map(|time| Nanos::from_secs_f64(whole.as_secs_f64() * time / total.max(1e-9)));
+    let of = (key, CostBasis::Modelled);
+    let plan = one_by_one(of, (&segments, flops), Some(here.collect()), limits)?;
+    Ok((plan, segments))
+}
+
+/// Legs between half of `longest` and that.
+fn up_to(longest: Nanos) -> LegLimits {
+    LegLimits {
+        min: Nanos::new(longest.as_nanos() / 2),
+        max: longest,
+    }
+}
+
+/// A plan that has segments of these times one after the other, joined into legs.
+fn one_by_one(
+    (key, costs): (PlanKey, CostBasis),
+    (segments, flops): (&Segments, u64),
+    times: Option<Vec<Nanos>>,
+    limits: LegLimits,
+) -> Result<Plan, PlanError> {
+    let mut times = SegmentTimes::of_one_slice(times, segments.count());
+    let Ok(stages) = Sequential.stages(segments, &mut times, &mut |_| {});
+    let mut plan = Plan::new(key, Sequential.name(), costs, stages, limits);
+    plan.segment_flops = Some(flops);
+    plan.check(segments)?;
+    Ok(plan)
 }
 
 /// The segments for such legs, with operators that can be stacked `apart` from what follows them
@@ -220,7 +268,7 @@ fn cut(
     apart: bool,
 ) -> Result<(Segments, u64), PlanBenchError> {
     let unsplit = bench.whole_time(share, rounds)?;
-    let flops = segment_flops(bench, unsplit, legs);
+    let flops = segment_flops(bench.graph(), unsplit, legs);
     let segments = match apart {
         false => bench.graph().segments_from(flops),
         true => bench.graph().segments_to_stack(flops),
@@ -285,8 +333,8 @@ fn merged(stages: &[Stage]) -> usize {
 
 /// Floating-point operations that take about the least time of a leg: a power of two, so
 /// that a model that is timed again is cut as before.
-fn segment_flops(bench: &PlanBench, unsplit: Nanos, legs: LegLimits) -> u64 {
-    let operators = bench.graph().graph().operators().iter();
+fn segment_flops(graph: &ModelGraph, unsplit: Nanos, legs: LegLimits) -> u64 {
+    let operators = graph.graph().operators().iter();
     let flops: u64 = operators.map(|operator| operator.flops).sum();
     let part = u128::from(flops) * u128::from(legs.min.as_nanos());
     let part = part.checked_div(u128::from(unsplit.as_nanos()));

@@ -362,8 +362,9 @@ section! {
         /// it and all of it, one after the other, as it is loaded. Its segments are timed then,
         /// which takes seconds, and known from the model store the next time. A single operator
         /// that takes longer stays whole; 0s cuts nothing; a `plan` comes first. Off, because
-        /// legs cost a little and only some policies use them. For the CPU; an NVIDIA device
-        /// follows a `plan`.
+        /// legs cost a little and only some policies use them. On an NVIDIA device nothing is
+        /// timed: the model's profile says how long its largest batch takes on the whole device,
+        /// which is divided by what operators compute; without one a task is one leg.
         legs: Span = "none; a task is one leg";
     }
 }

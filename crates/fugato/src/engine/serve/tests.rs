@@ -12,6 +12,7 @@ use super::*;
 use crate::engine::PlanBench;
 use crate::engine::devices::MAIN;
 use crate::planning;
+use fugato_core::profile::{DeviceKey, GridPoint, ModelProfile, Profile, SCHEMA};
 use fugato_core::sched::PolicySpec;
 use fugato_core::{BatchSize, Nanos, Share};
 use fugato_device::DeviceEvent;
@@ -353,6 +354,81 @@ async fn a_plan_is_followed_on_the_device_that_it_was_made_for() {
         }
         let reason = told.reason("here").await;
         assert!(reason.contains("plan was made for"), "{reason}");
+    };
+    rig.run(script).await.expect("it drains");
+}
+
+/// Writes a profile for the device that is no CPU, on which each model takes so long as a whole.
+fn write_profile(repository: &Repository, models: &[&str], whole_s: f64, folder: &Path) -> PathBuf {
+    let parts = Parts {
+        repository,
+        toml: "[device]\nkind = \"cpu\"\n",
+        refused: &[],
+        no_cpu: None,
+    };
+    let config = configured(folder, &parts);
+    let (ort, store) = open::cpu_store(&config).unwrap();
+    let profiler = open::cpu_profiler(&config).unwrap();
+    let device = profiler.device().profile_key();
+    let of = |name: &&str| {
+        let file = repository.file(&format!("{name}/1/model.onnx"));
+        let hash = store.prepare(file).unwrap().info().hash.clone();
+        let mut model = ModelProfile::new(*name, hash, 1);
+        model.version = Some("1".to_owned());
+        model.grid = vec![GridPoint {
+            batch: 1,
+            share: device.slices,
+            neighbours: 0,
+            median_s: Some(whole_s),
+            p95_s: Some(whole_s),
+            low_s: Some(whole_s),
+            high_s: Some(whole_s),
+            repeats: 1,
+            failed: None,
+        }];
+        model
+    };
+    let profile = Profile {
+        schema: SCHEMA.to_owned(),
+        runtime: ort.profile_key(),
+        synthetic: false,
+        launch_s: None,
+        models: models.iter().map(of).collect(),
+        device: DeviceKey {
+            kind: "picky".to_owned(),
+            ..device.clone()
+        },
+    };
+    let path = folder.join("profile.json");
+    std::fs::write(&path, serde_json::to_string(&profile).unwrap()).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_device_that_is_no_cpu_cuts_models_by_their_profiles() {
+    let repository = Repository::new();
+    for (name, k) in [("known", 1.0), ("short", 2.0), ("unknown", 3.0)] {
+        repository.put_worker(name, 1, k);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let profile = write_profile(&repository, &["known", "short"], 0.010, folder.path());
+    let toml = format!(
+        "[profile]\nonline_share = 0.0\nfile = {profile:?}\n[defaults]\nlegs = \"2ms\"\n\
+         [model.short]\nlegs = \"1s\"\n"
+    );
+    let rig = Rig::start(&repository, &toml, &[]).await;
+    let script = async |told: Told| {
+        // Ten milliseconds in legs of one to two.
+        for (name, k, expected) in [
+            ("known", 1.0, 5..=10),
+            ("short", 2.0, 1..=1),
+            ("unknown", 3.0, 1..=1),
+        ] {
+            assert_eq!(told.adds(name).await, Ok(k), "{name}");
+            let path = format!("/v2/models/{name}/explain/a%20request");
+            let legs = told.get(&path).await["legs"].as_array().unwrap().len();
+            assert!(expected.contains(&legs), "{name} has {legs} legs");
+        }
     };
     rig.run(script).await.expect("it drains");
 }
