@@ -23,7 +23,8 @@ pub use bisection::{Bisection, BisectionPoint};
 pub use file::{
     BatchKnee, Candidate, Changeover, Constraint, DeviceKey, Fit, FitPoint, FitRange, GridPoint,
     HeldOut, Infeasible, Knee, KneeRule, LegProfile, ModelKey, ModelProfile, Optima, Optimum,
-    OptimumPoint, PointKey, Profile, ProfileError, Published, SCHEMA, Times, check_samples,
+    OptimumPoint, PointKey, Precision, Profile, ProfileError, Published, SCHEMA, Times,
+    check_samples,
 };
 pub use fit::fit;
 pub use judged::{JUDGED_MIN, Judged, LAG, Source, Standing};

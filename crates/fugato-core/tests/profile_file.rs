@@ -2,8 +2,8 @@
 
 use fugato_core::profile::{
     AnalysisOptions, Candidate, Changeover, Constraint, DeviceKey, Fit, GridPoint, Infeasible,
-    Kernel, KernelList, ModelProfile, Optimum, OptimumPoint, PointKey, Profile, SCHEMA, analyse,
-    check_samples,
+    Kernel, KernelList, ModelKey, ModelProfile, Optimum, OptimumPoint, PointKey, Precision,
+    Profile, SCHEMA, analyse, check_samples,
 };
 
 fn point(batch: u32, share: u16) -> GridPoint {
@@ -421,9 +421,17 @@ fn a_profile_of_something_else_is_refused_with_both_names() {
              hand is hash `def`",
         ),
         (
-            profile.model("resnet50", "2", "def").map(drop),
+            profile
+                .model("resnet50", &key("2", "def", Precision::Fp32))
+                .map(drop),
             "profile of model `resnet50` was measured on version 1, hash `abc`, the model at \
              hand is version 2, hash `def`",
+        ),
+        (
+            profile
+                .model("resnet50", &key("1", "def", Precision::Fp16))
+                .map(drop),
+            "profile of model `resnet50` was measured in fp32, the model at hand is in fp16",
         ),
     ];
     for (result, expected) in cases {
@@ -433,8 +441,48 @@ fn a_profile_of_something_else_is_refused_with_both_names() {
         profile.matches(&profile.device, "onnxruntime 1.31.0"),
         Ok(())
     );
-    assert!(matches!(profile.model("resnet50", "2", "abc"), Ok(Some(_))));
-    assert_eq!(profile.model("vgg19", "1", "abc"), Ok(None));
+    let of = |name, version| profile.model(name, &key(version, "abc", Precision::Fp32));
+    assert!(matches!(of("resnet50", "2"), Ok(Some(_))));
+    assert_eq!(of("vgg19", "1"), Ok(None));
+}
+
+fn key(version: &str, hash: &str, precision: Precision) -> ModelKey {
+    ModelKey {
+        version: Some(version.to_owned()),
+        hash: hash.to_owned(),
+        precision,
+    }
+}
+
+#[test]
+fn of_versions_in_two_precisions_the_one_alike_is_named() {
+    let mut profile = profile();
+    let mut half = profile.models[0].clone();
+    (half.hash, half.precision) = ("cde".to_owned(), Precision::Fp16);
+    half.version = Some("2".to_owned());
+    profile.models.push(half);
+    let found = profile.model("resnet50", &key("2", "cde", Precision::Fp16));
+    assert_eq!(
+        found.map(|found| found.map(|one| &*one.hash)),
+        Ok(Some("cde"))
+    );
+    for (precision, version, hash) in [(Precision::Fp32, 1, "abc"), (Precision::Fp16, 2, "cde")] {
+        let refused = profile.model("resnet50", &key("3", "new", precision));
+        let refused = refused.map(drop).expect_err("no such file").to_string();
+        let named = format!("version {version}, hash `{hash}`");
+        assert!(refused.contains(&named), "{refused}");
+    }
+}
+
+#[test]
+fn a_precision_is_written_where_it_is_not_the_files_own() {
+    let mut profile = profile();
+    let written = |profile: &Profile| serde_json::to_value(profile).expect("JSON");
+    assert_eq!(written(&profile)["models"][0].get("precision"), None);
+    profile.models[0].precision = Precision::Fp16;
+    let half = written(&profile);
+    assert_eq!(half["models"][0]["precision"], "fp16");
+    assert_eq!(serde_json::from_value::<Profile>(half).ok(), Some(profile));
 }
 
 #[test]

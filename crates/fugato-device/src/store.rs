@@ -31,7 +31,8 @@ pub(crate) use error::LoadCause;
 #[cfg(feature = "cuda")]
 pub(crate) use error::lacks_operator;
 pub use error::{LoadError, LoadErrorKind};
-pub use halving::{HalfError, Precision};
+pub use fugato_core::profile::Precision;
+pub use halving::HalfError;
 pub use info::{Batching, ModelInfo};
 pub(crate) use info::{fixed_first_dimension, tensors as model_tensors};
 
@@ -132,7 +133,7 @@ impl ModelStore {
 
     fn prepare_model(&self, path: &Path, precision: Precision) -> Result<StoredModel, LoadCause> {
         let mut source = Source::read(path)?;
-        source.hash = precision.hash(&source.hash);
+        source.hash = halving::hash_in(precision, &source.hash);
         let key = self.key(&source.hash);
         if let Some(weights) = self.in_use(&key) {
             return Ok(StoredModel {

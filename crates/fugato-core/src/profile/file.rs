@@ -16,6 +16,7 @@ pub use optimum::{Candidate, Constraint, Infeasible, Optima, Optimum, OptimumPoi
 
 use super::parallelism::KernelList;
 use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
 
 /// The schema that this build reads and writes.
 pub const SCHEMA: &str = "fugato.profile/1";
@@ -64,8 +65,12 @@ pub struct ModelProfile {
     /// The model's version in its repository; absent where there is no repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// The content hash of the model file, as the model store keys it.
+    /// The content hash of the model file, as the model store keys it: another one in
+    /// another precision.
     pub hash: String,
+    /// The precision it computed in; absent where that was as its file has it.
+    #[serde(default, skip_serializing_if = "Precision::is_as_filed")]
+    pub precision: Precision,
     /// The latency objective that the optima were found under, in seconds; none leaves
     /// only `max_batch` to bind.
     pub slo_s: Option<f64>,
@@ -110,6 +115,17 @@ pub struct ModelProfile {
     /// surface of its own; empty for a model that runs whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub legs: Vec<LegProfile>,
+}
+
+/// In what precision a model computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// As its file has it.
+    #[default]
+    Fp32,
+    /// Floats of 32 bits are made ones of 16; inputs and outputs stay as they are.
+    Fp16,
 }
 
 /// What a run costs more right after one of another model in the same slices, whose weights
@@ -307,6 +323,21 @@ pub struct Published {
     pub latency_s: f64,
 }
 
+impl Precision {
+    fn is_as_filed(&self) -> bool {
+        *self == Self::Fp32
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+        })
+    }
+}
+
 impl GridPoint {
     /// The times; `None` where the point failed.
     #[must_use]
@@ -353,6 +384,7 @@ impl ModelProfile {
             name: name.into(),
             version: None,
             hash: hash.into(),
+            precision: Precision::default(),
             slo_s: None,
             arrival_rate: None,
             max_batch,

@@ -8,6 +8,7 @@
 //! converters in common use leave alone, and besides all that change types themselves.
 
 use super::operators::captured;
+use fugato_core::profile::Precision;
 use fugato_onnx::proto::{AttributeProto, ValueInfoProto};
 use fugato_onnx::{DataType, ExternalDataError, ModelProto, NodeProto, TensorError, TensorProto};
 use fugato_onnx::{GraphProto, load_external_data};
@@ -15,25 +16,14 @@ use half::f16;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// In what precision a model computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// As its file has it.
-    #[default]
-    Fp32,
-    /// Floats of 32 bits are made ones of 16; inputs and outputs stay as they are.
-    Fp16,
-}
-
-impl Precision {
-    /// What a model of this content is known by. Raise the number when the conversion changes.
-    pub(super) fn hash(self, content: &str) -> String {
-        match self {
-            Self::Fp32 => content.to_owned(),
-            Self::Fp16 => {
-                let of = format!("fp16 1\n{content}");
-                blake3::hash(of.as_bytes()).to_hex().to_string()
-            }
+/// What a model of this content is known by in a precision. Raise the number when the conversion
+/// changes.
+pub(super) fn hash_in(precision: Precision, content: &str) -> String {
+    match precision {
+        Precision::Fp32 => content.to_owned(),
+        Precision::Fp16 => {
+            let of = format!("fp16 1\n{content}");
+            blake3::hash(of.as_bytes()).to_hex().to_string()
         }
     }
 }

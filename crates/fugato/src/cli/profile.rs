@@ -4,7 +4,7 @@ mod progress;
 pub mod show;
 
 use super::{Outcome, ReportFormat, SettingArgs};
-use crate::config::{Config, DeviceKind, Origin, Shown, Span};
+use crate::config::{Config, DeviceKind, Origin, Precision, Shown, Span};
 use crate::engine::Workbench;
 use crate::profiler::files::{self, Earlier};
 use crate::profiler::{End, Options, Run, Status, table};
@@ -26,6 +26,7 @@ Examples:
   fugato profile --model-repository models --model resnet50 --batches 1,8 --budget 20s
   fugato profile --model-repository models --slo resnet50=50ms --rate resnet50=100 \\
       --out profiles/this-machine.json --format json
+  fugato profile --model-repository models --precision fp16 --out profile-fp16.json
   fugato profile show profile.json --plots charts
 
 Every (batch, share) is timed alone and with all other slices busy, a few runs at a time,
@@ -97,6 +98,9 @@ pub struct Args {
     /// Device to measure [default: auto]
     #[arg(long, value_name = "KIND")]
     pub device: Option<DeviceKind>,
+    /// Precision to measure all models in [default: as each is configured]
+    #[arg(long, value_name = "PRECISION")]
+    pub precision: Option<Precision>,
     /// Folder of optimised models and shared weights [default: in the user's cache]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub model_store: Option<PathBuf>,
@@ -191,7 +195,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             .retain(|entry| args.models.contains(&entry.name));
     }
     check_places(args)?;
-    let bench = Workbench::open(&config, &found)?;
+    let bench = Workbench::open(&config, &found, args.precision)?;
     check_loaded(&bench)?;
     let mut stderr = std::io::stderr();
     for (model, reason) in &bench.refused {

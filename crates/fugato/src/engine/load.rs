@@ -88,7 +88,12 @@ pub(super) enum VersionError {
     #[error(transparent)]
     WarmUp(#[from] WarmUpError),
     #[error(transparent)]
-    Profile(#[from] ProfileError),
+    Profile(ProfileError),
+    #[error("{error}; hint: `fugato profile --precision {expected}` measures it so")]
+    ProfilePrecision {
+        error: Box<ProfileError>,
+        expected: Precision,
+    },
     #[error("loading it panicked: {0}")]
     Panicked(String),
     #[error("the server is stopping")]
@@ -219,15 +224,16 @@ impl Loader {
         let LoadPlan { info, options } = LoadPlan::of(name, order.number, settings, stored)?;
         let id = ModelId(self.next.fetch_add(1, Ordering::Relaxed));
         let (planned, left_out) = self.plan(site, order, stored)?;
+        let profile = self.enter_profile((id, site.id()), &info, settings, stored)?;
         let planned = planned.or_else(|| {
             let on = (&*self.config, site, self.runner.profiles.runtime());
-            self.cutter.cut(order, (&info, stored), on)
+            let of = (&*info, stored, profile.as_ref());
+            self.cutter.cut(order, of, on)
         });
         let options = LoadOptions {
             cuts: planned.as_ref().map(|planned| planned.cuts.clone()),
             ..options
         };
-        let profile = self.enter_profile((id, site.id()), &info, settings, stored)?;
         let loaded = site.device.load(id, stored, &options);
         let loaded = loaded.inspect_err(|_| self.runner.profiles.forget(id));
         let loaded = loaded.map_err(|error| match is_refusal(&error) && !site.device.is_cpu() {
@@ -295,7 +301,7 @@ impl Loader {
     ) -> Result<(Option<Planned>, Option<PlanFileError>), PlanFileError> {
         let (runner, settings) = (&self.runner, &order.settings.model);
         let of = (site, runner.profiles.runtime());
-        let planned = planned::read(settings.plan.as_deref(), stored, of);
+        let planned = planned::read(settings, stored, of);
         let is_other = |error: &PlanFileError| {
             let device = error.of_device();
             let mut others = runner.devices.all();
@@ -308,8 +314,8 @@ impl Loader {
         }
     }
 
-    /// Finds the model's profile. One of another file of that name is an error at the
-    /// start; a file that is put in its place later is served, and measured.
+    /// Finds the model's profile. One of that name of another file, or in another precision, is
+    /// an error at the start; a file that is put in its place later is served, and measured.
     fn enter_profile(
         &self,
         (id, device): (ModelId, DeviceId),
@@ -320,6 +326,7 @@ impl Loader {
         let (runner, hash) = (&self.runner, &stored.info().hash);
         let mut blank = ModelProfile::new(&info.name, hash, info.max_batch_size.max(1));
         blank.version = Some(info.version.clone());
+        blank.precision = precision(settings.model.precision);
         blank.slo_s = settings.model.slo.map(|slo| slo.nanos().as_secs_f64());
         let profile = match runner.profiles.find(device, &blank) {
             Err(error) if runner.loaded.load(Ordering::Acquire) => {
@@ -349,6 +356,16 @@ impl Loader {
         self.runner.profiles.forget(id);
         let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
         by_id.remove(&id)
+    }
+}
+
+impl From<ProfileError> for VersionError {
+    fn from(error: ProfileError) -> Self {
+        if let ProfileError::Precision { expected, .. } = error {
+            let error = Box::new(error);
+            return Self::ProfilePrecision { error, expected };
+        }
+        Self::Profile(error)
     }
 }
 

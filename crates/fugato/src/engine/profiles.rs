@@ -148,18 +148,18 @@ impl Profiles {
     /// it must be measured.
     ///
     /// # Errors
-    /// Where the user gave a profile of that name, made of another file.
+    /// Where the user gave a profile of that name, made of another file or in another precision.
     pub(super) fn find(
         &self,
         device: DeviceId,
         blank: &ModelProfile,
     ) -> Result<Option<ModelProfile>, ProfileError> {
         let (name, hash) = (&blank.name, &blank.hash);
-        let version = blank.version.as_deref().unwrap_or_default();
         if let Some(given) = &self.kept(device).given {
-            if let Some(found) = given.model(name, version, hash)? {
+            if let Some(found) = given.model(name, &blank.key())? {
                 return Ok(Some(found.clone()));
             }
+            let version = blank.version.as_deref().unwrap_or_default();
             tracing::warn!(
                 model = name,
                 version,

@@ -8,13 +8,13 @@ use super::serve::ServeError;
 use super::settings::Settings;
 use super::{ModelInfo, open};
 use crate::api::NamedInput;
-use crate::config::{Config, ModelDevice};
+use crate::config::{self, Config, ModelDevice};
 use crate::repository::{self, ModelEntry, Repository};
-use fugato_core::profile::DeviceKey;
+use fugato_core::profile::{DeviceKey, ModelKey};
 use fugato_core::{ModelId, Nanos};
 use fugato_device::{
-    AnyDevice, Device, LoadOptions, ModelStore, Profiler, RequestInputs, partitions_beside,
-    slots_beside,
+    AnyDevice, Device, LoadOptions, ModelStore, Precision, Profiler, RequestInputs,
+    partitions_beside, slots_beside,
 };
 use std::path::Path;
 
@@ -43,12 +43,25 @@ pub struct BenchModel {
     pub version: String,
     /// Its content hash, as the model store keys it.
     pub hash: String,
+    /// The precision it computes in.
+    pub precision: Precision,
     /// The most items of a batch, as the server would run it.
     pub max_batch: u32,
     /// Its latency objective, where it is configured.
     pub slo: Option<Nanos>,
     /// Requests of one item to try, the likeliest first: a model may refuse random values.
     pub items: Vec<RequestInputs>,
+}
+
+impl BenchModel {
+    /// The version and the file that it is of.
+    pub fn key(&self) -> ModelKey {
+        ModelKey {
+            version: Some(self.version.clone()),
+            hash: self.hash.clone(),
+            precision: self.precision,
+        }
+    }
 }
 
 impl Workbench {
@@ -65,11 +78,16 @@ impl Workbench {
     }
 
     /// Opens the device that the configuration describes, and loads onto it the versions
-    /// that the server would serve of the models found.
+    /// that the server would serve of the models found: each in the precision that it is
+    /// configured with, or all in another.
     ///
     /// # Errors
     /// As a server's start. A model that cannot be loaded is only noted.
-    pub fn open(config: &Config, found: &Repository) -> Result<Self, ServeError> {
+    pub fn open(
+        config: &Config,
+        found: &Repository,
+        precision: Option<config::Precision>,
+    ) -> Result<Self, ServeError> {
         let opened = open::store(config)?;
         let profiler = opened.profiler(config)?;
         let open::Opened { ort, store, .. } = opened;
@@ -81,7 +99,7 @@ impl Workbench {
             refused: Vec::new(),
         };
         for entry in &found.models {
-            if let Err(reason) = bench.load(config, &store, entry) {
+            if let Err(reason) = bench.load(config, (&store, precision), entry) {
                 bench.refused.push((entry.name.clone(), reason));
             }
         }
@@ -91,7 +109,7 @@ impl Workbench {
     fn load(
         &mut self,
         config: &Config,
-        store: &ModelStore,
+        (store, asked): (&ModelStore, Option<config::Precision>),
         entry: &ModelEntry,
     ) -> Result<(), String> {
         let folder = entry
@@ -107,8 +125,8 @@ impl Workbench {
                     .to_owned(),
             );
         }
+        let precision = precision(asked.unwrap_or(found.settings.model.precision));
         for (number, path) in &found.versions {
-            let precision = precision(found.settings.model.precision);
             let stored = store.prepare_in(path, precision);
             let stored = stored.map_err(|error| error.report())?;
             let LoadPlan { info, options } =
@@ -129,6 +147,7 @@ impl Workbench {
                 name: info.name.clone(),
                 version: info.version.clone(),
                 hash: stored.info().hash.clone(),
+                precision,
                 max_batch: options.max_batch,
                 slo: found.settings.model.slo.map(|slo| slo.nanos()),
                 items,

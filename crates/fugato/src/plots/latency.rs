@@ -27,7 +27,7 @@ pub(super) fn chart(profile: &Profile, view: &View<'_>) -> String {
     let subtitle = format!(
         "Latency against share of the device; the knee at batch {batch}, by three definitions"
     );
-    let mut canvas = page(profile, &view.model.name, &subtitle);
+    let mut canvas = page(profile, &view.title(), &subtitle);
     let unit = Unit::of(view);
     let x = share_scale(view, (AREA.left, AREA.right));
     let y = unit.scale(view, (AREA.bottom, AREA.top));

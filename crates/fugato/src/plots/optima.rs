@@ -42,7 +42,7 @@ pub(super) fn chart(profile: &Profile, view: &View<'_>) -> String {
         None => "without an objective: only the largest batch binds".to_owned(),
     };
     let subtitle = format!("The two best (batch, share) points, {objective}");
-    let mut canvas = page(profile, &view.model.name, &subtitle);
+    let mut canvas = page(profile, &view.title(), &subtitle);
     let left = Area {
         left: MARGIN + 44.0,
         top: TOP,

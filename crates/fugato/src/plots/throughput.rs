@@ -30,7 +30,7 @@ const LINES_MAX: usize = 6;
 /// Draws the chart of one model.
 pub(super) fn chart(profile: &Profile, view: &View<'_>) -> String {
     let subtitle = "Throughput of one copy that never waits, and what each slice it holds yields";
-    let mut canvas = page(profile, &view.model.name, subtitle);
+    let mut canvas = page(profile, &view.title(), subtitle);
     one_copy(&mut canvas, view);
     per_slice(&mut canvas, view);
     let dot = |hollow| {

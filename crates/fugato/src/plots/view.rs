@@ -1,6 +1,6 @@
 //! A model's grid in the order in which charts draw it.
 
-use fugato_core::profile::{GridPoint, ModelProfile, Surface, Times};
+use fugato_core::profile::{GridPoint, ModelProfile, Precision, Surface, Times};
 use std::collections::BTreeMap;
 
 /// A measured point, with its times.
@@ -51,6 +51,17 @@ impl<'a> View<'a> {
             }
         }
         (!view.alone.is_empty()).then_some(view)
+    }
+
+    /// The model's name, and its precision where that is not its file's own.
+    pub(super) fn title(&self) -> String {
+        let ModelProfile {
+            name, precision, ..
+        } = self.model;
+        match precision {
+            Precision::Fp32 => name.clone(),
+            Precision::Fp16 => format!("{name}, {precision}"),
+        }
     }
 
     /// The batches measured alone, smallest first.

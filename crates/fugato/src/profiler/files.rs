@@ -4,7 +4,7 @@
 use super::Run;
 use crate::engine::Workbench;
 use fugato_core::profile::{
-    DeviceKey, ModelKey, ModelProfile, PointKey, Profile, ProfileError, check_samples,
+    DeviceKey, ModelProfile, PointKey, Profile, ProfileError, check_samples,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -211,17 +211,7 @@ impl Earlier {
                 known.version.as_ref() == Some(&model.version) || !served(&known.version)
             });
             if let Some(known) = other {
-                return Err(failed(ProfileError::Model {
-                    model: model.name.clone(),
-                    found: ModelKey {
-                        version: known.version.clone(),
-                        hash: known.hash.clone(),
-                    },
-                    expected: ModelKey {
-                        version: Some(model.version.clone()),
-                        hash: model.hash.clone(),
-                    },
-                }));
+                return Err(failed(known.differs(model.key())));
             }
         }
         Ok(())

@@ -55,6 +55,7 @@ impl Subject {
         let slo = options.slos.get(&model.name).copied().or(model.slo);
         let mut blank = ModelProfile::new(&model.name, &model.hash, model.max_batch);
         blank.version = Some(model.version.clone());
+        blank.precision = model.precision;
         blank.slo_s = slo.map(|slo| slo.as_secs_f64());
         blank.arrival_rate = options.rates.get(&model.name).copied();
         let survey = SurveyOptions {

@@ -1,7 +1,7 @@
 //! A profile as people read it.
 
 use fugato_core::profile::{
-    Constraint, GridPoint, KneeRule, ModelProfile, Optimum, Profile, Times,
+    Constraint, GridPoint, KneeRule, ModelProfile, Optimum, Precision, Profile, Times,
 };
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -24,7 +24,11 @@ pub fn of(profile: &Profile) -> String {
 
 fn write_model(text: &mut String, model: &ModelProfile) -> std::fmt::Result {
     let version = model.version.as_deref().unwrap_or("none");
-    writeln!(text, "\n{} (version {version})", model.name)?;
+    let precision = match model.precision {
+        Precision::Fp32 => "",
+        Precision::Fp16 => ", fp16",
+    };
+    writeln!(text, "\n{} (version {version}{precision})", model.name)?;
     write_grid(text, model)?;
     for point in &model.grid {
         if let Some(reason) = &point.failed {

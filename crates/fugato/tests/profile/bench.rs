@@ -57,7 +57,7 @@ impl Bench {
     }
 }
 
-fn read(path: &Path) -> Profile {
+pub(crate) fn read(path: &Path) -> Profile {
     let text = std::fs::read_to_string(path).expect("a profile was written");
     let profile: Profile = serde_json::from_str(&text).expect("in the schema");
     profile.check().expect("fit to be used");

@@ -1,8 +1,8 @@
 //! The files of a profile: what in them is kept, what is replaced, and what is refused.
 
-use crate::bench::{Bench, adder, stderr};
+use crate::bench::{Bench, adder, read, stderr};
 use fugato::profiler::files::{Samples, samples_path};
-use fugato_core::profile::Profile;
+use fugato_core::profile::{Precision, Profile};
 
 #[test]
 fn places_that_cannot_be_written_are_refused_before_anything_is_measured() {
@@ -184,4 +184,47 @@ fn a_profile_of_something_else_is_refused_by_name() {
     let output = bench.run(&[]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("--out"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_model_in_half_precision_has_a_profile_of_its_own() {
+    let bench = Bench::new();
+    bench.put("one", &adder(1.0));
+    assert_eq!(bench.run(&["--batches", "1"]).status.code(), Some(0));
+    let single = bench.profile();
+    let written = std::fs::read_to_string(bench.out()).expect("it was written");
+    assert!(!written.contains("precision"), "{written}");
+
+    // Not into the file of the other one.
+    let half = ["--batches", "1", "--precision", "fp16"];
+    let output = bench.run(&half);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    for part in ["measured in fp32", "is in fp16", "--out"] {
+        assert!(stderr(&output).contains(part), "{}", stderr(&output));
+    }
+    assert_eq!(bench.profile(), single);
+
+    let out = bench.out().with_file_name("half.json");
+    let output = bench.command_to(&out, &half).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.contains("one (version 1, fp16)"), "{table}");
+    let found = read(&out);
+    assert_eq!(found.models[0].precision, Precision::Fp16);
+    assert_ne!(found.models[0].hash, single.models[0].hash);
+
+    // As it is configured; a flag goes before that.
+    let config = bench.0.path().join("fugato.toml");
+    std::fs::write(&config, "[model.one]\nprecision = \"fp16\"\n").expect("written");
+    let config = [
+        "--config",
+        config.to_str().expect("UTF-8"),
+        "--batches",
+        "1",
+    ];
+    let configured = bench.command_to(&out, &config).output().expect("it runs");
+    assert_eq!(configured.status.code(), Some(0), "{}", stderr(&configured));
+    let config = [&config[..], &["--precision", "fp32"]].concat();
+    let flagged = bench.run(&config);
+    assert_eq!(flagged.status.code(), Some(0), "{}", stderr(&flagged));
 }

@@ -225,3 +225,34 @@ fn a_profile_of_another_model_file_keeps_that_model_out() {
     let report = server.measured("squeezenet1_1");
     assert_eq!(report["models"][0]["name"], "squeezenet1_1");
 }
+
+#[test]
+fn a_profile_in_another_precision_keeps_its_model_out_and_says_so() {
+    let setting = Setting::new();
+    let mut profile = setting.serve(&[]).measured(MODEL);
+    profile
+        .as_object_mut()
+        .expect("an object")
+        .remove("serving");
+    assert!(profile["models"][0].get("precision").is_none(), "{profile}");
+    let single = setting.write_with(&profile, "/device", profile["device"].clone());
+    let toml = std::fs::read_to_string(setting.path("fugato.toml")).expect("it is there");
+    let halves = toml.replace("[defaults]\n", "[defaults]\nprecision = \"fp16\"\n");
+    std::fs::write(setting.path("fugato.toml"), halves).expect("a file can be written");
+
+    let path = single.to_str().expect("UTF-8");
+    let server = setting.serve(&["--profile", path, "--load-model", "squeezenet1_1"]);
+    let (_, index) = server.post("/v2/repository/index", "");
+    for part in [
+        "was measured in fp32, the model at hand is in fp16",
+        "--precision fp16",
+    ] {
+        assert!(index.contains(part), "{index}");
+    }
+    drop(server);
+
+    // Without it the model is measured, and what was kept of the other precision is not its own.
+    let half = setting.serve(&[]).measured(MODEL);
+    assert_eq!(half["models"][0]["precision"], "fp16", "{half}");
+    assert_ne!(half["models"][0]["hash"], profile["models"][0]["hash"]);
+}

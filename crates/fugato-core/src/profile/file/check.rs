@@ -2,7 +2,7 @@
 
 mod concluded;
 
-use super::{Changeover, DeviceKey, GridPoint, ModelProfile, Profile, SCHEMA};
+use super::{Changeover, DeviceKey, GridPoint, ModelProfile, Precision, Profile, SCHEMA};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -72,9 +72,21 @@ pub enum ProfileError {
         /// The model's name.
         model: String,
         /// The profiled version and hash.
-        found: ModelKey,
+        found: Box<ModelKey>,
         /// The version and hash at hand.
-        expected: ModelKey,
+        expected: Box<ModelKey>,
+    },
+    /// It was measured in another precision.
+    #[error(
+        "profile of model `{model}` was measured in {found}, the model at hand is in {expected}"
+    )]
+    Precision {
+        /// The model's name.
+        model: String,
+        /// The profile's precision.
+        found: Precision,
+        /// That of the model at hand.
+        expected: Precision,
     },
     /// A number outside the points makes no sense.
     #[error("profile's {field} is {found}, expected {expected}")]
@@ -136,6 +148,8 @@ pub struct ModelKey {
     pub version: Option<String>,
     /// The content hash of the model file.
     pub hash: String,
+    /// The precision it computes in.
+    pub precision: Precision,
 }
 
 impl fmt::Display for ModelKey {
@@ -219,22 +233,23 @@ impl Profile {
     /// number is the same model.
     ///
     /// # Errors
-    /// [`ProfileError::Model`], with both versions and hashes, where the profile knows
-    /// the name, but with other files.
+    /// Where the profile knows the name, but with other files: [`ProfileError::Precision`], with
+    /// both, where they are all of another precision, else [`ProfileError::Model`], with both
+    /// versions and hashes.
     pub fn model(
         &self,
         name: &str,
-        version: &str,
-        hash: &str,
+        expected: &ModelKey,
     ) -> Result<Option<&ModelProfile>, ProfileError> {
         let mut named = self.models.iter().filter(|model| model.name == name);
         let Some(first) = named.clone().next() else {
             return Ok(None);
         };
-        if let Some(found) = named.find(|model| model.hash == hash) {
+        if let Some(found) = named.clone().find(|model| model.hash == expected.hash) {
             return Ok(Some(found));
         }
-        Err(first.differs(Some(version), hash))
+        let alike = named.find(|model| model.precision == expected.precision);
+        Err(alike.unwrap_or(first).differs(expected.clone()))
     }
 }
 
@@ -245,22 +260,40 @@ impl ModelProfile {
     /// [`ProfileError::Model`], with both hashes.
     pub fn matches(&self, hash: &str) -> Result<(), ProfileError> {
         if self.hash == hash {
-            Ok(())
-        } else {
-            Err(self.differs(None, hash))
+            return Ok(());
+        }
+        Err(self.differs(ModelKey {
+            version: None,
+            hash: hash.to_owned(),
+            precision: self.precision,
+        }))
+    }
+
+    /// The version and the file that the profile is of.
+    #[must_use]
+    pub fn key(&self) -> ModelKey {
+        ModelKey {
+            version: self.version.clone(),
+            hash: self.hash.clone(),
+            precision: self.precision,
         }
     }
 
-    fn differs(&self, version: Option<&str>, hash: &str) -> ProfileError {
-        ProfileError::Model {
-            model: self.name.clone(),
-            found: ModelKey {
-                version: self.version.clone(),
-                hash: self.hash.clone(),
+    /// What is said where the profile was measured on another file than the one at hand:
+    /// [`ProfileError::Precision`] or [`ProfileError::Model`].
+    #[must_use]
+    pub fn differs(&self, expected: ModelKey) -> ProfileError {
+        let (model, found) = (self.name.clone(), self.key());
+        match found.precision == expected.precision {
+            true => ProfileError::Model {
+                model,
+                found: Box::new(found),
+                expected: Box::new(expected),
             },
-            expected: ModelKey {
-                version: version.map(str::to_owned),
-                hash: hash.to_owned(),
+            false => ProfileError::Precision {
+                model,
+                found: found.precision,
+                expected: expected.precision,
             },
         }
     }

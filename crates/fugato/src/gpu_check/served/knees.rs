@@ -8,7 +8,9 @@ use crate::profiler::{Options, Run};
 use anyhow::Context;
 use fugato_core::device::DeviceSpec;
 use fugato_core::profile::{ModelProfile, PointKey, Profile};
-use fugato_device::{AnyDevice, Device, LoadOptions, Profiler, partitions_beside, slots_beside};
+use fugato_device::{
+    AnyDevice, Device, LoadOptions, Precision, Profiler, partitions_beside, slots_beside,
+};
 use fugato_zoo::ZooModel;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -119,6 +121,7 @@ fn load(
         name: zoo.name.to_owned(),
         version: VERSION.to_owned(),
         hash: model.stored.info().hash.clone(),
+        precision: Precision::Fp32,
         max_batch,
         slo: None,
         items: vec![item(zoo, 0)?],
