@@ -199,8 +199,11 @@ mod tests {
         assert_eq!(layout.sms(spec.partitions[0].atoms), 132, "the spare 4 too");
     }
 
-    /// Multiprocessors of 3/4 and 1/4, and of 5/8 and 3/8, by capability and device.
-    const UNEQUAL: [(u32, [[(u32, u32); 2]; 5]); 4] = [
+    /// Multiprocessors of 3/4 and 1/4, and of 5/8 and 3/8, by device.
+    type Pairs = [[(u32, u32); 2]; DEVICES.len()];
+
+    /// By compute capability.
+    const UNEQUAL: [(u32, Pairs); 4] = [
         (
             7,
             [
@@ -227,7 +230,7 @@ mod tests {
 
     /// As near as slices of eight get; 4 are in none from 108 on. The smallest has five slices,
     /// and these two pairs.
-    const HOPPER: [[(u32, u32); 2]; 5] = [
+    const HOPPER: Pairs = [
         [(32, 8), (24, 16)],
         [(56, 24), (48, 32)],
         [(72, 32), (64, 40)],
