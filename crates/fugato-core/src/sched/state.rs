@@ -4,7 +4,7 @@
 //! **Invariant:** `ready` holds a model exactly when it has a waiting request and a free
 //! slot and is not parked; `expiry` holds a request exactly when it waits and has a time
 //! to be given up; `continuing` holds a task exactly when it has a leg left that may be
-//! issued.
+//! issued and somebody waits for it.
 
 mod knowledge;
 mod waiting;

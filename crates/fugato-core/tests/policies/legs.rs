@@ -3,10 +3,11 @@
 use super::affine;
 use super::common::{MS, US, arrival, at, config, device, model, starts, world};
 use fugato_core::sched::{
-    DeadlineMode, DropReason, Input, ModelSpec, Outcome, PolicySpec, SchedulerConfig,
+    Action, DeadlineMode, DropReason, Input, LegResult, ModelSpec, Outcome, PolicySpec, Scheduler,
+    SchedulerConfig,
 };
 use fugato_core::sim::World;
-use fugato_core::{LegIndex, Nanos, Timestamp};
+use fugato_core::{DeviceId, LegIndex, ModelId, Nanos, RequestId, TaskId, Timestamp};
 
 #[test]
 fn the_next_leg_is_committed_before_the_running_one_ends() {
@@ -132,4 +133,128 @@ fn edf_legs_gives_a_task_up_that_can_no_longer_be_in_time() {
     assert_eq!(late, [2]);
     let legs = model_and_leg(&mut world);
     assert_eq!(legs[6..], [(4, 0), (0, 0), (0, 1), (0, 2)]);
+}
+
+/// Hands one input in, and gives what is to be done.
+fn hand_in(scheduler: &mut Scheduler, now: u64, input: Input) -> Vec<Action> {
+    scheduler.handle(at(now), input);
+    std::iter::from_fn(|| scheduler.poll_action()).collect()
+}
+
+fn started(task: u64, leg: u16, when: u64) -> Input {
+    Input::LegStarted {
+        device: DeviceId(0),
+        task: TaskId(task),
+        leg: LegIndex(leg),
+        at: at(when),
+    }
+}
+
+/// The end of a leg of 1 ms.
+fn finished(task: u64, leg: u16, when: u64) -> Input {
+    Input::LegFinished {
+        device: DeviceId(0),
+        task: TaskId(task),
+        leg: LegIndex(leg),
+        started: at(when - MS),
+        ended: at(when),
+        result: LegResult::Done,
+    }
+}
+
+/// A scheduler that knows from a first task that each of the three legs of its model takes 1 ms.
+fn taught(settings: SchedulerConfig) -> Scheduler {
+    let mut scheduler = Scheduler::new(settings);
+    let three_legs = ModelSpec {
+        legs: 3,
+        ..model(0)
+    };
+    hand_in(&mut scheduler, 0, Input::DeviceAdded(device(0, 1, 1)));
+    hand_in(&mut scheduler, 0, Input::ModelAdded(three_legs));
+    hand_in(&mut scheduler, 0, Input::Arrived(arrival(0, 0, 0)));
+    for leg in 0..3 {
+        let begin = u64::from(leg) * MS;
+        hand_in(&mut scheduler, begin, started(0, leg, begin));
+        hand_in(&mut scheduler, begin + MS, finished(0, leg, begin + MS));
+    }
+    scheduler
+}
+
+/// The second task up to where its first leg runs, from 10 ms on, and its only client goes away
+/// at `when`.
+fn client_goes_away(policy: PolicySpec, when: u64) -> (Scheduler, Vec<Action>) {
+    let mut scheduler = taught(config(policy));
+    let arrival = Input::Arrived(arrival(1, 0, 10 * MS));
+    hand_in(&mut scheduler, 10 * MS, arrival);
+    hand_in(&mut scheduler, 10 * MS, started(1, 0, 10 * MS));
+    hand_in(&mut scheduler, when, Input::Timeout);
+    let request = RequestId(1);
+    let actions = hand_in(&mut scheduler, when, Input::Cancelled { request });
+    (scheduler, actions)
+}
+
+fn in_flight(scheduler: &Scheduler) -> Option<u16> {
+    let status = scheduler.model_status(ModelId(0));
+    status.map(|status| status.in_flight)
+}
+
+#[test]
+fn no_leg_is_committed_for_a_task_that_nobody_waits_for() {
+    for policy in [PolicySpec::Fifo, PolicySpec::EdfLegs] {
+        let (mut scheduler, actions) = client_goes_away(policy, 10 * MS + 100 * US);
+        assert!(
+            matches!(actions[..], [Action::Finish { .. }]),
+            "{actions:?}"
+        );
+        let actions = hand_in(&mut scheduler, 10 * MS + 800 * US, Input::Timeout);
+        assert_eq!(actions, []);
+        let actions = hand_in(&mut scheduler, 11 * MS, finished(1, 0, 11 * MS));
+        assert_eq!((actions, in_flight(&scheduler)), (vec![], Some(0)));
+    }
+}
+
+#[test]
+fn a_leg_that_nobody_waits_for_is_not_committed_again_when_it_was_taken_back() {
+    for policy in [PolicySpec::Fifo, PolicySpec::EdfLegs] {
+        let (mut scheduler, actions) = client_goes_away(policy, 10 * MS + 800 * US);
+        let [Action::Finish { .. }, Action::Revoke { leg, .. }] = actions[..] else {
+            panic!("{actions:?}");
+        };
+        let revoked = Input::LegRevoked {
+            device: DeviceId(0),
+            task: TaskId(1),
+            leg,
+        };
+        let actions = hand_in(&mut scheduler, 10 * MS + 801 * US, revoked);
+        assert_eq!(actions, []);
+        let actions = hand_in(&mut scheduler, 11 * MS, finished(1, 0, 11 * MS));
+        assert_eq!((actions, in_flight(&scheduler)), (vec![], Some(0)));
+    }
+}
+
+#[test]
+fn a_task_that_was_passed_over_ends_when_nobody_waits_for_it() {
+    let mut scheduler = taught(config(PolicySpec::EdfLegs));
+    let urgent = ModelSpec {
+        slo: Some(Nanos::from_millis(50)),
+        ..model(1)
+    };
+    hand_in(&mut scheduler, 10 * MS, Input::ModelAdded(urgent));
+    let long = Input::Arrived(arrival(1, 0, 10 * MS));
+    hand_in(&mut scheduler, 10 * MS, long);
+    hand_in(&mut scheduler, 10 * MS, started(1, 0, 10 * MS));
+    let urgent = Input::Arrived(arrival(2, 1, 10 * MS));
+    hand_in(&mut scheduler, 10 * MS, urgent);
+    hand_in(&mut scheduler, 10 * MS + 800 * US, Input::Timeout);
+    hand_in(&mut scheduler, 11 * MS, finished(1, 0, 11 * MS));
+    hand_in(&mut scheduler, 11 * MS, started(2, 0, 11 * MS));
+    assert_eq!(in_flight(&scheduler), Some(1));
+    let request = RequestId(1);
+    hand_in(&mut scheduler, 11 * MS, Input::Cancelled { request });
+    assert_eq!(in_flight(&scheduler), Some(0));
+    let actions = hand_in(&mut scheduler, 12 * MS, finished(2, 0, 12 * MS));
+    assert!(
+        matches!(actions[..], [Action::Finish { .. }]),
+        "{actions:?}"
+    );
 }

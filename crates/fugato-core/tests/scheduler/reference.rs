@@ -109,7 +109,7 @@ impl Reference {
         self.delay_overdue(now);
         match input {
             Input::Arrived(arrival) => self.arrived(*arrival),
-            Input::Cancelled { request } => self.must(&[*request], Outcome::Cancelled),
+            Input::Cancelled { request } => self.cancelled(*request),
             Input::LegStarted { task, leg, .. } => {
                 if let Some(task) = self
                     .tasks
@@ -185,6 +185,18 @@ impl Reference {
             must: None,
             fresh: true,
         });
+    }
+
+    fn cancelled(&mut self, request: RequestId) {
+        self.must(&[request], Outcome::Cancelled);
+        let mut open = self.open.iter();
+        let task = open.find(|open| open.arrival.request == request);
+        let task = task.and_then(|open| open.task);
+        let in_flight = |id: &TaskId| self.tasks.iter().any(|task| task.start.task == *id);
+        // A task between two legs ends with the last that waits for it.
+        if let Some(id) = task.filter(in_flight) {
+            self.end_if_abandoned(id);
+        }
     }
 
     fn must(&mut self, requests: &[RequestId], outcome: Outcome) {

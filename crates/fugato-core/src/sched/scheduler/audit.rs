@@ -6,7 +6,7 @@ use crate::policy::Backlog;
 use crate::sched::ledger::Offer;
 use crate::sched::pools::{Pool, PoolId};
 use crate::sched::queue::QueueKey;
-use crate::sched::state::{LegStage, Model, Place, Request, State};
+use crate::sched::state::{LegStage, Model, Place, Request, State, Task};
 use crate::sched::work::block_of;
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,10 +49,7 @@ impl Scheduler {
             let present = |device: &DeviceId| state.ledger.contains(*device);
             could_start(state, model) && model.spec.devices.iter().any(present)
         });
-        let could_go_on = state.tasks.iter().any(|(_, task)| {
-            let more = task.leg.0 + 1 < state.model(task.model).spec.legs;
-            more && !task.ahead && task.stage != LegStage::Committed
-        });
+        let could_go_on = state.tasks.iter().any(|(_, task)| goes_on(state, task));
         let lead = state.config.commit_lead;
         let commits = state.ledger.occupied().filter_map(|at| {
             let front = state.ledger.front(at)?;
@@ -207,12 +204,18 @@ fn audit_pool(state: &State, id: PoolId, pool: &Pool) {
     pool.promised.audit(&promised);
 }
 
+/// Whether a task has a leg left that may be issued, for somebody who waits for it.
+fn goes_on(state: &State, task: &Task) -> bool {
+    let more = task.leg.0 + 1 < state.model(task.model).spec.legs;
+    let open = |request: &RequestId| state.requests.contains_key(request);
+    more && !task.ahead && task.stage != LegStage::Committed && task.requests.iter().any(open)
+}
+
 fn audit_tasks(state: &State) {
     let mut continuing: BTreeSet<TaskId> = BTreeSet::new();
     let mut on_lanes = 0;
     for (id, task) in state.tasks.iter() {
-        let more = task.leg.0 + 1 < state.model(task.model).spec.legs;
-        if more && !task.ahead && task.stage != LegStage::Committed {
+        if goes_on(state, task) {
             continuing.insert(id);
         }
         let lane = [state.ledger.front(task.at), state.ledger.next(task.at)];

@@ -154,18 +154,23 @@ impl Scheduler {
         }
         self.end_request(id, Outcome::Cancelled);
         if let Place::Task(task) = place {
-            self.revoke_if_abandoned(task);
+            self.stop_if_abandoned(task);
         }
     }
 
     /// A task all of whose clients went away need not start, or not go on.
-    fn revoke_if_abandoned(&mut self, id: TaskId) {
-        if self.abandoned(id) {
-            let task = self.state.task(id);
-            if task.stage == LegStage::Committed && task.leg.0 == 0 || task.ahead {
-                self.revoke(id);
-            }
+    fn stop_if_abandoned(&mut self, id: TaskId) {
+        if !self.abandoned(id) {
+            return;
         }
+        let task = self.state.task(id);
+        if task.stage == LegStage::Between {
+            return self.end_task(id);
+        }
+        if task.stage == LegStage::Committed && task.leg.0 == 0 || task.ahead {
+            self.revoke(id);
+        }
+        self.update_continuing(id);
     }
 
     fn abandoned(&self, id: TaskId) -> bool {
@@ -414,7 +419,8 @@ impl Scheduler {
     pub(super) fn update_continuing(&mut self, id: TaskId) {
         let task = self.state.task(id);
         let more = task.leg.0 + 1 < self.state.model(task.model).spec.legs;
-        if more && !task.ahead && task.stage != LegStage::Committed {
+        let may_go_on = !task.ahead && task.stage != LegStage::Committed;
+        if more && may_go_on && !self.abandoned(id) {
             self.state.continuing.insert(id);
         } else {
             self.state.continuing.remove(&id);
