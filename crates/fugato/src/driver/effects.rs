@@ -123,10 +123,18 @@ struct RunningTask {
     open: usize,
     device: DeviceId,
     slot: SlotIndex,
-    /// Whether a leg of it is on the device.
-    on_device: bool,
+    /// Legs of it that are on the device: one that runs, and one behind it.
+    on_device: u8,
     /// Whether its last leg has ended, or one failed: then it has left nothing.
     has_ended: bool,
+}
+
+/// A task that nobody waits for any more.
+struct GivenUp {
+    device: DeviceId,
+    left: LeftBehind,
+    /// Legs of it that have not left the device.
+    on_device: u8,
 }
 
 /// Carries actions out on devices, and answers requests.
@@ -135,8 +143,8 @@ pub(super) struct DeviceEffects {
     hooks: Hooks,
     open: HashMap<RequestId, OpenRequest>,
     tasks: HashMap<TaskId, RunningTask>,
-    /// Tasks that nobody waits for any more, with a leg that has not left the device.
-    given_up: HashMap<TaskId, (DeviceId, LeftBehind)>,
+    /// Tasks that nobody waits for any more, with legs that have not left the device.
+    given_up: HashMap<TaskId, GivenUp>,
     courses: Courses,
 }
 
@@ -178,10 +186,10 @@ impl DeviceEffects {
         // no requests.
         let Some(task) = self.tasks.get_mut(&id) else {
             self.courses.forget(id);
-            self.let_go_of(id);
+            self.given_up_leg_left(id);
             return;
         };
-        task.on_device = false;
+        task.on_device = task.on_device.saturating_sub(1);
         let timing = match task.timing {
             None => timing,
             Some(first) => TaskTiming {
@@ -249,12 +257,12 @@ impl DeviceEffects {
                 open: start.requests.len(),
                 device: start.device,
                 slot: start.slot,
-                on_device: true,
+                on_device: 1,
                 has_ended: false,
             };
             self.tasks.insert(start.task, task);
         } else if let Some(task) = self.tasks.get_mut(&start.task) {
-            task.on_device = true;
+            task.on_device += 1;
         }
         let Some(device) = self.devices.get(&start.device) else {
             panic!("{} is not driven here", start.device)
@@ -294,25 +302,40 @@ impl DeviceEffects {
                     model: task.model,
                     slot: task.slot,
                 };
-                let (has_ended, on_device) = (task.has_ended, task.on_device);
-                if !has_ended {
-                    self.given_up.insert(id, (task.device, left));
-                }
+                let given_up = GivenUp {
+                    device: task.device,
+                    left,
+                    on_device: task.on_device,
+                };
+                let has_ended = task.has_ended;
                 self.tasks.remove(&id);
                 self.courses.forget(id);
-                if !on_device {
-                    self.let_go_of(id);
+                if !has_ended && given_up.on_device == 0 {
+                    self.let_go_of(&given_up);
+                } else if !has_ended {
+                    self.given_up.insert(id, given_up);
                 }
             }
         }
     }
 
-    /// Frees what a task has left on its device, where it ended early.
-    fn let_go_of(&mut self, id: TaskId) {
-        if let Some((device, left)) = self.given_up.remove(&id)
-            && let Some(device) = self.devices.get(&device)
+    /// A leg of a task that nobody waits for, if it is one, has left the device.
+    fn given_up_leg_left(&mut self, id: TaskId) {
+        let Some(given_up) = self.given_up.get_mut(&id) else {
+            return;
+        };
+        given_up.on_device = given_up.on_device.saturating_sub(1);
+        if given_up.on_device == 0
+            && let Some(given_up) = self.given_up.remove(&id)
         {
-            device.let_go(&left);
+            self.let_go_of(&given_up);
+        }
+    }
+
+    /// Frees what a task that ended early has left on its device.
+    fn let_go_of(&self, given_up: &GivenUp) {
+        if let Some(device) = self.devices.get(&given_up.device) {
+            device.let_go(&given_up.left);
         }
     }
 
@@ -325,10 +348,10 @@ impl DeviceEffects {
     /// Where leg 0 was taken back, the requests of the task wait again.
     pub(super) fn leg_revoked(&mut self, id: TaskId, leg: LegIndex) {
         if leg.0 > 0 {
-            if let Some(task) = self.tasks.get_mut(&id) {
-                task.on_device = false;
+            match self.tasks.get_mut(&id) {
+                Some(task) => task.on_device = task.on_device.saturating_sub(1),
+                None => self.given_up_leg_left(id),
             }
-            self.let_go_of(id);
             return;
         }
         self.given_up.remove(&id);
