@@ -10,6 +10,8 @@ mod course;
 mod effects;
 mod mailbox;
 mod record;
+#[cfg(test)]
+mod tests;
 
 pub use course::{Accepted, Course, LegCourse};
 pub use effects::{

@@ -227,6 +227,13 @@ impl Mailbox {
         !state.closed
     }
 
+    /// Whether the driver sleeps and nothing is there for it.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.asleep && state.messages.is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
