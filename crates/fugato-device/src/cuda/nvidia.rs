@@ -6,7 +6,7 @@ use super::gpu::{Gpu, Partition};
 use super::graph::{Executable, Graph, GraphNodes};
 use super::memory::{DeviceMemory, PinnedMemory};
 use super::stream::{CAPTURE, Event, Stream};
-use super::words::{is_refusal, kind_of, kind_of_words};
+use super::words::{is_refusal, kind_of, kind_of_words, uninitialised};
 use crate::capi::{Binding, Options, OrtError, RunOptions, Session, Value, onnx_of_number};
 use crate::device::ConvolutionSearch;
 use crate::runtime::Runtime;
@@ -113,16 +113,17 @@ impl From<CudaError> for Fault {
 impl Nvidia {
     fn fault(&self, error: &OrtError) -> Fault {
         let detail = error.message().to_owned();
-        let told = kind_of_words(&detail).unwrap_or(FaultKind::Other);
-        let kind = match told {
-            FaultKind::OutOfMemory | FaultKind::Other => match self.gpu.memory_free() {
-                // The libraries of cuDNN and cuBLAS hide what became of the device.
-                Err(error) if error.is_sticky() => FaultKind::Lost,
-                Ok(_) | Err(_) => told,
-            },
-            FaultKind::Lost | FaultKind::Capture | FaultKind::Refused => told,
-        };
-        Fault { kind, detail }
+        let kind = kind_of_words(&detail).unwrap_or(FaultKind::Other);
+        if !matches!(kind, FaultKind::OutOfMemory | FaultKind::Other) {
+            return Fault { kind, detail };
+        }
+        let free = self.gpu.memory_free();
+        // The libraries of cuDNN and cuBLAS hide what became of the device.
+        if matches!(&free, Err(error) if error.is_sticky()) {
+            let kind = FaultKind::Lost;
+            return Fault { kind, detail };
+        }
+        uninitialised(&detail, free.ok()).unwrap_or(Fault { kind, detail })
     }
 
     fn run_options(&self, entries: &[(&CStr, &CStr)]) -> Result<RunOptions, Fault> {

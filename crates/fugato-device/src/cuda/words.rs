@@ -1,6 +1,6 @@
 //! What ONNX Runtime's words say of a failure; they are those of 1.31.
 
-use super::backend::FaultKind;
+use super::backend::{Fault, FaultKind};
 use super::driver::{OUT_OF_MEMORY, is_of_capture, is_sticky};
 
 pub(super) fn kind_of(code: u32) -> FaultKind {
@@ -15,15 +15,13 @@ pub(super) fn kind_of(code: u32) -> FaultKind {
 /// What they say, if anything.
 pub(super) fn kind_of_words(words: &str) -> Option<FaultKind> {
     const NUMBERED: &str = "CUDA failure ";
-    // cuBLAS and cuDNN are not initialised where the memory for their own state is taken.
-    const NO_MEMORY: [&str; 7] = [
+    const NO_MEMORY: [&str; 6] = [
         "Failed to allocate memory",
         "is smaller than requested bytes",
         "bad_alloc",
         "out of memory",
         "ALLOC_FAILED",
         "ALLOCATION_FAILED",
-        "NOT_INITIALIZED",
     ];
     const CAPTURE: [&str; 3] = ["capturing", "graph capture", "CUDA graph"];
     if let Some((_, rest)) = words.split_once(NUMBERED) {
@@ -34,6 +32,43 @@ pub(super) fn kind_of_words(words: &str) -> Option<FaultKind> {
         return Some(FaultKind::OutOfMemory);
     }
     says(words, &CAPTURE).then_some(FaultKind::Capture)
+}
+
+/// Free memory of the device, in bytes, with which cuBLAS and cuDNN find what their handles take:
+/// some tens of MB each, and their kernels besides. With less, that is what they lacked.
+const ROOM_FOR_HANDLES: u64 = 512 << 20;
+
+/// What it means that cuBLAS or cuDNN say they are not initialised: the memory for a handle was
+/// not there, or the library does not fit the driver or the rest of it. `None` where they do not
+/// say so. `free`: bytes of the device's memory that are free, where that is known.
+pub(super) fn uninitialised(words: &str, free: Option<u64>) -> Option<Fault> {
+    if !words.contains("NOT_INITIALIZED") {
+        return None;
+    }
+    let fault = |kind, why: &str| {
+        Some(Fault {
+            kind,
+            detail: format!("{words}; {why}"),
+        })
+    };
+    let Some(free) = free else {
+        let why = "either its memory was not there, or the library does not fit this machine";
+        return fault(FaultKind::Other, why);
+    };
+    let free_mib = free >> 20;
+    match free < ROOM_FOR_HANDLES {
+        true => {
+            let why = format!("{free_mib} MiB of the device's memory are free, too few for it");
+            fault(FaultKind::OutOfMemory, &why)
+        }
+        false => {
+            let why = format!(
+                "{free_mib} MiB of the device's memory are free, so the library may not fit the \
+                 driver or the other libraries"
+            );
+            fault(FaultKind::Other, &why)
+        }
+    }
 }
 
 /// Whether a failure to make a session is about the model: no kernel for an operator, which
@@ -115,13 +150,13 @@ mod tests {
         (
             "Exception during initialization: CUBLAS failure 1: CUBLAS_STATUS_NOT_INITIALIZED",
             false,
-            Some(FaultKind::OutOfMemory),
+            None,
             false,
         ),
         (
             "Exception during initialization: CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED",
             false,
-            Some(FaultKind::OutOfMemory),
+            None,
             false,
         ),
         (
@@ -163,5 +198,27 @@ mod tests {
             assert_eq!(kind_of_words(words), kind, "{words}");
             assert_eq!(is_refusal(words, lacks_operator), refuses, "{words}");
         }
+    }
+    #[test]
+    fn a_library_that_is_not_initialised_lacks_memory_or_is_broken() {
+        let words = "CUBLAS failure 1: CUBLAS_STATUS_NOT_INITIALIZED ; GPU=0";
+        let told = |free| uninitialised(words, free).unwrap();
+        for (free, kind, why) in [
+            (Some(100 << 20), FaultKind::OutOfMemory, "100 MiB"),
+            (Some(8 << 30), FaultKind::Other, "8192 MiB"),
+            (Some(8 << 30), FaultKind::Other, "may not fit the driver"),
+            (None, FaultKind::Other, "either its memory"),
+        ] {
+            let Fault {
+                kind: found,
+                detail,
+            } = told(free);
+            assert_eq!(found, kind, "{detail}");
+            assert!(
+                detail.starts_with(words) && detail.contains(why),
+                "{detail}"
+            );
+        }
+        assert_eq!(uninitialised("CUDNN_STATUS_INTERNAL_ERROR", None), None);
     }
 }
