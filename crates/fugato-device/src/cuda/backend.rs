@@ -207,6 +207,9 @@ pub(super) trait Backend: Send + Sync + Sized + 'static {
     type Memory: Send + Sync + 'static;
     /// Host memory that the device copies from and to by itself.
     type Pinned: AsRef<[u8]> + AsMut<[u8]> + Send + 'static;
+    /// While somebody has it no session is made or dropped, and nobody else captures: either
+    /// would break the other off. Whoever has it makes and drops no session.
+    type Turn;
 
     /// Makes the calling thread one that uses the device, before its first other call.
     fn enter(&self) -> Result<(), Fault>;
@@ -259,27 +262,30 @@ pub(super) trait Backend: Send + Sync + Sized + 'static {
         session: &Self::Session,
         places: &Places<'_, Self::Memory>,
     ) -> Result<Self::Binding, Fault>;
-    /// Enqueues a run; may wait for it.
+    /// Waits for the turn, maybe for seconds: somebody may be making a session.
+    fn turn(&self) -> Self::Turn;
+    /// The turn, where nobody has it.
+    fn try_turn(&self) -> Option<Self::Turn>;
+    /// Enqueues a run; may wait for it. The first of a session makes its thread's handles of the
+    /// vendor's libraries, for which the caller has the [turn](Self::turn).
     fn run(&self, binding: &mut Self::Binding, how: How) -> Result<(), Fault>;
     /// Runs as often as it takes to capture a graph, the captured run too: what is bound as
     /// output is as after [`run`](Self::run). After a failure the session is not used again.
-    /// Captures and the making of sessions go one at a time; whoever is not `patient` gets
-    /// `false`, and nothing was run, where another is under way.
     fn capture(
         &self,
+        turn: &Self::Turn,
         binding: &mut Self::Binding,
         graph: GraphId,
-        patient: bool,
-    ) -> Result<bool, Fault>;
+    ) -> Result<(), Fault>;
 
     /// Captures what `enqueue` gives to a stream, and to streams that fork from it and join it by
-    /// events: runs that are [`How::Recorded`]. Nothing of it runs. Captures and the making of
-    /// sessions go one at a time; `enqueue` makes and drops neither.
+    /// events: runs that are [`How::Recorded`]. Nothing of it runs.
     ///
     /// Each session's runs must have been captured only after some eager ones over the same
     /// places, the last before: in those they take memory and make plans.
     fn capture_streams(
         &self,
+        turn: &Self::Turn,
         from: &Self::Stream,
         enqueue: &mut dyn FnMut() -> Result<(), Fault>,
     ) -> Result<Self::Captured, Fault>;

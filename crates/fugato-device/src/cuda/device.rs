@@ -31,7 +31,7 @@ use crate::report::{panic_text, report_finished, report_started, run_error};
 use crate::store::LoadCause;
 use fugato_core::device::DeviceSpec;
 use fugato_core::{LaneId, ModelId, Nanos, Timestamp};
-use lane::{Job, Lane, Next, Reporter};
+use lane::{Job, Lane, Next, Reporter, Watch};
 use model::{LaneKey, LoadedModel};
 use run::Tools;
 use std::collections::HashMap;
@@ -54,6 +54,10 @@ pub(super) struct HangLimit {
     /// And so many times as long as the longest run seen of that model, batch and partition.
     pub(super) times: u64,
 }
+
+/// What runs may take as a model is made ready, in [`HangLimit::least`]: the first ones make plans of
+/// convolutions, and libraries compile kernels in them.
+const LOADING: u64 = 4;
 
 impl HangLimit {
     fn of(self, longest: Option<Nanos>) -> Nanos {
@@ -351,6 +355,17 @@ impl<B: Backend> Core<B> {
         }
     }
 
+    /// Has the device do something for the model that a lane makes ready, and watches whether it
+    /// hangs. What `work` does takes no longer than a run, and waits for nobody else.
+    fn watched<T>(&self, key: LaneKey, work: impl FnOnce() -> T) -> T {
+        let (lane, since) = (self.lane(key), (self.clock)());
+        let limit = self.hang.least.times(LOADING);
+        lane.watch_job(Some(Watch { since, limit }));
+        let done = work();
+        lane.watch_job(None);
+        done
+    }
+
     /// Looks whether the device hangs.
     fn look(&self) {
         let now = (self.clock)();
@@ -389,6 +404,7 @@ impl<B: Backend> Core<B> {
                     let Job { model, done } = job;
                     // What is refused gives its memory back before that is heard of.
                     drop(model);
+                    lane.end_job();
                     // Whoever waited may have gone away.
                     let _ = done.send(prepared);
                 }

@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 /// Long enough on any machine; what waits longer waits in vain.
@@ -47,6 +48,10 @@ struct State {
     lost: bool,
     /// Whether a session is being made somewhere, which holds captures up.
     busy: bool,
+    /// Who has the turn.
+    turn: Option<ThreadId>,
+    /// Bytes that others take, for good, for each of so many turns that somebody waits for.
+    turns_take: (usize, usize),
     log: Vec<String>,
     capture: Option<Capture>,
     /// What captured graphs consist of besides.
@@ -55,9 +60,13 @@ struct State {
     captures_take: (usize, usize),
     /// Events that a capture saw, and that were not recorded since.
     seen_by_captures: BTreeSet<usize>,
-    /// The host's time, and how much of it making a session takes.
+    /// The host's time, and how much of it making or dropping a session takes.
     slow: Option<(Arc<AtomicU64>, Nanos)>,
+    /// What is done as a session is made, or dropped.
+    meanwhile: Option<Meanwhile>,
 }
+
+type Meanwhile = Arc<dyn Fn() + Send + Sync>;
 
 /// An event: how often it was recorded, how many of those were reached, and when the last was.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,8 +101,24 @@ pub(super) struct FakeSession {
     stream: usize,
     graphs: bool,
     in_flight: Arc<Mutex<InFlight>>,
-    _taken: Arc<Taken>,
+    taken: Arc<Taken>,
     _weights: Arc<Taken>,
+}
+
+impl Drop for FakeSession {
+    fn drop(&mut self) {
+        self.taken.of.take_time();
+    }
+}
+
+/// The turn, until it is dropped.
+pub(super) struct FakeTurn(Fake);
+
+impl Drop for FakeTurn {
+    fn drop(&mut self) {
+        self.0.lock().turn = None;
+        self.0.0.changed.notify_all();
+    }
 }
 
 pub(super) struct FakeBinding {
@@ -139,14 +164,42 @@ impl Fake {
         faults.entry(call).or_default().push_back(Planned::Panic);
     }
 
-    /// Has each session that is made take so long of the host's time.
+    /// Has each session that is made or dropped take so long of the host's time.
     pub(super) fn slow_sessions(&self, time: &Arc<AtomicU64>, takes: Nanos) {
         self.lock().slow = Some((Arc::clone(time), takes));
     }
 
-    /// Has captures find that a session is being made, or not.
+    /// Has whoever wants the turn find that a session is being made, or not.
     pub(super) fn busy(&self, busy: bool) {
         self.lock().busy = busy;
+        self.0.changed.notify_all();
+    }
+
+    /// Has others take so many bytes, for good, while each of so many turns is waited for.
+    pub(super) fn turns_take(&self, turns: usize, bytes: usize) {
+        self.lock().turns_take = (turns, bytes);
+    }
+
+    /// Does this whenever a session is made, or dropped.
+    pub(super) fn meanwhile(&self, what: impl Fn() + Send + Sync + 'static) {
+        self.lock().meanwhile = Some(Arc::new(what));
+    }
+
+    /// A session is made or dropped, for which one must not have the turn.
+    fn take_time(&self) {
+        let state = self.lock();
+        let (turn, meanwhile) = (state.turn, state.meanwhile.clone());
+        if let Some((time, takes)) = &state.slow {
+            time.fetch_add(takes.as_nanos(), Ordering::SeqCst);
+        }
+        drop(state);
+        assert!(
+            turn != Some(std::thread::current().id()) || std::thread::panicking(),
+            "a session is made or dropped by whoever has the turn, and waits for it for ever"
+        );
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
     }
 
     /// A kernel went wrong: from now on every call fails, and nothing ends well.
@@ -261,9 +314,21 @@ impl Fake {
 
     /// Waits until a stream has nothing more to do.
     fn idle(&self, state: MutexGuard<'_, State>, stream: usize) -> Result<(), Fault> {
-        let is_busy = |state: &mut State| !state.streams[stream].1.is_empty() && !state.lost;
-        let waited = self.0.changed.wait_while(state, is_busy);
-        match waited.unwrap_or_else(PoisonError::into_inner).lost {
+        self.until(state, |state| state.streams[stream].1.is_empty())
+    }
+
+    /// Waits until something is so. After too long the device is lost, so that a test that fails
+    /// ends.
+    fn until(
+        &self,
+        state: MutexGuard<'_, State>,
+        is_so: impl Fn(&State) -> bool,
+    ) -> Result<(), Fault> {
+        let is_open = |state: &mut State| !is_so(state) && !state.lost;
+        let waited = self.0.changed.wait_timeout_while(state, PATIENCE, is_open);
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.lost |= waited.timed_out();
+        match state.lost {
             true => Err(lost()),
             false => Ok(()),
         }
@@ -303,6 +368,7 @@ impl Backend for Fake {
     type Event = usize;
     type Memory = FakeMemory;
     type Pinned = FakePinned;
+    type Turn = FakeTurn;
 
     fn enter(&self) -> Result<(), Fault> {
         self.call("enter").map(drop)
@@ -404,12 +470,7 @@ impl Backend for Fake {
 
     fn finish(&self, event: &usize) -> Result<(), Fault> {
         let state = self.call("finish")?;
-        let is_open = |state: &mut State| state.events[*event].time().is_none() && !state.lost;
-        let waited = self.0.changed.wait_while(state, is_open);
-        match waited.unwrap_or_else(PoisonError::into_inner).lost {
-            true => Err(lost()),
-            false => Ok(()),
-        }
+        self.until(state, |state| state.events[*event].time().is_some())
     }
 
     fn elapsed(&self, since: &usize, until: &usize) -> Result<Nanos, Fault> {
@@ -446,6 +507,7 @@ impl Backend for Fake {
         SessionOptions { graphs, .. }: SessionOptions,
     ) -> Result<FakeSession, Fault> {
         let part = FakePart::of(model);
+        self.take_time();
         let mut state = self.call("session")?;
         if !part.can_load() {
             return Err(Fault::other(format!("{} has no kernel", part.name())));
@@ -453,14 +515,12 @@ impl Backend for Fake {
         if graphs && part.branches() {
             return Err(Fault::other("it has control flow"));
         }
-        if let Some((time, takes)) = &state.slow {
-            time.fetch_add(takes.as_nanos(), Ordering::SeqCst);
-        }
         let with = if graphs { "with" } else { "without" };
         let line = format!("session: {} {with} graphs", part.name());
         state.log.push(line);
+        self.0.changed.notify_all();
         Ok(FakeSession {
-            _taken: Arc::new(self.take(state, part.model.0.session_bytes)?),
+            taken: Arc::new(self.take(state, part.model.0.session_bytes)?),
             _weights: Arc::clone(weights),
             part,
             stream: **stream,
@@ -485,7 +545,7 @@ impl Backend for Fake {
             outputs: places.outputs.iter().map(Bound::of).collect(),
             captured: Vec::new(),
             in_flight: Arc::clone(&session.in_flight),
-            session: Arc::clone(&session._taken),
+            session: Arc::clone(&session.taken),
         })
     }
 
@@ -500,16 +560,39 @@ impl Backend for Fake {
         }
     }
 
+    fn turn(&self) -> FakeTurn {
+        let is_taken = |state: &mut State| state.busy || state.turn.is_some();
+        let waited = self
+            .0
+            .changed
+            .wait_timeout_while(self.lock(), PATIENCE, is_taken);
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(!waited.timed_out(), "the turn is waited for in vain");
+        let (turns, bytes) = state.turns_take;
+        if turns > 0 {
+            state.turns_take.0 -= 1;
+            state.memory_left -= bytes;
+        }
+        state.turn = Some(std::thread::current().id());
+        FakeTurn(self.clone())
+    }
+
+    fn try_turn(&self) -> Option<FakeTurn> {
+        let mut state = self.lock();
+        if state.busy || state.turn.is_some() {
+            return None;
+        }
+        state.turn = Some(std::thread::current().id());
+        Some(FakeTurn(self.clone()))
+    }
+
     fn capture(
         &self,
+        _turn: &FakeTurn,
         binding: &mut FakeBinding,
         graph: GraphId,
-        patient: bool,
-    ) -> Result<bool, Fault> {
+    ) -> Result<(), Fault> {
         assert!(binding.graphs, "the session was made for it");
-        if !patient && self.lock().busy {
-            return Ok(false);
-        }
         if binding.part.model.0.breaks_captures {
             return Err(Fault {
                 kind: FaultKind::Capture,
@@ -518,11 +601,12 @@ impl Backend for Fake {
         }
         self.enqueue_run(binding, "capture", "captured")?;
         binding.captured.push(graph);
-        Ok(true)
+        Ok(())
     }
 
     fn capture_streams(
         &self,
+        _turn: &FakeTurn,
         from: &usize,
         enqueue: &mut dyn FnMut() -> Result<(), Fault>,
     ) -> Result<FakeCaptured, Fault> {

@@ -3,14 +3,14 @@
 use super::driver::CudaError;
 use super::graph::Graph;
 use super::memory::{DeviceMemory, PinnedMemory};
-use super::stream::{CAPTURE, Stream};
+use super::stream::{Stream, alone};
 use crate::capi::{Binding, Options, OrtError, RunOptions, Session, TypeInfo, Value, onnx_of};
 use crate::runtime::Runtime;
 use crate::tensor::ElementType;
 use ort::sys::GraphOptimizationLevel;
 use std::ffi::{CStr, CString};
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// How a model is made ready for a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl CudaModel {
     ) -> Result<Self, CudaModelError> {
         let gpu = stream.partition().gpu();
         // Making a session waits for the device, which would break a capture.
-        let _alone = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = alone();
         gpu.make_current()?;
         let device = gpu.info().ordinal;
         let session = Arc::new(session(runtime, path, stream, options)?);

@@ -5,7 +5,7 @@ use super::driver::{CudaError, mind_own_captures};
 use super::gpu::{Gpu, Partition};
 use super::graph::{Executable, Graph, GraphNodes};
 use super::memory::{DeviceMemory, PinnedMemory};
-use super::stream::{CAPTURE, Event, Stream};
+use super::stream::{Alone, Event, Stream, alone, alone_now};
 use super::words::{is_refusal, kind_of, kind_of_words, uninitialised};
 use crate::capi::{Binding, Options, OrtError, RunOptions, Session, Value, onnx_of_number};
 use crate::device::ConvolutionSearch;
@@ -16,7 +16,7 @@ use fugato_core::{Nanos, OperatorIndex};
 use ort::sys::GraphOptimizationLevel;
 use std::ffi::{CStr, CString};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, TryLockError};
+use std::sync::Arc;
 
 /// Runs of one shape until the runtime captures: two in which it allocates and makes plans,
 /// and one that is captured and then run.
@@ -74,7 +74,7 @@ impl<T> Quiet<T> {
 
 impl<T> Drop for Quiet<T> {
     fn drop(&mut self) {
-        let _alone = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = alone();
         self.0 = None;
     }
 }
@@ -153,6 +153,7 @@ impl Backend for Nvidia {
     type Event = Event;
     type Memory = DeviceMemory;
     type Pinned = PinnedMemory;
+    type Turn = Alone;
 
     fn enter(&self) -> Result<(), Fault> {
         self.gpu.make_current()?;
@@ -353,46 +354,44 @@ impl Backend for Nvidia {
         ran.map_err(|error| self.fault(&error))
     }
 
+    fn turn(&self) -> Alone {
+        alone()
+    }
+
+    fn try_turn(&self) -> Option<Alone> {
+        alone_now()
+    }
+
     fn capture(
         &self,
+        _turn: &Alone,
         binding: &mut NvidiaBinding,
         graph: GraphId,
-        patient: bool,
-    ) -> Result<bool, Fault> {
+    ) -> Result<(), Fault> {
         let id = number(graph.0);
         let waiting = self.run_options(&[(GRAPH, &id)])?;
         let replay = self.run_options(&[(GRAPH, &id), (NO_WAIT, c"1")])?;
-        let alone = match (patient, CAPTURE.try_lock()) {
-            (_, Ok(alone)) => alone,
-            (_, Err(TryLockError::Poisoned(alone))) => alone.into_inner(),
-            // Making a session takes seconds, in which a leg would be taken to hang.
-            (false, Err(TryLockError::WouldBlock)) => return Ok(false),
-            (true, Err(TryLockError::WouldBlock)) => {
-                CAPTURE.lock().unwrap_or_else(PoisonError::into_inner)
-            }
-        };
         for _ in 0..RUNS_TO_CAPTURE {
             // SAFETY: as for `run`.
             let ran = unsafe { binding.binding.get_mut().run_with(&waiting) };
             if let Err(error) = ran {
                 let ended = binding.stream.abandon_capture();
-                drop(alone);
                 let fault = ended.map_err(Fault::from).err();
                 let fault = fault.filter(|fault| fault.kind == FaultKind::Lost);
                 return Err(fault.unwrap_or_else(|| self.fault(&error)));
             }
         }
         binding.replay = Some((graph, replay));
-        Ok(true)
+        Ok(())
     }
 
     fn capture_streams(
         &self,
+        turn: &Alone,
         from: &Stream,
         enqueue: &mut dyn FnMut() -> Result<(), Fault>,
     ) -> Result<Graph, Fault> {
-        // It waits for sessions that are being made, and holds up others.
-        from.capture(enqueue)
+        from.capture_alone(turn, enqueue)
     }
 
     fn contents(&self, captured: &Graph, on: &Stream) -> Result<GraphNodes, Fault> {
@@ -476,7 +475,7 @@ impl Nvidia {
         }
         let keep = Arc::new((Arc::clone(weights), Arc::clone(stream)));
         // Making a session waits for the device, which would break a capture.
-        let _alone = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = alone();
         let graph = part.map_or(model.optimised_graph(), |part| &part.path);
         // SAFETY: what the options borrow is kept.
         unsafe { Session::load(&self.runtime, graph, &with, None, Some(keep)) }

@@ -5,7 +5,7 @@ use super::gpu::{Gpu, Partition};
 use super::graph::Graph;
 use cudarc::driver::sys;
 use std::ptr::null_mut;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 /// A queue of work on the multiprocessors of one [`Partition`].
@@ -22,7 +22,24 @@ unsafe impl Sync for Stream {}
 
 /// Held while a capture is open: nothing else may synchronise the device meanwhile, and
 /// making a session does. Taken by [`Stream::capture`] and by whoever makes sessions.
-pub(super) static CAPTURE: Mutex<()> = Mutex::new(());
+static CAPTURE: Mutex<()> = Mutex::new(());
+
+/// Shows that nobody else captures, or makes or drops a session, in this process.
+pub(super) type Alone = MutexGuard<'static, ()>;
+
+/// Waits until nobody else captures, or makes or drops a session.
+pub(super) fn alone() -> Alone {
+    CAPTURE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As [`alone`]; `None` where that would take waiting.
+pub(super) fn alone_now() -> Option<Alone> {
+    match CAPTURE.try_lock() {
+        Ok(alone) => Some(alone),
+        Err(TryLockError::Poisoned(alone)) => Some(alone.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
 
 impl Stream {
     pub(super) fn owned(stream: sys::CUstream, partition: Arc<Partition>) -> Self {
@@ -84,7 +101,15 @@ impl Stream {
         &self,
         enqueue: impl FnOnce() -> Result<(), E>,
     ) -> Result<Graph, E> {
-        let _alone = CAPTURE.lock().unwrap_or_else(PoisonError::into_inner);
+        self.capture_alone(&alone(), enqueue)
+    }
+
+    /// As [`capture`](Self::capture), by whoever is alone already.
+    pub(super) fn capture_alone<E: From<CudaError>>(
+        &self,
+        _alone: &Alone,
+        enqueue: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Graph, E> {
         self.partition.gpu().make_current()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream is alive.

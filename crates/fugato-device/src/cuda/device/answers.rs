@@ -14,7 +14,14 @@ const SAME_OF_HALVES: f64 = 2e-3;
 /// As [`SAME`], for floats of 16 bits with the range of those of 32.
 const SAME_OF_BRAIN_HALVES: f64 = 1.6e-2;
 
-/// Reads the numbers of a tensor of floats.
+/// The most that numbers of any type may be apart, of the largest, where other kernels give
+/// them, maybe in less precision: what is a wrong answer is farther off.
+const NEAR: f64 = 5e-2;
+
+/// As [`NEAR`], for floats of 16 bits with the range of those of 32.
+const NEAR_OF_BRAIN_HALVES: f64 = 0.16;
+
+/// Reads the numbers of a tensor.
 type Read = fn(&[u8]) -> Vec<f64>;
 
 /// Inputs that a model is tried with.
@@ -68,11 +75,14 @@ impl Filling {
 /// A number from -1 to 1 that others near it in the count are nowhere near: the mixing steps of
 /// SplitMix64.
 fn spread(count: u64) -> f64 {
+    (mixed(count) >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+}
+
+fn mixed(count: u64) -> u64 {
     let mut mixed = count.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^= mixed >> 31;
-    (mixed >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+    mixed ^ (mixed >> 31)
 }
 
 /// Whether two answers are the same: floats to a small part of the largest, all else to the bit.
@@ -93,16 +103,67 @@ pub(super) fn apart(element: Onnx, found: &[u8], expected: &[u8]) -> Result<(), 
         }
         _ => None,
     };
-    let Some((numbers, most)) = floats else {
-        return match found == expected {
-            true => Ok(()),
-            false => Err("it is not the same to the bit".to_owned()),
-        };
+    match floats {
+        Some((numbers, most)) => within(most, &numbers(found), &numbers(expected)),
+        None => to_the_bit(found, expected),
+    }
+}
+
+/// Whether two answers of different kernels may be the same: numbers to a part of the largest.
+///
+/// # Errors
+/// What is apart, in words.
+pub(super) fn far_apart(element: Onnx, found: &[u8], expected: &[u8]) -> Result<(), String> {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "whatever is no number is compared as it lies there"
+    )]
+    let numbers: Read = match element {
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT => of_singles,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE => of_doubles,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 => of_halves,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 => {
+            let (found, expected) = (of_brain_halves(found), of_brain_halves(expected));
+            return within(NEAR_OF_BRAIN_HALVES, &found, &expected);
+        }
+        // Quantised, or counted.
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 => of_bytes,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 => of_signed_bytes,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 => of_words,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 => of_long_words,
+        _ => return to_the_bit(found, expected),
     };
-    let (found, expected) = (numbers(found), numbers(expected));
+    within(NEAR, &numbers(found), &numbers(expected))
+}
+
+/// What a place holds before anything is put there: no numbers where there is such a thing, else
+/// bytes that no answer has.
+pub(super) fn blank(element: Onnx, bytes: usize) -> Vec<u8> {
+    let is_float = matches!(
+        element,
+        Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+            | Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE
+            | Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
+            | Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16
+    );
+    match is_float {
+        true => vec![0xFF; bytes],
+        false => (0..bytes as u64).map(|place| mixed(place) as u8).collect(),
+    }
+}
+
+fn to_the_bit(found: &[u8], expected: &[u8]) -> Result<(), String> {
+    match found == expected {
+        true => Ok(()),
+        false => Err("it is not the same to the bit".to_owned()),
+    }
+}
+
+/// Whether numbers are no more than `most` of the largest apart.
+fn within(most: f64, found: &[f64], expected: &[f64]) -> Result<(), String> {
     let mut largest = 0.0_f64;
     let mut farthest = 0.0_f64;
-    for (&found, &expected) in found.iter().zip(&expected) {
+    for (&found, &expected) in found.iter().zip(expected) {
         // What is no number tells nothing, and is what the place held before.
         if found != expected && !(found.is_finite() && expected.is_finite()) {
             return Err(format!("{found}, expected {expected}"));
@@ -130,6 +191,27 @@ fn of_singles(bytes: &[u8]) -> Vec<f64> {
 fn of_doubles(bytes: &[u8]) -> Vec<f64> {
     let (words, _) = bytes.as_chunks::<8>();
     words.iter().map(|&word| f64::from_le_bytes(word)).collect()
+}
+
+fn of_bytes(bytes: &[u8]) -> Vec<f64> {
+    bytes.iter().copied().map(f64::from).collect()
+}
+
+fn of_signed_bytes(bytes: &[u8]) -> Vec<f64> {
+    let signed = bytes.iter().map(|byte| byte.cast_signed());
+    signed.map(f64::from).collect()
+}
+
+fn of_words(bytes: &[u8]) -> Vec<f64> {
+    let (words, _) = bytes.as_chunks::<4>();
+    let numbers = words.iter().map(|&word| i32::from_le_bytes(word));
+    numbers.map(f64::from).collect()
+}
+
+fn of_long_words(bytes: &[u8]) -> Vec<f64> {
+    let (words, _) = bytes.as_chunks::<8>();
+    let numbers = words.iter().map(|&word| i64::from_le_bytes(word) as f64);
+    numbers.collect()
 }
 
 fn of_halves(bytes: &[u8]) -> Vec<f64> {
@@ -191,6 +273,38 @@ mod tests {
             )
             .is_ok()
         );
+    }
+
+    #[test]
+    fn other_kernels_may_give_what_is_somewhat_apart() {
+        let expected = singles(&[100.0, 1.0, -0.5]);
+        assert!(far_apart(SINGLE, &singles(&[97.0, 3.0, 0.5]), &expected).is_ok());
+        assert!(far_apart(SINGLE, &singles(&[100.0, 1.0, 9.5]), &expected).is_err());
+        assert!(far_apart(SINGLE, &singles(&[100.0, f32::NAN, 0.0]), &expected).is_err());
+        let byte = Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+        assert!(far_apart(byte, &[200, 9], &[201, 8]).is_ok());
+        assert!(far_apart(byte, &[200, 9], &[201, 90]).is_err());
+        let signed = Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+        assert!(far_apart(signed, &[0xFF, 100], &[0, 100]).is_ok());
+        let long = Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+        let index = |index: i64| index.to_le_bytes();
+        assert!(far_apart(long, &index(7), &index(7)).is_ok());
+        assert!(far_apart(long, &index(7), &index(9)).is_err());
+        let flag = Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
+        assert!(far_apart(flag, &[1], &[0]).is_err());
+    }
+
+    #[test]
+    fn a_blank_is_no_answer() {
+        let whole = Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+        assert!(
+            of_singles(&blank(SINGLE, 16))
+                .iter()
+                .all(|one| one.is_nan())
+        );
+        for expected in [[0; 16], [0xFF; 16], [1; 16]] {
+            assert!(apart(whole, &blank(whole, 16), &expected).is_err());
+        }
     }
 
     #[test]

@@ -6,9 +6,9 @@
 //! have no graph, and the leg where anything below goes wrong.
 //!
 //! **Invariant:** a graph serves only after what it consists of was looked at, and after it
-//! answered two inputs as its sessions had done by themselves, with other sessions run in between
-//! and nothing left of any answer where it puts its own; and one of them again after the last
-//! capture, which was the last time that its sessions ran by themselves.
+//! answered two inputs as its sessions then did by themselves, and about as the leg's one session
+//! did, with other sessions run in between and nothing left of any answer where it puts its own;
+//! and both again after the last capture.
 //! Sessions that are in graphs run by themselves only while no graph of theirs does: before their
 //! model is known to anybody.
 
@@ -16,6 +16,7 @@ mod trial;
 
 use super::super::backend::{Backend, Fault, FaultKind, How};
 use super::super::graph::GraphNodes;
+use super::Core;
 use super::answers::Filling;
 use super::model::LoadedModel;
 use super::run::Tools;
@@ -28,6 +29,10 @@ use std::sync::{Arc, PoisonError};
 /// Runs of each session before its capture, over the same places: the runtime takes memory and
 /// makes plans in the first two, and the third shows that it is done.
 const WARM_UPS: usize = 3;
+
+/// Captures of one run, as long as memory of the device goes meanwhile: others take some for as
+/// long as they bring models up, and what a session takes is there after the first.
+pub(super) const CAPTURES: usize = 8;
 
 /// A buffer set and a batch in it.
 type Key = (SlotIndex, u32);
@@ -59,13 +64,6 @@ struct Forks<B: Backend> {
 
 /// The answers of a leg, by output.
 type Answers = Vec<Vec<u8>>;
-
-/// What groups answered by themselves, by leg; nothing of legs that have none at once.
-type Known = Vec<Option<Answers>>;
-
-/// The inputs that graphs are tried with; the second again at the end, since captures are over
-/// the first.
-const FILLINGS: [Filling; 2] = [Filling::First, Filling::Second];
 
 impl<B: Backend> AtOnce<B> {
     /// Enqueues the run of a slot and batch; `None` where there is no graph of it.
@@ -178,52 +176,52 @@ impl<B: Backend> Tools<B> {
     /// Where the device is lost, or does not come to the end of what it was given.
     pub(super) fn put_side_by_side(
         &self,
-        backend: &B,
+        core: &Core<B>,
         model: &LoadedModel<B>,
         lane: &mut LaneSessions<B>,
     ) -> Result<(), Fault> {
         for leg in (0..model.legs()).filter(|&leg| model.is_at_once(leg)) {
-            match self.sessions_of_groups(backend, model, leg) {
+            match self.sessions_of_groups(&core.backend, model, leg) {
                 Ok(made) => lane.at_once[leg] = Some(made),
-                Err(fault) => self.in_turn(backend, (model, &mut *lane), leg, fault)?,
+                Err(fault) => self.in_turn(core, (model, &mut *lane), leg, fault)?,
             }
         }
-        let mut tried = Vec::new();
+        let mut batches = Vec::new();
         for rows in model.warm_batches() {
             for (index, slot) in (0..).map(SlotIndex).zip(&model.slots) {
-                let batch = Batch { index, slot, rows };
-                match self.make_graphs(backend, (model, &mut *lane), &batch) {
-                    Ok(known) => tried.push((batch, known)),
-                    Err(fault) => self.all_in_turn(backend, (model, &mut *lane), &fault)?,
-                }
+                batches.push(Batch { index, slot, rows });
+            }
+        }
+        for batch in &batches {
+            if let Err(fault) = self.make_graphs(core, (model, &mut *lane), batch) {
+                self.all_in_turn(core, (model, &mut *lane), &fault)?;
             }
         }
         // Their sessions have run over other batches and slots since.
-        for (batch, known) in &tried {
-            let second = (Filling::Second, known);
-            if let Err(fault) = self.try_graphs(backend, (model, &mut *lane), batch, second) {
-                self.all_in_turn(backend, (model, &mut *lane), &fault)?;
+        for batch in &batches {
+            if let Err(fault) = self.try_graphs(core, (model, &mut *lane), batch) {
+                self.all_in_turn(core, (model, &mut *lane), &fault)?;
             }
         }
-        self.fill(backend, model, Filling::Zeros, None)
+        self.fill(core, model, Filling::Zeros, None)
     }
 
     /// Gives all graphs and their sessions up: the model, and not its graphs, refuses what it was
     /// tried with.
     fn all_in_turn(
         &self,
-        backend: &B,
+        core: &Core<B>,
         (model, lane): (&LoadedModel<B>, &mut LaneSessions<B>),
         fault: &Fault,
     ) -> Result<(), Fault> {
         (0..model.legs())
-            .try_for_each(|leg| self.in_turn(backend, (model, &mut *lane), leg, fault.clone()))
+            .try_for_each(|leg| self.in_turn(core, (model, &mut *lane), leg, fault.clone()))
     }
 
     /// Gives a leg's graphs and their sessions up.
     fn in_turn(
         &self,
-        backend: &B,
+        core: &Core<B>,
         (model, lane): (&LoadedModel<B>, &mut LaneSessions<B>),
         leg: usize,
         fault: Fault,
@@ -235,12 +233,12 @@ impl<B: Backend> Tools<B> {
             return Ok(());
         }
         // What was enqueued uses their memory.
-        self.settle(backend, &self.compute)?;
+        self.settle(core, &self.compute)?;
         let streams = lane.at_once[leg]
             .iter()
             .flat_map(|at_once| &at_once.streams);
         for stream in streams {
-            match self.settle(backend, stream) {
+            match self.settle(core, stream) {
                 // Its capture was broken off: nothing of that runs, and all before was waited
                 // for.
                 Err(fault) if fault.kind == FaultKind::Capture => {}
@@ -290,156 +288,149 @@ impl<B: Backend> Tools<B> {
         })
     }
 
-    /// Makes the graphs of all legs for a slot and batch, and tries them. Answers what is known
-    /// of the second filling.
+    /// Makes the graphs of all legs for a slot and batch, and tries them.
     ///
     /// # Errors
     /// Where the model, run in the sessions of its legs, fails, or the device does.
     fn make_graphs(
         &self,
-        backend: &B,
+        core: &Core<B>,
         (model, lane): (&LoadedModel<B>, &mut LaneSessions<B>),
         batch: &Batch<'_, B>,
-    ) -> Result<Known, Fault> {
+    ) -> Result<(), Fault> {
         if lane.at_once.iter().all(Option::is_none) {
-            return Ok(Known::new());
+            return Ok(());
         }
-        self.fill(backend, model, Filling::First, Some(batch))?;
+        self.fill(core, model, Filling::First, Some(batch))?;
         for leg in 0..model.legs() {
             if let Some(at_once) = &mut lane.at_once[leg]
-                && let Err(fault) = self.capture(backend, (model, at_once), batch)
+                && let Err(fault) = self.capture(core, (model, at_once), batch)
             {
-                self.in_turn(backend, (model, &mut *lane), leg, fault)?;
+                self.in_turn(core, (model, &mut *lane), leg, fault)?;
             }
-            self.pass_on(backend, (model, &mut *lane), leg, batch)?;
+            self.pass_on(core, (model, &mut *lane), leg, batch)?;
         }
-        // Of both before any graph runs, so that none finds answers that are right.
-        let [first, second] =
-            FILLINGS.map(|filling| self.ask_groups(backend, (model, &mut *lane), batch, filling));
-        let (first, second) = (first?, second?);
+        // The graphs' first input is then not the last that their sessions ran with, so that
+        // none finds in them what is right.
+        self.fill(core, model, Filling::Second, Some(batch))?;
         for leg in 0..model.legs() {
-            if first[leg].is_some() && first[leg] == second[leg] {
-                self.in_turn(backend, (model, &mut *lane), leg, indifferent())?;
+            if let Some(at_once) = &mut lane.at_once[leg]
+                && let Err(fault) = self.run_groups(core, at_once, batch)
+            {
+                self.in_turn(core, (model, &mut *lane), leg, fault)?;
             }
+            self.pass_on(core, (model, &mut *lane), leg, batch)?;
         }
-        self.try_graphs(backend, (model, &mut *lane), batch, (FILLINGS[0], &first))?;
-        self.try_graphs(backend, (model, &mut *lane), batch, (FILLINGS[1], &second))?;
-        Ok(second)
+        self.try_graphs(core, (model, lane), batch)
     }
 
     /// Runs a leg in its one session, for what the next leg reads.
     fn pass_on(
         &self,
-        backend: &B,
+        core: &Core<B>,
         (model, lane): (&LoadedModel<B>, &mut LaneSessions<B>),
         leg: usize,
         batch: &Batch<'_, B>,
     ) -> Result<(), Fault> {
-        model.run_in_one((backend, &self.compute), lane, leg, batch)?;
-        self.settle(backend, &self.compute)
+        let with = (&core.backend, &self.compute);
+        core.watched(self.lane, || model.run_in_one(with, lane, leg, batch))?;
+        self.settle(core, &self.compute)
     }
 
-    /// Has the groups of all legs answer by themselves.
-    fn ask_groups(
+    /// Has the groups of a leg run by themselves.
+    fn run_groups(
         &self,
-        backend: &B,
-        (model, lane): (&LoadedModel<B>, &mut LaneSessions<B>),
+        core: &Core<B>,
+        at_once: &mut AtOnce<B>,
         batch: &Batch<'_, B>,
-        filling: Filling,
-    ) -> Result<Known, Fault> {
-        self.fill(backend, model, filling, Some(batch))?;
-        let mut known = Known::new();
-        for leg in 0..model.legs() {
-            let mut found = None;
-            if let Some(at_once) = &mut lane.at_once[leg] {
-                match self.answers(backend, (model, at_once), (leg, batch)) {
-                    Ok(answers) => found = Some(answers),
-                    Err(fault) => self.in_turn(backend, (model, &mut *lane), leg, fault)?,
-                }
-            }
-            known.push(found);
-            self.pass_on(backend, (model, &mut *lane), leg, batch)?;
-        }
-        Ok(known)
-    }
-
-    /// Has the graphs of all legs answer, each with the leg's one session after it, and holds
-    /// that against what is known. A leg whose graph answers otherwise does without.
-    fn try_graphs(
-        &self,
-        backend: &B,
-        (model, lane): (&LoadedModel<B>, &mut LaneSessions<B>),
-        batch: &Batch<'_, B>,
-        (filling, known): (Filling, &Known),
     ) -> Result<(), Fault> {
-        if lane.at_once.iter().all(Option::is_none) {
-            return Ok(());
-        }
-        self.fill(backend, model, filling, Some(batch))?;
-        for (leg, expected) in known.iter().enumerate() {
-            if let (Some(at_once), Some(expected)) = (&lane.at_once[leg], expected)
-                && let Err(fault) = self.compare(backend, (model, at_once), (leg, batch), expected)
-            {
-                self.in_turn(backend, (model, &mut *lane), leg, fault)?;
-            }
-            self.pass_on(backend, (model, &mut *lane), leg, batch)?;
-        }
-        Ok(())
+        let forks = at_once.forks(&core.backend)?;
+        let with = (&forks, (batch.index, batch.rows));
+        core.watched(self.lane, || {
+            at_once.enqueue(&core.backend, with, How::Eager)
+        })?;
+        self.settle(core, at_once.trunk()?)
     }
 
     /// Captures the run of a slot and batch over what lies there.
     fn capture(
         &self,
-        backend: &B,
+        core: &Core<B>,
         (model, at_once): (&LoadedModel<B>, &mut AtOnce<B>),
         batch: &Batch<'_, B>,
     ) -> Result<(), Fault> {
+        let backend = &core.backend;
         let key = (batch.index, batch.rows);
         for group in at_once.stages.iter_mut().flatten() {
             let places = model.places(group.part, batch)?;
             let binding = backend.bind(&group.session, &places)?;
             group.bound.insert(key, binding);
         }
-        let (forks, trunk) = (at_once.forks(backend)?, Arc::clone(at_once.trunk()?));
+        // For the first run of each session.
+        let mut turn = at_once.graphs.is_empty().then(|| backend.turn());
         for _ in 0..WARM_UPS {
-            at_once.enqueue(backend, (&forks, key), How::Eager)?;
-            self.settle(backend, &trunk)?;
+            self.run_groups(core, at_once, batch)?;
+            drop(turn.take());
         }
-        let mut capture = || {
+        let trunk = Arc::clone(at_once.trunk()?);
+        let mut taken = 0;
+        for _ in 0..CAPTURES {
             // An event that a capture has seen is not used outside of it.
             let forks = at_once.forks(backend)?;
+            let turn = backend.turn();
+            // From here on nobody makes a session, which would take memory too.
             let free = backend.memory_free()?;
-            let captured = backend.capture_streams(&trunk, &mut || {
+            let captured = backend.capture_streams(&turn, &trunk, &mut || {
                 at_once.enqueue(backend, (&forks, key), How::Recorded)
             })?;
-            let taken = free.saturating_sub(backend.memory_free()?);
-            Ok::<_, Fault>((captured, taken))
-        };
-        let (mut captured, mut taken) = capture()?;
-        if taken > 0 {
-            // Whoever else took it, or what is loaded once.
-            drop(captured);
-            (captured, taken) = capture()?;
+            taken = free.saturating_sub(backend.memory_free()?);
+            drop(turn);
+            if taken == 0 {
+                return self.accept(core, (model, at_once), key, captured);
+            }
         }
-        if taken > 0 {
-            return Err(refused(format!(
-                "{taken} bytes of the device's memory went as it was captured, as after \
-                 {WARM_UPS} runs none should"
-            )));
-        }
-        let nodes = backend.contents(&captured, &trunk)?;
+        Err(refused(format!(
+            "{taken} bytes of the device's memory went as it was captured, and some each of \
+             {CAPTURES} times, as after {WARM_UPS} runs none should"
+        )))
+    }
+
+    /// Makes what was captured ready to run, if it may.
+    fn accept(
+        &self,
+        core: &Core<B>,
+        (model, at_once): (&LoadedModel<B>, &mut AtOnce<B>),
+        key: Key,
+        captured: B::Captured,
+    ) -> Result<(), Fault> {
+        let nodes = core.backend.contents(&captured, at_once.trunk()?)?;
         look_at(&nodes)?;
-        if nodes.kernels_of_partition < nodes.kernels && !at_once.told_elsewhere {
-            at_once.told_elsewhere = true;
-            let (_, origin) = B::describe(&model.model);
-            tracing::warn!(
-                model = %origin.display(),
-                kernels = nodes.kernels,
-                in_partition = nodes.kernels_of_partition,
-                "a graph of groups side by side has kernels outside of its partition"
-            );
+        if nodes.kernels_of_partition < nodes.kernels {
+            let GraphNodes {
+                kernels,
+                kernels_of_partition,
+                ..
+            } = nodes;
+            if !self.has_all(core) {
+                return Err(refused(format!(
+                    "{} of its {kernels} kernels run outside of its partition, on others' \
+                     multiprocessors",
+                    kernels - kernels_of_partition
+                )));
+            }
+            if !at_once.told_elsewhere {
+                at_once.told_elsewhere = true;
+                let (_, origin) = B::describe(&model.model);
+                tracing::warn!(
+                    model = %origin.display(),
+                    kernels,
+                    in_partition = kernels_of_partition,
+                    "a graph of groups side by side has kernels outside of its partition, which \
+                     is the whole device"
+                );
+            }
         }
-        let graph = backend.make_graph(captured, &self.compute)?;
+        let graph = core.backend.make_graph(captured, &self.compute)?;
         at_once.graphs.insert(key, graph);
         Ok(())
     }
@@ -476,8 +467,4 @@ fn refused(detail: String) -> Fault {
         kind: FaultKind::Capture,
         detail,
     }
-}
-
-fn indifferent() -> Fault {
-    refused("it answers two inputs alike, which shows nothing of its graph".to_owned())
 }

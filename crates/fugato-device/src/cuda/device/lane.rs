@@ -35,6 +35,8 @@ struct State<B: Backend> {
     waiting: VecDeque<LegWork>,
     /// Models to be made ready, before legs.
     jobs: VecDeque<Job<B>>,
+    /// The one that was taken up.
+    job: Option<Taking>,
     /// Legs that were taken up, the running one first.
     flights: VecDeque<Flight<B>>,
     serial: u64,
@@ -54,6 +56,13 @@ enum Standing {
 pub(super) struct Job<B: Backend> {
     pub(super) model: Arc<LoadedModel<B>>,
     pub(super) done: Sender<Result<Readied, LoadCause>>,
+}
+
+/// A model that is being made ready.
+struct Taking {
+    name: String,
+    done: Sender<Result<Readied, LoadCause>>,
+    watch: Option<Watch>,
 }
 
 /// A leg that was taken up.
@@ -104,6 +113,7 @@ impl<B: Backend> Lane<B> {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
                 jobs: VecDeque::new(),
+                job: None,
                 flights: VecDeque::new(),
                 serial: 0,
                 standing: Standing::Open,
@@ -181,6 +191,12 @@ impl<B: Backend> Lane<B> {
                 return Next::Close;
             }
             if let Some(job) = state.jobs.pop_front() {
+                let (_, origin) = B::describe(&job.model.model);
+                state.job = Some(Taking {
+                    name: origin.display().to_string(),
+                    done: job.done.clone(),
+                    watch: None,
+                });
                 return Next::Job(job);
             }
             let due = state.waiting.front().map(|work| work.start.not_before);
@@ -218,13 +234,26 @@ impl<B: Backend> Lane<B> {
         }
     }
 
-    /// Notes when the device is given a leg, and how long that may take.
-    pub(super) fn watch(&self, serial: u64, watch: Watch) {
+    /// Notes when the device is given a leg, and how long that may take; `None`: it has nothing
+    /// of it.
+    pub(super) fn watch(&self, serial: u64, watch: Option<Watch>) {
         let mut state = self.lock();
         let flight = state.flights.iter_mut();
         if let Some(flight) = flight.into_iter().find(|flight| flight.serial == serial) {
-            flight.watch = Some(watch);
+            flight.watch = watch;
         }
+    }
+
+    /// As [`watch`](Self::watch), of the model that is being made ready.
+    pub(super) fn watch_job(&self, watch: Option<Watch>) {
+        if let Some(job) = &mut self.lock().job {
+            job.watch = watch;
+        }
+    }
+
+    /// The model that was being made ready is, or it cannot be.
+    pub(super) fn end_job(&self) {
+        self.lock().job = None;
     }
 
     /// Notes what the device was given for a leg, for [`next_given`](Self::next_given).
@@ -295,23 +324,35 @@ impl<B: Backend> Lane<B> {
     /// What the device should have been done with by now.
     pub(super) fn overdue(&self, now: Timestamp) -> Option<String> {
         let state = self.lock();
-        let first = state.flights.front()?;
-        let (watch, started) = (first.watch?, first.started?);
-        let took = now.since(watch.since.max(started));
-        let start = &first.work.start;
-        (took > watch.limit).then(|| {
-            format!(
-                "{} of {} of {} with a {} has been running on {} of {} for {:.1} s, which may take \
-                 {:.1} s",
-                start.leg,
-                start.task,
-                start.model,
-                start.batch,
-                self.key.1,
-                self.key.0,
-                took.as_secs_f64(),
-                watch.limit.as_secs_f64()
-            )
+        let late = |since: Timestamp, limit: Nanos, what: &dyn Fn() -> String| {
+            let took = now.since(since);
+            (took > limit).then(|| {
+                format!(
+                    "{} on {} of {} for {:.1} s, which may take {:.1} s",
+                    what(),
+                    self.key.1,
+                    self.key.0,
+                    took.as_secs_f64(),
+                    limit.as_secs_f64()
+                )
+            })
+        };
+        let job = state.job.as_ref().and_then(|job| {
+            let watch = job.watch?;
+            late(watch.since, watch.limit, &|| {
+                format!("`{}`, which is being loaded, has been running", job.name)
+            })
+        });
+        job.or_else(|| {
+            let first = state.flights.front()?;
+            let (watch, started) = (first.watch?, first.started?);
+            let start = &first.work.start;
+            late(watch.since.max(started), watch.limit, &|| {
+                format!(
+                    "{} of {} of {} with a {} has been running",
+                    start.leg, start.task, start.model, start.batch
+                )
+            })
         })
     }
 
@@ -323,6 +364,12 @@ impl<B: Backend> Lane<B> {
             state.standing = Standing::Lost;
             // Whoever waits for a job hears of it by the end of its sender.
             state.jobs.clear();
+            // The thread that is at this one may never come back to send anything.
+            if let Some(job) = state.job.take() {
+                let detail = detail.to_owned();
+                // Whoever waited may have gone away.
+                let _ = job.done.send(Err(LoadCause::DeviceLost { detail }));
+            }
             (
                 std::mem::take(&mut state.flights),
                 std::mem::take(&mut state.waiting),

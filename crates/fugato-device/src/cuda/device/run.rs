@@ -5,7 +5,7 @@ use super::Core;
 use super::lane::{Taken, Watch};
 use super::model::{LaneKey, LoadedModel, Timed};
 use super::output::Leased;
-use super::session::{Batch, LaneSessions, Way};
+use super::session::{Batch, Capture, LaneSessions, Way};
 use super::slot::Hold;
 use crate::batch::{Column, Failed, all_faulty, divide, gather_failure};
 use crate::device::{LegWork, RunErrorKind, RunSplit, TaskOutputs};
@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the thread of a lane works with.
 pub(super) struct Tools<B: Backend> {
-    lane: LaneKey,
+    pub(super) lane: LaneKey,
     atoms: AtomSet,
     pub(super) compute: Arc<B::Stream>,
     /// Copies to the device and from it, each on a stream of its own: a copy that waits for a
@@ -152,8 +152,10 @@ impl<B: Backend> Tools<B> {
         let sessions = model.on_lane(self.lane);
         let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the leg starts: it may take seconds, which are no part of the model's latency.
-        let ready = model.make_ready((&core.backend, &self.compute), &mut sessions, leg);
+        let with = (&core.backend, &self.compute);
+        let ready = model.make_ready(with, &mut sessions, leg);
         ready.map_err(failed)?;
+        let first = model.first_turn(&core.backend, &sessions, leg);
         core.lane(self.lane).begin(*serial, &core.reporter());
         let begun = (core.clock)();
         let (mut flight, bytes_copied_in) = match flight {
@@ -176,9 +178,8 @@ impl<B: Backend> Tools<B> {
             Some(_) => None,
             None => {
                 let limit = core.hang.of(model.longest(timed));
-                let since = (core.clock)();
-                core.lane(self.lane).watch(*serial, Watch { since, limit });
-                let given = self.give(core, (model, &mut sessions), &order);
+                let with = (&mut *sessions, (*serial, limit), first);
+                let given = self.give_watched(core, model, with, &order);
                 let given = given.map_err(failed)?;
                 let count = match given.ran {
                     Way::AtOnce => Some(&core.legs_at_once),
@@ -211,6 +212,37 @@ impl<B: Backend> Tools<B> {
         })
     }
 
+    /// As [`give`](Self::give), watched whether it hangs, and once more where something was made
+    /// anew. Whoever has `first` has to, for the first run of a session.
+    fn give_watched(
+        &self,
+        core: &Core<B>,
+        model: &LoadedModel<B>,
+        (sessions, (serial, limit), mut first): (
+            &mut LaneSessions<B>,
+            (u64, Nanos),
+            Option<B::Turn>,
+        ),
+        order: &Order<'_, B>,
+    ) -> Result<Work<B>, Fault> {
+        let (backend, lane) = (&core.backend, core.lane(self.lane));
+        loop {
+            let since = (core.clock)();
+            lane.watch(serial, Some(Watch { since, limit }));
+            let given = self.give(core, (model, &mut *sessions), order);
+            drop(first);
+            let fault = match given {
+                Err(fault) if sessions.is_mendable() => fault,
+                given => return given,
+            };
+            // It takes seconds, in which the leg would be taken to hang.
+            lane.watch(serial, None);
+            tracing::debug!(%fault, "a leg is given to the device once more");
+            model.make_ready((backend, &self.compute), sessions, order.leg)?;
+            first = model.first_turn(backend, sessions, order.leg);
+        }
+    }
+
     /// Enqueues a leg's copies and run. Where that breaks off, waits for what was enqueued:
     /// others may have the buffers next.
     fn give(
@@ -237,7 +269,7 @@ impl<B: Backend> Tools<B> {
             }
             Err(fault) => {
                 let streams = [&self.copies_in, &self.compute, &self.copies_out];
-                let settled = streams.map(|stream| self.settle(backend, stream));
+                let settled = streams.map(|stream| self.settle(core, stream));
                 if let Some(worse) = settled.into_iter().find_map(Result::err) {
                     // As above: what may still be written to is not given back.
                     std::mem::forget(work);
@@ -317,9 +349,8 @@ impl<B: Backend> Tools<B> {
         let backend = &core.backend;
         let sessions = model.on_lane(self.lane);
         let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let with = (backend, &self.compute);
         for leg in 0..model.legs() {
-            model.make_ready(with, &mut sessions, leg)?;
+            model.make_ready((backend, &self.compute), &mut sessions, leg)?;
         }
         // All slots of one batch before the next batch: ONNX Runtime keeps a convolution's plan for
         // the shape that it ran last, and makes it anew for every other.
@@ -331,11 +362,11 @@ impl<B: Backend> Tools<B> {
                     .into_iter()
                     .flat_map(|capture| (0..model.legs()).map(move |leg| (leg, capture)))
                 {
-                    match model.run_in_turn(with, &mut sessions, leg, (&batch, capture)) {
-                        Ok(_) => {}
+                    match self.try_leg(core, (model, &mut *sessions), leg, (&batch, capture)) {
+                        Ok(()) => {}
                         Err(fault) if fault.kind == FaultKind::Other => {
                             tracing::debug!(%fault, leg, "a model refused to run over zeros");
-                            self.settle(backend, &self.compute)?;
+                            self.settle(core, &self.compute)?;
                             model.tell_all_in_turn(&fault);
                             return Ok(Readied::Refused(fault.detail));
                         }
@@ -344,14 +375,58 @@ impl<B: Backend> Tools<B> {
                 }
             }
         }
-        self.settle(backend, &self.compute)?;
-        self.put_side_by_side(backend, model, &mut sessions)?;
+        self.settle(core, &self.compute)?;
+        self.put_side_by_side(core, model, &mut sessions)?;
         Ok(Readied::Ran)
     }
 
+    /// Runs a leg in its one session, captured where it can be; once more where something was
+    /// made anew.
+    fn try_leg(
+        &self,
+        core: &Core<B>,
+        (model, sessions): (&LoadedModel<B>, &mut LaneSessions<B>),
+        leg: usize,
+        (batch, capture): (&Batch<'_, B>, bool),
+    ) -> Result<(), Fault> {
+        let with = (&core.backend, &self.compute);
+        loop {
+            let turn = match capture {
+                true => Some(core.backend.turn()),
+                false => model.first_turn(&core.backend, sessions, leg),
+            };
+            let how = match &turn {
+                Some(turn) if capture => Capture::Now(turn),
+                Some(_) | None => Capture::Not,
+            };
+            let ran = core.watched(self.lane, || {
+                model.run_in_turn(with, &mut *sessions, leg, (batch, how))
+            });
+            drop(turn);
+            match ran {
+                Ok(_) => return Ok(()),
+                Err(fault) if sessions.is_mendable() => {
+                    tracing::debug!(%fault, leg, "a leg is run once more");
+                    model.make_ready(with, sessions, leg)?;
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    /// Whether the lane's partition is the whole device.
+    pub(super) fn has_all(&self, core: &Core<B>) -> bool {
+        let partitions = core.spec.partitions.iter();
+        partitions.map(|part| part.atoms.count()).max() == Some(self.atoms.count())
+    }
+
     /// Waits for what was enqueued on a stream.
-    pub(super) fn settle(&self, backend: &B, stream: &Arc<B::Stream>) -> Result<(), Fault> {
-        super::session::settle((backend, stream))
+    pub(super) fn settle(&self, core: &Core<B>, stream: &Arc<B::Stream>) -> Result<(), Fault> {
+        core.watched(self.lane, || {
+            let event = core.backend.event()?;
+            core.backend.record(&event, stream)?;
+            core.backend.finish(&event)
+        })
     }
 }
 

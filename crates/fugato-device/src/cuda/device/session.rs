@@ -1,5 +1,10 @@
 //! A model's sessions on one lane, one for each part, and how a leg is run in them: by a
 //! graph where there is one for its slot and batch.
+//!
+//! **Invariant:** what runs a leg neither makes sessions nor drops any, which takes seconds and
+//! waits for others who do, nor waits for the [turn](Backend::turn): a device that hangs is told
+//! by how long a leg runs. A session that goes wrong is laid by, and
+//! [`make_ready`](LoadedModel::make_ready) replaces it.
 
 use super::super::backend::{
     Backend, Fault, FaultKind, GraphId, How, Place, Places, SessionOptions,
@@ -24,13 +29,21 @@ pub(super) struct LaneSessions<B: Backend> {
     /// By leg: its groups side by side, where they are.
     pub(super) at_once: Vec<Option<AtOnce<B>>>,
     parts: Vec<PartSession<B>>,
+    /// What went wrong as it ran, until it can be dropped.
+    dead: Vec<Box<dyn Send>>,
 }
 
 struct PartSession<B: Backend> {
     // Before the session, whose memory captured runs use.
     bound: HashMap<(SlotIndex, u32), Bound<B>>,
-    /// And whether its runs may be captured.
-    session: Option<(B::Session, bool)>,
+    session: Option<Made<B>>,
+}
+
+struct Made<B: Backend> {
+    session: B::Session,
+    /// Whether its runs may be captured.
+    graphs: bool,
+    has_run: bool,
 }
 
 struct Bound<B: Backend> {
@@ -50,6 +63,24 @@ pub(super) enum Way {
     Eager,
 }
 
+/// When the runs of a batch are captured into a graph of the runtime's.
+pub(super) enum Capture<'t, B: Backend> {
+    /// Not now.
+    Not,
+    /// Now, by whoever has the turn.
+    Now(&'t B::Turn),
+    /// When the batch has come a few times, unless that would have to wait.
+    WhenWorth,
+}
+
+impl<B: Backend> Clone for Capture<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Capture<'_, B> {}
+
 /// What a lane runs with.
 pub(super) type With<'a, B> = (&'a B, &'a Arc<<B as Backend>::Stream>);
 
@@ -64,14 +95,12 @@ impl<B: Backend> LoadedModel<B> {
     /// What a lane has of the model, which only that lane's thread uses.
     pub(super) fn on_lane(&self, lane: LaneKey) -> Arc<Mutex<LaneSessions<B>>> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let part = |_| PartSession {
-            bound: HashMap::new(),
-            session: None,
-        };
+        let part = |_| PartSession::default();
         let empty = || {
             Arc::new(Mutex::new(LaneSessions {
                 at_once: self.course.legs.iter().map(|_| None).collect(),
                 parts: self.course.parts.iter().map(part).collect(),
+                dead: Vec::new(),
             }))
         };
         Arc::clone(sessions.entry(lane).or_insert_with(empty))
@@ -84,6 +113,7 @@ impl<B: Backend> LoadedModel<B> {
         lane: &mut LaneSessions<B>,
         leg: usize,
     ) -> Result<(), Fault> {
+        lane.dead.clear();
         let mut parts = self.course.legs[leg].iter().flatten();
         parts.try_for_each(|&part| self.make_part_ready(with, &mut lane.parts[part], part))
     }
@@ -106,7 +136,7 @@ impl<B: Backend> LoadedModel<B> {
             backend.session((&self.model, file), &self.weights, stream, options)
         };
         let wanted = self.tuning.graphs && !self.eager[part].load(Ordering::Relaxed);
-        on_lane.session = Some(match make(wanted) {
+        let (session, graphs) = match make(wanted) {
             Ok(session) => (session, wanted),
             // Some models cannot be captured at all: those with control flow, say.
             Err(fault) if wanted && may_be_capture(&fault) => {
@@ -115,12 +145,36 @@ impl<B: Backend> LoadedModel<B> {
                 (session, false)
             }
             Err(fault) => return Err(fault),
+        };
+        on_lane.session = Some(Made {
+            session,
+            graphs,
+            has_run: false,
         });
         Ok(())
     }
 
+    /// The turn, where a leg is about to run a session for the first time, which has to have it.
+    pub(super) fn first_turn(
+        &self,
+        backend: &B,
+        lane: &LaneSessions<B>,
+        leg: usize,
+    ) -> Option<B::Turn> {
+        let mut parts = self.course.legs[leg].iter().flatten();
+        let is_new = |&part: &usize| {
+            let made = lane.parts[part].session.as_ref();
+            made.is_some_and(|made| !made.has_run)
+        };
+        parts.any(is_new).then(|| backend.turn())
+    }
+
     /// Enqueues a run of a leg over what is in a slot, its groups side by side where there is a
     /// graph of that.
+    ///
+    /// # Errors
+    /// Where it fails; [`LaneSessions::is_mendable`] says whether it may run after
+    /// [`make_ready`](Self::make_ready).
     pub(super) fn run_leg(
         &self,
         with: With<'_, B>,
@@ -131,16 +185,16 @@ impl<B: Backend> LoadedModel<B> {
         let at_once = lane.at_once[leg].as_ref();
         match at_once.and_then(|at_once| at_once.launch(with, (batch.index, batch.rows))) {
             Some(Ok(())) => return Ok(Way::AtOnce),
-            Some(Err(fault)) if fault.kind == FaultKind::Lost => return Err(fault),
             Some(Err(fault)) => {
-                // Others of its graphs may still be running.
-                settle(with)?;
-                lane.at_once[leg] = None;
-                self.tell_in_turn(leg, &fault);
+                if fault.kind != FaultKind::Lost {
+                    lane.dead.push(Box::new(lane.at_once[leg].take()));
+                    self.tell_in_turn(leg, &fault);
+                }
+                return Err(fault);
             }
             None => {}
         }
-        self.run_in_turn(with, lane, leg, (batch, false))
+        self.run_in_turn(with, lane, leg, (batch, Capture::WhenWorth))
     }
 
     /// Enqueues a run of a leg operator by operator, in its one session.
@@ -154,9 +208,7 @@ impl<B: Backend> LoadedModel<B> {
         let (backend, _) = with;
         let mut parts = self.course.legs[leg].iter().flatten();
         parts.try_for_each(|&part| {
-            let on_lane = &mut lane.parts[part];
-            self.make_part_ready(with, on_lane, part)?;
-            let (bound, _) = self.bound(backend, (part, on_lane), batch)?;
+            let (bound, _) = self.bound(backend, (part, &mut lane.parts[part]), batch)?;
             backend.run(&mut bound.binding, How::Eager)
         })
     }
@@ -176,19 +228,20 @@ impl<B: Backend> LoadedModel<B> {
     }
 
     /// Enqueues a run of a leg in its one session, by a graph of the runtime's where there is one
-    /// or, with `capture`, one that is captured now. Without, it is when the batch has come a few
-    /// times, unless that would have to wait.
+    /// or one is captured.
+    ///
+    /// # Errors
+    /// As [`run_leg`](Self::run_leg).
     pub(super) fn run_in_turn(
         &self,
         with: With<'_, B>,
         lane: &mut LaneSessions<B>,
         leg: usize,
-        (batch, capture): (&Batch<'_, B>, bool),
+        (batch, capture): (&Batch<'_, B>, Capture<'_, B>),
     ) -> Result<Way, Fault> {
         let mut parts = self.course.legs[leg].iter().flatten();
         parts.try_fold(Way::Captured, |ran, &part| {
-            let on_lane = &mut lane.parts[part];
-            match self.run_part(with, (part, on_lane), (batch, capture))? {
+            match self.run_part(with, (part, &mut *lane), (batch, capture))? {
                 true => Ok(ran),
                 false => Ok(Way::Eager),
             }
@@ -198,47 +251,46 @@ impl<B: Backend> LoadedModel<B> {
     /// As [`run_in_turn`](Self::run_in_turn), of a part; says whether it was by a graph.
     fn run_part(
         &self,
-        with: With<'_, B>,
-        (part, on_lane): (usize, &mut PartSession<B>),
-        (batch, capture): (&Batch<'_, B>, bool),
+        (backend, _): With<'_, B>,
+        (part, lane): (usize, &mut LaneSessions<B>),
+        (batch, capture): (&Batch<'_, B>, Capture<'_, B>),
     ) -> Result<bool, Fault> {
-        let (backend, _) = with;
-        self.make_part_ready(with, on_lane, part)?;
         let number = u32::from(batch.index.0) * (self.limits.max_batch + 1) + batch.rows;
         let graph = GraphId(number);
-        let (bound, graphs) = self.bound(backend, (part, on_lane), batch)?;
-        let eagerly = |bound: &mut Bound<B>| {
-            backend.run(&mut bound.binding, How::Eager)?;
-            Ok(false)
-        };
-        let failed = if !graphs {
-            return eagerly(bound);
-        } else if bound.is_captured {
-            backend.run(&mut bound.binding, How::Replay(graph)).err()
-        } else if bound.eager_runs < EAGER_RUNS && !capture {
-            bound.eager_runs += 1;
-            return eagerly(bound);
-        } else {
-            match backend.capture(&mut bound.binding, graph, capture) {
-                Ok(true) => {
-                    bound.is_captured = true;
-                    None
-                }
-                Ok(false) => return eagerly(bound),
-                Err(fault) => Some(fault),
+        let (bound, graphs) = self.bound(backend, (part, &mut lane.parts[part]), batch)?;
+        let is_worth = graphs && !bound.is_captured && bound.eager_runs >= EAGER_RUNS;
+        let own;
+        let turn = match capture {
+            Capture::Now(turn) => Some(turn),
+            Capture::WhenWorth if is_worth => {
+                own = backend.try_turn();
+                own.as_ref()
             }
+            Capture::WhenWorth | Capture::Not => None,
         };
-        match failed {
-            None => Ok(true),
-            Some(fault) if fault.kind == FaultKind::Lost => Err(fault),
-            Some(fault) => {
+        let ran = if graphs && bound.is_captured {
+            backend.run(&mut bound.binding, How::Replay(graph))
+        } else if graphs && let Some(turn) = turn {
+            backend.capture(turn, &mut bound.binding, graph)
+        } else {
+            bound.eager_runs = (bound.eager_runs + 1).min(EAGER_RUNS);
+            backend.run(&mut bound.binding, How::Eager)?;
+            lane.parts[part].note_run();
+            return Ok(false);
+        };
+        match ran {
+            Ok(()) => {
+                bound.is_captured = true;
+                lane.parts[part].note_run();
+                Ok(true)
+            }
+            Err(fault) if fault.kind == FaultKind::Lost => Err(fault),
+            Err(fault) => {
                 // Whatever a capture broke off has left is gone with its session.
-                on_lane.bound.clear();
-                on_lane.session = None;
+                lane.dead
+                    .push(Box::new(std::mem::take(&mut lane.parts[part])));
                 self.tell_eager(part, &fault);
-                self.make_part_ready(with, on_lane, part)?;
-                let (bound, _) = self.bound(backend, (part, on_lane), batch)?;
-                eagerly(bound)
+                Err(fault)
             }
         }
     }
@@ -250,17 +302,17 @@ impl<B: Backend> LoadedModel<B> {
         (part, on_lane): (usize, &'l mut PartSession<B>),
         batch: &Batch<'_, B>,
     ) -> Result<(&'l mut Bound<B>, bool), Fault> {
-        let session = on_lane.session.as_ref();
-        let (session, graphs) = session.ok_or_else(|| Fault::other("the lane has no session"))?;
+        let made = on_lane.session.as_ref();
+        let made = made.ok_or_else(|| Fault::other("the lane has no session"))?;
         let bound = match on_lane.bound.entry((batch.index, batch.rows)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(vacant) => vacant.insert(Bound {
-                binding: backend.bind(session, &self.places(part, batch)?)?,
+                binding: backend.bind(&made.session, &self.places(part, batch)?)?,
                 eager_runs: 0,
                 is_captured: false,
             }),
         };
-        Ok((bound, *graphs))
+        Ok((bound, made.graphs))
     }
 
     /// Where a part finds what it reads in a slot, and puts what it gives.
@@ -326,11 +378,28 @@ impl<B: Backend> LoadedModel<B> {
     }
 }
 
-/// Waits for what was enqueued on a stream.
-pub(super) fn settle<B: Backend>((backend, stream): With<'_, B>) -> Result<(), Fault> {
-    let event = backend.event()?;
-    backend.record(&event, stream)?;
-    backend.finish(&event)
+impl<B: Backend> PartSession<B> {
+    fn note_run(&mut self) {
+        if let Some(made) = &mut self.session {
+            made.has_run = true;
+        }
+    }
+}
+
+impl<B: Backend> Default for PartSession<B> {
+    fn default() -> Self {
+        Self {
+            bound: HashMap::new(),
+            session: None,
+        }
+    }
+}
+
+impl<B: Backend> LaneSessions<B> {
+    /// Whether something went wrong that [`LoadedModel::make_ready`] replaces.
+    pub(super) fn is_mendable(&self) -> bool {
+        !self.dead.is_empty()
+    }
 }
 
 /// Whether a session may come about once its runs need not be captured.

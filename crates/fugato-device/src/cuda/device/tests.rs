@@ -27,8 +27,21 @@ const HANG: HangLimit = HangLimit {
 };
 const LANES: [LaneClass; 2] = [LaneClass::Normal; 2];
 
+/// Has a test that fails not wait for what it holds.
+struct Freed(Fake);
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lose();
+        }
+    }
+}
+
 /// A device with two lanes in each partition, what it reports, and the host's time.
 struct Rig {
+    // Dropped before the device, which waits for the end of what it was given.
+    _freed: Freed,
     fake: Fake,
     device: GpuDevice<Fake>,
     events: Receiver<DeviceEvent>,
@@ -64,6 +77,7 @@ impl Rig {
             side_by_side,
         });
         Self {
+            _freed: Freed(fake.clone()),
             fake,
             device,
             events,
@@ -286,6 +300,16 @@ fn making_a_session_is_no_part_of_a_leg() {
         ended - started < Nanos::from_millis(1),
         "{started} to {ended}"
     );
+}
+
+#[test]
+#[should_panic(expected = "and it ends")]
+fn a_test_that_fails_while_runs_are_held_ends() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    rig.fake.hold(AtomSet::range(0, 16));
+    rig.device.start(one(0));
+    rig.fake.until_logged("given: m.onnx x1 replayed", 1);
+    panic!("and it ends");
 }
 
 #[test]

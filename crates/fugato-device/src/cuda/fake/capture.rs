@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 pub(super) struct InFlight {
     runs: usize,
     stream: usize,
-    /// The rows that the session ran last by itself.
+    /// The rows that the session ran last by itself; none before it ran.
     rows: i64,
 }
 
@@ -127,10 +127,10 @@ fn computation(binding: &FakeBinding, recorded: bool) -> impl Fn() + Send + Sync
         let content = input.content()[input.range.clone()].to_vec();
         (input.name.clone(), content)
     };
-    let spoils = if recorded {
-        part.model.0.spoils
-    } else {
-        Spoils::Nothing
+    let spoils = part.model.0.spoils;
+    let spoils = match recorded || matches!(spoils, Spoils::Part(_)) {
+        true => spoils,
+        false => Spoils::Nothing,
     };
     let frozen: Option<BTreeMap<_, _>> =
         (spoils == Spoils::Inputs).then(|| inputs.iter().map(read).collect());
@@ -145,8 +145,16 @@ fn computation(binding: &FakeBinding, recorded: bool) -> impl Fn() + Send + Sync
             Spoils::Outputs => true,
             Spoils::Group(name) => part.name().ends_with(&format!(":{name}")),
             Spoils::OtherBatches => lock(&in_flight).rows != rows,
-            Spoils::Nothing | Spoils::Inputs | Spoils::Order => false,
+            Spoils::Nothing | Spoils::Inputs | Spoils::Order | Spoils::Part(_) => false,
         };
+        let is_wrong = matches!(
+            spoils,
+            Spoils::Part(name) if part.name().ends_with(&format!(":{name}"))
+        );
+        if is_wrong {
+            let given = tensors.values_mut().flatten();
+            given.for_each(|byte| *byte = byte.wrapping_add(100));
+        }
         for output in outputs.iter().filter(|_| !is_kept_back) {
             output.content()[output.range.clone()].copy_from_slice(&tensors[&output.name]);
         }
@@ -154,7 +162,7 @@ fn computation(binding: &FakeBinding, recorded: bool) -> impl Fn() + Send + Sync
 }
 
 impl Fake {
-    /// Has captured graphs consist of this besides.
+    /// Has captured graphs consist of this besides: kernels of another partition, say.
     pub(in super::super) fn captures_hold(&self, nodes: GraphNodes) {
         self.lock().captures_hold = nodes;
     }
@@ -177,6 +185,10 @@ impl Fake {
         let mut in_flight = lock(&binding.in_flight);
         let runs = in_flight.runs;
         assert_eq!(runs, 0, "a session runs while a graph that it is in does");
+        assert!(
+            in_flight.rows > 0 || state.turn == Some(std::thread::current().id()),
+            "the first run of a session takes the turn"
+        );
         in_flight.rows = binding.rows;
         drop(in_flight);
         let text = format!("{} x{} {how}", binding.part.name(), binding.rows);
@@ -252,7 +264,7 @@ impl Fake {
         Ok(FakeCaptured {
             from,
             holds: GraphNodes {
-                kernels: capture.nodes.len(),
+                kernels: capture.nodes.len() + state.captures_hold.kernels,
                 kernels_of_partition: capture.nodes.len(),
                 ..state.captures_hold
             },

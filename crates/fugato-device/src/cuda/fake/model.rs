@@ -51,6 +51,8 @@ pub(in super::super) enum Spoils {
     Order,
     /// It writes nothing once its sessions have run other batches.
     OtherBatches,
+    /// A part that gives only this gives something else, by itself too.
+    Part(&'static str),
 }
 
 /// An operator: what it gives, and what it reads.

@@ -1,73 +1,139 @@
-//! What groups answer by themselves and in a graph, and whether it is the same.
+//! Whether a graph answers as its groups do by themselves, and about as the leg's one session.
+//!
+//! The graph answers first, so that nothing has to be kept of what groups answered before its
+//! capture and others': one leg of one slot and batch is in memory at a time.
 
-use super::super::super::backend::{Backend, Fault, How, Place};
-use super::super::answers::{Filling, apart};
+use super::super::super::backend::{Backend, Fault, Place};
+use super::super::Core;
+use super::super::answers::{Filling, apart, blank, far_apart};
 use super::super::model::LoadedModel;
 use super::super::run::Tools;
-use super::super::session::Batch;
+use super::super::session::{Batch, LaneSessions};
 use super::{Answers, AtOnce, refused};
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
+/// The inputs that graphs are tried with. Captures are over the first.
+const FILLINGS: [Filling; 2] = [Filling::First, Filling::Second];
+
 impl<B: Backend> Tools<B> {
-    /// What the groups of a leg answer by themselves, over what lies in the slot.
-    pub(super) fn answers(
+    /// Has the graphs of all legs answer, each with its groups and the leg's one session after it,
+    /// and holds the answers against each other. A leg whose graph answers otherwise does without.
+    pub(super) fn try_graphs(
         &self,
-        backend: &B,
+        core: &Core<B>,
+        (model, lane): (&LoadedModel<B>, &mut LaneSessions<B>),
+        batch: &Batch<'_, B>,
+    ) -> Result<(), Fault> {
+        let mut seen = vec![None; model.legs()];
+        for filling in FILLINGS {
+            if lane.at_once.iter().all(Option::is_none) {
+                return Ok(());
+            }
+            self.fill(core, model, filling, Some(batch))?;
+            for (leg, seen) in seen.iter_mut().enumerate() {
+                let at_once = lane.at_once[leg].as_mut();
+                let answers = at_once
+                    .map(|at_once| self.compare_with_groups(core, (model, at_once), (leg, batch)));
+                self.pass_on(core, (model, &mut *lane), leg, batch)?;
+                let Some(answers) = answers else { continue };
+                let tried = answers.and_then(|answers| {
+                    self.compare_with_one(core, model, (leg, batch), &answers)?;
+                    match seen.replace(digest(&answers)) {
+                        Some(before) if Some(before) == *seen => Err(indifferent()),
+                        Some(_) | None => Ok(()),
+                    }
+                });
+                if let Err(fault) = tried {
+                    self.in_turn(core, (model, &mut *lane), leg, fault)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a graph answers over what lies in the slot, held against what its groups answer then
+    /// by themselves.
+    fn compare_with_groups(
+        &self,
+        core: &Core<B>,
         (model, at_once): (&LoadedModel<B>, &mut AtOnce<B>),
         (leg, batch): (usize, &Batch<'_, B>),
     ) -> Result<Answers, Fault> {
-        let forks = at_once.forks(backend)?;
-        at_once.enqueue(backend, (&forks, (batch.index, batch.rows)), How::Eager)?;
-        self.settle(backend, at_once.trunk()?)?;
-        let places = outputs(model, &model.course.legs[leg].concat(), batch)?;
-        let answers = places.iter().map(|place| self.read(backend, place));
-        answers.collect()
-    }
-
-    /// Holds what a graph answers against what its groups did, over what lies in the slot.
-    pub(super) fn compare(
-        &self,
-        backend: &B,
-        (model, at_once): (&LoadedModel<B>, &AtOnce<B>),
-        (leg, batch): (usize, &Batch<'_, B>),
-        expected: &Answers,
-    ) -> Result<(), Fault> {
         let groups = at_once.stages.iter().flatten().map(|group| group.part);
-        self.spoil(
-            backend,
-            &outputs(model, &groups.collect::<Vec<_>>(), batch)?,
-        )?;
+        self.spoil(core, &outputs(model, &groups.collect::<Vec<_>>(), batch)?)?;
         let places = outputs(model, &model.course.legs[leg].concat(), batch)?;
-        for (place, expected) in places.iter().zip(expected) {
-            let spoilt: Vec<u8> = expected.iter().map(|byte| !byte).collect();
-            backend.write(&spoilt, (place.memory, place.offset), &self.compute)?;
+        for place in &places {
+            let blank = blank(place.element, place.bytes);
+            self.write(core, &blank, (place.memory, place.offset))?;
         }
-        match at_once.launch((backend, &self.compute), (batch.index, batch.rows)) {
+        let with = (&core.backend, &self.compute);
+        match at_once.launch(with, (batch.index, batch.rows)) {
             Some(launched) => launched?,
             None => return Err(Fault::other("there is no such graph")),
         }
-        self.settle(backend, &self.compute)?;
-        for (place, expected) in places.iter().zip(expected) {
-            let found = self.read(backend, place)?;
-            apart(place.element, &found, expected).map_err(|apart| {
+        self.settle(core, &self.compute)?;
+        let found = places.iter().map(|place| self.read(core, place));
+        let found: Answers = found.collect::<Result<_, _>>()?;
+        self.run_groups(core, at_once, batch)?;
+        for (place, found) in places.iter().zip(&found) {
+            let name = place.name.to_string_lossy();
+            let expected = self.read(core, place)?;
+            apart(place.element, found, &expected)
+                .map_err(|apart| refused(format!("its graph gives another `{name}`: {apart}")))?;
+            let blank = blank(place.element, place.bytes);
+            if !expected.is_empty() && apart(place.element, &blank, &expected).is_ok() {
+                let why = "which shows nothing of its graph";
+                return Err(refused(format!("`{name}` is what was there before, {why}")));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Holds what a graph answered against what the leg's one session did just now.
+    fn compare_with_one(
+        &self,
+        core: &Core<B>,
+        model: &LoadedModel<B>,
+        (leg, batch): (usize, &Batch<'_, B>),
+        answers: &Answers,
+    ) -> Result<(), Fault> {
+        let places = outputs(model, &model.course.legs[leg].concat(), batch)?;
+        for (place, found) in places.iter().zip(answers) {
+            let expected = self.read(core, place)?;
+            far_apart(place.element, found, &expected).map_err(|apart| {
                 let name = place.name.to_string_lossy();
-                refused(format!("its graph gives another `{name}`: {apart}"))
+                refused(format!(
+                    "its groups give another `{name}` than the leg in one piece: {apart}"
+                ))
             })?;
         }
         Ok(())
     }
 
-    fn read(&self, backend: &B, place: &Place<'_, B::Memory>) -> Result<Vec<u8>, Fault> {
-        backend.read((place.memory, place.offset), place.bytes, &self.compute)
+    fn read(&self, core: &Core<B>, place: &Place<'_, B::Memory>) -> Result<Vec<u8>, Fault> {
+        self.read_at(core, (place.memory, place.offset), place.bytes)
+    }
+
+    fn read_at(
+        &self,
+        core: &Core<B>,
+        from: (&B::Memory, usize),
+        bytes: usize,
+    ) -> Result<Vec<u8>, Fault> {
+        core.watched(self.lane, || core.backend.read(from, bytes, &self.compute))
+    }
+
+    fn write(&self, core: &Core<B>, bytes: &[u8], to: (&B::Memory, usize)) -> Result<(), Fault> {
+        core.watched(self.lane, || core.backend.write(bytes, to, &self.compute))
     }
 
     /// Turns every bit in places round, once where they lie over each other.
-    fn spoil(&self, backend: &B, places: &[Place<'_, B::Memory>]) -> Result<(), Fault> {
+    fn spoil(&self, core: &Core<B>, places: &[Place<'_, B::Memory>]) -> Result<(), Fault> {
         for (memory, at) in united(places) {
-            let found = backend.read((memory, at.start), at.len(), &self.compute)?;
+            let found = self.read_at(core, (memory, at.start), at.len())?;
             let spoilt: Vec<u8> = found.iter().map(|byte| !byte).collect();
-            backend.write(&spoilt, (memory, at.start), &self.compute)?;
+            self.write(core, &spoilt, (memory, at.start))?;
         }
         Ok(())
     }
@@ -76,7 +142,7 @@ impl<B: Backend> Tools<B> {
     /// memory of all slots.
     pub(super) fn fill(
         &self,
-        backend: &B,
+        core: &Core<B>,
         model: &LoadedModel<B>,
         filling: Filling,
         batch: Option<&Batch<'_, B>>,
@@ -96,9 +162,22 @@ impl<B: Backend> Tools<B> {
             }
         }
         let Some(batch) = batch else { return Ok(()) };
-        self.upload(backend, model, batch, &self.compute)?;
-        self.settle(backend, &self.compute)
+        self.upload(&core.backend, model, batch, &self.compute)?;
+        self.settle(core, &self.compute)
     }
+}
+
+/// What tells answers apart to the bit.
+fn digest(answers: &Answers) -> blake3::Hash {
+    let mut digest = blake3::Hasher::new();
+    for answer in answers {
+        digest.update(answer);
+    }
+    digest.finalize()
+}
+
+fn indifferent() -> Fault {
+    refused("it answers two inputs alike, which shows nothing of its graph".to_owned())
 }
 
 /// Where parts put what they give.

@@ -3,6 +3,7 @@
 
 use super::super::super::fake::{Spoils, graph};
 use super::super::super::graph::GraphNodes;
+use super::super::at_once::CAPTURES;
 use super::*;
 use crate::device::GpuTuning;
 use fugato_core::OperatorIndex;
@@ -271,14 +272,103 @@ fn a_graph_that_goes_wrong_once_its_sessions_run_again_never_serves() {
 }
 
 #[test]
-fn a_capture_that_takes_memory_is_made_again_and_refused_if_it_does_so_twice() {
-    for (captures, at_once) in [(1, 1), (2, 0)] {
+fn a_capture_that_takes_memory_is_made_again_and_refused_if_it_goes_on() {
+    for (captures, at_once) in [(1, 1), (CAPTURES - 1, 1), (CAPTURES, 0)] {
         let rig = rig();
         rig.fake.captures_take(captures, 1);
         let loaded = rig.load_cut(0, wide(), Some(one_leg())).unwrap();
         assert_eq!(loaded.legs_at_once, at_once, "{captures}");
         assert_answers_throughout(&rig, 1);
     }
+}
+
+#[test]
+fn what_others_take_while_a_capture_waits_for_its_turn_is_not_held_against_it() {
+    let rig = rig();
+    rig.fake.turns_take(1_000, 1);
+    let loaded = rig.load_cut(0, wide(), Some(one_leg())).unwrap();
+    assert_eq!(loaded.legs_at_once, 1);
+    // Each was made once.
+    assert_eq!(lines(&rig, "captured: "), 6);
+}
+
+#[test]
+fn kernels_on_others_multiprocessors_are_refused() {
+    let nodes = GraphNodes {
+        kernels: 1,
+        ..GraphNodes::default()
+    };
+    let rig = rig();
+    rig.fake.captures_hold(nodes);
+    let half = rig.partition(AtomSet::range(0, 8));
+    let facts = FakeModel(Arc::new(wide()));
+    let mut options = LoadOptions {
+        max_batch: 4,
+        cuts: Some(one_leg()),
+        warm: vec![half],
+        ..LoadOptions::default()
+    };
+    let loaded = rig.device.load(ModelId(0), &facts, &options).unwrap();
+    assert_eq!((loaded.legs, loaded.legs_at_once), (1, 0));
+    let work = in_partition(leg(0, items(2, 9)), half, 0);
+    assert_wide(&rig.run(work).unwrap(), 2, 9);
+    assert_eq!(rig.device.metrics().legs_at_once, 0);
+    // The whole device is nobody else's.
+    options.warm = vec![PartitionId(0)];
+    let loaded = rig.device.load(ModelId(1), &facts, &options).unwrap();
+    assert_eq!(loaded.legs_at_once, 1);
+}
+
+#[test]
+fn groups_that_answer_otherwise_than_the_leg_in_one_piece_never_serve() {
+    let rig = rig();
+    let facts = FakeFacts {
+        spoils: Spoils::Part("e"),
+        ..wide()
+    };
+    assert_in_turn(&rig, facts, one_leg());
+    assert!(lines(&rig, "ran: at once") > 0, "it was tried");
+}
+
+#[test]
+fn a_device_that_hangs_as_graphs_are_tried_is_lost() {
+    let rig = rig();
+    let (fake, made) = (rig.fake.clone(), AtomicU64::new(0));
+    // The leg's one session, then those of its groups.
+    rig.fake.meanwhile(move || {
+        if made.fetch_add(1, Ordering::SeqCst) == 7 {
+            fake.hold(AtomSet::range(0, 16));
+        }
+    });
+    std::thread::scope(|scope| {
+        let device = &rig.device;
+        let loading = scope.spawn(move || {
+            let options = LoadOptions {
+                max_batch: 4,
+                cuts: Some(one_leg()),
+                ..LoadOptions::default()
+            };
+            device.load(ModelId(0), &FakeModel(Arc::new(wide())), &options)
+        });
+        rig.fake.until_logged("given: wide.onnx:c x1 eager", 1);
+        let detail = faults::until_it_hangs(&rig);
+        assert!(detail.contains("which is being loaded"), "{detail}");
+        let error = loading.join().unwrap().unwrap_err();
+        assert!(error.report().contains("it hangs"), "{}", error.report());
+    });
+}
+
+#[test]
+fn giving_a_graph_up_is_no_hang() {
+    let rig = rig();
+    rig.load_cut(0, wide(), Some(one_leg())).unwrap();
+    rig.fake.slow_sessions(&rig.time, HANG.least.times(3));
+    let core = Arc::clone(&rig.device.core);
+    rig.fake.meanwhile(move || core.look());
+    rig.fake
+        .fail("launch", FaultKind::Other, "the graph is gone");
+    assert_wide(&rig.run(leg(0, items(2, 9))).unwrap(), 2, 9);
+    assert!(rig.events.try_recv().is_err());
 }
 
 #[test]

@@ -206,3 +206,70 @@ fn how_long_a_run_may_take_grows_with_how_long_it_takes() {
         DeviceEvent::Finished { result: Ok(_), .. }
     ));
 }
+
+/// Passes time until the device is taken to hang; what it said.
+pub(super) fn until_it_hangs(rig: &Rig) -> String {
+    let patience = std::time::Instant::now() + Duration::from_secs(120);
+    loop {
+        rig.pass(HANG.least);
+        rig.device.core().look();
+        match rig.events.try_recv() {
+            Ok(DeviceEvent::Lost { detail, .. }) => return detail,
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => std::thread::yield_now(),
+        }
+        assert!(std::time::Instant::now() < patience, "nobody looks");
+    }
+}
+
+#[test]
+fn a_device_that_hangs_as_a_model_is_loaded_is_lost() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    rig.fake.hold(AtomSet::range(0, 16));
+    std::thread::scope(|scope| {
+        let device = &rig.device;
+        let loading = scope.spawn(move || {
+            let facts = FakeModel(Arc::new(model("n", 4)));
+            device.load(ModelId(1), &facts, &LoadOptions::default())
+        });
+        let detail = until_it_hangs(&rig);
+        assert!(
+            detail.contains("`n.onnx`, which is being loaded"),
+            "{detail}"
+        );
+        // Its lane's thread waits for ever, and whoever wants the model does not.
+        let error = loading.join().unwrap().unwrap_err();
+        assert!(error.report().contains("it hangs"), "{}", error.report());
+    });
+}
+
+#[test]
+fn a_session_that_is_made_anew_is_no_hang() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    rig.fake.slow_sessions(&rig.time, HANG.least.times(3));
+    let core = Arc::clone(&rig.device.core);
+    rig.fake.meanwhile(move || core.look());
+    rig.fake
+        .fail("replay", FaultKind::Capture, "the graph is gone");
+    let outputs = rig.run(one(0)).unwrap();
+    assert_answers(&outputs, &[(1, 7)]);
+    assert!(rig.events.try_recv().is_err());
+}
+
+#[test]
+fn a_first_run_waits_for_its_turn_and_that_is_no_hang() {
+    let rig = Rig::with(vec![model("m", 4)]);
+    let half = rig.partition(AtomSet::range(0, 8));
+    rig.fake.busy(true);
+    rig.device.start(in_partition(one(0), half, 0));
+    rig.fake.until_logged("session: m.onnx", 2);
+    rig.pass(HANG.least.times(3));
+    rig.device.core().look();
+    assert!(rig.events.try_recv().is_err(), "it has not even started");
+    rig.fake.busy(false);
+    assert!(matches!(rig.event(), DeviceEvent::Started { .. }));
+    assert!(matches!(
+        rig.event(),
+        DeviceEvent::Finished { result: Ok(_), .. }
+    ));
+}
