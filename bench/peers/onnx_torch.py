@@ -28,8 +28,8 @@ UNARY = {
 }  # fmt: skip
 # Of the operators that this reader knows, those that the conversion leaves in 32 bits.
 LEFT_ALONE = {"Cast"}
-# The largest and the least number of 16 bits.
-LARGEST, LEAST = 65504.0, 2.0**-24
+# Where weights beyond the range of 16 bits are put, and the least number in it.
+FAR, LEAST = 1e4, 2.0**-24
 
 
 def load(path, precision="fp32"):
@@ -125,7 +125,7 @@ def half_of(array):
     """A weight in 16 bits: within their range, and zero only where it was zero."""
     with numpy.errstate(over="ignore"):
         near = array.astype(numpy.float16)
-    near = numpy.where(numpy.isinf(near) & numpy.isfinite(array), numpy.copysign(LARGEST, array), near)
+    near = numpy.where(numpy.isinf(near) & numpy.isfinite(array), numpy.copysign(FAR, array), near)
     return numpy.where((near == 0) & (array != 0), numpy.copysign(LEAST, array), near).astype(numpy.float16)
 
 

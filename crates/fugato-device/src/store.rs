@@ -244,7 +244,8 @@ impl ModelStore {
             tracing::warn!(
                 model = %path.display(),
                 constants = clipped,
-                "numbers of the model are beyond the range of half precision and were put to its end"
+                "numbers of the model are beyond the range of half precision and were put to 10000 or \
+                 -10000"
             );
         }
         let source = Source {

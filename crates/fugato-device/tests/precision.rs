@@ -169,8 +169,32 @@ fn numbers_out_of_range_are_clipped_and_counted() {
     rig.load(1, &half, 1);
     let ones = common::raw(&[1, 4], common::f32_bytes(&[0.5; 4]));
     let found = rig.run(1, vec![request(1, vec![ones])]).unwrap();
-    let expected = [32_752.0, -32_752.0, f32::NEG_INFINITY, 2.0];
+    let expected = [5_000.0, -5_000.0, f32::NEG_INFINITY, 2.0];
     assert_eq!(as_f32(&found[0][0]), expected);
+}
+
+#[test]
+fn masks_that_are_added_stay_finite() {
+    let masked = model(
+        vec![
+            node("Mul", &["x", "causal"], &["c"]),
+            node("Mul", &["x", "padding"], &["p"]),
+            node("Add", &["c", "p"], &["y"]),
+        ],
+        vec![batched("x", DataType::Float, &[4])],
+        vec![batched("y", DataType::Float, &[4])],
+        vec![
+            TensorProto::from_f32s("causal", &[4], &[0.0, -1e9, 0.0, f32::MIN]),
+            TensorProto::from_f32s("padding", &[4], &[0.0, 0.0, -1e9, f32::MIN]),
+        ],
+    );
+    let bench = Bench::new();
+    let half = halved(&bench, &masked);
+    let rig = Rig::new();
+    rig.load(1, &half, 1);
+    let ones = common::raw(&[1, 4], common::f32_bytes(&[1.0; 4]));
+    let found = rig.run(1, vec![request(1, vec![ones])]).unwrap();
+    assert_eq!(as_f32(&found[0][0]), [0.0, -1e4, -1e4, -2e4]);
 }
 
 #[test]

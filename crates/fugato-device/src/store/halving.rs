@@ -22,7 +22,7 @@ pub(super) fn hash_in(precision: Precision, content: &str) -> String {
     match precision {
         Precision::Fp32 => content.to_owned(),
         Precision::Fp16 => {
-            let of = format!("fp16 1\n{content}");
+            let of = format!("fp16 2\n{content}");
             blake3::hash(of.as_bytes()).to_hex().to_string()
         }
     }
@@ -55,9 +55,14 @@ pub enum HalfError {
 pub(super) struct Halved {
     /// Its weights within it.
     pub(super) model: ModelProto,
-    /// Constants that were beyond the range of half precision, and are at its end.
+    /// Constants that were beyond the range of half precision, and are at [`FAR`].
     pub(super) clipped: usize,
 }
+
+/// Where constants beyond the range of half precision are put, below zero or above it. They are
+/// masks, of which several may be added and must stay finite. Source: `max_finite_val` of
+/// `onnxconverter-common`, which puts all there that is farther; what is in the range stays here.
+const FAR: f32 = 1e4;
 
 /// What a tensor is called in half precision.
 const SUFFIX: &str = ":half";
@@ -263,7 +268,8 @@ impl Halver {
                         .node
                         .push(cast(&half_name(name), name, DataType::Float));
                 } else if !is_half && self.needed_half.contains(name) {
-                    graph.node.push(to_half(name));
+                    let constant = half_constant(node, &mut clipped)?;
+                    graph.node.push(constant.unwrap_or_else(|| to_half(name)));
                 }
             }
         }
@@ -345,7 +351,30 @@ fn cast(from: &str, to: &str, wanted: DataType) -> NodeProto {
     NodeProto::new(&name, "Cast", &[from], &[to]).with([AttributeProto::int("to", wanted as i64)])
 }
 
-/// A weight in half precision. Counts values beyond its range, which are put to the end of it;
+/// An operator that gives a constant, giving it in half precision; `None` for any other.
+fn half_constant(node: &NodeProto, clipped: &mut usize) -> Result<Option<NodeProto>, TensorError> {
+    let is_constant = matches!(node.domain(), "" | "ai.onnx")
+        && matches!(node.op_type(), "Constant" | "ConstantOfShape");
+    let value = node.attribute.iter().find_map(|one| {
+        let tensor = one.t.as_ref().filter(|_| one.name() == "value")?;
+        Some((one, tensor))
+    });
+    let Some((attribute, tensor)) = value.filter(|_| is_constant) else {
+        return Ok(None);
+    };
+    let attribute = AttributeProto {
+        t: Some(half_of(tensor, clipped)?),
+        ..attribute.clone()
+    };
+    Ok(Some(NodeProto {
+        name: Some(half_name(node.name())),
+        output: node.output.iter().map(|name| half_name(name)).collect(),
+        attribute: vec![attribute],
+        ..node.clone()
+    }))
+}
+
+/// A weight in half precision. Counts values beyond its range, which are put to [`FAR`];
 /// infinities stay. What is too small to be told from zero is made the least that is not: a
 /// denominator stays one.
 fn half_of(tensor: &TensorProto, clipped: &mut usize) -> Result<TensorProto, TensorError> {
@@ -353,7 +382,7 @@ fn half_of(tensor: &TensorProto, clipped: &mut usize) -> Result<TensorProto, Ten
         let near = f16::from_f32(value);
         if near.is_infinite() && value.is_finite() {
             *clipped += 1;
-            return if value > 0.0 { f16::MAX } else { f16::MIN };
+            return f16::from_f32(FAR.copysign(value));
         }
         match near.to_f32() == 0.0 && value != 0.0 {
             true => f16::MIN_POSITIVE_SUBNORMAL.copysign(near),
@@ -407,14 +436,39 @@ mod tests {
         let expected = [
             1.0,
             f16::from_f32(-0.1).to_f32(),
-            65_504.0,
-            -65_504.0,
+            1e4,
+            -1e4,
             65_504.0,
             f32::NEG_INFINITY,
             least,
             0.0,
         ];
         assert_eq!(values, expected);
+    }
+
+    #[test]
+    fn constants_that_are_operators_keep_to_the_range_of_halves() {
+        let value = |tensor| AttributeProto {
+            name: Some("value".to_owned()),
+            t: Some(tensor),
+            ..AttributeProto::default()
+        };
+        let masks = TensorProto::from_f32s("v", &[1], &[-1e9]);
+        for op in ["Constant", "ConstantOfShape"] {
+            let node = NodeProto::new("c", op, &["shape"], &["y"]).with([value(masks.clone())]);
+            let mut clipped = 0;
+            let half = half_constant(&node, &mut clipped).unwrap().unwrap();
+            assert_eq!((half.output, clipped), (vec!["y:half".to_owned()], 1));
+            assert_eq!(half.input, ["shape"]);
+            let tensor = half.attribute[0].t.as_ref().unwrap();
+            assert_eq!(tensor.element_type().unwrap(), DataType::Float16);
+            assert_eq!(
+                tensor.to_bytes().unwrap()[..],
+                f16::from_f32(-1e4).to_le_bytes()
+            );
+        }
+        let other = NodeProto::new("c", "Range", &["a", "b", "c"], &["y"]);
+        assert!(half_constant(&other, &mut 0).unwrap().is_none());
     }
 
     #[test]
