@@ -110,11 +110,27 @@ impl Checked {
         self.obstacle().is_none()
     }
 
+    /// Keeps it in a model store, and says what `plan_lanes` at `auto` comes to there, as the
+    /// server decides that.
+    ///
+    /// # Errors
+    /// Where the store cannot be written.
+    pub fn settle(&self, store: &Path) -> io::Result<String> {
+        let path = self.keep(store)?;
+        let path = path.display();
+        let Decision { on, why } = decide(PlanLanes::Auto, &self.machine, Some(store));
+        let auto = "run side by side with `plan_lanes` at `auto`";
+        Ok(match on {
+            true => format!("Groups of plans {auto}: {path}"),
+            false => format!("Groups of plans do not {auto}, since {why}: {path}"),
+        })
+    }
+
     /// Keeps it in a model store, in place of what was found before; answers where.
     ///
     /// # Errors
     /// Where the store cannot be written.
-    pub fn keep(&self, store: &Path) -> io::Result<PathBuf> {
+    fn keep(&self, store: &Path) -> io::Result<PathBuf> {
         std::fs::create_dir_all(store)?;
         let path = self.machine.file(store);
         let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
@@ -192,9 +208,9 @@ fn look(machine: &Machine, store: Option<&Path>) -> Result<(), String> {
     ] {
         match (then, now) {
             (Some(then), Some(now)) => differs(what, then, now)?,
-            (_, None) => return Err(format!("which {what} this is cannot be told: untried")),
             // A part that fails does so whatever else it was.
-            (None, Some(_)) if !checked.holds() => {}
+            (None, _) if !checked.holds() => {}
+            (_, None) => return Err(format!("which {what} this is cannot be told: untried")),
             (None, Some(_)) => {
                 return Err(format!(
                     "`fugato gpu-check` could not tell its {what}: untried"
@@ -331,6 +347,53 @@ mod tests {
         std::fs::write(&path, "{}").expect("it can be written");
         assert!(why(&machine()).contains("is not what was written"));
         assert!(!decide(PlanLanes::Auto, &machine(), None).on);
+    }
+
+    #[test]
+    fn the_check_says_what_the_server_then_decides() {
+        let store = tempfile::tempdir().expect("a folder");
+        let told = |machine: &Machine, reports: &[Report]| {
+            let checked = Checked::of(machine.clone(), reports).expect("all were tried");
+            let told = checked.settle(store.path()).expect("it can be written");
+            let decided = decide(PlanLanes::Auto, machine, Some(store.path()));
+            assert_eq!(
+                told.contains("plans run side by side"),
+                decided.on,
+                "{told}"
+            );
+            assert_eq!(told.contains("plans do not run"), !decided.on, "{told}");
+            assert!(decided.on || told.contains(&decided.why), "{told}");
+            assert!(told.contains("plan-lanes-GPU-1a-b.json"), "{told}");
+            told
+        };
+        told(&machine(), &all(Verdict::Holds));
+        assert!(told(&machine(), &all(Verdict::Fails)).contains("`plans`"));
+        // All parts hold, and the server could not tell that it is this machine.
+        for (what, unnamed) in [
+            (
+                "driver",
+                Machine {
+                    driver: None,
+                    ..machine()
+                },
+            ),
+            (
+                "libraries",
+                Machine {
+                    libraries: None,
+                    ..machine()
+                },
+            ),
+        ] {
+            let told = told(&unnamed, &all(Verdict::Holds));
+            assert!(told.contains(&format!("which {what} this is")), "{told}");
+        }
+        let bare = Machine {
+            runtime: None,
+            libraries: None,
+            ..machine()
+        };
+        assert!(told(&bare, &all(Verdict::Fails)).contains("says no"));
     }
 
     #[test]

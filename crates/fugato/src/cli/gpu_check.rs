@@ -154,16 +154,8 @@ fn keep(device: u32, reports: &[Report], store: Option<&Path>) -> anyhow::Result
     let Some(checked) = Checked::of(machine, reports) else {
         return Ok(None);
     };
-    let may = match checked.holds() {
-        true => "may",
-        false => "may not",
-    };
     Ok(Some(match store {
-        Some(store) => {
-            let path = checked.keep(store)?;
-            let path = path.display();
-            format!("Groups of plans {may} run side by side with `plan_lanes` at `auto`: {path}")
-        }
+        Some(store) => checked.settle(store)?,
         None => "There is no model store to keep it in".to_owned(),
     }))
 }
