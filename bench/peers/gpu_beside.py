@@ -49,7 +49,7 @@ def ours(path, legs):
             elif not row["captured"]:
                 time = "no graph"
             else:
-                time = row["leg_us" if legs else "captured_us"]
+                time = row["leg_us" if legs else "graphs_us"]
             rows[model["model"], model["precision"], row["batch"]] = time
     return rows
 

@@ -119,8 +119,8 @@ def beside(tmp_path, ours, theirs, *flags):
 
 
 OURS = zoo_report(
-    zoo_model("tiny", "fp32", b1={"captured_us": 90.0, "leg_us": 120.0}, b8={"captured_us": 300.0, "leg_us": 400.0}),
-    zoo_model("tiny", "fp16", b1={"captured_us": 60.0, "leg_us": 66.0}, b8={"captured_us": 99.0, "leg_us": 100.0}),
+    zoo_model("tiny", "fp32", b1={"graphs_us": 90.0, "leg_us": 120.0}, b8={"graphs_us": 300.0, "leg_us": 400.0}),
+    zoo_model("tiny", "fp16", b1={"graphs_us": 60.0, "leg_us": 66.0}, b8={"graphs_us": 99.0, "leg_us": 100.0}),
 )
 THEIRS = peers_report(
     ("tiny", "fp32", "eager", 1, 50.0, 50.0),
@@ -144,7 +144,7 @@ def test_what_is_slower_or_not_there_fails(tmp_path):
     assert done.returncode == 1
     assert "| tiny | fp32 | 1 | 120.0 | 100.0 | 1.20 |" in done.stdout and "1 of 2 rows" in done.stdout
     eager = zoo_report(
-        zoo_model("tiny", "fp32", b1={"captured": False, "captured_us": 90.0, "leg_us": 120.0}),
+        zoo_model("tiny", "fp32", b1={"captured": False, "graphs_us": 90.0, "leg_us": 120.0}),
         zoo_model("other", "fp32", b1={"error": "no memory"}),
     )
     done = beside(tmp_path, eager, THEIRS)

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The part of the requests that has to be answered in time.
 const WANTED: f64 = 0.99;
@@ -30,6 +31,10 @@ const SLOTS: u16 = 2;
 
 /// Runs of a batch in a place until it is captured: two eager ones, and the one that is.
 const WARM_UPS: usize = 3;
+
+/// The part of the time that is left that bringing a mix up may take: what is not measured then
+/// says nothing of the policies.
+const READYING: f64 = 0.5;
 
 /// The time that is simulated: longer than what is measured, since it costs next to nothing.
 const SIMULATED: Nanos = Nanos::from_millis(5_000);
@@ -156,11 +161,15 @@ pub(super) fn run<D: Host>(
             });
             continue;
         }
-        let ready = ready(stage, &device, (mix, &plan.profile), &mut loaded, budget);
+        let until = Instant::now() + budget.left().mul_f64(READYING);
+        let ready = ready(stage, &device, (mix, &plan.profile), &mut loaded, until);
         stage.listen();
         let served = match ready {
             Ok(Some(served)) => served,
-            Ok(None) => break,
+            Ok(None) => {
+                left_out.push(unready(mix));
+                continue;
+            }
             Err(error) => {
                 left_out.push(LeftOut {
                     why: format!("{}: {error:#}", mix.name),
@@ -200,6 +209,19 @@ pub(super) fn run<D: Host>(
     Ok(answer(&found, &left_out, plan, device.spec()))
 }
 
+/// A mix that was not ready in time.
+fn unready(mix: &MixPlan) -> LeftOut {
+    let part = READYING * 100.0;
+    LeftOut {
+        why: format!(
+            "{}: its models were not ready after {part:.0} % of the time that was left; `--time` \
+             gives it more",
+            mix.name
+        ),
+        is_fault: false,
+    }
+}
+
 /// The models of a mix, loaded and run in every place that a policy may choose; `None` where
 /// the time did not suffice.
 fn ready<D: Host>(
@@ -207,7 +229,7 @@ fn ready<D: Host>(
     device: &Arc<Narrowed<D>>,
     (mix, profile): (&MixPlan, &Profile),
     loaded: &mut BTreeMap<String, OnStage>,
-    budget: &Budget<'_>,
+    until: Instant,
 ) -> anyhow::Result<Option<Vec<Served>>> {
     stage.listen();
     let mut served = Vec::new();
@@ -219,7 +241,7 @@ fn ready<D: Host>(
         let zoo = named(name)?;
         let items = items(zoo, ITEMS)?;
         if !loaded.contains_key(name) {
-            if budget.is_spent() {
+            if Instant::now() >= until {
                 return Ok(None);
             }
             let options = LoadOptions {
@@ -238,7 +260,7 @@ fn ready<D: Host>(
         }
         let model = &loaded[name];
         let batches: Vec<u32> = known.grid.iter().map(|point| point.batch).collect();
-        if !warm(stage, device, (model, &batches, mix.models.len()), budget)? {
+        if !warm(stage, device, (model, &batches, mix.models.len()), until)? {
             return Ok(None);
         }
         let mut own = known.clone();
@@ -273,7 +295,7 @@ fn warm<D: Host>(
     stage: &mut Stage<D>,
     device: &Arc<Narrowed<D>>,
     (model, batches, lanes): (&OnStage, &[u32], usize),
-    budget: &Budget<'_>,
+    until: Instant,
 ) -> anyhow::Result<bool> {
     let whole = &device.spec().partitions[0];
     let lanes = (1..lanes.min(whole.lanes.len())).filter_map(|lane| u16::try_from(lane).ok());
@@ -288,10 +310,10 @@ fn warm<D: Host>(
     batches.dedup();
     let all = items(model.zoo, batches.last().copied().unwrap_or(1))?;
     for (partition, lane) in places {
-        if budget.is_spent() {
-            return Ok(false);
-        }
         for &batch in &batches {
+            if Instant::now() >= until {
+                return Ok(false);
+            }
             for slot in (0..SLOTS).map(SlotIndex) {
                 let place = Place {
                     partition,

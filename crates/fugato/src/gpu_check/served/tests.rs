@@ -202,8 +202,33 @@ fn a_device_that_answers_as_the_cpu_does_holds() {
     for row in rows.expect("rows") {
         let number = |key: &str| row[key].as_f64().expect("a number");
         assert!(number("deviation") < 1e-4, "{row}");
-        assert!(number("captured_us") > 0.0 && number("eager_us") > 0.0);
-        assert!(number("leg_us") >= number("captured_us"), "{row}");
+        assert!(number("graphs_us") > 0.0 && number("eager_us") > 0.0);
+        assert!(number("leg_us") >= number("graphs_us"), "{row}");
+    }
+}
+
+#[test]
+fn runs_that_were_eager_are_not_called_captured() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut reference, _) = cpu(folder.path());
+    let plan = zoo_plan(&["identity"]);
+    for (claims, captured) in [(Claims::All, true), (Claims::NoCaptures, false)] {
+        let mut stage = cpu(folder.path()).0.within(|device| Skewed {
+            device,
+            skew: Box::new(|_| {}),
+            refused: None,
+            claims,
+            side_by_side: Mutex::default(),
+            counts: Default::default(),
+        });
+        let Ran { answer, .. } = within(LONG, |budget| {
+            zoo::run(&mut stage, &mut reference, &plan, budget)
+        });
+        assert_eq!(answer.verdict, Verdict::Holds, "{}", answer.words);
+        let row = &answer.facts["models"][0]["batches"][0];
+        assert_eq!(row["captured"], captured, "{row}");
+        let is_told = answer.words.contains("not used by identity");
+        assert_eq!(is_told, !captured, "{}", answer.words);
     }
 }
 

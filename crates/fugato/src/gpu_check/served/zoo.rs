@@ -51,9 +51,9 @@ struct Row {
 struct Found {
     deviation: f64,
     /// The run by itself, with graphs allowed and operator by operator.
-    captured: Nanos,
+    graphs: Nanos,
     eager: Nanos,
-    /// Whether all runs with graphs allowed were replays of one.
+    /// Whether all runs with graphs allowed were by graphs: else they were eager too.
     is_captured: bool,
     /// From the moment the lane took the batch up until its results lay in memory.
     leg: Nanos,
@@ -165,7 +165,7 @@ fn one<D: Host>(
         let both = captured.and_then(|captured| Ok((captured, eager?)));
         let found = both.map(|(captured, eager)| Found {
             deviation: captured.deviation.max(eager.deviation),
-            captured: captured.run,
+            graphs: captured.run,
             eager: eager.run,
             is_captured: captured.is_captured,
             leg: captured.leg,
@@ -286,6 +286,12 @@ fn answer(all: &[Tried], plan: &Plan) -> Answer {
     let added = median(found().map(added).collect());
     let is_whole = all.len() == plan.models.len() * plan.precisions.len();
     let precisions: Vec<String> = plan.precisions.iter().map(Precision::to_string).collect();
+    let mut eager: Vec<&str> = all.iter().filter_map(fell_back).collect();
+    eager.dedup();
+    let captured = match eager.as_slice() {
+        [] => String::new(),
+        names => format!("; graphs were allowed and not used by {}", names.join(", ")),
+    };
     let tried = format!(
         "{} of {} models in {} at batches {:?}",
         all.len() / plan.precisions.len().max(1),
@@ -314,7 +320,7 @@ fn answer(all: &[Tried], plan: &Plan) -> Answer {
         },
         words: match faults.as_slice() {
             [] => format!(
-                "{tried}, largest deviation {}; the device adds {:.0} us to a run",
+                "{tried}, largest deviation {}; the device adds {:.0} us to a run{captured}",
                 told.join(", "),
                 micros(added)
             ),
@@ -358,9 +364,16 @@ fn fault(row: &Row) -> Option<String> {
     }
 }
 
+/// The model, where runs of it were eager though graphs were allowed.
+fn fell_back(tried: &Tried) -> Option<&'static str> {
+    let mut rows = tried.rows.iter();
+    let row = rows.find(|row| matches!(&row.found, Ok(found) if !found.is_captured))?;
+    Some(row.model)
+}
+
 /// What a leg takes besides the run: copies, and what the host does.
 fn added(found: &Found) -> Nanos {
-    found.leg.saturating_sub(found.captured)
+    found.leg.saturating_sub(found.graphs)
 }
 
 fn facts(tried: &Tried) -> Value {
@@ -369,7 +382,7 @@ fn facts(tried: &Tried) -> Value {
             "batch": row.batch,
             "deviation": found.deviation,
             "captured": found.is_captured,
-            "captured_us": micros(found.captured),
+            "graphs_us": micros(found.graphs),
             "eager_us": micros(found.eager),
             "leg_us": micros(found.leg),
             "added_us": micros(added(found)),

@@ -119,6 +119,18 @@ fn a_policy_that_cannot_be_tried_fails_and_says_why() {
 }
 
 #[test]
+fn a_mix_that_takes_too_long_to_be_ready_is_left_out_by_name() {
+    let mix = MixPlan {
+        name: "c-4".to_owned(),
+        models: Vec::new(),
+    };
+    let Answer { verdict, words, .. } = answer(&[], &[unready(&mix)], &plan(1), &device());
+    assert_eq!(verdict, Verdict::Unknown);
+    assert!(words.contains("c-4: its models were not ready"), "{words}");
+    assert!(words.contains("`--time`"), "{words}");
+}
+
+#[test]
 fn mixes_are_those_that_the_zoo_has_models_for() {
     let found = mixes(&["c-2", "c-3", "c-4", "c-7", "arv", "convnet"]);
     let sizes: Vec<_> = found
