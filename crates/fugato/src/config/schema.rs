@@ -388,7 +388,7 @@ section! {
     }
     unset {
         /// Profile of the models, as `fugato profile` writes it. It must be of this device (or of
-        /// the CPU beside it, where the settings let a model be there) and runtime; models that it
+        /// the CPU beside it, where a model may be there) and runtime; models that it
         /// lacks are measured while serving.
         file: PathBuf = "none; models are measured while serving";
         /// File that keeps what was measured while serving, for the next start. In the model

@@ -5,7 +5,9 @@
 //! file is an error. One that was kept is only a saving: where it does not fit, it is
 //! measured anew.
 
-use crate::config::{Config, ModelDevice};
+use crate::config::{Config, ModelConfig, ModelControlMode, ModelDevice};
+use crate::modelconfig::{interpret, parse_text};
+use crate::repository;
 use fugato_core::profile::{
     AnalysisOptions, DeviceKey, GridPoint, Knee, ModelProfile, Profile, ProfileError, SCHEMA,
     analyse,
@@ -92,8 +94,8 @@ impl Profiles {
     }
 
     /// Reads the profile that was given and those that were kept, for each of these devices,
-    /// the server's first. The one that was given may be of another than the server's where the
-    /// configuration lets a model be there.
+    /// the server's first. The one that was given may be of another than the server's where a
+    /// model may be there.
     ///
     /// # Errors
     /// Where the one that was given cannot be used for any of them.
@@ -323,12 +325,36 @@ impl Kept {
     }
 }
 
-/// Whether the configuration lets any model be on another device than the server's.
+/// Whether any model may be on another device than the server's: by the server's configuration,
+/// by its own, or because there may come models that nobody knows yet.
 fn may_be_beside(config: &Config) -> bool {
     let mut all = config.models.values().chain([&config.defaults]);
-    all.any(|model| match model.device {
+    all.any(is_elsewhere)
+        || match config.server.model_control_mode {
+            ModelControlMode::None => any_asks(config),
+            ModelControlMode::Poll | ModelControlMode::Explicit => true,
+        }
+}
+
+fn is_elsewhere(model: &ModelConfig) -> bool {
+    match model.device {
         ModelDevice::Auto | ModelDevice::Cpu => true,
         ModelDevice::Server => false,
+    }
+}
+
+/// Whether a model of the repository says so in its own configuration. One that cannot be read
+/// says nothing, and its model is not served.
+fn any_asks(config: &Config) -> bool {
+    let root = config.server.model_repository.as_deref();
+    let repository = root.and_then(|root| repository::scan(root).ok());
+    let models = repository.into_iter().flat_map(|found| found.models);
+    let mut folders = models.filter_map(|model| model.folder.ok());
+    folders.any(|folder| {
+        let asked = folder.config.as_deref().map(parse_text);
+        let wanted = asked.and_then(|asked| interpret(&folder.name, &asked.ok()?).ok());
+        let model = wanted.and_then(|own| config.model_with(&folder.name, &own.settings).ok());
+        model.as_ref().is_some_and(is_elsewhere)
     })
 }
 
@@ -428,6 +454,50 @@ mod tests {
                 }
                 Err(error) => panic!("{error}"),
             }
+        }
+    }
+
+    #[test]
+    fn models_say_so_in_configurations_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (profile, toml) = (folder.path().join("p.json"), folder.path().join("f.toml"));
+        write(&profile, &empty(&key("cpu"), "runtime")).unwrap();
+        let root = folder.path().join("models");
+        fs::create_dir_all(root.join("m/1")).unwrap();
+        fs::write(root.join("m/1/model.onnx"), "").unwrap();
+        const CPU: &str = "instance_group { kind: KIND_CPU }\n";
+        const AUTO: &str =
+            "parameters { key: \"fugato.device\" value { string_value: \"auto\" } }\n";
+        for (own, settings, fits) in [
+            (None, "", false),
+            (Some("max_batch_size: 2\n"), "", false),
+            (Some(CPU), "", true),
+            (Some(AUTO), "", true),
+            // The server's own word is the stronger.
+            (Some(CPU), "[model.m]\ndevice = \"server\"\n", false),
+            (Some("no such field: 1\n"), "", false),
+            (None, "[server]\nmodel_control_mode = \"explicit\"\n", true),
+            (None, "[server]\nmodel_control_mode = \"poll\"\n", true),
+        ] {
+            let place = root.join("m/config.pbtxt");
+            match own {
+                Some(own) => fs::write(&place, own).unwrap(),
+                None if place.exists() => fs::remove_file(&place).unwrap(),
+                None => {}
+            }
+            fs::write(&toml, settings).unwrap();
+            let mut flags = RawConfig::default();
+            flags.profile.file = Some(profile.clone());
+            flags.model_store.dir = Some(folder.path().to_owned());
+            flags.server.model_repository = Some(root.clone());
+            let config = Config::resolve(&Sources {
+                flags,
+                environment: RawConfig::default(),
+                file: Some(read_file(&toml).unwrap()),
+            });
+            let (main, cpu) = ((DeviceId(0), key("cuda")), (DeviceId(1), key("cpu")));
+            let opened = Profiles::open(&config.unwrap(), vec![main, cpu], "runtime".to_owned());
+            assert_eq!(opened.is_ok(), fits, "{own:?} {settings}");
         }
     }
 }
