@@ -60,9 +60,13 @@ const DECISIONS_MAX: u32 = 1 << 18;
 const INSIST_AFTER: Duration = Duration::from_secs(1);
 
 /// How long clients may take to hear that nothing is served any more, where the driver is gone, or
-/// the device and no other has accepted requests: there are no replies to wait for, and clients
-/// wait for the next server. None in tests, where whoever is waited for is waited for in no other way.
+/// the device and no other owes replies: there are none to wait for, and clients wait for the next
+/// server. None in tests, where whoever is waited for is waited for in no other way.
 const LOST_DRAIN: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 1 });
+
+/// How often it is looked whether the devices that are left still owe replies: little beside what
+/// the next server takes to come.
+const OWING_LOOK: Duration = Duration::from_millis(50);
 
 /// What a server was given by whoever started its process.
 #[derive(Debug, Default)]
@@ -299,9 +303,15 @@ impl Running {
         tokio::spawn(exit_when_insisted(self.interrupt));
         self.engine.drain();
         shutdown.cancel();
-        let is_lost = self.lost.borrow().is_some();
-        let nothing_left = self.ended.is_cancelled() || is_lost && !self.engine.is_owing().await;
-        wait_for_drain(serving, nothing_left).await;
+        let is_lost = self.ended.is_cancelled() || self.lost.borrow().is_some();
+        let engine = Arc::clone(&self.engine);
+        wait_for_drain(serving, async move {
+            match is_lost {
+                true => nothing_owed(&engine).await,
+                false => std::future::pending().await,
+            }
+        })
+        .await;
         self.mailbox.close();
         let engine = Arc::clone(&self.engine);
         let ended = task::spawn_blocking(move || {
@@ -392,24 +402,34 @@ async fn bind(config: &Config, handed: Option<Sockets>) -> Result<Server, ServeE
     Ok(server)
 }
 
-/// Waits until the servers have ended, which the drain timeout bounds; only as long as clients
-/// need to hear of it, where no request can be answered any more.
-async fn wait_for_drain(mut serving: Serving, nothing_left: bool) {
-    let patience = match nothing_left {
-        true => LOST_DRAIN,
-        false => Duration::MAX,
+/// Waits until the servers have ended, which the drain timeout bounds; once `nothing_left` comes
+/// about, only as long as clients need to hear of it.
+async fn wait_for_drain(mut serving: Serving, nothing_left: impl Future<Output = ()>) {
+    let in_vain = async {
+        nothing_left.await;
+        tokio::time::sleep(LOST_DRAIN).await;
     };
-    match tokio::time::timeout(patience, &mut serving).await {
-        Ok(Ok(Ok(drained))) if drained.connections_cut > 0 => {
+    let ended = tokio::select! {
+        ended = &mut serving => ended,
+        () = in_vain => return serving.abort(),
+    };
+    match ended {
+        Ok(Ok(drained)) if drained.connections_cut > 0 => {
             tracing::error!(
                 connections = drained.connections_cut,
                 "cut what outlasted the drain timeout"
             );
         }
-        Ok(Ok(Ok(_))) => {}
-        Ok(Ok(Err(error))) => tracing::error!(%error, "the servers could not be served"),
-        Ok(Err(error)) => tracing::error!(%error, "the servers ended badly"),
-        Err(_) => serving.abort(),
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::error!(%error, "the servers could not be served"),
+        Err(error) => tracing::error!(%error, "the servers ended badly"),
+    }
+}
+
+/// Waits until no request that was accepted can be answered any more, since all were.
+async fn nothing_owed(engine: &Engine) {
+    while engine.is_owing().await {
+        tokio::time::sleep(OWING_LOOK).await;
     }
 }
 

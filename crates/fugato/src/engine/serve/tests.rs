@@ -522,3 +522,58 @@ async fn what_the_other_device_accepted_outlives_the_loss_of_the_first() {
         answered.expect("what was accepted is answered");
     }
 }
+
+#[tokio::test]
+async fn after_a_loss_only_what_was_accepted_is_waited_for() {
+    /// Rows of a request, which take a core some hundred milliseconds.
+    const ROWS: usize = 1_024;
+    let repository = Repository::new();
+    repository.put_adder("a", 1, 1.0);
+    repository.put_worker("b", 1, 2.0);
+    // With such patience a client may keep the server from ending for hours.
+    let patience = "drain_timeout = \"14400s\"\nstall_timeout = \"14400s\"\n";
+    let toml = format!(
+        "{patience}{QUIET}[device]\ncores = \"{}\"\n[model.b]\ndevice = \"cpu\"\n\
+         max_batch_size = {ROWS}\n",
+        a_core()
+    );
+    let rig = Rig::start(&repository, &toml, &[]).await;
+    let mut asked = JoinSet::new();
+    let mut held = None;
+    let (clients, held_open) = (&mut asked, &mut held);
+    let replied = Arc::new(AtomicU64::new(0));
+    let script = async |told: Told| {
+        let (client, count) = (told.clone(), Arc::clone(&replied));
+        clients.spawn(async move {
+            let body = rows(0.5, ROWS);
+            let (status, json) = client.http("/v2/models/b/infer", Some(&body)).await;
+            assert_eq!(status, 200, "{json}");
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        until("the request is accepted", async || {
+            // In this order: one that is answered in between counts for neither.
+            let answered = replied.load(Ordering::Relaxed);
+            answered + told.held_bytes().await / (ROWS as u64 * ROW_BYTES) >= 1
+        })
+        .await;
+        // It begins a request and goes no further.
+        let mut silent = TcpStream::connect(told.http).await.unwrap();
+        let head = "POST /v2/models/b/infer HTTP/1.1\r\nhost: test\r\ncontent-length: 99\r\n\r\n{";
+        silent.write_all(head.as_bytes()).await.unwrap();
+        *held_open = Some(silent);
+        (told.sink)(DeviceEvent::Lost {
+            device: MAIN,
+            detail: "an uncorrectable fault".to_owned(),
+        });
+    };
+    let ended = tokio::time::timeout(PATIENCE, rig.run(script)).await;
+    let ended = ended.expect("the server ends once all is answered");
+    assert!(
+        matches!(ended, Err(ServeError::DeviceLost { .. })),
+        "{ended:?}"
+    );
+    while let Some(answered) = asked.join_next().await {
+        answered.expect("what was accepted is answered");
+    }
+    drop(held);
+}
