@@ -69,9 +69,11 @@ pub struct Report {
     /// The median time of the model as it is, with a thread on each slice.
     #[serde(rename = "unsplit_ns")]
     pub unsplit: Nanos,
-    /// The median time of all segments, one after the other, each with a thread on each slice.
+    /// The median time of all segments, one after the other, each with a thread on each slice;
+    /// `None` on an NVIDIA device, where a leg is one session, and all segments in one leg the
+    /// model as it is.
     #[serde(rename = "sequential_ns")]
-    pub sequential: Nanos,
+    pub sequential: Option<Nanos>,
     /// By planner.
     pub plans: Vec<Planned>,
 }
@@ -99,8 +101,8 @@ pub struct Planned {
     /// The median time of each stage by itself.
     #[serde(rename = "stages_measured_ns")]
     pub stages: Vec<Nanos>,
-    /// How many times as fast it is as all segments one after the other.
-    pub over_sequential: f64,
+    /// How many times as fast it is as all segments one after the other, where that is known.
+    pub over_sequential: Option<f64>,
     /// How many times as fast it is as the model as it is.
     pub over_unsplit: f64,
     /// Whether it is the model as it is, because all else cost more than it may.
@@ -283,13 +285,18 @@ fn measure(
     segments: &Segments,
     rounds: usize,
 ) -> Result<Report, PlanBenchError> {
-    let mut ways = vec![None, Some(Cuts::segment_by_segment(segments))];
+    let mut ways = vec![None];
+    if bench.runs_parts_apart() {
+        ways.push(Some(Cuts::segment_by_segment(segments)));
+    }
+    let before_plans = ways.len();
     for Chosen { plan, .. } in plans {
         ways.push(Some(Cuts::of(plan, segments)));
         ways.push(Some(Cuts::stage_by_stage(&plan.stages, segments)));
     }
     let timed = bench.time(&ways, rounds)?;
-    let (unsplit, sequential) = (timed[0].whole, timed[1].whole);
+    let (timed, of_plans) = timed.split_at(before_plans);
+    let (unsplit, sequential) = (timed[0].whole, timed.get(1).map(|timed| timed.whole));
     let mut report = Report {
         schema: REPORT_SCHEMA,
         segments: segments.count(),
@@ -298,7 +305,7 @@ fn measure(
         sequential,
         plans: Vec::new(),
     };
-    for ((chosen, &reckoned), timed) in plans.iter().zip(reckoned).zip(timed[2..].chunks(2)) {
+    for ((chosen, &reckoned), timed) in plans.iter().zip(reckoned).zip(of_plans.chunks(2)) {
         let (plan, whole) = (&chosen.plan, timed[0].whole);
         let ratio = |time: Nanos| time.as_secs_f64() / whole.as_secs_f64();
         report.plans.push(Planned {
@@ -307,7 +314,7 @@ fn measure(
             merged: merged(&plan.stages),
             at_once_planned: chosen.at_once_planned,
             at_once: at_once(&plan.stages),
-            over_sequential: ratio(sequential),
+            over_sequential: sequential.map(ratio),
             over_unsplit: ratio(unsplit),
             measured: whole,
             stages: timed[1].legs.clone(),

@@ -207,6 +207,11 @@ impl PlanBench {
         &self.key
     }
 
+    /// Whether the parts of a leg are run one by one, and not as one.
+    pub fn runs_parts_apart(&self) -> bool {
+        self.profiler.device().is_cpu()
+    }
+
     /// The median times of the model cut in each of these ways (`None`: as it is), over
     /// `rounds` tasks of each. They take turns, so that what else runs on the machine slows
     /// all of them.

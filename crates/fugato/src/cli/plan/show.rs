@@ -31,11 +31,11 @@ pub(super) fn table(report: &Report, segments: &Segments, graph: &Graph, key: &P
         let name = first.map(|&first| graph.label(first)).unwrap_or_default();
         text += &format!("largest: {longest}, from {name}\n");
     }
-    text += &format!(
-        "\nunsplit {}, all segments one after the other {}\n\n",
-        ms(report.unsplit),
-        ms(report.sequential)
-    );
+    text += &format!("\nunsplit {}", ms(report.unsplit));
+    if let Some(sequential) = report.sequential {
+        text += &format!(", all segments one after the other {}", ms(sequential));
+    }
+    text += "\n\n";
     let head = [
         "planner",
         "stages",
@@ -95,7 +95,9 @@ fn row(planned: &Planned) -> Vec<String> {
         format!("{} of {}", planned.at_once, planned.at_once_planned),
         ms(planned.reckoned),
         ms(planned.measured) + if planned.fell_back { " (unsplit)" } else { "" },
-        format!("{:.2}", planned.over_sequential),
+        planned
+            .over_sequential
+            .map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
         format!("{:.2}", planned.over_unsplit),
         match planned.difference {
             Some(found) => format!("{found:.1e}"),
