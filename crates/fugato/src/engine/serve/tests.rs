@@ -22,8 +22,10 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use told::{ROW_BYTES, Told, Traffic, rows, until};
+use told::{PATIENCE, ROW_BYTES, Told, Traffic, rows, until};
 
 #[tokio::test]
 async fn a_model_that_is_refused_runs_on_the_cpu_where_its_owner_allows_it() {

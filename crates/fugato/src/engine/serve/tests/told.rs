@@ -14,7 +14,7 @@ use tokio::task::{self, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// What tests wait for takes milliseconds; this long only where something is wrong.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a test asks a server by, and tells its devices.
 #[derive(Clone)]
