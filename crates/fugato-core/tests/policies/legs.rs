@@ -258,3 +258,37 @@ fn a_task_that_was_passed_over_ends_when_nobody_waits_for_it() {
         "{actions:?}"
     );
 }
+
+#[test]
+fn a_leg_behind_anothers_is_taken_back_when_nobody_waits_for_it() {
+    let mut scheduler = taught(config(PolicySpec::EdfLegs));
+    let urgent = ModelSpec {
+        slo: Some(Nanos::from_millis(50)),
+        ..model(1)
+    };
+    hand_in(&mut scheduler, 5 * MS, Input::ModelAdded(urgent));
+    let known = Input::Arrived(arrival(1, 1, 5 * MS));
+    hand_in(&mut scheduler, 5 * MS, known);
+    hand_in(&mut scheduler, 5 * MS, started(1, 0, 5 * MS));
+    hand_in(&mut scheduler, 6 * MS, finished(1, 0, 6 * MS));
+    let long = Input::Arrived(arrival(2, 0, 10 * MS));
+    hand_in(&mut scheduler, 10 * MS, long);
+    hand_in(&mut scheduler, 10 * MS, started(2, 0, 10 * MS));
+    let urgent = Input::Arrived(arrival(3, 1, 10 * MS));
+    hand_in(&mut scheduler, 10 * MS, urgent);
+    hand_in(&mut scheduler, 10 * MS + 800 * US, Input::Timeout);
+    hand_in(&mut scheduler, 11 * MS, finished(2, 0, 11 * MS));
+    hand_in(&mut scheduler, 11 * MS, started(3, 0, 11 * MS));
+    let actions = hand_in(&mut scheduler, 11 * MS + 800 * US, Input::Timeout);
+    assert!(matches!(actions[..], [Action::Start(_)]), "{actions:?}");
+    let request = RequestId(2);
+    let actions = hand_in(
+        &mut scheduler,
+        11 * MS + 900 * US,
+        Input::Cancelled { request },
+    );
+    let [Action::Finish { .. }, Action::Revoke { task, leg, .. }] = actions[..] else {
+        panic!("{actions:?}");
+    };
+    assert_eq!((task, leg), (TaskId(2), LegIndex(1)));
+}

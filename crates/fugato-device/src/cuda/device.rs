@@ -55,14 +55,19 @@ pub(super) struct HangLimit {
     pub(super) times: u64,
 }
 
-/// What runs may take as a model is made ready, in [`HangLimit::least`]: the first ones make plans of
-/// convolutions, and libraries compile kernels in them.
+/// What first runs of a session may take, in [`HangLimit::least`]: they make plans of convolutions,
+/// and libraries compile kernels in them.
 const LOADING: u64 = 4;
 
 impl HangLimit {
     fn of(self, longest: Option<Nanos>) -> Nanos {
         let seen = longest.map_or(Nanos::ZERO, |longest| longest.times(self.times));
         seen.max(self.least)
+    }
+
+    /// Where it may be the first run of a session.
+    fn loading(self) -> Nanos {
+        self.least.times(LOADING)
     }
 }
 
@@ -359,7 +364,7 @@ impl<B: Backend> Core<B> {
     /// hangs. What `work` does takes no longer than a run, and waits for nobody else.
     fn watched<T>(&self, key: LaneKey, work: impl FnOnce() -> T) -> T {
         let (lane, since) = (self.lane(key), (self.clock)());
-        let limit = self.hang.least.times(LOADING);
+        let limit = self.hang.loading();
         lane.watch_job(Some(Watch { since, limit }));
         let done = work();
         lane.watch_job(None);

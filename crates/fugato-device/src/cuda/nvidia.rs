@@ -325,11 +325,14 @@ impl Backend for Nvidia {
             };
             bound.map_err(failed)?;
         }
+        // It waits: without that, memory that eager runs stage copies in piles up.
+        let eager = self.run_options(&[(GRAPH, NO_GRAPH)])?;
+        let recorded = self.run_options(&[(GRAPH, NO_GRAPH), (NO_WAIT, c"1")])?;
+        // Last: given up, it takes the turn, which the caller may have.
         Ok(NvidiaBinding {
             binding: Quiet(Some(binding)),
-            // It waits: without that, memory that eager runs stage copies in piles up.
-            eager: self.run_options(&[(GRAPH, NO_GRAPH)])?,
-            recorded: self.run_options(&[(GRAPH, NO_GRAPH), (NO_WAIT, c"1")])?,
+            eager,
+            recorded,
             replay: None,
             stream: Arc::clone(&session.stream),
             _memory: all.map(|place| Arc::clone(place.memory)).collect(),

@@ -366,8 +366,10 @@ fn half_constant(node: &NodeProto, clipped: &mut usize) -> Result<Option<NodePro
         t: Some(half_of(tensor, clipped)?),
         ..attribute.clone()
     };
+    // By its output: many models name no operator, and no two may have one name.
+    let name = node.output.first().map_or("", String::as_str);
     Ok(Some(NodeProto {
-        name: Some(half_name(node.name())),
+        name: Some(format!("fugato:constant:{}", half_name(name))),
         output: node.output.iter().map(|name| half_name(name)).collect(),
         attribute: vec![attribute],
         ..node.clone()
@@ -458,6 +460,8 @@ mod tests {
             let node = NodeProto::new("c", op, &["shape"], &["y"]).with([value(masks.clone())]);
             let mut clipped = 0;
             let half = half_constant(&node, &mut clipped).unwrap().unwrap();
+            // Another operator that has no name itself gets another.
+            assert_eq!(half.name(), "fugato:constant:y:half");
             assert_eq!((half.output, clipped), (vec!["y:half".to_owned()], 1));
             assert_eq!(half.input, ["shape"]);
             let tensor = half.attribute[0].t.as_ref().unwrap();

@@ -89,7 +89,9 @@ pub(super) enum VersionError {
     WarmUp(#[from] WarmUpError),
     #[error(transparent)]
     Profile(ProfileError),
-    #[error("{error}; hint: `fugato profile --precision {expected}` measures it so")]
+    #[error(
+        "{error}; hint: `fugato profile --precision {expected}` measures it so, into a file of its own"
+    )]
     ProfilePrecision {
         error: Box<ProfileError>,
         expected: Precision,

@@ -167,7 +167,7 @@ impl Scheduler {
         if task.stage == LegStage::Between {
             return self.end_task(id);
         }
-        if task.stage == LegStage::Committed && task.leg.0 == 0 || task.ahead {
+        if task.stage == LegStage::Committed || task.ahead {
             self.revoke(id);
         }
         self.update_continuing(id);

@@ -178,6 +178,11 @@ impl<B: Backend> Tools<B> {
             Some(_) => None,
             None => {
                 let limit = core.hang.of(model.longest(timed));
+                // As while it is loaded: the first run of a session makes plans and compiles.
+                let limit = match first {
+                    Some(_) => limit.max(core.hang.loading()),
+                    None => limit,
+                };
                 let with = (&mut *sessions, (*serial, limit), first);
                 let given = self.give_watched(core, model, with, &order);
                 let given = given.map_err(failed)?;
@@ -232,7 +237,7 @@ impl<B: Backend> Tools<B> {
             let given = self.give(core, (model, &mut *sessions), order);
             drop(first);
             let fault = match given {
-                Err(fault) if sessions.is_mendable() => fault,
+                Err(fault) if fault.kind != FaultKind::Lost && sessions.is_mendable() => fault,
                 given => return given,
             };
             // It takes seconds, in which the leg would be taken to hang.
