@@ -260,7 +260,7 @@ fn a_task_that_was_passed_over_ends_when_nobody_waits_for_it() {
 }
 
 #[test]
-fn a_leg_behind_anothers_is_taken_back_when_nobody_waits_for_it() {
+fn a_leg_behind_another_tasks_is_taken_back_when_nobody_waits() {
     let mut scheduler = taught(config(PolicySpec::EdfLegs));
     let urgent = ModelSpec {
         slo: Some(Nanos::from_millis(50)),
