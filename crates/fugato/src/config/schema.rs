@@ -146,7 +146,8 @@ section! {
         gpu: u32 = 0;
         /// An NVIDIA device that has not ended a leg after this time is taken to hang: the
         /// server ends, for a supervisor to start another. No leg of a model that is worth
-        /// serving takes half a minute.
+        /// serving takes half a minute. First runs make plans and compile: they have four times
+        /// as long.
         gpu_hang_after: Span = Span::from_millis(30_000);
         /// A leg may take longer than that where it has been seen to: so many times the longest
         /// run of its model, batch and partition. Twenty, since neighbours slow a leg down by
