@@ -5,6 +5,7 @@
 //! runs on slices that are [held](Fake::hold). Time passes only where work takes it.
 
 mod capture;
+mod handles;
 mod memory;
 mod model;
 
@@ -13,9 +14,10 @@ pub(super) use model::{FakeFacts, FakeModel, Spoils, graph, model};
 use super::backend::{Backend, Fault, FaultKind, GraphId, How, Places, SessionOptions};
 use super::graph::GraphNodes;
 use crate::store::{CutModel, Cuts, LoadCause, ModelInfo, Part};
-use capture::{Capture, FakeCaptured, FakeGraph, InFlight};
+use capture::{Capture, FakeCaptured, FakeGraph};
 use fugato_core::Nanos;
 use fugato_core::device::AtomSet;
+use handles::{FakeBinding, FakeSession, FakeTurn, Marks};
 use memory::{Bound, FakeMemory, FakePinned, Taken};
 use model::FakePart;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -68,21 +70,6 @@ struct State {
 
 type Meanwhile = Arc<dyn Fn() + Send + Sync>;
 
-/// An event: how often it was recorded, how many of those were reached, and when the last was.
-#[derive(Clone, Copy, Debug, Default)]
-struct Marks {
-    recorded: u64,
-    reached: u64,
-    at: u64,
-}
-
-impl Marks {
-    /// When it was reached, since it was recorded last.
-    fn time(self) -> Option<u64> {
-        (self.reached == self.recorded && self.recorded > 0).then_some(self.at)
-    }
-}
-
 enum Planned {
     Fault(Fault),
     Panic,
@@ -94,44 +81,6 @@ enum Op {
     /// An event, and which of its recordings.
     Record(usize, u64),
     Wait(usize, u64),
-}
-
-pub(super) struct FakeSession {
-    part: FakePart,
-    stream: usize,
-    graphs: bool,
-    in_flight: Arc<Mutex<InFlight>>,
-    taken: Arc<Taken>,
-    _weights: Arc<Taken>,
-}
-
-impl Drop for FakeSession {
-    fn drop(&mut self) {
-        self.taken.of.take_time();
-    }
-}
-
-/// The turn, until it is dropped.
-pub(super) struct FakeTurn(Fake);
-
-impl Drop for FakeTurn {
-    fn drop(&mut self) {
-        self.0.lock().turn = None;
-        self.0.0.changed.notify_all();
-    }
-}
-
-pub(super) struct FakeBinding {
-    part: FakePart,
-    stream: usize,
-    graphs: bool,
-    rows: i64,
-    inputs: Vec<Bound>,
-    outputs: Vec<Bound>,
-    captured: Vec<GraphId>,
-    in_flight: Arc<Mutex<InFlight>>,
-    /// A session is there as long as what is bound to it.
-    session: Arc<Taken>,
 }
 
 impl Fake {

@@ -1,6 +1,7 @@
 //! A whole server: device, driver, engine, protocols, signals.
 
 mod error;
+mod parts;
 #[cfg(test)]
 mod tests;
 
@@ -15,19 +16,18 @@ use super::profiles::Profiles;
 use super::runner::Runner;
 use super::table::Table;
 use super::timeline::{LiveTimeline, TimelineFile};
-use crate::config::{ByteSize, Config, ConfigError, ModelControlMode};
+use crate::config::{Config, ConfigError, ModelControlMode};
 use crate::driver::{
     self, DriverParts, FileRecorder, Hooks, Mailbox, ProfileEvent, RealClock, RecorderThread,
     TaskTiming,
 };
 use crate::repository::{self, ScanError};
-use crate::server::{Addresses, Drained, Server, ServerOptions, Sockets, Tls, Tokens};
-use crate::shm::{SharedMemory, SharedMemoryOptions};
+use crate::server::{Addresses, Drained, Server, Sockets};
 use crate::supervisor::Supervised;
-use crate::telemetry::{Telemetry, TraceOptions, Traces};
+use crate::telemetry::{Telemetry, Traces};
 use fugato_core::ModelId;
 use fugato_core::driver::{Recorder, RecordingFooter};
-use fugato_core::sched::{DeadlineMode, Input, QueueLimits, Scheduler, SchedulerConfig};
+use fugato_core::sched::{Input, Scheduler};
 use fugato_device::{EventSink, MonotonicClock, bound_heap, hasten_this_thread};
 use std::convert::Infallible;
 use std::io;
@@ -46,14 +46,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::ServeError;
 use error::os;
+use parts::{scheduler_config, server_options, shared_memory, trace_options};
 
 /// Requests that may wait for the driver's next look: a few milliseconds' worth at a
 /// hundred thousand per second.
 const ARRIVALS_MAX: usize = 16_384;
-
-/// Decision records between two looks of the driver, which takes them all: a few for each
-/// request that may arrive, and for each verdict.
-const DECISIONS_MAX: u32 = 1 << 18;
 
 /// How long after the first signal to stop a SIGINT is a person who insists. A terminal
 /// and a supervisor may both pass the first one on, within milliseconds.
@@ -489,80 +486,6 @@ fn announce(
     let partial = path.with_extension("partial");
     std::fs::write(&partial, json).map_err(fail)?;
     std::fs::rename(&partial, path).map_err(fail)
-}
-
-/// What the server is told of the configuration.
-///
-/// # Errors
-/// Where the certificate, its key or the tokens cannot be used.
-fn server_options(config: &Config) -> Result<ServerOptions, ServeError> {
-    let server = &config.server;
-    let at = |port| Some(SocketAddr::new(server.host, port));
-    let bytes = |size: ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
-    let tls = match (&server.tls_cert, &server.tls_key) {
-        (Some(certificate), Some(key)) => Some(Tls::read(certificate, key)?),
-        // One without the other was refused with the configuration.
-        _ => None,
-    };
-    let tokens = server.auth_token_file.as_deref().map(Tokens::read);
-    Ok(ServerOptions {
-        http: at(server.http_port),
-        grpc: at(server.grpc_port),
-        metrics: at(server.metrics_port),
-        max_body_bytes: bytes(server.max_body_bytes),
-        max_held_bytes: bytes(server.max_held_bytes),
-        max_header_bytes: bytes(server.max_header_bytes),
-        max_connections: usize::try_from(server.max_connections).unwrap_or(usize::MAX),
-        header_timeout: server.header_timeout.duration(),
-        stall_timeout: server.stall_timeout.duration(),
-        idle_timeout: server.idle_timeout.duration(),
-        ping_interval: server.ping_interval.duration(),
-        drain_timeout: server.drain_timeout.duration(),
-        tls,
-        tokens: tokens.transpose()?,
-    })
-}
-
-fn trace_options(config: &Config) -> TraceOptions {
-    TraceOptions {
-        endpoint: config.telemetry.otlp_endpoint.clone(),
-        on: config.telemetry.trace,
-        rate: config.telemetry.trace_rate,
-    }
-}
-
-fn shared_memory(config: &Config) -> SharedMemory {
-    let server = &config.server;
-    if !server.shared_memory {
-        return SharedMemory::off();
-    }
-    SharedMemory::new(SharedMemoryOptions {
-        folder: server.shared_memory_dir.clone(),
-        regions_max: usize::try_from(server.shared_memory_regions_max).unwrap_or(usize::MAX),
-        input_bytes_max: server.max_body_bytes.0,
-    })
-}
-
-fn scheduler_config(config: &Config) -> SchedulerConfig {
-    let deadlines = if config.scheduler.admission {
-        DeadlineMode::Enforce
-    } else {
-        DeadlineMode::Observe
-    };
-    SchedulerConfig {
-        policy: config.policy_spec(config.scheduler.policy),
-        deadlines,
-        commit_lead: config.scheduler.commit_lead.nanos(),
-        limits: QueueLimits {
-            requests: config.scheduler.queue_count_max,
-            bytes: config.scheduler.queue_bytes_max.0,
-        },
-        admission_quantile: config.scheduler.admission_quantile,
-        explanations: config.telemetry.explanations,
-        profile_share: config.profile.online_share,
-        decisions: DECISIONS_MAX,
-        ..SchedulerConfig::default()
-    }
 }
 
 /// What the driver's thread tells: executions to the metrics, drained models to whoever

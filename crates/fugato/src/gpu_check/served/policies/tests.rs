@@ -1,4 +1,5 @@
 use super::*;
+use crate::gpu_check::report::Verdict;
 use fugato_core::Share;
 use fugato_core::device::LaneClass;
 use fugato_core::profile::{DeviceKey, GridPoint, Knee, SCHEMA};
