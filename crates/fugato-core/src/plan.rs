@@ -170,6 +170,30 @@ impl Plan {
         &self.stages[leg.stages.start as usize..leg.stages.end as usize]
     }
 
+    /// Whether the other plan cuts the same model into the same legs, whatever times either says.
+    #[must_use]
+    pub fn cuts_alike(&self, other: &Self) -> bool {
+        let segments = |plan: &Self| (plan.segment_flops, plan.stackable_apart);
+        let stages = |plan: &Self| plan.stages.len();
+        let alike =
+            |one: &Stage, other: &Stage| (&one.groups, one.merged) == (&other.groups, other.merged);
+        let legs = |plan: &Self| {
+            plan.legs
+                .iter()
+                .map(|leg| leg.stages.clone())
+                .collect::<Vec<_>>()
+        };
+        self.key.model == other.key.model
+            && segments(self) == segments(other)
+            && stages(self) == stages(other)
+            && self
+                .stages
+                .iter()
+                .zip(&other.stages)
+                .all(|(a, b)| alike(a, b))
+            && legs(self) == legs(other)
+    }
+
     /// The largest number of groups that run at once: the lanes that the plan can use.
     #[must_use]
     pub fn width(&self) -> usize {

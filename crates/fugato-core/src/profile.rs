@@ -22,8 +22,8 @@ pub use analyse::{AnalysisOptions, analyse, conclude, knee_at};
 pub use bisection::{Bisection, BisectionPoint};
 pub use file::{
     BatchKnee, Candidate, Changeover, Constraint, DeviceKey, Fit, FitPoint, FitRange, GridPoint,
-    HeldOut, Infeasible, Knee, KneeRule, LegProfile, ModelKey, ModelProfile, Optima, Optimum,
-    OptimumPoint, PointKey, Precision, Profile, ProfileError, Published, SCHEMA, Times,
+    HeldOut, Infeasible, Knee, KneeRule, LegPlan, LegProfile, ModelKey, ModelProfile, Optima,
+    Optimum, OptimumPoint, PointKey, Precision, Profile, ProfileError, Published, SCHEMA, Times,
     check_samples,
 };
 pub use fit::fit;

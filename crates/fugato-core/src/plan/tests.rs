@@ -253,3 +253,39 @@ fn a_merged_stage_is_one_group_of_several_segments() {
         "plan's merged stage 1 is not one group of several segments"
     );
 }
+
+#[test]
+fn plans_are_alike_that_cut_alike() {
+    let limits = LegLimits {
+        min: Nanos::from_micros(5),
+        max: Nanos::from_micros(20),
+    };
+    let of = |written: &[Written<'_>]| {
+        Plan::new(
+            key(),
+            "by hand",
+            CostBasis::Measured,
+            stages(written),
+            limits,
+        )
+    };
+    let plan = of(&[(&[&[0]], 10), (&[&[1], &[2]], 10), (&[&[3]], 10)]);
+    let slower = of(&[(&[&[0]], 11), (&[&[1], &[2]], 9), (&[&[3]], 12)]);
+    assert!(plan.cuts_alike(&slower), "{plan:?} and {slower:?}");
+    let apart = of(&[(&[&[0]], 10), (&[&[1]], 5), (&[&[2]], 5), (&[&[3]], 10)]);
+    assert!(!plan.cuts_alike(&apart));
+    let joined = of(&[(&[&[0]], 1), (&[&[1], &[2]], 1), (&[&[3]], 1)]);
+    assert_eq!(joined.legs.len(), 1);
+    assert!(!plan.cuts_alike(&joined), "the same stages in other legs");
+    let changes: [fn(&mut Plan); 4] = [
+        |plan| plan.key.model = "def".to_owned(),
+        |plan| plan.segment_flops = Some(1),
+        |plan| plan.stackable_apart = true,
+        |plan| plan.stages[0].merged = true,
+    ];
+    for change in changes {
+        let mut other = plan.clone();
+        change(&mut other);
+        assert!(!plan.cuts_alike(&other), "{other:?}");
+    }
+}

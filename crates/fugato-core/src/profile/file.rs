@@ -15,6 +15,8 @@ pub use check::{ModelKey, PointKey, ProfileError, check_samples};
 pub use optimum::{Candidate, Constraint, Infeasible, Optima, Optimum, OptimumPoint};
 
 use super::parallelism::KernelList;
+use crate::plan::Plan;
+use crate::time::Nanos;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 
@@ -115,6 +117,25 @@ pub struct ModelProfile {
     /// surface of its own; empty for a model that runs whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub legs: Vec<LegProfile>,
+    /// How it was cut into the legs that were measured; none for a model that runs whole, and for
+    /// legs that are assumed or that come without a plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leg_plan: Option<Box<LegPlan>>,
+}
+
+/// How a model was cut into the legs that were measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LegPlan {
+    /// The longest leg that was asked for, in nanoseconds; none where the plan was given.
+    #[serde(
+        rename = "longest_ns",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub longest: Option<Nanos>,
+    /// The plan: which segments each leg has. Its own times are those that it was made by.
+    pub plan: Plan,
 }
 
 /// In what precision a model computes.
@@ -401,6 +422,7 @@ impl ModelProfile {
             changeovers: Vec::new(),
             grid: Vec::new(),
             legs: Vec::new(),
+            leg_plan: None,
         }
     }
 
@@ -409,6 +431,7 @@ impl ModelProfile {
     pub fn whole(&self) -> Self {
         let mut whole = self.clone();
         whole.legs = Vec::new();
+        whole.leg_plan = None;
         whole
     }
 

@@ -1,7 +1,7 @@
-//! Models cut into legs that nobody has measured: an **assumption** for simulations, until
-//! plans bring measured legs of their own ([`LegProfile`]).
+//! The legs of models: concluded from what was measured of them ([`LegProfile::measured`]), or an
+//! **assumption** for simulations where nobody has.
 //!
-//! A model's legs add up to the whole model at every measured point, so that cutting it
+//! Assumed legs add up to the whole model at every measured point, so that cutting it
 //! changes nothing by itself; what a boundary costs, the simulated device adds. Where in the
 //! model the parallel work is, a profile does not say, and it is drawn from a seed:
 //!
@@ -13,7 +13,7 @@
 //! How long a leg is counts at the model's largest batch, or at the largest that it is to run
 //! in where that is smaller, and at its knee.
 
-use super::analyse::{AnalysisOptions, conclude};
+use super::analyse::{AnalysisOptions, analyse, conclude};
 use super::file::{Fit, GridPoint, LegProfile, ModelProfile, Profile};
 use super::parallelism::{Kernel, KernelList};
 use super::surface::{Estimate, Load, Surface};
@@ -85,6 +85,20 @@ impl Profile {
     }
 }
 
+impl LegProfile {
+    /// What follows from the points that were measured of a leg, as from those of a model that
+    /// runs at most `max_batch` items: its fit and its knee.
+    #[must_use]
+    pub fn measured(grid: Vec<GridPoint>, max_batch: u32, options: &AnalysisOptions) -> Self {
+        let mut leg = ModelProfile {
+            grid,
+            ..ModelProfile::new("leg", "leg", max_batch)
+        };
+        analyse(&mut leg, options);
+        Self::of(&leg, false)
+    }
+}
+
 impl ModelProfile {
     /// The same model, cut into legs that take these parts of its time each, at every point: a
     /// plan says what its legs take at one batch and share, and how far others differ is
@@ -134,7 +148,7 @@ impl ModelProfile {
         };
         Self {
             legs,
-            ..self.clone()
+            ..self.whole()
         }
     }
 }

@@ -10,7 +10,8 @@ impl Profile {
     /// Shares that the smaller device lacks are left out. Shares that a larger one has more
     /// count as the largest measured (more slices than were measured do not help), but where
     /// the profile is synthetic its kernels say. A point with all other slices busy stays
-    /// one. Knees and optima are found anew.
+    /// one. Knees and optima are found anew. Legs stay, and the plan that they are of does not:
+    /// it was made for the device that was measured.
     #[must_use]
     pub fn resized(&self, slices: u16) -> Self {
         let mut resized = self.clone();
@@ -31,6 +32,7 @@ impl Profile {
                     *known = LegProfile::of(leg, known.assumed);
                 }
             }
+            model.leg_plan = None;
             resize(model, self.device.slices, slices, self.synthetic);
             conclude(model, &options);
         }

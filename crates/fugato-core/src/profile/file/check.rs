@@ -2,7 +2,8 @@
 
 mod concluded;
 
-use super::{Changeover, DeviceKey, GridPoint, ModelProfile, Precision, Profile, SCHEMA};
+use super::{Changeover, DeviceKey, GridPoint, LegPlan, ModelProfile, Precision, Profile, SCHEMA};
+use crate::time::Nanos;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -203,6 +204,23 @@ impl Profile {
                 });
             }
             model.check(self.device.slices)?;
+            self.check_made_here(model)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a model's legs are of a plan for this profile's device and runtime.
+    fn check_made_here(&self, model: &ModelProfile) -> Result<(), ProfileError> {
+        let Some(key) = model.leg_plan.as_ref().map(|legs| &legs.plan.key) else {
+            return Ok(());
+        };
+        if key.device != self.device {
+            let (found, expected) = (&key.device, self.device.to_string());
+            return Err(model.wrong("leg_plan.plan.key.device", found, &expected));
+        }
+        if key.runtime != self.runtime {
+            let expected = format!("`{}`", self.runtime);
+            return Err(model.wrong("leg_plan.plan.key.runtime", &key.runtime, &expected));
         }
         Ok(())
     }
@@ -304,6 +322,7 @@ impl ModelProfile {
     /// As [`Profile::check`].
     pub fn check(&self, slices: u16) -> Result<(), ProfileError> {
         self.check_whole(slices)?;
+        self.check_leg_plan()?;
         if self.legs.is_empty() {
             return Ok(());
         }
@@ -312,6 +331,28 @@ impl ModelProfile {
             if !leg.grid.iter().any(|point| point.times().is_some()) {
                 return Err(leg.wrong("grid", &"without times", "at least one point with times"));
             }
+        }
+        Ok(())
+    }
+
+    fn check_leg_plan(&self) -> Result<(), ProfileError> {
+        let Some(LegPlan { longest, plan }) = self.leg_plan.as_deref() else {
+            return Ok(());
+        };
+        if longest.is_some_and(|longest| longest == Nanos::ZERO) {
+            return Err(self.wrong("leg_plan.longest_ns", &0, "at least 1"));
+        }
+        if plan.key.model != self.hash {
+            let field = "leg_plan.plan.key.model";
+            return Err(self.wrong(field, &plan.key.model, &format!("`{}`", self.hash)));
+        }
+        if plan.legs.len() != self.legs.len() {
+            let expected = format!("{}, as the model has legs", self.legs.len());
+            return Err(self.wrong("leg_plan.plan.legs", &plan.legs.len(), &expected));
+        }
+        if let Some(assumed) = self.legs.iter().position(|leg| leg.assumed) {
+            let field = format!("legs[{assumed}].assumed");
+            return Err(self.wrong(&field, &true, "false, as there is a plan of them"));
         }
         Ok(())
     }

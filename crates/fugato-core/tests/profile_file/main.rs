@@ -1,5 +1,7 @@
 //! The profile's wire schema, and what a bad profile is told.
 
+mod legs;
+
 use fugato_core::profile::{
     AnalysisOptions, Candidate, Changeover, Constraint, DeviceKey, Fit, GridPoint, Infeasible,
     Kernel, KernelList, ModelKey, ModelProfile, Optimum, OptimumPoint, PointKey, Precision,
