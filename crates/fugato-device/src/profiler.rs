@@ -4,7 +4,7 @@
 //! **Invariant:** while a [`Profiler`] makes a visit nobody else starts legs on its device.
 
 use crate::device::{
-    Device, DeviceEvent, LegWork, RequestInputs, RevokeLeg, RunError, TaskOutputs,
+    Device, DeviceEvent, LeftBehind, LegWork, RequestInputs, RevokeLeg, RunError, TaskOutputs,
 };
 use crate::shared::InputFault;
 use fugato_core::device::DeviceSpec;
@@ -24,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// What to run in a visit.
 #[derive(Clone, Debug)]
 pub struct Visit {
-    /// The model, loaded with [`Visit::slots`] slots or more.
+    /// The model, loaded with [`Visit::slots`] slots or more; one is enough where `neighbour` is
+    /// another.
     pub model: ModelId,
     /// A request of one item, of which every batch is made up.
     pub item: RequestInputs,
@@ -35,18 +36,19 @@ pub struct Visit {
     /// Partitions that are busy meanwhile, each with legs one after another. They must not
     /// overlap each other or `partition`.
     pub busy: Vec<PartitionId>,
-    /// What those legs are; `None`: of one item of the same model.
+    /// What those legs are; `None`: of one item of the same model, which must then run in one
+    /// leg.
     pub neighbour: Option<Neighbour>,
-    /// Legs to run first, whose times do not count.
+    /// Legs to run first, whose times do not count; tasks, where a task has several legs.
     pub warm_up: u32,
-    /// Legs to time.
+    /// Legs to time, or tasks.
     pub legs: u32,
 }
 
 /// What the busy partitions of a visit run.
 #[derive(Clone, Debug)]
 pub struct Neighbour {
-    /// The model, loaded with as many slots as the visit's own.
+    /// The model, loaded with [`Visit::slots`] slots or more.
     pub model: ModelId,
     /// A request of one item, of which the batch is made up.
     pub item: RequestInputs,
@@ -118,7 +120,7 @@ pub struct Profiler<D> {
     events: Receiver<DeviceEvent>,
     next_task: u64,
     /// The legs on the device, and where they run.
-    in_flight: BTreeMap<TaskId, Place>,
+    in_flight: BTreeMap<TaskId, (LegIndex, Place)>,
 }
 
 /// The partitions that together are all of the device but `partition`, as far as there
@@ -180,8 +182,35 @@ impl<D: Device> Profiler<D> {
         visit: &Visit,
         go_on: impl Fn() -> bool,
     ) -> Result<Vec<Nanos>, VisitError> {
-        let timed = self.time(visit, go_on);
-        self.quiet().and(timed)
+        let tasks = self.visit_legs(visit, 1, go_on)?;
+        Ok(tasks.into_iter().flatten().collect())
+    }
+
+    /// As [`visit`](Self::visit), of a model of so many `legs`: each timed run is a task that
+    /// goes from its first leg to its last, and `go_on` is asked before each task.
+    ///
+    /// # Shape
+    /// The times by task, and of each task by leg.
+    ///
+    /// # Errors
+    /// [`VisitError`]; the first one that a leg ended with.
+    pub fn visit_legs(
+        &mut self,
+        visit: &Visit,
+        legs: u16,
+        go_on: impl Fn() -> bool,
+    ) -> Result<Vec<Vec<Nanos>>, VisitError> {
+        let mut under_way = None;
+        let timed = self.time(visit, legs, &mut under_way, go_on);
+        let quiet = self.quiet();
+        if let Some(task) = under_way.filter(|_| legs > 1) {
+            self.device.let_go(&LeftBehind {
+                task,
+                model: visit.model,
+                slot: TIMED,
+            });
+        }
+        quiet.and(timed)
     }
 
     /// Runs a task, leg after leg, on a device that does nothing else.
@@ -198,25 +227,8 @@ impl<D: Device> Profiler<D> {
         };
         let mut begun = None;
         for leg in (0..walk.legs).map(LegIndex) {
-            let requests = match leg.0 {
-                0 => (0..walk.batch).map(|_| walk.item.clone()).collect(),
-                _ => Vec::new(),
-            };
-            self.device.start(LegWork {
-                start: Start {
-                    device: self.device.spec().id,
-                    task,
-                    model: walk.model,
-                    leg,
-                    partition: walk.partition,
-                    lane: LANE,
-                    slot: TIMED,
-                    batch: BatchSize(walk.batch),
-                    not_before: Timestamp::ZERO,
-                    requests: Vec::new(),
-                },
-                requests,
-            });
+            let work = (walk.model, &walk.item, walk.batch);
+            self.hand_over((task, leg), work, (walk.partition, TIMED));
             let (started, ended, outputs) = self.end_of(task)?;
             walked.legs.push(ended - started);
             walked.span = (*begun.get_or_insert(started), ended);
@@ -252,12 +264,19 @@ impl<D: Device> Profiler<D> {
         task
     }
 
-    fn time(&mut self, visit: &Visit, go_on: impl Fn() -> bool) -> Result<Vec<Nanos>, VisitError> {
+    /// `under_way` is the task whose legs have not all ended.
+    fn time(
+        &mut self,
+        visit: &Visit,
+        legs: u16,
+        under_way: &mut Option<TaskId>,
+        go_on: impl Fn() -> bool,
+    ) -> Result<Vec<Vec<Nanos>>, VisitError> {
         for (index, &partition) in visit.busy.iter().enumerate() {
             let last = slots_beside(index + 1) - 1;
             // One runs, one is committed, so that the lane never waits for this thread.
             for slot in [last - 1, last] {
-                self.start(visit, (partition, SlotIndex(slot)));
+                self.start_neighbour(visit, (partition, SlotIndex(slot)));
             }
         }
         // When each has run a leg its sessions and buffers are there, and the next one runs.
@@ -267,19 +286,27 @@ impl<D: Device> Profiler<D> {
             warm.insert(partition);
         }
         let mut times = Vec::new();
-        for leg in 0..visit.warm_up.saturating_add(visit.legs) {
+        for run in 0..visit.warm_up.saturating_add(visit.legs) {
             if !go_on() {
                 break;
             }
-            let timed = self.start(visit, (visit.partition, TIMED));
-            let took = loop {
-                let (task, _, took) = self.keep_busy(visit)?;
-                if task == timed {
-                    break took;
-                }
-            };
-            if leg >= visit.warm_up {
-                times.push(took);
+            let timed = self.next_task();
+            *under_way = Some(timed);
+            let mut task = Vec::with_capacity(usize::from(legs));
+            for leg in (0..legs).map(LegIndex) {
+                let work = (visit.model, &visit.item, visit.batch);
+                self.start((timed, leg), work, (visit.partition, TIMED));
+                let took = loop {
+                    let (ended, _, took) = self.keep_busy(visit)?;
+                    if ended == timed {
+                        break took;
+                    }
+                };
+                task.push(took);
+            }
+            *under_way = None;
+            if run >= visit.warm_up {
+                times.push(task);
             }
         }
         Ok(times)
@@ -291,17 +318,17 @@ impl<D: Device> Profiler<D> {
         let (task, place, took) = self.next_end()?;
         let took = took?;
         if place.1 != TIMED {
-            self.start(visit, place);
+            self.start_neighbour(visit, place);
         }
         Ok((task, place, took))
     }
 
     /// Empties the device: takes back what has not begun, and waits for the rest.
     fn quiet(&mut self) -> Result<(), VisitError> {
-        for (&task, &(partition, _)) in &self.in_flight {
+        for (&task, &(leg, (partition, _))) in &self.in_flight {
             self.device.revoke(&RevokeLeg {
                 task,
-                leg: LegIndex(0),
+                leg,
                 partition,
                 lane: LANE,
             });
@@ -330,27 +357,50 @@ impl<D: Device> Profiler<D> {
                     ..
                 } => (task, check(result).map(|()| ended - started)),
             };
-            if let Some(place) = self.in_flight.remove(&task) {
+            if let Some((_, place)) = self.in_flight.remove(&task) {
                 return Ok((task, place, took));
             }
         }
     }
 
-    /// Starts a leg of the visit: a timed one in its slot, a neighbour's in any other.
-    fn start(&mut self, visit: &Visit, (partition, slot): Place) -> TaskId {
-        let (model, item, batch) = match &visit.neighbour {
-            _ if slot == TIMED => (visit.model, &visit.item, visit.batch),
+    /// Starts a leg on a busy partition.
+    fn start_neighbour(&mut self, visit: &Visit, place: Place) {
+        let work = match &visit.neighbour {
             Some(other) => (other.model, &other.item, other.batch),
             None => (visit.model, &visit.item, 1),
         };
         let task = self.next_task();
-        self.in_flight.insert(task, (partition, slot));
+        self.start((task, LegIndex(0)), work, place);
+    }
+
+    /// Starts a leg whose end [`next_end`](Self::next_end) tells.
+    fn start(
+        &mut self,
+        (task, leg): (TaskId, LegIndex),
+        work: (ModelId, &RequestInputs, u32),
+        place: Place,
+    ) {
+        self.in_flight.insert(task, (leg, place));
+        self.hand_over((task, leg), work, place);
+    }
+
+    /// Gives the device a leg; the first one of a task with the inputs of all its items.
+    fn hand_over(
+        &self,
+        (task, leg): (TaskId, LegIndex),
+        (model, item, batch): (ModelId, &RequestInputs, u32),
+        (partition, slot): Place,
+    ) {
+        let requests = match leg.0 {
+            0 => (0..batch).map(|_| item.clone()).collect(),
+            _ => Vec::new(),
+        };
         self.device.start(LegWork {
             start: Start {
                 device: self.device.spec().id,
                 task,
                 model,
-                leg: LegIndex(0),
+                leg,
                 partition,
                 lane: LANE,
                 slot,
@@ -358,9 +408,8 @@ impl<D: Device> Profiler<D> {
                 not_before: Timestamp::ZERO,
                 requests: Vec::new(),
             },
-            requests: (0..batch).map(|_| item.clone()).collect(),
+            requests,
         });
-        task
     }
 }
 

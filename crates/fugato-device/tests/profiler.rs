@@ -6,9 +6,9 @@ mod common;
 
 use common::{Bench, batched, dense, model, node, random_rows, request};
 use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
-use fugato_core::{DeviceId, ModelId, PartitionId, Share};
+use fugato_core::{DeviceId, ModelId, OperatorIndex, PartitionId, Share};
 use fugato_device::{
-    CpuDevice, CpuOptions, Device, LoadOptions, MonotonicClock, Neighbour, Profiler, Visit,
+    CpuDevice, CpuOptions, Cuts, Device, LoadOptions, MonotonicClock, Neighbour, Profiler, Visit,
     VisitError, partitions_beside, slots_beside,
 };
 use fugato_onnx::{DataType, ModelProto, TensorProto};
@@ -107,6 +107,66 @@ fn neighbours_run_batches_of_another_model() {
     let failed = profiler.visit(&beside, || true);
     assert_eq!(failed.is_err(), !busy.is_empty());
     profiler.visit(&visit(1, partition), || true).unwrap();
+}
+
+/// Three products one after the other.
+fn products() -> ModelProto {
+    let nodes = [("x", "a"), ("a", "b"), ("b", "y")];
+    let nodes = nodes.map(|(from, to)| node("MatMul", &[from, "w"], &[to]));
+    let side = i64::try_from(WIDTH).unwrap();
+    let weights = vec![0.01; usize::try_from(WIDTH * WIDTH).unwrap()];
+    model(
+        nodes.to_vec(),
+        vec![batched("x", DataType::Float, &[side])],
+        vec![batched("y", DataType::Float, &[side])],
+        vec![TensorProto::from_f32s("w", &[side, side], &weights)],
+    )
+}
+
+#[test]
+fn tasks_of_several_legs_are_timed_leg_by_leg_beside_the_model_as_it_is() {
+    let bench = Bench::new();
+    let mut profiler = profiler(&bench, &products(), 4);
+    let partition = smallest(profiler.device().spec());
+    let busy = partitions_beside(profiler.device().spec(), partition);
+    let stored = bench.prepare(&products());
+    let cuts = Cuts::sequential((0..3).map(|operator| vec![OperatorIndex::at(operator)]));
+    let cut = ModelId(4);
+    let options = LoadOptions {
+        max_batch: 4,
+        slots: 1,
+        cuts: Some(cuts),
+        ..LoadOptions::default()
+    };
+    let loaded = profiler.device().load(cut, &stored, &options).unwrap();
+    assert_eq!(loaded.legs, 3);
+    let beside = Visit {
+        model: cut,
+        busy,
+        neighbour: Some(Neighbour {
+            model: MODEL,
+            item: request(1, vec![random_rows(2, 1, WIDTH)]),
+            batch: 1,
+        }),
+        ..visit(4, partition)
+    };
+    let tasks = profiler.visit_legs(&beside, 3, || true).unwrap();
+    assert_eq!(tasks.len(), 3);
+    for legs in &tasks {
+        assert_eq!(legs.len(), 3);
+        assert!(legs.iter().all(|took| took.as_nanos() > 0));
+    }
+    let alone = Visit {
+        busy: Vec::new(),
+        ..beside
+    };
+    let before = profiler.device().metrics().legs;
+    profiler.visit_legs(&alone, 3, || true).unwrap();
+    let after = profiler.device().metrics().legs;
+    assert_eq!(after - before, 4 * 3, "whole tasks, the warm-up too");
+    // Beyond its last leg a model has none; what it has left does not harm the next task.
+    assert!(profiler.visit_legs(&alone, 4, || true).is_err());
+    assert_eq!(profiler.visit_legs(&alone, 3, || true).unwrap().len(), 3);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use fugato_core::OperatorIndex;
 
 /// `y` is four times what it is given and nine, `m`, which is given before it, three more; the
 /// input is read again by `c`, and `a` by `d`.
-fn net() -> FakeFacts {
+pub(super) fn net() -> FakeFacts {
     graph(
         "net",
         16,
@@ -31,7 +31,7 @@ fn legs_of(legs: &[&[usize]]) -> Cuts {
     Cuts::sequential(legs.iter().map(leg))
 }
 
-fn three() -> Cuts {
+pub(super) fn three() -> Cuts {
     legs_of(&[&[0, 1], &[2, 3], &[4, 5]])
 }
 

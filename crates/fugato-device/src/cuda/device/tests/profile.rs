@@ -1,7 +1,8 @@
 //! The device under the profiler.
 
+use super::legs::{net, three};
 use super::*;
-use crate::profiler::{Profiler, Visit, partitions_beside, slots_beside};
+use crate::profiler::{Neighbour, Profiler, Visit, partitions_beside, slots_beside};
 
 #[test]
 fn a_model_is_timed_beside_busy_partitions() {
@@ -33,4 +34,49 @@ fn a_model_is_timed_beside_busy_partitions() {
     // One task runs in each of the others and one is committed, which is enqueued behind it.
     let times = profiler.visit(&visit, || true).unwrap();
     assert_eq!(times.len(), 3);
+}
+
+#[test]
+fn legs_are_timed_beside_the_model_as_it_is() {
+    let rig = Rig::new(ENOUGH);
+    let spec = rig.device.spec();
+    let beside = |part: PartitionId| partitions_beside(spec, part);
+    let mut parts = spec.partitions.iter().map(|part| part.id);
+    let half = parts.find(|&part| !beside(part).is_empty()).unwrap();
+    let busy = beside(half);
+    let load = |id, slots, cuts| {
+        let options = LoadOptions {
+            max_batch: 4,
+            slots,
+            cuts,
+            ..LoadOptions::default()
+        };
+        let facts = FakeModel(Arc::new(net()));
+        rig.device.load(ModelId(id), &facts, &options).unwrap().legs
+    };
+    assert_eq!(load(0, slots_beside(busy.len()), None), 1);
+    assert_eq!(load(1, 1, Some(three())), 3);
+    let item = request(1, 16, 7);
+    let visit = Visit {
+        model: ModelId(1),
+        item: item.clone(),
+        batch: 2,
+        partition: half,
+        busy,
+        neighbour: Some(Neighbour {
+            model: ModelId(0),
+            item,
+            batch: 1,
+        }),
+        warm_up: 1,
+        legs: 2,
+    };
+    let Rig { device, events, .. } = rig;
+    let mut profiler = Profiler::new(Arc::new(device), events);
+    let tasks = profiler.visit_legs(&visit, 3, || true).unwrap();
+    let legs: Vec<usize> = tasks.iter().map(Vec::len).collect();
+    assert_eq!(legs, [3, 3]);
+    // A leg that the model does not have ends the visit, and the slot is free for the next.
+    assert!(profiler.visit_legs(&visit, 4, || true).is_err());
+    assert_eq!(profiler.visit_legs(&visit, 3, || true).unwrap().len(), 2);
 }
