@@ -1,5 +1,7 @@
 //! `fugato simulate` as a user meets it.
 
+use fugato_core::Nanos;
+use fugato_core::profile::{Division, v100_dstack};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -304,6 +306,27 @@ fn models_are_cut_into_assumed_legs() {
         .filter_map(|event| event["dur"].as_f64())
         .fold(0.0, f64::max);
     assert!((500.0..=4_000.0).contains(&longest), "{longest} us");
+}
+
+#[test]
+fn models_with_legs_run_whole_where_that_is_asked() {
+    let folder = scratch();
+    let path = folder.path().join("cut.json");
+    let profile = v100_dstack().divided(Division {
+        leg_max: Nanos::from_millis(2),
+        seed: 1,
+    });
+    let file = serde_json::to_string(&profile).expect("it serialises");
+    fs::write(&path, file).expect("written");
+    let path = path.to_str().expect("UTF-8");
+    let report = |flags: &[&str]| {
+        let cut = ["--workload", "arv", "--policy", "edf-legs"];
+        let report = json(&[&cut[..], flags, &SHORT].concat(), folder.path());
+        report["policies"][0].clone()
+    };
+    let never_cut = report(&[]);
+    assert_eq!(report(&["--profile", path, "--legs", "none"]), never_cut);
+    assert_ne!(report(&["--profile", path]), never_cut);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::ValueHint;
 use fugato_core::device::ATOMS_MAX;
 use fugato_core::mix::{MIXES, Mix};
-use fugato_core::profile::{BUILT_IN, Division, Profile, built_in};
+use fugato_core::profile::{BUILT_IN, Division, ModelProfile, Profile, built_in};
 use fugato_core::sched::{DeadlineMode, DynamicBatching};
 use fugato_core::sim::{Overheads, Scenario, SimOptions, TimeSlicing, sim_device};
 use fugato_core::workload::{ArrivalProcess, ModelLoad, Workload};
@@ -102,9 +102,10 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "20us")]
     pub switch: Span,
     /// Cut models whose profile has no legs into ones no longer than this, at the largest batch of
-    /// the workload or else of the profile, and at their knee. How they are cut is an assumption
-    #[arg(long, value_name = "TIME")]
-    pub legs: Option<Span>,
+    /// the workload or else of the profile, and at their knee. How they are cut is an assumption;
+    /// `none`: run all models whole, those too whose profile has legs
+    #[arg(long, value_name = "TIME", value_parser = parse_legs)]
+    pub legs: Option<Legs>,
     /// Give every run its median time
     #[arg(long)]
     pub no_noise: bool,
@@ -313,10 +314,34 @@ const CUT_SEED: u64 = 1;
 /// The shortest leg that models are cut into: what a plan joins stages up to, by default.
 const LEG_MIN: Nanos = Nanos::from_micros(500);
 
+/// What models are cut into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Legs {
+    /// Nothing: they run whole.
+    None,
+    /// Legs of at most so long, where the profile has none.
+    Longest(Nanos),
+}
+
+fn parse_legs(text: &str) -> Result<Legs, String> {
+    if text == "none" {
+        return Ok(Legs::None);
+    }
+    let longest: Span = text
+        .parse()
+        .map_err(|error| format!("{error}, or `none`"))?;
+    Ok(Legs::Longest(longest.nanos()))
+}
+
 /// The profile with models cut as asked; says to people how many legs were made up.
 fn cut(profile: Profile, args: &Args, workload: &Workload) -> anyhow::Result<Profile> {
-    let Some(leg_max) = args.legs.map(Span::nanos) else {
-        return Ok(profile);
+    let leg_max = match args.legs {
+        None => return Ok(profile),
+        Some(Legs::None) => {
+            let models = profile.models.iter().map(ModelProfile::whole).collect();
+            return Ok(Profile { models, ..profile });
+        }
+        Some(Legs::Longest(leg_max)) => leg_max,
     };
     if leg_max < LEG_MIN {
         bail!("`--legs` is {leg_max}, expected at least {LEG_MIN}");
