@@ -34,7 +34,7 @@ pub use plan_bench::{Difference, PlanBench, PlanBenchError, Timing};
 pub use profiles::ProfileFileError;
 pub use serve::{Given, ServeError, serve};
 pub use timeline::TimelineFileError;
-pub use workbench::{BenchModel, Workbench};
+pub use workbench::{BenchModel, CutModel, ForAll, LegsWanted, Workbench};
 
 use crate::api::{
     Explanation, InferReply, InferRequest, InferenceService, LoadRequest, LogSettings, ModelInfo,

@@ -47,6 +47,8 @@ pub enum Part {
     Zoo,
     /// What share of the device models can use, as a profile for the simulator
     Knees,
+    /// Whether legs of a model need smaller shares than all of it, as a profile with legs
+    Legs,
     /// Which load the policies hold on the papers' mixes, beside what is simulated
     Policies,
     /// How long the device stands still between two legs, in one partition and in two
@@ -62,7 +64,7 @@ pub enum Part {
 impl Part {
     /// All, in the order they are tried: the riskiest assumptions first.
     /// What they leave of their time goes to the parts that measure as long as they may.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Device,
         Self::Capture,
         Self::Overlap,
@@ -76,6 +78,7 @@ impl Part {
         Self::Plans,
         Self::Zoo,
         Self::Knees,
+        Self::Legs,
         Self::Policies,
     ];
 
@@ -91,6 +94,7 @@ impl Part {
             Self::Retarget => "retarget",
             Self::Zoo => "zoo",
             Self::Knees => "knees",
+            Self::Legs => "legs",
             Self::Policies => "policies",
             Self::Switch => "switch",
             Self::Beside => "beside",
@@ -111,6 +115,7 @@ impl Part {
             Self::Retarget => "Can a captured graph be moved to another partition?",
             Self::Zoo => "Do all models answer as on the CPU?",
             Self::Knees => "Is a part of the device enough for a model?",
+            Self::Legs => "Do legs need smaller shares than their model?",
             Self::Policies => "Does `fugato` hold as much load as no control?",
             Self::Switch => "Is another partition as near as the same one?",
             Self::Beside => "Do other models leave one alone?",
@@ -125,12 +130,11 @@ impl Part {
             Self::Device => 10,
             Self::Capture => 45,
             Self::Overlap | Self::Memory | Self::Models => 25,
+            Self::Neighbours | Self::Partitions | Self::Legs => 25,
             Self::Retarget | Self::Beside => 20,
-            Self::Neighbours => 30,
-            Self::Partitions => 35,
             Self::Switch => 15,
             Self::Plans | Self::Zoo => 60,
-            Self::Knees | Self::Policies => 50,
+            Self::Knees | Self::Policies => 45,
         })
     }
 }

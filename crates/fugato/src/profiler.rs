@@ -5,8 +5,11 @@
 
 mod changeovers;
 pub mod files;
+mod legs;
 mod subject;
 pub mod table;
+
+pub use legs::Whole;
 
 use crate::engine::Workbench;
 use files::{Earlier, SampledModel};
@@ -83,6 +86,8 @@ pub enum End {
 pub struct Status<'a> {
     /// The model of the next visit.
     pub model: &'a str,
+    /// The legs that it is cut into there; none where it is as it is.
+    pub legs: Option<u16>,
     /// The point of it.
     pub point: PointKey,
     /// Points of all models that have had all their visits.
@@ -158,6 +163,9 @@ impl Run {
 
     /// The bench with its models, for another run.
     pub fn into_bench(self) -> Workbench {
+        for subject in &self.subjects {
+            subject.give_up(self.bench.profiler.device());
+        }
         let models = self.subjects.into_iter().map(|subject| subject.model);
         Workbench {
             models: models.collect(),
@@ -177,6 +185,14 @@ impl Run {
         })
     }
 
+    /// Models whose legs were asked for and were not measured.
+    pub fn left_whole(&self) -> impl Iterator<Item = (&str, Whole)> {
+        self.subjects.iter().filter_map(|subject| {
+            let why = subject.left_whole()?;
+            Some((subject.model.name.as_str(), why))
+        })
+    }
+
     /// Makes visits until nothing is left to measure, the budget is spent, or `stopped`.
     /// `tell` is called before each visit, and may keep what was found so far.
     pub fn measure(
@@ -190,52 +206,79 @@ impl Run {
             }
             self.subjects[index].choose_item(&mut self.bench.profiler);
         }
-        let mut changed_over = false;
+        let mut are_known = false;
         loop {
             if stopped() {
                 return End::Stopped;
             }
             // Before points are looked at once more, so that the budget has room for them.
-            if !changed_over && self.uncovered() == 0 {
-                changed_over = true;
-                if let Some(end) = self.measure_changeovers(&stopped) {
+            let mut whole = self.subjects.iter();
+            if !are_known && whole.all(|subject| subject.survey.is_covered()) {
+                are_known = true;
+                let ended = self.measure_changeovers(&stopped);
+                if let Some(end) = ended.or_else(|| self.cut(&stopped)) {
                     return end;
                 }
             }
             let left = self.options.budget.saturating_sub(self.spent());
             let mut wanted = Vec::new();
             for (index, subject) in self.subjects.iter_mut().enumerate() {
-                wanted.extend(subject.next().map(|next| (index, next)));
+                wanted.extend(subject.next().map(|next| (index, None, next)));
+                let legs = subject.next_legs();
+                wanted.extend(legs.map(|(legs, next)| (index, Some(legs), next)));
             }
             if wanted.is_empty() {
                 return End::Complete;
             }
-            wanted.retain(|(_, next)| next.expected.is_none_or(|expected| expected <= left));
+            wanted.retain(|(_, _, next)| next.expected.is_none_or(|expected| expected <= left));
             // A round of one model follows another's, so that points that are compared are
             // close in time and the rounds far apart.
             let first = wanted
                 .iter()
-                .min_by_key(|(index, next)| (next.visits, *index));
-            let Some(&(index, next)) = first.filter(|_| left > Nanos::default()) else {
+                .min_by_key(|(index, _, next)| (next.visits, *index));
+            let Some(&(index, legs, next)) = first.filter(|_| left > Nanos::default()) else {
                 return End::BudgetSpent;
             };
-            tell(self, &self.status(index, next.point));
-            self.subjects[index].visit(&mut self.bench.profiler, &next, &stopped);
+            tell(self, &self.status(index, legs, next.point));
+            let (subject, profiler) = (&mut self.subjects[index], &mut self.bench.profiler);
+            match legs {
+                None => subject.visit(profiler, &next, &stopped),
+                Some(_) => subject.visit_legs(profiler, &next, &stopped),
+            }
         }
+    }
+
+    /// Cuts the models whose legs are to be measured. `None` where all are.
+    fn cut(&mut self, stopped: &impl Fn() -> bool) -> Option<End> {
+        for subject in self
+            .subjects
+            .iter_mut()
+            .filter(|subject| subject.is_uncut())
+        {
+            if stopped() {
+                return Some(End::Stopped);
+            }
+            if self.begun.elapsed() >= self.options.budget.into() {
+                return Some(End::BudgetSpent);
+            }
+            subject.cut(&self.bench);
+        }
+        None
     }
 
     fn spent(&self) -> Nanos {
         self.begun.elapsed().into()
     }
 
-    fn status(&self, index: usize, point: PointKey) -> Status<'_> {
-        let surveys = || self.subjects.iter().map(|subject| &subject.survey);
+    fn status(&self, index: usize, legs: Option<u16>, point: PointKey) -> Status<'_> {
+        let surveys = || self.subjects.iter().flat_map(Subject::surveys);
         let points: usize = surveys().map(|survey| survey.points()).sum();
         let uncovered: usize = surveys().map(|survey| survey.uncovered()).sum();
         let budget = self.options.budget.saturating_sub(self.spent());
         let left = surveys().fold(Nanos::default(), |sum, survey| sum + survey.left());
         Status {
             model: &self.subjects[index].model.name,
+            legs,
             point,
             covered: points - uncovered,
             points,
@@ -248,9 +291,9 @@ impl Run {
         }
     }
 
-    /// Points that have not had all their visits.
+    /// Points that have not had all their visits; those of legs count by themselves.
     pub fn uncovered(&self) -> usize {
-        let surveys = self.subjects.iter().map(|subject| &subject.survey);
+        let surveys = self.subjects.iter().flat_map(Subject::surveys);
         surveys.map(|survey| survey.uncovered()).sum()
     }
 

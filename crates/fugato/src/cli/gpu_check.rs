@@ -23,8 +23,8 @@ Examples:
   fugato gpu-check --out gpu --only knees,policies --time 6m
 
 Each part runs in a process of its own, and writes its report as it goes. All together take less
-than eight minutes. `knees` writes `profile.json` into the folder, which `policies` needs and
-`fugato simulate --profile` takes. ONNX Runtime has to be a build with the CUDA provider
+than eight minutes. `knees` writes `profile.json` into the folder, which `legs` and `policies` need
+and `fugato simulate --profile` takes. ONNX Runtime has to be a build with the CUDA provider
 (`make runtime-gpu`).
 
 Exit code 1: a part failed or could not be tried to its end. Exit code 2: there is no device.";

@@ -365,7 +365,8 @@ section! {
         /// that takes longer stays whole; 0s cuts nothing; a `plan` comes first. Off, because
         /// legs cost a little and only some policies use them. On an NVIDIA device nothing is
         /// timed: the model's profile says how long its largest batch takes on the whole device,
-        /// which is divided by what operators compute; without one a task is one leg.
+        /// which is divided by what operators compute; without one a task is one leg. A profile
+        /// with measured legs of this length says on any device how the model is cut.
         legs: Span = "none; a task is one leg";
     }
 }

@@ -2,7 +2,7 @@
 //! into the scheduler.
 
 use super::devices::{Site, is_refusal};
-use super::planned::{self, Cutter, PlanFileError, Planned};
+use super::planned::{self, Cutter, Here, PlanFileError, Planned};
 use super::runner::Runner;
 use super::sample;
 use super::served::{Gate, ServedModel, ShapeClasses};
@@ -302,8 +302,8 @@ impl Loader {
         stored: &StoredModel,
     ) -> Result<(Option<Planned>, Option<PlanFileError>), PlanFileError> {
         let (runner, settings) = (&self.runner, &order.settings.model);
-        let of = (site, runner.profiles.runtime());
-        let planned = planned::read(settings, stored, of);
+        let here = Here::at(site, runner.profiles.runtime());
+        let planned = planned::read(settings, stored, &here);
         let is_other = |error: &PlanFileError| {
             let device = error.of_device();
             let mut others = runner.devices.all();

@@ -7,6 +7,7 @@
 
 mod beside;
 mod knees;
+mod legs;
 mod load;
 mod models;
 #[cfg(feature = "cuda")]

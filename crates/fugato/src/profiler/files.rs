@@ -4,7 +4,7 @@
 use super::Run;
 use crate::engine::Workbench;
 use fugato_core::profile::{
-    DeviceKey, ModelProfile, PointKey, Profile, ProfileError, check_samples,
+    DeviceKey, LegPlan, ModelProfile, PointKey, Profile, ProfileError, Survey, check_samples,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,19 @@ pub struct SampledModel {
     pub hash: String,
     /// Its points.
     pub points: Vec<PointSamples>,
+    /// The times of its legs; none where they were not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub legs: Option<Box<SampledLegs>>,
+}
+
+/// The times of a model's legs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SampledLegs {
+    /// How the model is cut.
+    pub plan: LegPlan,
+    /// `legs[leg][point]`.
+    pub legs: Vec<Vec<PointSamples>>,
 }
 
 /// The times of one point.
@@ -56,6 +69,17 @@ pub struct PointSamples {
 }
 
 impl PointSamples {
+    /// The times of all points of a survey that have any.
+    pub(super) fn of(survey: &Survey) -> Vec<Self> {
+        let points = survey.visits().map(|(key, visits)| Self {
+            batch: key.batch,
+            share: key.share,
+            neighbours: key.neighbours,
+            visits_ns: visits.to_vec(),
+        });
+        points.collect()
+    }
+
     /// The point.
     pub fn key(&self) -> PointKey {
         PointKey {
@@ -160,17 +184,29 @@ impl Earlier {
                 && samples.device == profile.device
                 && samples.runtime == profile.runtime
         };
+        let cut_here = |model: &SampledModel| {
+            model.legs.as_ref().is_none_or(|legs| {
+                let key = &legs.plan.plan.key;
+                (&key.model, &key.device, &key.runtime)
+                    == (&model.hash, &profile.device, &profile.runtime)
+                    && legs.plan.plan.legs.len() == legs.legs.len()
+            })
+        };
+        let belongs = |samples: &Samples| belongs(samples) && samples.models.iter().all(cut_here);
         if samples.as_ref().is_some_and(|samples| !belongs(samples)) {
             return Err(EarlierError::Samples { path: beside });
         }
         for model in samples.iter().flat_map(|samples| &samples.models) {
-            let points = model.points.iter();
-            let times = points.map(|point| (point.key(), point.visits_ns.as_slice()));
-            let checked = check_samples(&model.name, times, profile.device.slices);
-            checked.map_err(|error| EarlierError::Times {
-                path: beside.clone(),
-                source: Box::new(error),
-            })?;
+            let legs = model.legs.iter().flat_map(|legs| &legs.legs);
+            for points in std::iter::once(&model.points).chain(legs) {
+                let points = points.iter();
+                let times = points.map(|point| (point.key(), point.visits_ns.as_slice()));
+                let checked = check_samples(&model.name, times, profile.device.slices);
+                checked.map_err(|error| EarlierError::Times {
+                    path: beside.clone(),
+                    source: Box::new(error),
+                })?;
+            }
         }
         Ok(Some(Self {
             path: path.to_owned(),
@@ -218,10 +254,9 @@ impl Earlier {
     }
 
     /// The times of a model of the profile, as far as they are there.
-    pub fn samples_of(&self, model: &ModelProfile) -> &[PointSamples] {
+    pub fn samples_of(&self, model: &ModelProfile) -> Option<&SampledModel> {
         let mut models = self.samples().iter();
-        let own = models.find(|own| own.name == model.name && own.hash == model.hash);
-        own.map_or(&[], |own| own.points.as_slice())
+        models.find(|own| own.name == model.name && own.hash == model.hash)
     }
 
     /// The times of all models, as far as they are there.

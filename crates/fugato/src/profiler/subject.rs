@@ -1,20 +1,28 @@
 //! One model that is being measured.
 
 use super::files::{Earlier, PointSamples, SampledModel};
+use super::legs::{EarlierLegs, LegSurveys, Legs, Whole};
 use super::{Options, PlanError};
-use crate::engine::{BenchModel, Workbench};
+use crate::engine::{BenchModel, LegsWanted, Workbench};
 use fugato_core::PartitionId;
 use fugato_core::device::DeviceSpec;
 use fugato_core::profile::{
-    AnalysisOptions, Changeover, ModelProfile, PointKey, Survey, SurveyOptions, Wanted, analyse,
-    conclude,
+    AnalysisOptions, Changeover, LegPlan, ModelProfile, PointKey, Survey, SurveyOptions, Wanted,
+    analyse, conclude,
 };
-use fugato_device::{AnyDevice, Device, Profiler, RequestInputs, Visit, Walk, partitions_beside};
+use fugato_device::{
+    AnyDevice, Device, Neighbour, Profiler, RequestInputs, Visit, Walk, partitions_beside,
+};
 use std::collections::BTreeMap;
+
+/// Why a point cannot be visited.
+const NO_PARTITION: &str = "the device has no such partition";
 
 pub(super) struct Subject {
     pub(super) model: BenchModel,
     pub(super) survey: Survey,
+    /// The same, of which nothing was visited.
+    unvisited: Survey,
     /// What every batch is made up of.
     item: RequestInputs,
     /// The smallest batch.
@@ -25,6 +33,8 @@ pub(super) struct Subject {
     analysis: AnalysisOptions,
     /// The round that was wanted when conclusions were last drawn.
     judged: Option<Option<u32>>,
+    legs: Legs,
+    earlier_legs: Option<EarlierLegs>,
 }
 
 /// Where legs of one share run.
@@ -63,14 +73,24 @@ impl Subject {
             ..SurveyOptions::default()
         };
         let item = model.items.first().cloned();
+        let legs = match &model.legs {
+            LegsWanted::None => Legs::Unwanted,
+            LegsWanted::Longest(_) | LegsWanted::Planned(_) => Legs::Uncut,
+            LegsWanted::Elsewhere(reason) => Legs::Left(Whole::Elsewhere(reason.clone())),
+            LegsWanted::Unfit(reason) => Legs::Left(Whole::Failed(reason.clone())),
+        };
+        let unvisited = Survey::new(&batches, shares, spec.slices.0, survey);
         Ok(Self {
-            survey: Survey::new(&batches, shares, spec.slices.0, survey),
+            survey: unvisited.clone(),
+            unvisited,
             item: item.expect("a model is only loaded with an item to try"),
             batch: batches[0],
             places: places.collect(),
             blank,
             analysis: AnalysisOptions::new(spec.slices.0),
             judged: None,
+            legs,
+            earlier_legs: None,
             model,
         })
     }
@@ -103,7 +123,8 @@ impl Subject {
             self.blank.arrival_rate = known.arrival_rate;
         }
         self.blank.changeovers.clone_from(&known.changeovers);
-        let samples = earlier.samples_of(known);
+        let sampled = earlier.samples_of(known);
+        let samples = sampled.map_or(&[][..], |sampled| &sampled.points);
         for point in known.grid.iter().filter(|point| point.failed.is_none()) {
             let times = samples.iter().find(|sampled| sampled.key() == point.key());
             match times {
@@ -111,6 +132,85 @@ impl Subject {
                 None => self.survey.keep(point.clone()),
             }
         }
+        let legs = sampled.and_then(|sampled| sampled.legs.as_deref());
+        self.earlier_legs = EarlierLegs::of(known, legs);
+    }
+
+    /// Whether legs that are cut so are those that are to be measured.
+    fn is_wanted(&self, plan: &LegPlan) -> bool {
+        match &self.model.legs {
+            LegsWanted::Longest(longest) => plan.longest == Some(*longest),
+            LegsWanted::Planned(wanted) => plan.plan.cuts_alike(wanted),
+            LegsWanted::None | LegsWanted::Elsewhere(_) | LegsWanted::Unfit(_) => false,
+        }
+    }
+
+    /// Whether it is yet to be cut.
+    pub(super) fn is_uncut(&self) -> bool {
+        matches!(self.legs, Legs::Uncut)
+    }
+
+    /// Cuts the model, whose legs are wanted, and loads it so.
+    pub(super) fn cut(&mut self, bench: &Workbench) {
+        let earlier = self.earlier_legs.as_ref();
+        let known = earlier.and_then(|earlier| earlier.plan(|plan| self.is_wanted(plan)));
+        self.legs = match bench.cut(&self.model, &self.measured(), known) {
+            Ok(Some(cut)) => {
+                let max_batch = self.model.max_batch;
+                let surveys = LegSurveys::new(cut, &self.unvisited, max_batch, earlier);
+                Legs::Cut(Box::new(surveys))
+            }
+            Ok(None) => Legs::Left(Whole::Indivisible),
+            Err(reason) => Legs::Left(Whole::Failed(reason)),
+        };
+        self.take_down(bench.profiler.device());
+    }
+
+    /// Takes the cut model off the device where nothing is left to visit of it.
+    fn take_down(&mut self, device: &AnyDevice) {
+        if let Legs::Cut(cut) = &mut self.legs
+            && let Some(id) = cut.give_up()
+        {
+            device.unload(id);
+        }
+    }
+
+    /// The same whatever is left to visit.
+    pub(super) fn give_up(&self, device: &AnyDevice) {
+        if let Legs::Cut(cut) = &self.legs
+            && let Some((id, _)) = cut.on_device()
+        {
+            device.unload(id);
+        }
+    }
+
+    /// Why its legs were asked for and not measured.
+    pub(super) fn left_whole(&self) -> Option<Whole> {
+        match &self.legs {
+            Legs::Left(why) => Some(why.clone()),
+            Legs::Cut(cut) => cut.fault().map(Whole::Failed),
+            Legs::Unwanted | Legs::Uncut => None,
+        }
+    }
+
+    /// The surveys of the model and of its legs, as far as there are any.
+    pub(super) fn surveys(&self) -> impl Iterator<Item = &Survey> {
+        let legs = match &self.legs {
+            Legs::Cut(cut) => Some(cut.survey()),
+            // As many points as it will have.
+            Legs::Uncut => Some(&self.unvisited),
+            Legs::Unwanted | Legs::Left(_) => None,
+        };
+        std::iter::once(&self.survey).chain(legs)
+    }
+
+    /// The next visit of its legs, and how many there are.
+    pub(super) fn next_legs(&self) -> Option<(u16, Wanted)> {
+        let Legs::Cut(cut) = &self.legs else {
+            return None;
+        };
+        let (_, legs) = cut.on_device()?;
+        cut.next().map(|next| (legs, next))
     }
 
     /// A run of its smallest batch.
@@ -195,29 +295,8 @@ impl Subject {
         wanted: &Wanted,
         stopped: impl Fn() -> bool,
     ) {
-        let PointKey {
-            batch,
-            share,
-            neighbours,
-        } = wanted.point;
-        let Some(place) = self.places.get(&share) else {
-            return self
-                .survey
-                .fail(wanted.point, "the device has no such partition");
-        };
-        let busy = match neighbours {
-            0 => Vec::new(),
-            _ => place.beside.clone(),
-        };
-        let visit = Visit {
-            model: self.model.id,
-            item: self.item.clone(),
-            batch,
-            partition: place.partition,
-            busy,
-            neighbour: None,
-            warm_up: wanted.warm_up,
-            legs: wanted.legs,
+        let Some(visit) = self.visit_of(wanted) else {
+            return self.survey.fail(wanted.point, NO_PARTITION);
         };
         match profiler.visit(&visit, || !stopped()) {
             Ok(legs) => self.survey.record(wanted.point, &legs),
@@ -225,10 +304,78 @@ impl Subject {
         }
     }
 
+    /// As [`visit`](Self::visit), of the model that is cut into legs, beside the model as it is.
+    pub(super) fn visit_legs(
+        &mut self,
+        profiler: &mut Profiler<AnyDevice>,
+        wanted: &Wanted,
+        stopped: impl Fn() -> bool,
+    ) {
+        let visit = self.visit_of(wanted);
+        let Legs::Cut(cut) = &mut self.legs else {
+            return;
+        };
+        let Some((id, legs)) = cut.on_device() else {
+            return;
+        };
+        match visit {
+            None => cut.fail(wanted.point, NO_PARTITION),
+            Some(whole) => {
+                let visit = Visit {
+                    model: id,
+                    neighbour: Some(Neighbour {
+                        model: whole.model,
+                        item: whole.item.clone(),
+                        batch: 1,
+                    }),
+                    ..whole
+                };
+                match profiler.visit_legs(&visit, legs, || !stopped()) {
+                    Ok(tasks) => cut.record(wanted.point, &tasks),
+                    Err(error) => cut.fail(wanted.point, &error.to_string()),
+                }
+            }
+        }
+        self.take_down(profiler.device());
+    }
+
+    /// The visit of the model as it is; `None` where the device has no such partition.
+    fn visit_of(&self, wanted: &Wanted) -> Option<Visit> {
+        let PointKey {
+            batch,
+            share,
+            neighbours,
+        } = wanted.point;
+        let place = self.places.get(&share)?;
+        Some(Visit {
+            model: self.model.id,
+            item: self.item.clone(),
+            batch,
+            partition: place.partition,
+            busy: match neighbours {
+                0 => Vec::new(),
+                _ => place.beside.clone(),
+            },
+            neighbour: None,
+            warm_up: wanted.warm_up,
+            legs: wanted.legs,
+        })
+    }
+
     /// What was measured, and what follows from it.
     pub(super) fn concluded(&self) -> ModelProfile {
         let mut model = self.measured();
         analyse(&mut model, &self.analysis);
+        let found = match &self.legs {
+            Legs::Cut(cut) => cut.concluded(&self.analysis),
+            Legs::Unwanted | Legs::Uncut | Legs::Left(_) => None,
+        };
+        let earlier = self.earlier_legs.as_ref();
+        let earlier = earlier.and_then(|earlier| earlier.known.as_ref());
+        if let Some((legs, plan)) = found.or(earlier.map(|(legs, plan)| (legs.as_slice(), plan))) {
+            model.legs = legs.to_vec();
+            model.leg_plan = Some(Box::new(plan.clone()));
+        }
         model
     }
 
@@ -240,16 +387,17 @@ impl Subject {
     }
 
     pub(super) fn samples(&self) -> SampledModel {
-        let points = self.survey.visits().map(|(key, visits)| PointSamples {
-            batch: key.batch,
-            share: key.share,
-            neighbours: key.neighbours,
-            visits_ns: visits.to_vec(),
-        });
+        let found = match &self.legs {
+            Legs::Cut(cut) => cut.samples(),
+            Legs::Unwanted | Legs::Uncut | Legs::Left(_) => None,
+        };
+        let earlier = self.earlier_legs.as_ref();
+        let legs = found.or_else(|| earlier.and_then(|earlier| earlier.samples.clone()));
         SampledModel {
             name: self.model.name.clone(),
             hash: self.model.hash.clone(),
-            points: points.collect(),
+            points: PointSamples::of(&self.survey),
+            legs: legs.map(Box::new),
         }
     }
 }

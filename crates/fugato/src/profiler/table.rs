@@ -1,7 +1,7 @@
 //! A profile as people read it.
 
 use fugato_core::profile::{
-    Constraint, GridPoint, KneeRule, ModelProfile, Optimum, Precision, Profile, Times,
+    Constraint, GridPoint, KneeRule, LegProfile, ModelProfile, Optimum, Precision, Profile, Times,
 };
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -45,7 +45,56 @@ fn write_model(text: &mut String, model: &ModelProfile) -> std::fmt::Result {
     ] {
         writeln!(text, "  best by {name}: {}", describe_optimum(optimum))?;
     }
-    Ok(())
+    write_legs(text, model)
+}
+
+/// How many legs there are, how long, and what they can use: at the smallest batch and the
+/// largest share that were measured of all, alone, beside the whole model there.
+fn write_legs(text: &mut String, model: &ModelProfile) -> std::fmt::Result {
+    let Some(first) = model.legs.first() else {
+        return Ok(());
+    };
+    let assumed = match model.legs.iter().any(|leg| leg.assumed) {
+        true => " (assumed)",
+        false => "",
+    };
+    let longest = model.leg_plan.as_ref().and_then(|legs| legs.longest);
+    let longest = longest.map_or_else(String::new, |longest| format!(", cut at {longest}"));
+    write!(text, "  {} legs{assumed}{longest}", model.legs.len())?;
+    let alone = first.grid.iter().filter(|point| point.neighbours == 0);
+    let place = alone.map(GridPoint::key);
+    let place = place.max_by_key(|key| (key.share, std::cmp::Reverse(key.batch)));
+    let time = |leg: &LegProfile| {
+        let mut points = leg.grid.iter();
+        let point = points.find(|point| Some(point.key()) == place)?;
+        Some(point.times()?.median_s)
+    };
+    let times: Option<Vec<f64>> = model.legs.iter().map(time).collect();
+    if let (Some(times), Some(place)) = (times, place) {
+        let longest = times.iter().copied().fold(0.0, f64::max);
+        write!(
+            text,
+            " of at most {}, {} together at batch {} and share {}",
+            millis(longest),
+            millis(times.iter().sum()),
+            place.batch,
+            place.share
+        )?;
+        let whole = model.point(place).and_then(GridPoint::times);
+        if let Some(whole) = whole {
+            write!(text, " (the model as it is {})", millis(whole.median_s))?;
+        }
+    }
+    let knees = model.legs.iter().map(|leg| leg.knee.tolerance);
+    if let Some(knees) = knees.collect::<Option<BTreeSet<u16>>>()
+        && let (Some(least), Some(most)) = (knees.first(), knees.last())
+    {
+        match least == most {
+            true => write!(text, "; knee of each {least} by tolerance")?,
+            false => write!(text, "; knees {least} to {most} by tolerance")?,
+        }
+    }
+    writeln!(text)
 }
 
 /// Medians, a row for each batch and a column for each share, alone and beside others.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod files;
+mod legs;
 mod stopped;
 
 use bench::{Bench, adder, stderr, up_to_five};

@@ -232,6 +232,80 @@ fn legs_need_no_plan() {
     assert!(kept, "times of segments are kept");
 }
 
+/// The profile's legs of a model joined into two, so that nobody would cut it so by chance.
+fn in_two(profile: &mut Value) {
+    let model = &mut profile["models"][0];
+    model["legs"].as_array_mut().expect("legs").truncate(2);
+    let plan = &mut model["leg_plan"]["plan"];
+    let stages = plan["stages"].as_array().expect("stages").clone();
+    assert!(stages.len() > 2, "{} stages", stages.len());
+    let leg = |from: usize, to: usize| {
+        let times = stages[from..to]
+            .iter()
+            .map(|stage| stage["predicted_ns"].as_u64());
+        let predicted: Option<u64> = times.sum();
+        json!({
+            "stages": { "start": from, "end": to },
+            "sub_batches": 1,
+            "predicted_ns": predicted,
+        })
+    };
+    plan["legs"] = json!([leg(0, 1), leg(1, stages.len())]);
+}
+
+#[test]
+fn a_profile_with_legs_says_how_the_model_is_cut() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (config, out) = (path("fugato.toml"), path("profile.json"));
+    let mut profiled = Command::new(env!("CARGO_BIN_EXE_fugato"));
+    profiled.args([
+        "profile",
+        "--model",
+        MODEL,
+        "--batches",
+        "1",
+        "--legs",
+        "200us",
+    ]);
+    profiled.args(["--shares", "1", "--budget", "5m", "--out", &out]);
+    profiled
+        .arg("--model-repository")
+        .arg(fixtures().join("models"));
+    profiled.arg("--model-store").arg(fixtures().join("store"));
+    let output = profiled.output().expect("the binary runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let read = std::fs::read_to_string(&out).expect("it was written");
+    let mut profile: Value = serde_json::from_str(&read).expect("JSON");
+    in_two(&mut profile);
+    std::fs::write(&out, profile.to_string()).expect("a file can be written");
+
+    let control = ["--model-control-mode", "explicit", "--load-model", MODEL];
+    let given = ["--config", &config, "--profile", &out];
+    let arguments = [&control[..], &given].concat();
+    // As its profile has it, anew where other legs are asked for, and as it is where none are.
+    let many = 3.0..1_000.0;
+    for (legs, expected) in [("200us", 2.0..2.5), ("100us", many), ("0s", 1.0..1.5)] {
+        let settings =
+            format!("[model.{MODEL}]\nlegs = \"{legs}\"\n[profile]\nonline_share = 0.0\n");
+        std::fs::write(&config, settings).expect("a file can be written");
+        let server = Server::start(&arguments);
+        let before = server.metric(LEGS);
+        ask(&server, 2);
+        let ran = (server.metric(LEGS) - before) / 2.0;
+        assert!(
+            expected.contains(&ran),
+            "{ran} legs of a task, cut at {legs}"
+        );
+        server.signal("TERM");
+        assert_eq!(server.wait(), Some(0));
+    }
+}
+
 #[test]
 fn a_plan_that_costs_too_much_is_the_model_as_it_is() {
     let made = plan(&["--cost-max", "0%", "--leg-min", "10s", "--format", "json"]);

@@ -46,8 +46,11 @@ fn message(status: &Status<'_>) -> String {
         busy => format!(", {busy} busy"),
     };
     let (covered, points) = (status.covered, status.points);
+    let cut = status
+        .legs
+        .map_or_else(String::new, |legs| format!(" in {legs} legs"));
     let place = format!(
-        "{model} batch {} share {}{beside}",
+        "{model}{cut} batch {} share {}{beside}",
         point.batch, point.share
     );
     if covered < points {
@@ -66,6 +69,7 @@ mod tests {
     fn it_says_what_runs_and_how_long_it_takes() {
         let mut status = Status {
             model: "resnet50",
+            legs: None,
             point: PointKey {
                 batch: 8,
                 share: 1,
@@ -80,6 +84,12 @@ mod tests {
             message(&status),
             "3/15 points, about 13 s left: resnet50 batch 8 share 1, 1 busy"
         );
+        status.legs = Some(12);
+        assert_eq!(
+            message(&status),
+            "3/15 points, about 13 s left: resnet50 in 12 legs batch 8 share 1, 1 busy"
+        );
+        status.legs = None;
         status.covered = 15;
         status.point.neighbours = 0;
         assert_eq!(

@@ -1,11 +1,13 @@
 //! What share of the device models can use: the measuring of `fugato profile`, model by model.
 
+use super::legs;
 use super::stage::{Stage, item};
-use crate::engine::{BenchModel, Workbench};
+use crate::engine::{BenchModel, LegsWanted, Workbench};
 use crate::gpu_check::report::{Answer, Budget, Verdict};
 use crate::profiler::files::{self, Earlier};
-use crate::profiler::{Options, Run};
+use crate::profiler::{Options, Run, Whole};
 use anyhow::Context;
+use fugato_core::Nanos;
 use fugato_core::device::DeviceSpec;
 use fugato_core::profile::{ModelProfile, PointKey, Profile};
 use fugato_device::{
@@ -36,6 +38,16 @@ pub(super) struct Plan {
     pub(super) runtime: String,
     /// Where the profile is written.
     pub(super) out: PathBuf,
+    /// The legs that models are cut into, whose times are what is asked then.
+    pub(super) legs: Option<Legs>,
+}
+
+/// Legs to measure.
+pub(super) struct Legs {
+    /// The longest.
+    pub(super) longest: Nanos,
+    /// The profile of the whole models that is gone on from.
+    pub(super) from: PathBuf,
 }
 
 /// Shares that tell a knee at a small cost: each takes a session of every model, and others for
@@ -63,12 +75,24 @@ pub(super) fn run(
             std::fs::remove_file(&path)?;
         }
     }
+    let mut whole = None;
+    if let Some(Legs { from, .. }) = &plan.legs {
+        std::fs::copy(from, &plan.out)?;
+        std::fs::copy(files::samples_path(from), files::samples_path(&plan.out))?;
+        whole = read(from)?;
+    }
+    // Legs are measured of models that are known as they are.
+    let is_known = |zoo: &ZooModel| {
+        let whole = whole.as_ref();
+        whole.is_none_or(|whole| whole.models.iter().any(|known| known.name == zoo.name))
+    };
     let mut bench = Workbench {
         profiler: Profiler::new(stage.device.clone(), stage.router.queue()),
         device: stage.key(),
         runtime: plan.runtime.clone(),
         models: Vec::new(),
         refused: Vec::new(),
+        config: None,
     };
     let one_by_one = Instant::now() + budget.left().mul_f64(ONE_BY_ONE);
     let mut loaded = Vec::new();
@@ -79,6 +103,9 @@ pub(super) fn run(
         if left == Duration::ZERO {
             break;
         }
+        if !is_known(zoo) {
+            continue;
+        }
         tried += 1;
         match load(stage, zoo, plan) {
             Ok(model) => bench.models = vec![model],
@@ -88,13 +115,13 @@ pub(super) fn run(
             }
         }
         let others = u32::try_from(plan.models.len() - index).unwrap_or(u32::MAX);
-        bench = measure(bench, plan, left / others, budget)?;
+        bench = measure(bench, plan, (left / others, budget), &mut faults)?;
         loaded.append(&mut bench.models);
         budget.keep(answer(read(&plan.out)?.as_ref(), plan, tried, &faults))?;
     }
-    if loaded.len() > 1 && !budget.is_spent() {
+    if plan.legs.is_none() && loaded.len() > 1 && !budget.is_spent() {
         bench.models = loaded;
-        measure(bench, plan, budget.left(), budget)?;
+        measure(bench, plan, (budget.left(), budget), &mut faults)?;
     }
     stage.listen();
     Ok(answer(read(&plan.out)?.as_ref(), plan, tried, &faults))
@@ -125,6 +152,12 @@ fn load(
         max_batch,
         slo: None,
         items: vec![item(zoo, 0)?],
+        legs: match &plan.legs {
+            None => LegsWanted::None,
+            Some(legs) => LegsWanted::Longest(legs.longest),
+        },
+        stored: model.stored,
+        options,
     })
 }
 
@@ -132,8 +165,8 @@ fn load(
 fn measure(
     bench: Workbench,
     plan: &Plan,
-    time: Duration,
-    budget: &Budget<'_>,
+    (time, budget): (Duration, &Budget<'_>),
+    faults: &mut Vec<String>,
 ) -> anyhow::Result<Workbench> {
     let options = Options {
         batches: plan.batches.clone(),
@@ -146,6 +179,13 @@ fn measure(
     let earlier = Earlier::read(&plan.out)?;
     let mut run = Run::new(bench, options, earlier, Instant::now())?;
     run.measure(|| budget.is_spent(), |_, _| {});
+    for (model, why) in run.left_whole() {
+        let reason = match why {
+            Whole::Indivisible => "it is too short for two, or cannot be cut".to_owned(),
+            Whole::Elsewhere(reason) | Whole::Failed(reason) => reason,
+        };
+        faults.push(format!("legs of {model}: {reason}"));
+    }
     files::keep(&run, &plan.out)?;
     Ok(run.into_bench())
 }
@@ -165,6 +205,9 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Option<Profile>> {
 
 fn answer(profile: Option<&Profile>, plan: &Plan, tried: usize, faults: &[String]) -> Answer {
     let models = profile.map_or(&[][..], |profile| &profile.models);
+    if plan.legs.is_some() {
+        return legs::answer(models, plan, faults);
+    }
     let failed = models.iter().flat_map(|model| {
         let points = model.grid.iter();
         points.filter_map(|point| {
@@ -256,6 +299,7 @@ mod tests {
             shares: vec![4, 8],
             runtime: "onnxruntime 1".to_owned(),
             out: PathBuf::from("profile.json"),
+            legs: None,
         }
     }
 

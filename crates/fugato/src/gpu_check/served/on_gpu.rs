@@ -8,11 +8,12 @@ use crate::gpu_check::report::{Answer, Budget};
 use anyhow::Context;
 use fugato_core::capacity::LargestSettings;
 use fugato_core::plan::CostModel;
+use fugato_core::profile::Profile;
 use fugato_core::{Nanos, Share};
 use fugato_device::cuda::{CudaLibraries, Driver, Gpu};
 use fugato_device::{AnyDevice, Device, Precision};
 use fugato_zoo::ZooModel;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The models of the papers' mixes, those of the smaller mixes first.
 const OF_MIXES: [&str; 7] = [
@@ -27,6 +28,9 @@ const OF_MIXES: [&str; 7] = [
 
 /// The eighth of D-STACK's table.
 const EIGHTH: &str = "resnext50_32x4d";
+
+/// Those that are cut into legs: of few wide operators, of many narrow ones, and of branches.
+const OF_LEGS: [&str; 3] = ["vgg19", "resnet50", "inception_v3"];
 
 /// Those whose operators run side by side most, the one of the fewest sessions first.
 const OF_PLANS: [&str; 3] = ["inception_v3", "randwire_ws", "nasnet_a_large"];
@@ -86,16 +90,42 @@ pub(crate) fn knees(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<An
         shares: knees::shares(stage.device.spec()),
         runtime,
         out: profile_path(setup),
+        legs: None,
     };
     knees::run(&mut stage, &plan, budget)
 }
 
-pub(crate) fn policies(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
-    let path = profile_path(setup);
-    let profile = knees::read(&path)?.with_context(|| {
+pub(crate) fn legs(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
+    let from = profile_path(setup);
+    let profile = profile_of_knees(&from)?;
+    let (mut stage, runtime) = gpu(setup)?;
+    profile.matches(&stage.key(), &runtime)?;
+    let plan = knees::Plan {
+        models: all(&OF_LEGS)?,
+        batches: vec![1, LARGEST_BATCH],
+        shares: knees::shares(stage.device.spec()),
+        runtime,
+        out: setup.out.join("profile-legs.json"),
+        legs: Some(knees::Legs {
+            longest: Nanos::from_micros(500),
+            from,
+        }),
+    };
+    knees::run(&mut stage, &plan, budget)
+}
+
+/// What the part `knees` wrote.
+fn profile_of_knees(path: &Path) -> anyhow::Result<Profile> {
+    let profile = knees::read(path)?;
+    profile.with_context(|| {
         let path = path.display();
         format!("there is no profile at `{path}`, which `--only knees` writes")
-    })?;
+    })
+}
+
+pub(crate) fn policies(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
+    let path = profile_path(setup);
+    let profile = profile_of_knees(&path)?;
     let (mut stage, runtime) = gpu(setup)?;
     profile.matches(&stage.key(), &runtime)?;
     let plan = policies::Plan {

@@ -1,5 +1,8 @@
 //! The parts themselves, over the CPU, and over a CPU that answers wrongly.
 
+mod plans_timed;
+mod zoo_models;
+
 use super::stage::{Host, Place, Stage, item, named};
 use super::{beside, knees, models, plans, policies, switch, zoo};
 use crate::config::DeviceKind;
@@ -21,6 +24,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use zoo_models::zoo_plan;
 
 fn setup(folder: &Path) -> Setup {
     let library = find(None, &Surroundings::of_process());
@@ -176,201 +180,6 @@ fn skewed(
     })
 }
 
-fn zoo_plan(names: &[&str]) -> zoo::Plan {
-    let models = names.iter().map(|name| named(name).expect("in the zoo"));
-    zoo::Plan {
-        models: models.collect(),
-        precisions: vec![Precision::Fp32],
-        batches: vec![1, 3],
-        rounds: 2,
-    }
-}
-
-#[test]
-fn a_device_that_answers_as_the_cpu_does_holds() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (mut stage, _) = cpu(folder.path());
-    let (mut reference, _) = cpu(folder.path());
-    let plan = zoo_plan(&["bert-tiny", "identity"]);
-    let Ran { answer, kept } = within(LONG, |budget| {
-        zoo::run(&mut stage, &mut reference, &plan, budget)
-    });
-    assert_eq!(answer.verdict, Verdict::Holds, "{}", answer.words);
-    let verdicts: Vec<_> = kept.iter().map(|kept| kept.verdict).collect();
-    assert_eq!(verdicts, [Verdict::Unknown, Verdict::Holds]);
-    let rows = answer.facts["models"][0]["batches"].as_array();
-    for row in rows.expect("rows") {
-        let number = |key: &str| row[key].as_f64().expect("a number");
-        assert!(number("deviation") < 1e-4, "{row}");
-        assert!(number("graphs_us") > 0.0 && number("eager_us") > 0.0);
-        assert!(number("leg_us") >= number("graphs_us"), "{row}");
-    }
-}
-
-#[test]
-fn runs_that_were_eager_are_not_called_captured() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (mut reference, _) = cpu(folder.path());
-    let plan = zoo_plan(&["identity"]);
-    for (claims, captured) in [(Claims::All, true), (Claims::NoCaptures, false)] {
-        let mut stage = cpu(folder.path()).0.within(|device| Skewed {
-            device,
-            skew: Box::new(|_| {}),
-            refused: None,
-            claims,
-            side_by_side: Mutex::default(),
-            counts: Default::default(),
-        });
-        let Ran { answer, .. } = within(LONG, |budget| {
-            zoo::run(&mut stage, &mut reference, &plan, budget)
-        });
-        assert_eq!(answer.verdict, Verdict::Holds, "{}", answer.words);
-        let row = &answer.facts["models"][0]["batches"][0];
-        assert_eq!(row["captured"], captured, "{row}");
-        let is_told = answer.words.contains("not used by identity");
-        assert_eq!(is_told, !captured, "{}", answer.words);
-    }
-}
-
-#[test]
-fn answers_that_are_off_by_a_little_are_one_models_failed_rows() {
-    let folder = tempfile::tempdir().expect("a folder");
-    // Whole numbers stay as they are, and with them the answers of the text model.
-    let mut stage = skewed(folder.path(), None, |work| {
-        for request in &mut work.requests {
-            let inputs = request.inputs.iter().cloned().map(scaled);
-            request.inputs = inputs.collect();
-        }
-    });
-    let (mut reference, _) = cpu(folder.path());
-    let plan = zoo_plan(&["identity", "bert-tiny"]);
-    let Ran { answer, kept } = within(LONG, |budget| {
-        zoo::run(&mut stage, &mut reference, &plan, budget)
-    });
-    let Answer { verdict, words, .. } = &answer;
-    assert_eq!(*verdict, Verdict::Fails);
-    assert!(
-        words.contains("identity at batch 1 deviates by 1.0e-2"),
-        "{words}"
-    );
-    assert!(words.contains("identity at batch 3 deviates"), "{words}");
-    assert!(!words.contains("bert-tiny at"), "{words}");
-    assert_eq!(kept[0].verdict, Verdict::Fails, "known before the rest");
-    let models = answer.facts["models"].as_array();
-    assert_eq!(models.map(Vec::len), Some(2), "the part goes on after it");
-}
-
-#[test]
-fn half_precision_stands_beside_single_precision() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (mut stage, _) = cpu(folder.path());
-    let (mut reference, _) = cpu(folder.path());
-    let both = |names| zoo::Plan {
-        precisions: vec![Precision::Fp32, Precision::Fp16],
-        ..zoo_plan(names)
-    };
-    let plan = both(&["bert-tiny"]);
-    let Ran { answer, kept } = within(LONG, |budget| {
-        zoo::run(&mut stage, &mut reference, &plan, budget)
-    });
-    let Answer {
-        verdict,
-        words,
-        facts,
-    } = answer;
-    assert_eq!(verdict, Verdict::Holds, "{words}");
-    assert!(words.contains("1 of 1 models in fp32 and fp16"), "{words}");
-    assert_eq!(kept.len(), 1, "a model has both before the next has one");
-    let models = facts["models"].as_array().expect("models");
-    let of = |index: usize| {
-        let model: &serde_json::Value = &models[index];
-        let row = &model["batches"][0];
-        assert_eq!(
-            (&model["model"], &row["captured"]),
-            (&json!("bert-tiny"), &json!(false))
-        );
-        (
-            model["precision"].as_str(),
-            row["deviation"].as_f64().expect("a number"),
-        )
-    };
-    let ((single, little), (half, more)) = (of(0), of(1));
-    assert_eq!(
-        (single, half, models.len()),
-        (Some("fp32"), Some("fp16"), 2)
-    );
-    assert!(
-        little < 1e-4 && more > little && more < 1e-2,
-        "{little} and {more}"
-    );
-
-    // What is too much in 32 bits is not in 16.
-    let mut stage = skewed(folder.path(), None, |work| {
-        for request in &mut work.requests {
-            let inputs = request.inputs.iter().cloned().map(scaled);
-            request.inputs = inputs.collect();
-        }
-    });
-    let plan = both(&["identity"]);
-    let Ran { answer, .. } = within(LONG, |budget| {
-        zoo::run(&mut stage, &mut reference, &plan, budget)
-    });
-    let words = &answer.words;
-    assert!(words.contains("identity at batch 1 deviates"), "{words}");
-    assert!(!words.contains("identity in fp16"), "{words}");
-}
-
-/// A tensor of floats times 1.01.
-fn scaled(tensor: InputTensor) -> InputTensor {
-    match tensor.data {
-        InputData::Here(TensorData::Raw(bytes)) if tensor.shape == [1, 1] => {
-            let (words, _) = bytes.as_chunks::<4>();
-            let floats = words.iter().map(|&word| f32::from_le_bytes(word) * 1.01);
-            let bytes: Vec<u8> = floats.flat_map(f32::to_le_bytes).collect();
-            InputTensor {
-                data: TensorData::Raw(Bytes::from(bytes)).into(),
-                ..tensor
-            }
-        }
-        data @ (InputData::Here(_) | InputData::Shared(_)) => InputTensor { data, ..tensor },
-    }
-}
-
-#[test]
-fn rows_that_are_mixed_up_show_at_larger_batches() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut stage = skewed(folder.path(), None, |work| work.requests.reverse());
-    let (mut reference, _) = cpu(folder.path());
-    let plan = zoo_plan(&["identity"]);
-    let Ran { answer, .. } = within(LONG, |budget| {
-        zoo::run(&mut stage, &mut reference, &plan, budget)
-    });
-    assert_eq!(answer.verdict, Verdict::Fails);
-    let words = &answer.words;
-    assert!(
-        words.contains("batch 3 deviates") && !words.contains("batch 1 deviates"),
-        "{words}"
-    );
-}
-
-#[test]
-fn a_model_that_cannot_be_loaded_is_a_failed_row_and_others_are_tried() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut stage = skewed(folder.path(), Some(ModelId(0)), |_| {});
-    let (mut reference, _) = cpu(folder.path());
-    let plan = zoo_plan(&["bert-tiny", "identity"]);
-    let Ran { answer, .. } = within(LONG, |budget| {
-        zoo::run(&mut stage, &mut reference, &plan, budget)
-    });
-    assert_eq!(answer.verdict, Verdict::Fails);
-    assert!(
-        answer.words.contains("bert-tiny at batch 1: "),
-        "{}",
-        answer.words
-    );
-    assert!(!answer.words.contains("identity at"), "{}", answer.words);
-}
-
 #[test]
 fn what_the_time_did_not_suffice_for_is_unknown() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -399,6 +208,7 @@ fn knees_plan(stage: &Stage<AnyDevice>, folder: &Path, runtime: String) -> knees
         shares: knees::shares(stage.device.spec()),
         runtime,
         out: folder.join("profile.json"),
+        legs: None,
     }
 }
 
@@ -420,6 +230,28 @@ fn policies_are_measured_and_simulated_on_the_profile_that_was_measured() {
         "{}",
         answer.words
     );
+    let legs = knees::Plan {
+        models: vec![named("squeezenet1_1").expect("in the zoo")],
+        batches: vec![1],
+        out: folder.path().join("profile-legs.json"),
+        legs: Some(knees::Legs {
+            longest: Nanos::from_micros(500),
+            from: plan.out.clone(),
+        }),
+        ..plan
+    };
+    let plan = knees_plan(&stage, folder.path(), legs.runtime.clone());
+    let Ran { answer, .. } = within(LONG, |budget| knees::run(&mut stage, &legs, budget));
+    let cut = &answer.facts["models"];
+    assert!(
+        cut.as_array()
+            .is_some_and(|cut| cut.iter().any(|model| model["model"] == "squeezenet1_1")),
+        "{}",
+        answer.words
+    );
+    let of_legs = knees::read(&legs.out).expect("it can be read");
+    of_legs.expect("it was written").check().expect("a profile");
+
     let profile = knees::read(&plan.out).expect("it can be read");
     let mut profile = profile.expect("it was written");
     profile.check().expect("a profile for the simulator");
@@ -613,129 +445,4 @@ fn memory_is_asked_for_after_each_model() {
         "{}",
         answer.facts
     );
-}
-
-/// A plan of which one of two runs of a model in legs takes another partition at a boundary.
-fn plans_plan(names: &[&str], runtime: String) -> plans::Plan {
-    let models = names.iter().map(|name| named(name).expect("in the zoo"));
-    plans::Plan {
-        models: models.collect(),
-        planner: "greedy".parse().expect("a planner"),
-        costs: CostModel::IOS_V100,
-        share: Share(80),
-        rounds: 2,
-        runtime,
-        libraries: Some("cuDNN 9".to_owned()),
-    }
-}
-
-#[test]
-fn a_plan_whose_legs_run_otherwise_than_asked_fails() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let runtime = cpu(folder.path()).1;
-    for (claims, expected) in [
-        (Claims::NoCaptures, "in one piece ran 0 of 2 legs in graphs"),
-        (Claims::NoRuns, "ran groups at once in 0 of 2 legs"),
-    ] {
-        let mut stage = cpu(folder.path()).0.within(|device| Skewed {
-            device,
-            skew: Box::new(|_| {}),
-            refused: None,
-            claims,
-            side_by_side: Mutex::default(),
-            counts: Default::default(),
-        });
-        let plan = plans_plan(&["squeezenet1_1"], runtime.clone());
-        let Ran { answer, .. } = within(LONG, |budget| plans::run(&mut stage, &plan, budget));
-        assert_eq!(answer.verdict, Verdict::Fails, "{claims:?}");
-        assert!(answer.words.contains(expected), "{}", answer.words);
-    }
-}
-
-#[test]
-fn plans_are_timed_three_ways_on_the_whole_device_and_over_two_partitions() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let runtime = cpu(folder.path()).1;
-    let mut stage = skewed(folder.path(), None, |_| {});
-    let is_divided = super::stage::halves(stage.device.spec()).is_some();
-    let plan = plans_plan(&["squeezenet1_1"], runtime.clone());
-    let Ran { answer, kept } = within(LONG, |budget| plans::run(&mut stage, &plan, budget));
-    assert_eq!(kept.len(), 2);
-    assert_eq!(answer.facts["runtime"], runtime);
-    let rows = answer.facts["rows"].as_array().expect("rows");
-    assert_eq!(rows[0]["legs"], 1, "{}", answer.words);
-    assert!(rows[0]["groups_at_once_most"].as_u64() > Some(1));
-    let measured = &rows[..if is_divided { 2 } else { 1 }];
-    for row in measured {
-        for key in ["unsplit_us", "legs_in_one_session_us", "groups_at_once_us"] {
-            assert!(row[key].as_f64().is_some_and(|time| time > 0.0), "{row}");
-        }
-        assert!(
-            row["deviation"].as_f64().is_some_and(|apart| apart <= 1e-5),
-            "{row}"
-        );
-        assert_eq!(row["legs_at_once"], row["legs"]);
-        assert_eq!(
-            row["legs_captured"],
-            json!([2, row["legs"].as_u64().map(|legs| 2 * legs)])
-        );
-    }
-    match is_divided {
-        true => assert!(rows[1]["legs"].as_u64() > Some(1), "{}", rows[1]),
-        false => assert!(rows[1]["error"].is_string(), "{}", rows[1]),
-    }
-}
-
-#[test]
-fn a_plan_that_answers_otherwise_than_its_model_or_puts_nothing_at_once_fails() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let runtime = cpu(folder.path()).1;
-    // The first model is loaded as it is, the others in legs, whose inputs are off.
-    let mut stage = skewed(folder.path(), None, |work| {
-        if work.start.model > ModelId(0) {
-            for request in &mut work.requests {
-                let inputs = request.inputs.iter().cloned().map(dimmed);
-                request.inputs = inputs.collect();
-            }
-        }
-    });
-    let plan = plans_plan(&["squeezenet1_1", "identity"], runtime);
-    let Ran { answer, kept } = within(LONG, |budget| plans::run(&mut stage, &plan, budget));
-    assert_eq!(answer.verdict, Verdict::Fails);
-    assert_eq!(kept[0].verdict, Verdict::Fails, "known before the rest");
-    let words = &answer.words;
-    assert!(
-        words.contains("squeezenet1_1 on the whole device deviates by"),
-        "{words}"
-    );
-    assert!(
-        words.contains("identity on the whole device: the planner puts no groups at once"),
-        "{words}"
-    );
-    // The CPU runs groups as it does, and claims nothing.
-    let (mut stage, runtime) = cpu(folder.path());
-    let plan = plans_plan(&["squeezenet1_1"], runtime);
-    let Ran { answer, .. } = within(LONG, |budget| plans::run(&mut stage, &plan, budget));
-    assert!(
-        answer.words.contains("has no groups that run at once"),
-        "{}",
-        answer.words
-    );
-}
-
-/// A tensor of floats with every other one half as large.
-fn dimmed(tensor: InputTensor) -> InputTensor {
-    let InputData::Here(TensorData::Raw(bytes)) = &tensor.data else {
-        return tensor;
-    };
-    let (words, _) = bytes.as_chunks::<4>();
-    let floats = words.iter().enumerate().map(|(place, &word)| {
-        let number = f32::from_le_bytes(word);
-        if place % 2 == 0 { number } else { 0.5 * number }
-    });
-    let bytes: Vec<u8> = floats.flat_map(f32::to_le_bytes).collect();
-    InputTensor {
-        data: TensorData::Raw(Bytes::from(bytes)).into(),
-        ..tensor
-    }
 }
