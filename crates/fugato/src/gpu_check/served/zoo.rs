@@ -9,6 +9,7 @@ use fugato_device::{
 };
 use fugato_zoo::ZooModel;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 /// Largest deviation over the largest value of an output that is the same answer, in 32-bit
@@ -26,7 +27,7 @@ const REFERENCE_BATCH: u32 = 8;
 pub(super) struct Plan {
     /// In the order they are tried.
     pub(super) models: Vec<&'static ZooModel>,
-    /// Each model in all of them before the next.
+    /// All models in the first before any in the next.
     pub(super) precisions: Vec<Precision>,
     /// Rising.
     pub(super) batches: Vec<u32>,
@@ -72,22 +73,25 @@ pub(super) fn run<D: Host>(
     budget: &mut Budget<'_>,
 ) -> anyhow::Result<Answer> {
     let mut all = Vec::new();
-    for zoo in &plan.models {
-        if budget.is_spent() {
-            break;
-        }
-        let cases = Cases::of(cpu, zoo, plan.largest());
-        for &precision in &plan.precisions {
-            let tried = cases
-                .as_ref()
-                .map_err(|error| format!("{error:#}"))
-                .and_then(|cases| {
-                    let tried = one(stage, plan, cases, precision);
-                    tried.map_err(|error| format!("{error:#}"))
-                });
+    // By place of the model: what the CPU says is asked once.
+    let mut known: Vec<Result<Cases, String>> = Vec::new();
+    for &precision in &plan.precisions {
+        for (place, zoo) in plan.models.iter().enumerate() {
+            if budget.is_spent() {
+                return Ok(answer(&all, plan));
+            }
+            if place == known.len() {
+                let cases = Cases::of(cpu, zoo, plan.largest());
+                known.push(cases.map_err(|error| format!("{error:#}")));
+            }
+            let tried = known[place].as_ref().map_err(String::clone);
+            let tried = tried.and_then(|cases| {
+                let tried = one(stage, plan, cases, precision);
+                tried.map_err(|error| format!("{error:#}"))
+            });
             all.push(tried.unwrap_or_else(|error| Tried::failed(plan, (zoo, precision), &error)));
+            budget.keep(answer(&all, plan))?;
         }
-        budget.keep(answer(&all, plan))?;
     }
     Ok(answer(&all, plan))
 }
@@ -285,20 +289,21 @@ fn answer(all: &[Tried], plan: &Plan) -> Answer {
     let found = || rows().filter_map(|row| row.found.as_ref().ok());
     let added = median(found().map(added).collect());
     let is_whole = all.len() == plan.models.len() * plan.precisions.len();
-    let precisions: Vec<String> = plan.precisions.iter().map(Precision::to_string).collect();
-    let mut eager: Vec<&str> = all.iter().filter_map(fell_back).collect();
-    eager.dedup();
-    let captured = match eager.as_slice() {
-        [] => String::new(),
-        names => format!("; graphs were allowed and not used by {}", names.join(", ")),
+    let eager: BTreeSet<&str> = all.iter().filter_map(fell_back).collect();
+    let captured = match eager.is_empty() {
+        true => String::new(),
+        false => {
+            let names: Vec<&str> = eager.into_iter().collect();
+            format!("; graphs were allowed and not used by {}", names.join(", "))
+        }
     };
-    let tried = format!(
-        "{} of {} models in {} at batches {:?}",
-        all.len() / plan.precisions.len().max(1),
-        plan.models.len(),
-        precisions.join(" and "),
-        plan.batches
-    );
+    let counts = plan.precisions.iter().map(|&precision| {
+        let of = |tried: &&Tried| tried.rows.iter().any(|row| row.precision == precision);
+        let (count, models) = (all.iter().filter(of).count(), plan.models.len());
+        format!("{count} of {models} models in {precision}")
+    });
+    let counts: Vec<String> = counts.collect();
+    let tried = format!("{} at batches {:?}", counts.join(" and "), plan.batches);
     let worst = plan.precisions.iter().map(|&precision| {
         let of = rows().filter(|row| row.precision == precision);
         let worst = of
