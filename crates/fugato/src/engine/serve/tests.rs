@@ -567,6 +567,12 @@ async fn after_a_loss_only_what_was_accepted_is_waited_for() {
             device: MAIN,
             detail: "an uncorrectable fault".to_owned(),
         });
+        // Else it may be stopped before it has heard of the loss.
+        until("the server drains", async || {
+            let ready = told.try_ask(told.http, "/v2/health/ready", None).await;
+            ready.is_none_or(|(status, _)| status != 200)
+        })
+        .await;
     };
     let ended = tokio::time::timeout(PATIENCE, rig.run(script)).await;
     let ended = ended.expect("the server ends once all is answered");
