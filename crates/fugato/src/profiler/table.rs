@@ -59,7 +59,7 @@ fn write_legs(text: &mut String, model: &ModelProfile) -> std::fmt::Result {
         false => "",
     };
     let longest = model.leg_plan.as_ref().and_then(|legs| legs.longest);
-    let longest = longest.map_or_else(String::new, |longest| format!(", cut at {longest}"));
+    let longest = longest.map_or_else(String::new, |longest| format!(" (cut at {longest})"));
     write!(text, "  {} legs{assumed}{longest}", model.legs.len())?;
     let alone = first.grid.iter().filter(|point| point.neighbours == 0);
     let place = alone.map(GridPoint::key);
@@ -74,7 +74,7 @@ fn write_legs(text: &mut String, model: &ModelProfile) -> std::fmt::Result {
         let longest = times.iter().copied().fold(0.0, f64::max);
         write!(
             text,
-            " of at most {}, {} together at batch {} and share {}",
+            ": the longest {}, {} together at batch {} and share {}",
             millis(longest),
             millis(times.iter().sum()),
             place.batch,

@@ -67,7 +67,7 @@ fn legs_are_measured_at_the_points_of_their_model() {
     }
     let table = String::from_utf8(output.stdout).expect("UTF-8");
     let line = format!(
-        "{} legs, cut at {} of at most ",
+        "{} legs (cut at {}): the longest ",
         slow.legs.len(),
         parsed(&short)
     );
