@@ -198,9 +198,9 @@ mod tests {
     fn each_missing_part_is_named() {
         let old = NoCuda::from(NoDriver::Old {
             found: 12_020,
-            least: 12_050,
+            least: 13_000,
         });
-        assert!(old.is_repairable() && old.reason().contains("CUDA 12.2, expected at least 12.5"));
+        assert!(old.is_repairable() && old.reason().contains("CUDA 12.2, expected at least 13.0"));
         let none = NoCuda::from(NoDriver::Library);
         assert!(!none.is_repairable() && none.reason().contains("libcuda.so.1"));
         let libraries = NoCuda::Libraries(LibrariesMissing {

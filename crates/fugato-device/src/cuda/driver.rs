@@ -51,8 +51,9 @@ pub enum NoDriver {
     },
 }
 
-/// The CUDA version that has `cuGreenCtxStreamCreate`.
-const LEAST: i32 = 12_050;
+/// The CUDA version of the libraries that ONNX Runtime is built for, which run on no driver that is
+/// older. (`cuGreenCtxStreamCreate` is there since 12.5.)
+const LEAST: i32 = 13_000;
 
 /// The CUDA version in which green contexts say how they share the device's work queues.
 pub(super) const WORK_QUEUES: i32 = 13_010;
@@ -234,7 +235,7 @@ mod tests {
         };
         assert_eq!(
             old.to_string(),
-            "the NVIDIA driver is of CUDA 12.2, expected at least 12.5"
+            "the NVIDIA driver is of CUDA 12.2, expected at least 13.0"
         );
     }
 

@@ -13,9 +13,9 @@ use serde_json::json;
 /// 10 us that an event between two streams takes, twice.
 const FURTHER: Nanos = Nanos::from_micros(20);
 
-/// A leg that waits on the device may start so long after the one before it ends: what two
-/// copies of small tensors take that are not hidden, and no answer of the host.
-const BOUNDARY: Nanos = Nanos::from_micros(50);
+/// A leg that waits on the device may start so long after the one before it ends, without an
+/// answer of the host.
+const BOUNDARY: Nanos = Nanos::from_micros(20);
 
 /// What is run.
 pub(super) struct Plan {
@@ -230,10 +230,10 @@ mod tests {
             };
             answer(&gaps, &plan()).verdict
         };
-        assert_eq!(verdict(50, 90, Some(110)), Verdict::Holds);
-        assert_eq!(verdict(51, 90, Some(110)), Verdict::Fails);
-        assert_eq!(verdict(50, 90, Some(111)), Verdict::Fails);
-        assert_eq!(verdict(50, 90, Some(10)), Verdict::Holds);
-        assert_eq!(verdict(50, 90, None), Verdict::Fails);
+        assert_eq!(verdict(20, 90, Some(110)), Verdict::Holds);
+        assert_eq!(verdict(21, 90, Some(110)), Verdict::Fails);
+        assert_eq!(verdict(20, 90, Some(111)), Verdict::Fails);
+        assert_eq!(verdict(20, 90, Some(10)), Verdict::Holds);
+        assert_eq!(verdict(20, 90, None), Verdict::Fails);
     }
 }
