@@ -2,6 +2,7 @@
 
 use crate::gpu_check::bench::{Bench, micros};
 use crate::gpu_check::report::{Answer, Verdict};
+use anyhow::ensure;
 use fugato_device::cuda::Graph;
 use serde_json::json;
 
@@ -58,6 +59,14 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
     let nodes = moved.nodes(&whole)?;
     let executable = moved.instantiate()?;
     let on_moved = bench.time(&executable, &wide)?;
+    // The answer to another input lies where the moved graph has to put its own.
+    bench.feed(MODEL, &mut model, 1)?;
+    captured.instantiate()?.launch(&narrow)?;
+    narrow.synchronize()?;
+    ensure!(
+        model.read(0)? != expected,
+        "two inputs have one answer, which tells nothing of the moved graph"
+    );
     bench.feed(MODEL, &mut model, 0)?;
     executable.launch(&wide)?;
     wide.synchronize()?;
