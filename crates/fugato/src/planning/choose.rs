@@ -146,3 +146,137 @@ fn whole(plan: &Plan, segments: &Segments, time: Nanos) -> Plan {
         ..rebuilt(plan, vec![stage], only)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Planned, REPORT_SCHEMA, Report, lengthened};
+    use super::*;
+    use fugato_core::graph::{Graph, Operator, Tensor};
+    use fugato_core::plan::PlanKey;
+    use fugato_core::profile::DeviceKey;
+    use fugato_core::{BatchSize, Share, TensorIndex};
+
+    const COUNT: usize = 8;
+
+    /// Segments one after the other.
+    fn segments() -> Segments {
+        let tensor = |place: usize| Tensor {
+            name: format!("t{place}"),
+            ..Tensor::default()
+        };
+        let operator = |place: usize| Operator {
+            name: format!("o{place}"),
+            inputs: (0..place).last().map(TensorIndex::at).into_iter().collect(),
+            outputs: vec![TensorIndex::at(place)],
+            flops: 1,
+            ..Operator::default()
+        };
+        let (tensors, operators) = ((0..COUNT).map(tensor), (0..COUNT).map(operator));
+        let graph = Graph::new(tensors.collect(), operators.collect(), vec![], vec![]);
+        let segments = graph.expect("it has no circle").segments_from(1);
+        assert_eq!(segments.count(), COUNT);
+        segments
+    }
+
+    /// A leg of a millisecond for each of them.
+    fn chosen() -> Chosen {
+        let key = PlanKey {
+            model: "abc".to_owned(),
+            device: DeviceKey {
+                kind: "cpu".to_owned(),
+                name: "a CPU".to_owned(),
+                slices: 2,
+            },
+            runtime: "onnxruntime 1".to_owned(),
+            share: Share(1),
+            batch: BatchSize(1),
+        };
+        let stage = |place| Stage {
+            groups: vec![Group::from(vec![SegmentIndex::at(place)])],
+            merged: false,
+            predicted: Nanos::from_millis(1),
+        };
+        let legs = LegLimits {
+            min: Nanos::from_millis(1),
+            max: Nanos::from_millis(1),
+        };
+        let stages = (0..COUNT).map(stage).collect();
+        Chosen {
+            plan: Plan::new(key, "sequential", CostBasis::Measured, stages, legs),
+            at_once_planned: 0,
+            merged_planned: 0,
+            legs,
+            fell_back: false,
+        }
+    }
+
+    /// What is said of it where all its legs took so many microseconds, and the model as it is ten
+    /// milliseconds.
+    fn report(chosen: &Chosen, measured: u64) -> Report {
+        Report {
+            schema: REPORT_SCHEMA,
+            segments: COUNT,
+            indivisible: None,
+            unsplit: Nanos::from_millis(10),
+            sequential: None,
+            plans: vec![Planned {
+                plan: chosen.plan.clone(),
+                reckoned: chosen.plan.predicted,
+                merged_planned: 0,
+                merged: 0,
+                at_once_planned: 0,
+                at_once: 0,
+                measured: Nanos::from_micros(measured),
+                stages: Vec::new(),
+                over_sequential: None,
+                over_unsplit: 1.0,
+                unsplit: chosen.is_unsplit(),
+                difference: None,
+                farthest_output: None,
+                fell_back: chosen.fell_back,
+            }],
+        }
+    }
+
+    #[test]
+    fn legs_are_joined_as_long_as_they_cost_too_much() {
+        let segments = segments();
+        let mut plan = chosen();
+        let join = |plan: &mut Chosen, measured| {
+            let report = report(plan, measured);
+            lengthened(std::slice::from_mut(plan), &report, &segments, 0.03)
+        };
+        assert!(!join(&mut plan, 10_300), "3 % more is no more than it may");
+        for legs in [8, 4, 2] {
+            assert_eq!(plan.plan.legs.len(), legs);
+            assert!(!plan.is_unsplit());
+            assert!(join(&mut plan, 10_301));
+        }
+        assert_eq!(plan.plan.legs.len(), 1);
+        assert!(plan.is_unsplit(), "{:?}", plan.plan);
+        assert!(!join(&mut plan, 20_000), "it is the model as it is");
+        let mut fallen = Chosen {
+            fell_back: true,
+            ..chosen()
+        };
+        assert!(!join(&mut fallen, 20_000), "it was never measured");
+        plan.plan.check(&segments).expect("a plan of all segments");
+    }
+
+    #[test]
+    fn one_leg_of_groups_that_costs_too_much_is_the_model_as_it_is() {
+        let segments = segments();
+        let mut plan = chosen();
+        plan.plan.stages[0].merged = true;
+        for _ in 0..3 {
+            plan.lengthen(&segments, Nanos::from_millis(10));
+        }
+        assert_eq!(plan.plan.legs.len(), 1);
+        assert!(!plan.is_unsplit(), "it has a merged stage");
+        plan.lengthen(&segments, Nanos::from_millis(10));
+        assert!(plan.is_unsplit());
+        assert_eq!(plan.plan.stages.len(), 1);
+        assert_eq!(plan.plan.predicted, Nanos::from_millis(10));
+        plan.plan.check(&segments).expect("a plan of all segments");
+    }
+}
