@@ -21,7 +21,7 @@ mod report;
 mod served;
 
 pub use process::{Job, run_parts};
-pub use report::{Report, SCHEMA, Verdict, summary};
+pub use report::{Heading, Report, SCHEMA, Verdict, summary};
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -4,11 +4,12 @@ use super::places::try_folder;
 use super::{Outcome, SettingArgs};
 use crate::config::Span;
 use crate::gpu_check::{
-    Job, Part, Report, Setup, TIME, Trial, Verdict, find_device, run_parts, try_part,
+    Heading, Job, Part, Report, Setup, TIME, Trial, Verdict, find_device, run_parts, try_part,
 };
 #[cfg(feature = "cuda")]
 use crate::plan_lanes::{Checked, Machine};
 use crate::profiler::files;
+use crate::provenance::Provenance;
 use crate::runtime::{self, Surroundings};
 use anyhow::Context;
 use clap::ValueHint;
@@ -117,12 +118,16 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             device: args.device,
             out: args.out.clone(),
         },
+        heading: Heading {
+            device: found,
+            made: Provenance::of_this_process(),
+        },
     };
-    writeln!(std::io::stderr(), "{found}")?;
+    writeln!(std::io::stderr(), "{}", job.heading.device)?;
     let reports = run_parts(&job, |report| {
         Ok(writeln!(std::io::stderr(), "{}", line(report))?)
     })?;
-    let page = crate::gpu_check::summary(&reports);
+    let page = crate::gpu_check::summary(&job.heading, &reports);
     std::io::stdout().write_all(page.as_bytes())?;
     match keep(args.device, &reports, store.as_deref()) {
         Ok(None) => {}

@@ -1,6 +1,6 @@
 //! A part in a process of its own.
 
-use super::{Part, Report, Setup, Verdict, summary};
+use super::{Heading, Part, Report, Setup, Verdict, summary};
 use crate::supervisor::{QUEUES, QUEUES_MOST};
 use anyhow::Context;
 use std::fs::{self, File};
@@ -21,6 +21,8 @@ pub struct Job {
     /// The time for all of them, of which each has a part in proportion to [`Part::limit`], and
     /// what those before it have left of theirs.
     pub time: Duration,
+    /// What stands above their reports.
+    pub heading: Heading,
 }
 
 /// How much of what a part said last goes into the report of one that broke off.
@@ -45,7 +47,7 @@ pub fn run_parts(
         told(&report)?;
         reports.push(report);
         let path = job.setup.out.join("summary.md");
-        fs::write(&path, summary(&reports))
+        fs::write(&path, summary(&job.heading, &reports))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
     }
     Ok(reports)
@@ -148,6 +150,7 @@ fn tail(path: &Path) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provenance::Provenance;
 
     /// A job whose parts are a script instead of this program.
     fn job(folder: &Path, script: &str) -> Job {
@@ -162,6 +165,10 @@ mod tests {
                 out: folder.to_owned(),
             },
             time: Duration::from_secs(60),
+            heading: Heading {
+                device: "a device of the driver's own name".to_owned(),
+                made: Provenance::of_this_process(),
+            },
         }
     }
 
@@ -214,6 +221,15 @@ mod tests {
         );
         let page = fs::read_to_string(folder.path().join("summary.md")).expect("a page");
         assert!(page.contains("**no**: it was stopped"), "{page}");
+        assert!(
+            page.contains("a device of the driver's own name."),
+            "{page}"
+        );
+        assert!(
+            page.contains(&format!("| Fugato | {} |", env!("CARGO_PKG_VERSION"))),
+            "{page}"
+        );
+        assert!(page.contains("| begun | 20"), "{page}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a part found.
 
 use super::Part;
+use crate::provenance::Provenance;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 #[cfg(any(feature = "cuda", test))]
@@ -112,10 +113,37 @@ impl Report {
     }
 }
 
-/// The reports as a page in Markdown.
-pub fn summary(reports: &[Report]) -> String {
-    let mut text =
-        String::from("# GPU check\n\n| part | asked | answer | seconds |\n|---|---|---|---|\n");
+/// What stands above the reports: where, by what and when they were made.
+#[derive(Clone, Debug)]
+pub struct Heading {
+    /// The device, as people read it.
+    pub device: String,
+    /// How it was checked.
+    pub made: Provenance,
+}
+
+impl Heading {
+    fn lines(&self) -> String {
+        let Self { device, made } = self;
+        let commit = made.commit.as_deref().unwrap_or("not said");
+        format!(
+            "{device}.\n\n| | |\n|---|---|\n| command | `{}` |\n| Fugato | {} |\n| commit | {commit} |\n\
+             | machine | {} |\n| system | {} |\n| begun | {} |\n\n",
+            made.command.join(" "),
+            env!("CARGO_PKG_VERSION"),
+            made.machine,
+            made.system,
+            made.started()
+        )
+    }
+}
+
+/// The reports as a page in Markdown, fit to be kept.
+pub fn summary(heading: &Heading, reports: &[Report]) -> String {
+    let mut text = format!(
+        "# GPU check\n\n{}| part | asked | answer | seconds |\n|---|---|---|---|\n",
+        heading.lines()
+    );
     for report in reports {
         let answer = match report.verdict {
             Verdict::Holds => "yes",
