@@ -446,28 +446,11 @@ impl Nvidia {
         &self,
         (model, part): (&StoredModel, Option<&Part>),
         (weights, stream): (&Arc<DeviceWeights>, &Arc<Stream>),
-        SessionOptions { tuning, graphs }: SessionOptions,
+        options: SessionOptions,
     ) -> Result<Session, OrtError> {
-        let flag = |is_on| if is_on { c"1" } else { c"0" };
         let device = number(self.gpu.info().ordinal);
-        let settings = [
-            (c"device_id", &*device),
-            (c"enable_cuda_graph", flag(graphs)),
-            // Another strategy takes up to twice of what is needed, for each session.
-            (c"arena_extend_strategy", c"kSameAsRequested"),
-            // It clears memory on a stream of its own, which a graph would leave out.
-            (c"fuse_conv_bias", c"0"),
-            (
-                c"cudnn_conv_algo_search",
-                match tuning.convolutions {
-                    ConvolutionSearch::Heuristic => c"HEURISTIC",
-                    ConvolutionSearch::Exhaustive => c"EXHAUSTIVE",
-                    ConvolutionSearch::Fallback => c"DEFAULT",
-                },
-            ),
-            (c"use_tf32", flag(tuning.tf32)),
-            (c"prefer_nhwc", flag(tuning.nhwc)),
-        ];
+        let mut settings = vec![(c"device_id", &*device)];
+        settings.extend(provider_settings(options));
         let mut with = Options::new(1, GraphOptimizationLevel::ORT_ENABLE_ALL)?;
         // SAFETY: the session keeps the stream.
         unsafe { with.cuda(stream.handle().cast(), &settings) }?;
@@ -483,6 +466,30 @@ impl Nvidia {
         // SAFETY: what the options borrow is kept.
         unsafe { Session::load(&self.runtime, graph, &with, None, Some(keep)) }
     }
+}
+
+/// What ONNX Runtime's CUDA provider is told of a session, but for its device.
+fn provider_settings(
+    SessionOptions { tuning, graphs }: SessionOptions,
+) -> [(&'static CStr, &'static CStr); 6] {
+    let flag = |is_on| if is_on { c"1" } else { c"0" };
+    [
+        (c"enable_cuda_graph", flag(graphs)),
+        // Another strategy takes up to twice of what is needed, for each session.
+        (c"arena_extend_strategy", c"kSameAsRequested"),
+        // It clears memory on a stream of its own, which a graph would leave out.
+        (c"fuse_conv_bias", c"0"),
+        (
+            c"cudnn_conv_algo_search",
+            match tuning.convolutions {
+                ConvolutionSearch::Heuristic => c"HEURISTIC",
+                ConvolutionSearch::Exhaustive => c"EXHAUSTIVE",
+                ConvolutionSearch::Fallback => c"DEFAULT",
+            },
+        ),
+        (c"use_tf32", flag(tuning.tf32)),
+        (c"prefer_nhwc", flag(tuning.nhwc)),
+    ]
 }
 
 /// An operator of the model, or of its part, whose runs cannot be captured.
@@ -502,6 +509,39 @@ fn not_captured(model: &StoredModel, part: Option<&Part>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::GpuTuning;
+
+    #[test]
+    fn the_provider_is_told_what_is_chosen_by_model() {
+        let of = |tuning, graphs| provider_settings(SessionOptions { tuning, graphs });
+        let say = |settings: [(&CStr, &CStr); 6]| {
+            let said = settings.map(|(name, value)| format!("{name:?}={value:?}"));
+            said.join(" ").replace('"', "")
+        };
+        let exact = say(of(GpuTuning::default(), true));
+        assert_eq!(
+            exact,
+            "enable_cuda_graph=1 arena_extend_strategy=kSameAsRequested fuse_conv_bias=0 \
+             cudnn_conv_algo_search=HEURISTIC use_tf32=0 prefer_nhwc=0"
+        );
+        let fast = GpuTuning {
+            tf32: true,
+            nhwc: true,
+            convolutions: ConvolutionSearch::Exhaustive,
+            ..GpuTuning::default()
+        };
+        let fast = say(of(fast, false));
+        assert!(
+            fast.starts_with("enable_cuda_graph=0 ")
+                && fast.ends_with("cudnn_conv_algo_search=EXHAUSTIVE use_tf32=1 prefer_nhwc=1"),
+            "{fast}"
+        );
+        let careful = GpuTuning {
+            convolutions: ConvolutionSearch::Fallback,
+            ..GpuTuning::default()
+        };
+        assert!(say(of(careful, true)).contains("cudnn_conv_algo_search=DEFAULT"));
+    }
 
     #[test]
     fn the_runtimes_words_are_told_apart() {

@@ -9,7 +9,7 @@ use super::served::{Gate, ServedModel, ShapeClasses};
 use super::settings::Settings;
 use super::warm::{self, WarmUpError};
 use crate::api::ModelInfo;
-use crate::config::{self, Config, CudnnSearch, ModelDevice};
+use crate::config::{self, Config, CudnnSearch, ModelConfig, ModelDevice};
 use crate::modelconfig::{self, ModelConfigError};
 use crate::telemetry::ModelMetrics;
 use fugato_core::profile::{ModelProfile, ProfileError};
@@ -419,18 +419,7 @@ impl LoadPlan {
             max_batch,
             slots: config.slots.max(config.instances),
             batches,
-            gpu: GpuTuning {
-                tf32: config.tf32,
-                nhwc: config.nhwc,
-                convolutions: match config.cudnn_search {
-                    CudnnSearch::Heuristic => ConvolutionSearch::Heuristic,
-                    CudnnSearch::Exhaustive => ConvolutionSearch::Exhaustive,
-                    CudnnSearch::Fallback => ConvolutionSearch::Fallback,
-                },
-                graphs: config.cuda_graphs,
-                // As far as the device does so: `device.plan_lanes`.
-                side_by_side: true,
-            },
+            gpu: tuning(config),
             ..LoadOptions::default()
         };
         Ok(Self {
@@ -550,4 +539,55 @@ fn log_loaded(order: &VersionOrder, stored: &StoredModel, device: &str) {
         from_store = stored.was_cached(),
         "model loaded"
     );
+}
+
+/// How an NVIDIA device runs a model of these settings.
+fn tuning(config: &ModelConfig) -> GpuTuning {
+    GpuTuning {
+        tf32: config.tf32,
+        nhwc: config.nhwc,
+        convolutions: match config.cudnn_search {
+            CudnnSearch::Heuristic => ConvolutionSearch::Heuristic,
+            CudnnSearch::Exhaustive => ConvolutionSearch::Exhaustive,
+            CudnnSearch::Fallback => ConvolutionSearch::Fallback,
+        },
+        graphs: config.cuda_graphs,
+        // As far as the device does so: `device.plan_lanes`.
+        side_by_side: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{RawConfig, Sources, read_file};
+
+    #[test]
+    fn an_nvidia_device_runs_each_model_as_it_is_configured() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("fugato.toml");
+        let text = "[model.fast]\ntf32 = true\nnhwc = true\ncudnn_search = \"exhaustive\"\n\
+                    [model.careful]\ncuda_graphs = false\ncudnn_search = \"fallback\"\n";
+        std::fs::write(&path, text).expect("a file");
+        let sources = Sources {
+            flags: RawConfig::default(),
+            environment: RawConfig::default(),
+            file: Some(read_file(&path).expect("it can be read")),
+        };
+        let config = Config::resolve(&sources).expect("a configuration");
+        let of = |name: &str| tuning(&config.models[name]);
+        let fast = GpuTuning {
+            tf32: true,
+            nhwc: true,
+            convolutions: ConvolutionSearch::Exhaustive,
+            ..GpuTuning::default()
+        };
+        let careful = GpuTuning {
+            graphs: false,
+            convolutions: ConvolutionSearch::Fallback,
+            ..GpuTuning::default()
+        };
+        assert_eq!((of("fast"), of("careful")), (fast, careful));
+        assert_eq!(tuning(&config.defaults), GpuTuning::default());
+    }
 }
