@@ -5,6 +5,7 @@ mod analyse;
 mod bisection;
 mod file;
 mod fit;
+mod interference;
 mod interval;
 mod judged;
 mod knee;
@@ -21,12 +22,13 @@ mod window;
 pub use analyse::{AnalysisOptions, analyse, conclude, knee_at};
 pub use bisection::{Bisection, BisectionPoint};
 pub use file::{
-    BatchKnee, Candidate, Changeover, Constraint, DeviceKey, Fit, FitPoint, FitRange, GridPoint,
-    HeldOut, Infeasible, Knee, KneeRule, LegPlan, LegProfile, ModelKey, ModelProfile, Optima,
-    Optimum, OptimumPoint, PointKey, Precision, Profile, ProfileError, Published, SCHEMA, Times,
-    check_samples,
+    BatchKnee, Beside, Candidate, Changeover, Constraint, DeviceKey, Fit, FitPoint, FitRange,
+    GridPoint, HeldOut, Infeasible, Interference, Knee, KneeRule, LegPlan, LegProfile, ModelKey,
+    ModelProfile, Optima, Optimum, OptimumPoint, PointKey, Precision, Profile, ProfileError,
+    Published, SCHEMA, Times, check_samples,
 };
 pub use fit::fit;
+pub use interference::{Contention, interference};
 pub use judged::{JUDGED_MIN, Judged, LAG, Source, Standing};
 pub use knee::{CurvePoint, KneeFound, knee};
 pub use legs::Division;
@@ -56,6 +58,32 @@ pub struct SurfacePoint {
     pub share: Share,
     /// Slices of the device that are busy with other legs.
     pub neighbours: Share,
+    /// What these demand; none where nobody knows: then they count as of the point's own model.
+    pub demand: Option<Demand>,
+}
+
+/// What legs demand of what all slices share, in thousandths of [`Interference::demand`]; the
+/// mean over their slices where there are several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Demand(pub u16);
+
+impl Demand {
+    /// The nearest to a demand; more than 65 counts as that.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the value is clamped to the range first"
+    )]
+    pub fn new(demand: f64) -> Self {
+        Self((demand * 1e3).round().clamp(0.0, f64::from(u16::MAX)) as u16)
+    }
+
+    /// As [`Interference::demand`] counts it.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        f64::from(self.0) / 1e3
+    }
 }
 
 /// A predicted time, and how far to trust it.
@@ -124,6 +152,12 @@ pub trait LatencyModel: fmt::Debug + Send {
     /// slices, in place of an earlier one. An estimator that makes no use of profiles
     /// ignores it.
     fn learn(&mut self, _model: ModelId, _profile: &ModelProfile, _slices: Share) {}
+
+    /// What a model demands of what all slices share; `None` where nobody knows, as with an
+    /// estimator that does not tell neighbours apart. It changes when a profile is learned.
+    fn demand(&self, _model: ModelId) -> Option<Demand> {
+        None
+    }
 
     /// How a model's profile stands against what is observed; `None` without a profile.
     fn standing(&self, _model: ModelId) -> Option<Standing> {

@@ -1,6 +1,8 @@
 //! What a surface answers: quantiles, neighbours, and how far the answer is to be trusted.
 
-use fugato_core::profile::{AnalysisOptions, Basis, GridPoint, ModelProfile, Surface, analyse};
+use fugato_core::profile::{
+    AnalysisOptions, Basis, Demand, GridPoint, Interference, ModelProfile, Surface, analyse,
+};
 use fugato_core::{BatchSize, Nanos, Share};
 
 fn point(batch: u32, share: u16, neighbours: u16, median_ms: f64, p95_ms: f64) -> GridPoint {
@@ -20,6 +22,10 @@ fn point(batch: u32, share: u16, neighbours: u16, median_ms: f64, p95_ms: f64) -
 /// Four slices; latency is 10 ms per item and slice; beside three busy slices half as much
 /// again, measured at batch 1 and 4 only.
 fn surface() -> Surface {
+    surface_with(None)
+}
+
+fn surface_with(interference: Option<(f64, f64)>) -> Surface {
     let mut model = ModelProfile::new("model", "hash", 8);
     for batch in [1, 2, 4] {
         for share in [1, 4] {
@@ -29,6 +35,10 @@ fn surface() -> Surface {
     }
     model.grid.push(point(1, 1, 3, 15.0, 20.0));
     model.grid.push(point(4, 1, 3, 60.0, 80.0));
+    model.interference = interference.map(|(sensitivity, demand)| Interference {
+        sensitivity,
+        demand,
+    });
     model.sparse = true;
     assert_eq!(model.check(4), Ok(()));
     analyse(&mut model, &AnalysisOptions::new(4));
@@ -119,4 +129,54 @@ fn unknown_neighbours_are_marked_and_nothing_is_said_beyond_the_range() {
     assert_eq!(predict(8, 1, 1), None, "beside neighbours as alone");
     let nothing = Surface::new(&ModelProfile::new("empty", "hash", 8), 2);
     assert_eq!(nothing.predict(BatchSize(1), Share(1), Share(0), 0.5), None);
+}
+
+#[test]
+fn neighbours_of_another_kind_cost_what_they_demand() {
+    // Of batch 1 on one slice: 10 ms, 15 ms beside three of its own kind.
+    let cases = [
+        ("twice its own", (0.5, 1.0), 3, Some(2.0), 20.0),
+        ("its own", (0.5, 1.0), 3, Some(1.0), 15.0),
+        ("nobody knows", (0.5, 1.0), 3, None, 15.0),
+        ("nothing", (0.5, 1.0), 3, Some(0.0), 10.0),
+        (
+            "on one of three",
+            (0.5, 1.0),
+            1,
+            Some(2.0),
+            10.0 + 10.0 / 3.0,
+        ),
+        ("none", (0.5, 1.0), 0, Some(2.0), 10.0),
+        (
+            "four times as strong here",
+            (0.125, 1.0),
+            3,
+            Some(2.0),
+            20.0,
+        ),
+        ("as strong as is believed", (0.05, 1.0), 3, Some(2.0), 17.0),
+        ("and no less than nothing", (2.0, 2.0), 3, Some(0.0), 10.0),
+        ("it demands nothing", (0.6, 0.0), 3, Some(0.5), 18.0),
+        ("it waits for nothing", (0.0, 1.0), 3, Some(2.0), 15.0),
+    ];
+    for (name, own, neighbours, demand, expected_ms) in cases {
+        let surface = surface_with(Some(own));
+        let at = |quantile| {
+            let neighbours = (Share(neighbours), demand.map(Demand::new));
+            let found = surface.predict_beside(BatchSize(1), Share(1), neighbours, quantile);
+            found.expect("measured")
+        };
+        let found = at(0.5);
+        assert_eq!(found.basis, Basis::Measured, "{name}");
+        let apart = found.time.as_millis_f64() - expected_ms;
+        assert!(apart.abs() < 1e-5, "{name}: {}", found.time);
+        // The tail is longer by as much.
+        let tail = if neighbours == 3 { 20.0 / 15.0 } else { 1.2 };
+        let apart = at(0.95).time.as_millis_f64() - expected_ms * tail;
+        assert!(apart.abs() < 1e-5, "{name}: {}", at(0.95).time);
+    }
+    // A surface without such numbers has one cost for all.
+    let neighbours = (Share(3), Some(Demand::new(9.0)));
+    let found = surface().predict_beside(BatchSize(1), Share(1), neighbours, 0.5);
+    assert_eq!(found.expect("measured").time, Nanos::from_millis(15));
 }

@@ -13,7 +13,8 @@
 
 use fugato_core::driver::{RecordedInputs, RecordingFooter, RecordingHeader};
 use fugato_core::profile::{
-    Judged, LatencyModel, ModelProfile, OnlineQuantiles, Prediction, Source, Standing, SurfacePoint,
+    Demand, Judged, LatencyModel, ModelProfile, OnlineQuantiles, Prediction, Source, Standing,
+    SurfacePoint,
 };
 use fugato_core::sched::{Input, ModelSpec, Scheduler};
 use fugato_core::{BatchSize, ModelId, Nanos, Share};
@@ -87,6 +88,10 @@ impl LatencyModel for Noted {
 
     fn learn(&mut self, model: ModelId, profile: &ModelProfile, slices: Share) {
         self.judged.learn(model, profile, slices);
+    }
+
+    fn demand(&self, model: ModelId) -> Option<Demand> {
+        self.judged.demand(model)
     }
 
     fn standing(&self, model: ModelId) -> Option<Standing> {

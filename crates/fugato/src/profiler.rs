@@ -3,6 +3,7 @@
 //!
 //! [`Run`] owns both; [`files`] keeps its results, [`table`] tells people of them.
 
+mod beside;
 mod changeovers;
 pub mod files;
 mod legs;
@@ -14,7 +15,7 @@ pub use legs::Whole;
 use crate::engine::Workbench;
 use files::{Earlier, SampledModel};
 use fugato_core::Nanos;
-use fugato_core::profile::{ModelProfile, PointKey, Profile, SCHEMA};
+use fugato_core::profile::{Beside, ModelProfile, PointKey, Profile, SCHEMA};
 use fugato_device::Device;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -216,6 +217,7 @@ impl Run {
             if !are_known && whole.all(|subject| subject.survey.is_covered()) {
                 are_known = true;
                 let ended = self.measure_changeovers(&stopped);
+                let ended = ended.or_else(|| self.measure_beside(&stopped));
                 if let Some(end) = ended.or_else(|| self.cut(&stopped)) {
                     return end;
                 }
@@ -309,14 +311,17 @@ impl Run {
         let measured = own.filter(|model| !model.grid.is_empty());
         let mut models: Vec<_> = measured.chain(self.others.iter().cloned()).collect();
         models.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
-        Profile {
+        forget_strangers(&mut models);
+        let mut profile = Profile {
             schema: SCHEMA.to_owned(),
             device: self.bench.device.clone(),
             runtime: self.bench.runtime.clone(),
             synthetic: false,
             launch_s: self.launch_s,
             models,
-        }
+        };
+        profile.conclude_interference();
+        profile
     }
 
     /// The times that [`Run::profile`] rests on.
@@ -328,6 +333,18 @@ impl Run {
             runtime: self.bench.runtime.clone(),
             models: own.chain(self.other_samples.iter().cloned()).collect(),
         }
+    }
+}
+
+/// Takes out what models were measured beside that are not there: of other content since, or
+/// removed.
+fn forget_strangers(models: &mut [ModelProfile]) {
+    let keys = models.iter();
+    let keys = keys.map(|model| (model.name.clone(), model.hash.clone()));
+    let keys: BTreeSet<(String, String)> = keys.collect();
+    for model in models {
+        let is_there = |other: &Beside| keys.contains(&(other.model.clone(), other.hash.clone()));
+        model.beside.retain(is_there);
     }
 }
 

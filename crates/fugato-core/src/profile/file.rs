@@ -8,9 +8,11 @@
 //!
 //! Shares and neighbours are in slices, times in seconds.
 
+mod beside;
 mod check;
 mod optimum;
 
+pub use beside::{Beside, Interference};
 pub use check::{ModelKey, PointKey, ProfileError, check_samples};
 pub use optimum::{Candidate, Constraint, Infeasible, Optima, Optimum, OptimumPoint};
 
@@ -111,6 +113,13 @@ pub struct ModelProfile {
     /// measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changeovers: Vec<Changeover>,
+    /// What neighbours of other models cost; empty where that was not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Beside>,
+    /// How it and its neighbours slow each other, concluded from `beside` over all models of a
+    /// profile; none where nothing was measured of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interference: Option<Interference>,
     /// The measured points.
     pub grid: Vec<GridPoint>,
     /// The legs of a plan that the model is cut into, in the order they run, each with a
@@ -420,6 +429,8 @@ impl ModelProfile {
             unfinished: false,
             published: None,
             changeovers: Vec::new(),
+            beside: Vec::new(),
+            interference: None,
             grid: Vec::new(),
             legs: Vec::new(),
             leg_plan: None,
@@ -436,7 +447,7 @@ impl ModelProfile {
     }
 
     /// Each leg as if it were a model by itself, in the order they run; of a model that runs
-    /// whole, the model.
+    /// whole, the model. What others do to it is what they do to the model.
     pub fn each_leg(&self) -> impl Iterator<Item = Self> {
         let whole = self.legs.is_empty().then(|| self.clone());
         let legs = self.legs.iter().enumerate();
@@ -445,6 +456,7 @@ impl ModelProfile {
             fit: leg.fit.clone(),
             grid: leg.grid.clone(),
             sparse: self.sparse,
+            interference: self.interference,
             ..Self::new(
                 format!("{}, leg {index}", self.name),
                 self.hash.clone(),

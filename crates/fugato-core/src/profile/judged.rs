@@ -13,7 +13,7 @@
 
 use super::online::cheapest;
 use super::{
-    LatencyModel, ModelProfile, OnlineQuantiles, Prediction, Surface, SurfacePoint, Window,
+    Demand, LatencyModel, ModelProfile, OnlineQuantiles, Prediction, Surface, SurfacePoint, Window,
 };
 use crate::flat::FlatMap;
 use crate::id::{BatchSize, ModelId, Share};
@@ -94,6 +94,7 @@ struct Profiled {
     surfaces: Vec<Surface>,
     /// Slices of the device.
     slices: Share,
+    demand: Option<Demand>,
     /// The measured batches by share, rising, with their medians alone.
     medians: Vec<Vec<(BatchSize, Nanos)>>,
     by_profile: Score,
@@ -159,6 +160,7 @@ impl Profiled {
             medians: medians.collect(),
             surfaces,
             slices,
+            demand: profile.interference.map(|known| Demand::new(known.demand)),
             by_profile: Score::default(),
             by_online: Score::default(),
             outside: Recent::default(),
@@ -174,7 +176,8 @@ impl Profiled {
             return None;
         }
         let surface = self.surfaces.get(usize::from(point.leg.0))?;
-        surface.predict(point.batch, point.share, point.neighbours, quantile)
+        let neighbours = (point.neighbours, point.demand);
+        surface.predict_beside(point.batch, point.share, neighbours, quantile)
     }
 
     /// The median of all legs one after another, alone.
@@ -322,6 +325,10 @@ impl LatencyModel for Judged {
         }
     }
 
+    fn demand(&self, model: ModelId) -> Option<Demand> {
+        self.profiled.get(model)?.demand
+    }
+
     fn standing(&self, model: ModelId) -> Option<Standing> {
         let known = self.profiled.get(model)?;
         let error = |score: &Score| score.error().map(|error| error as f64 / 1e3);
@@ -382,6 +389,7 @@ mod tests {
             batch: BatchSize(batch),
             share: Share(share),
             neighbours: Share(neighbours),
+            demand: None,
         }
     }
 

@@ -184,6 +184,7 @@ mod tests {
             batch: BatchSize(batch),
             share: Share(2),
             neighbours: Share(0),
+            demand: None,
         }
     }
 

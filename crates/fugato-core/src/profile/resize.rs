@@ -33,6 +33,8 @@ impl Profile {
                 }
             }
             model.leg_plan = None;
+            // What they were measured beside was of the other device's size; what it taught stays.
+            model.beside.clear();
             resize(model, self.device.slices, slices, self.synthetic);
             conclude(model, &options);
         }

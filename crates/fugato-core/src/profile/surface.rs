@@ -1,9 +1,9 @@
 //! The latency surface of one model: its measured points, and the fitted model between
 //! them.
 
-use super::file::{Fit, ModelProfile, PointKey, Times};
+use super::file::{Fit, Interference, ModelProfile, PointKey, Times};
 use super::fit::median;
-use super::{Basis, Prediction};
+use super::{Basis, Demand, Prediction};
 use crate::flat::FlatMap;
 use crate::id::{BatchSize, Share};
 use crate::time::Nanos;
@@ -19,6 +19,7 @@ pub struct Surface {
     tail: f64,
     /// See [`Surface::expected_error`].
     error: f64,
+    interference: Option<Interference>,
 }
 
 /// A median latency, and what it rests on.
@@ -92,6 +93,7 @@ impl Surface {
             error: model.fit.as_ref().map_or(0.0, expected_error),
             measured,
             fit: model.fit.clone(),
+            interference: model.interference,
         }
     }
 
@@ -110,13 +112,39 @@ impl Surface {
         neighbours: Share,
         quantile: f64,
     ) -> Option<Prediction> {
-        let estimate = self.estimate(PointKey {
+        self.predict_beside(batch, share, (neighbours, None), quantile)
+    }
+
+    /// As [`predict`](Self::predict), with the busy slices busy with what demands so much of
+    /// what all slices share; with the same model where that is `None`.
+    ///
+    /// # Source
+    /// Where all other slices busy with the same model cost `c` of the time, such ones cost
+    /// `c + f * sensitivity * (demand - its own demand)`, where `f` is what makes `c` of the
+    /// model's `sensitivity * demand`, within a factor of 4 ([`Interference::at`]). So they cost
+    /// `c` where they demand what the model does, in proportion where they demand more or less,
+    /// and what its sensitivity says where it demands nothing. A profile without interference
+    /// does not tell them apart.
+    #[must_use]
+    pub fn predict_beside(
+        &self,
+        batch: BatchSize,
+        share: Share,
+        (neighbours, demand): (Share, Option<Demand>),
+        quantile: f64,
+    ) -> Option<Prediction> {
+        let point = PointKey {
             batch: batch.0,
             share: share.0,
             neighbours: neighbours.0,
-        })?;
+        };
+        let estimate = self.estimate(point)?;
         let towards_tail = ((quantile - 0.5) / 0.45).clamp(0.0, 1.0);
         let seconds = estimate.median_s + towards_tail * (estimate.p95_s - estimate.median_s);
+        let seconds = match demand {
+            Some(demand) => seconds * self.against_own_kind(point, demand),
+            None => seconds,
+        };
         Some(Prediction {
             time: Nanos::from_secs_f64(seconds),
             basis: if estimate.neighbours_unknown {
@@ -224,21 +252,61 @@ impl Surface {
         })
     }
 
-    /// What busy neighbours multiply the latency by: from the point with all others busy
-    /// where it was measured, else from the fit; `None` where neither is known.
+    /// What busy neighbours multiply the latency by; `None` where that is not known.
     fn slowdown(&self, point: PointKey, alone_s: f64) -> Option<f64> {
+        let part = self.busy_part(point)?;
+        let contention = self.contention(point, alone_s)?;
+        Some((1.0 + contention * part).max(f64::EPSILON))
+    }
+
+    /// What neighbours of this demand multiply the latency by, over what as many of the same
+    /// model do; 1 where that is not known.
+    fn against_own_kind(&self, point: PointKey, demand: Demand) -> f64 {
+        let Some(model) = self.interference else {
+            return 1.0;
+        };
+        if point.neighbours == 0 || demand == Demand::new(model.demand) {
+            return 1.0;
+        }
+        let alone = self.estimate(PointKey {
+            neighbours: 0,
+            ..point
+        });
+        let Some(part) = self.busy_part(point) else {
+            return 1.0;
+        };
+        let own = alone.and_then(|alone| self.contention(point, alone.median_s));
+        let Some(own) = own else {
+            // Then the prediction is the time alone.
+            return 1.0 + model.sensitivity * demand.get() * part;
+        };
+        // Of the neighbours, too: as much as its own kind has here.
+        let times = model.strength(Some(own)).powi(2);
+        let more = times * model.sensitivity * (demand.get() - model.demand);
+        let longer = (own + more).max(own.min(0.0));
+        (1.0 + longer * part) / (1.0 + own * part).max(f64::EPSILON)
+    }
+
+    /// The part of the other slices that is busy; `None` where there are none.
+    fn busy_part(&self, point: PointKey) -> Option<f64> {
         let others = self.slices.checked_sub(point.share).filter(|&n| n > 0)?;
-        let part = f64::from(point.neighbours.min(others)) / f64::from(others);
+        Some(f64::from(point.neighbours.min(others)) / f64::from(others))
+    }
+
+    /// How much longer a run takes with all other slices busy with the same model, as a part of
+    /// its time alone: from the point where it was measured, else from the fit; `None` where
+    /// neither is known.
+    fn contention(&self, point: PointKey, alone_s: f64) -> Option<f64> {
+        let others = self.slices.checked_sub(point.share)?;
         let full = self.measured.get(Rank::of(PointKey {
             neighbours: others,
             ..point
         }));
-        let contention = match (full, &self.fit) {
-            (Some(times), _) => times.median_s / alone_s - 1.0,
-            (None, Some(fit)) => fit.contention?,
-            (None, None) => return None,
-        };
-        Some((1.0 + contention * part).max(f64::EPSILON))
+        match (full, &self.fit) {
+            (Some(times), _) => Some(times.median_s / alone_s - 1.0),
+            (None, Some(fit)) => fit.contention,
+            (None, None) => None,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The latency model, with what it was asked of late at hand.
 
 use crate::id::{BatchSize, ModelId, Share};
-use crate::profile::{LatencyModel, ModelProfile, Prediction, Standing, SurfacePoint};
+use crate::profile::{Demand, LatencyModel, ModelProfile, Prediction, Standing, SurfacePoint};
 use crate::time::Nanos;
 use std::cell::Cell;
 
@@ -16,6 +16,8 @@ pub(super) struct Latencies {
     known: Vec<Cell<Known>>,
     /// How often something was learned, of the models whose ids are equal modulo its length.
     learned: Vec<u64>,
+    /// Whether a profile was learned that tells neighbours apart.
+    tells_apart: bool,
 }
 
 /// An answer of the latency model.
@@ -36,6 +38,7 @@ impl Known {
             batch: BatchSize(0),
             share: Share(0),
             neighbours: Share(0),
+            demand: None,
         },
         quantile: 0,
         learned: u64::MAX,
@@ -49,6 +52,7 @@ impl Latencies {
             model,
             known: vec![Cell::new(Known::NOTHING); PLACES],
             learned: vec![0; PLACES],
+            tells_apart: false,
         }
     }
 
@@ -87,7 +91,16 @@ impl Latencies {
 
     pub(super) fn learn(&mut self, model: ModelId, profile: &ModelProfile, slices: Share) {
         self.changed(model);
+        self.tells_apart |= profile.interference.is_some();
         self.model.learn(model, profile, slices);
+    }
+
+    /// See [`LatencyModel::demand`]; nothing is asked before a profile knows any.
+    pub(super) fn demand(&self, model: ModelId) -> Option<Demand> {
+        match self.tells_apart {
+            true => self.model.demand(model),
+            false => None,
+        }
     }
 
     pub(super) fn standing(&self, model: ModelId) -> Option<Standing> {
@@ -111,7 +124,9 @@ fn place(number: u64) -> usize {
 /// Spreads what is asked over the places.
 fn mixed(point: SurfacePoint, quantile: u64) -> u64 {
     let what = u64::from(point.model.0) << 32 | u64::from(point.batch.0);
-    let place = u64::from(point.share.0) << 32
+    let demand = point.demand.map_or(0, |demand| u64::from(demand.0) + 1);
+    let place = demand << 48
+        | u64::from(point.share.0) << 32
         | u64::from(point.neighbours.0) << 16
         | u64::from(point.leg.0);
     let one = what.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -143,6 +158,7 @@ mod tests {
                     batch: BatchSize(batch),
                     share: Share(share),
                     neighbours: Share(0),
+                    demand: None,
                 };
                 if step == 0 {
                     plain.observe(point, Nanos::new(u64::from(model)));

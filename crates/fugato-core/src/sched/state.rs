@@ -24,7 +24,7 @@ use crate::id::{
     BatchSize, DeviceId, LegIndex, ModelId, RequestId, ShapeClass, Share, SlotIndex, TaskId,
 };
 use crate::policy::{Backlog, CapacityRule, QueueOrder};
-use crate::profile::Window;
+use crate::profile::{Demand, Window};
 use crate::time::{Nanos, Timestamp};
 use knowledge::Plan;
 use std::collections::{BTreeMap, BTreeSet};
@@ -147,8 +147,8 @@ pub(super) struct Task {
     pub(super) stage: LegStage,
     /// Whether the next leg is committed behind `leg` on the same lane.
     pub(super) ahead: bool,
-    /// The most slices that other legs held at any time since its leg started.
-    pub(super) beside: Share,
+    /// What ran beside its leg when most other slices were held since it started.
+    pub(super) beside: Beside,
     /// Whether an urgent leg ran over its running leg, whose time then says nothing.
     pub(super) suspended: bool,
     /// While leg 0 is committed behind a running leg: the last moment at which its start

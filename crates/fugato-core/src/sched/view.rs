@@ -204,6 +204,7 @@ impl<'a> View<'a> {
                 batch,
                 share,
                 neighbours,
+                demand: None,
             };
             self.state.latency.predict(point, quantile)
         });

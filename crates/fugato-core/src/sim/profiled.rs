@@ -4,7 +4,7 @@ use super::contention::Part;
 use super::service::{Service, ServiceTime};
 use crate::device::{ATOMS_MAX, AtomSet};
 use crate::id::{BatchSize, ModelId, Share};
-use crate::profile::{Changeover, Estimate, Load, ModelProfile, Surface};
+use crate::profile::{Changeover, Estimate, Interference, Load, ModelProfile, Surface};
 use crate::sched::Start;
 use crate::time::Nanos;
 use rand::{RngExt, SeedableRng};
@@ -25,10 +25,12 @@ const NOISE_STREAM: u64 = 1 << 63;
 /// share, the line between them. A share that the profile does not know counts as the
 /// next smaller one that it knows: more slices than were measured do not help.
 ///
-/// How much legs disturb each other is taken from the points alone against those with
-/// all other slices busy: if these take `1 + c` times as long, sensitivity and demand are
-/// both `sqrt(c)`, because the busy slices ran the same model. A profile without busy
-/// points has no interference.
+/// How much legs disturb each other is the profile's [`Interference`] where it has one, and
+/// is taken from the points alone against those with all other slices busy, where the same
+/// model ran: if these take `1 + c` times as long, sensitivity and demand are both `sqrt(c)`.
+/// Where there are both, both numbers of the first are multiplied by what makes their product
+/// `c` ([`Interference::at`]), so that each batch, share and leg keeps its own. A profile
+/// with neither has no interference.
 ///
 /// What a run costs more right after another model's is the profile's at the nearest batch of
 /// the share, or of the next smaller share that it knows; a profile without changeovers has none.
@@ -50,12 +52,12 @@ struct Cell {
 }
 
 /// What a surface says of a point: the median and the 95th percentile alone in seconds, and how
-/// much longer it takes with all other slices busy, as a fraction.
+/// much longer it takes with all other slices busy, as a fraction, where that is known.
 #[derive(Clone, Copy, Debug)]
 struct Point {
     median_s: f64,
     p95_s: f64,
-    contention: f64,
+    contention: Option<f64>,
 }
 
 impl ServiceTable {
@@ -94,7 +96,7 @@ impl ServiceTable {
         let cells = cells.into_iter().flatten().zip(places);
         let cells = cells.map(|(point, place)| {
             let changeover = changeover(&model.changeovers, place);
-            point.cell(useful, changeover)
+            point.cell(model.interference, useful, changeover)
         });
         Some(Self {
             max_batch,
@@ -167,11 +169,10 @@ fn changeover(known: &[Changeover], (batch, share): (u32, u16)) -> Nanos {
 impl Point {
     fn new(alone: Estimate, busy: Option<Estimate>) -> Self {
         let busy = busy.filter(|busy| !busy.neighbours_unknown);
-        let contention = busy.map_or(0.0, |busy| busy.median_s / alone.median_s - 1.0);
         Self {
             median_s: alone.median_s,
             p95_s: alone.p95_s,
-            contention: contention.max(0.0),
+            contention: busy.map(|busy| busy.median_s / alone.median_s - 1.0),
         }
     }
 
@@ -181,17 +182,24 @@ impl Point {
         Self {
             median_s: between(self.median_s, other.median_s),
             p95_s: between(self.p95_s, other.p95_s),
-            contention: between(self.contention, other.contention),
+            contention: match (self.contention, other.contention) {
+                (Some(from), Some(to)) => Some(between(from, to)),
+                (known, None) | (None, known) => known,
+            },
         }
     }
 
-    fn cell(self, useful: Share, changeover: Nanos) -> Cell {
-        let memory = Part::new(self.contention.sqrt());
+    fn cell(self, model: Option<Interference>, useful: Share, changeover: Nanos) -> Cell {
+        let own = Interference::of_own_kind(self.contention.unwrap_or(0.0));
+        let Interference {
+            sensitivity,
+            demand,
+        } = model.map_or(own, |model| model.at(self.contention));
         Cell {
             service: Service {
                 alone: Nanos::from_secs_f64(self.median_s),
-                sensitivity: memory,
-                demand: memory,
+                sensitivity: Part::new(sensitivity),
+                demand: Part::new(demand),
                 useful,
             },
             sigma: (self.p95_s / self.median_s).ln().max(0.0) / NORMAL_P95,
@@ -308,6 +316,7 @@ mod tests {
             .flat_map(|batch| [(batch, 1, false), (batch, 2, false), (batch, 1, true)])
         {
             let alone = f64::from(batch) * 100e-6 / f64::from(share);
+    use super::super::contention::{ONE, Occupant, TimeSlicing, paces};
             let median_s = if busy { alone * 1.44 } else { alone };
             profile.grid.push(GridPoint {
                 batch,
@@ -418,6 +427,70 @@ mod tests {
         noisy.sort_unstable();
         let (median, tail) = (noisy[5_000], noisy[9_500]);
         assert!(median.abs_diff(100_000) < 1_000, "{median}");
+    /// Of a model with these numbers.
+    fn service(sensitivity: f64, demand: f64, share: u16) -> Service {
+        let mut profile = profile();
+        profile.interference = Some(Interference {
+            sensitivity,
+            demand,
+        });
+        let table = ServiceTable::new(&profile, Share(4), Share(4), BatchSize(5));
+        table
+            .expect("it answers")
+            .service(BatchSize(1), Share(share))
+    }
+
+    #[test]
+    fn what_moves_much_slows_what_waits_and_not_what_computes() {
+        // On two slices each, of which nothing was measured beside its own kind.
+        let (moves, waits, computes) = (
+            service(0.8, 0.9, 2),
+            service(0.6, 0.1, 2),
+            service(0.0, 0.0, 2),
+        );
+        let slow = |one: Service, other: Service| {
+            let occupant = |service: Service, first| Occupant {
+                urgent: false,
+                atoms: AtomSet::range(first, 2),
+                share: Share(2),
+                sensitivity: service.sensitivity,
+                demand: service.demand,
+            };
+            let both = [occupant(one, 0), occupant(other, 2)];
+            let mut found = Vec::new();
+            paces(&both, Share(4), TimeSlicing::FREE, &mut found);
+            found[0].slow as f64 / ONE as f64
+        };
+        for (one, other, expected) in [
+            (waits, moves, 1.54),
+            (moves, waits, 1.08),
+            (computes, moves, 1.0),
+            (waits, computes, 1.0),
+            (waits, waits, 1.06),
+        ] {
+            let found = slow(one, other);
+            assert!((found - expected).abs() < 1e-5, "{found}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn points_keep_what_their_own_kind_costs_them() {
+        // On one slice its own kind makes it take 0.44 longer.
+        let parts = |service: Service| {
+            let part = |part: Part| part.steps() as f64 / ONE as f64;
+            (part(service.sensitivity), part(service.demand))
+        };
+        let (sensitivity, demand) = parts(service(0.8, 0.9, 1));
+        assert!((sensitivity * demand - 0.44).abs() < 1e-5);
+        assert!((sensitivity / demand - 0.8 / 0.9).abs() < 1e-5);
+        // Within twice of what is known of the model.
+        let (sensitivity, demand) = parts(service(0.3, 0.1, 1));
+        assert!((sensitivity - 0.6).abs() < 1e-5 && (demand - 0.2).abs() < 1e-5);
+        // Its own kind tells nothing of a model that demands nothing.
+        let (sensitivity, demand) = parts(service(0.3, 0.0, 1));
+        assert!((sensitivity - 0.3).abs() < 1e-5 && demand == 0.0);
+    }
+
         assert!(tail.abs_diff(120_000) < 1_500, "{tail}");
     }
 }

@@ -1,5 +1,6 @@
 //! The profile's wire schema, and what a bad profile is told.
 
+mod beside;
 mod legs;
 
 use fugato_core::profile::{

@@ -249,7 +249,15 @@ impl Profiles {
         grid: Vec<GridPoint>,
         done: bool,
     ) -> Option<ModelProfile> {
-        let of = |model: &Model| (model.blank.clone(), model.device);
+        let of = |model: &Model| {
+            let mut profile = model.blank.clone();
+            // They are of the model, whatever its times have become.
+            if let Some(known) = &model.in_force {
+                profile.beside.clone_from(&known.beside);
+                profile.interference = known.interference;
+            }
+            (profile, model.device)
+        };
         let known = self.models().get(&id).map(of);
         let (mut profile, device) = known?;
         let kept = self.kept(device);

@@ -1,5 +1,6 @@
 //! One model that is being measured.
 
+use super::beside::BesideVisit;
 use super::files::{Earlier, PointSamples, SampledModel};
 use super::legs::{EarlierLegs, LegSurveys, Legs, Whole};
 use super::{Options, PlanError};
@@ -7,8 +8,8 @@ use crate::engine::{BenchModel, LegsWanted, Workbench};
 use fugato_core::PartitionId;
 use fugato_core::device::DeviceSpec;
 use fugato_core::profile::{
-    AnalysisOptions, Changeover, LegPlan, ModelProfile, PointKey, Survey, SurveyOptions, Wanted,
-    analyse, conclude,
+    AnalysisOptions, Beside, Changeover, LegPlan, ModelProfile, PointKey, Survey, SurveyOptions,
+    Wanted, analyse, conclude,
 };
 use fugato_device::{
     AnyDevice, Device, Neighbour, Profiler, RequestInputs, Visit, Walk, partitions_beside,
@@ -123,6 +124,7 @@ impl Subject {
             self.blank.arrival_rate = known.arrival_rate;
         }
         self.blank.changeovers.clone_from(&known.changeovers);
+        self.blank.beside.clone_from(&known.beside);
         let sampled = earlier.samples_of(known);
         let samples = sampled.map_or(&[][..], |sampled| &sampled.points);
         for point in known.grid.iter().filter(|point| point.failed.is_none()) {
@@ -244,6 +246,51 @@ impl Subject {
 
     pub(super) fn set_changeovers(&mut self, found: Vec<Changeover>) {
         self.blank.changeovers = found;
+    }
+
+    /// It as a neighbour of others, in its smallest batch.
+    pub(super) fn neighbour(&self) -> Neighbour {
+        Neighbour {
+            model: self.model.id,
+            item: self.item.clone(),
+            batch: self.batch,
+        }
+    }
+
+    /// How it is measured beside others: at each share that has partitions beside it.
+    pub(super) fn beside_visits(&self) -> Vec<BesideVisit> {
+        let places = self.places.iter();
+        let places = places.filter(|(_, place)| !place.beside.is_empty());
+        let visits = places.map(|(&share, place)| BesideVisit {
+            share,
+            neighbours: self.analysis.slices.saturating_sub(share),
+            alone: Visit {
+                model: self.model.id,
+                item: self.item.clone(),
+                batch: self.batch,
+                partition: place.partition,
+                busy: Vec::new(),
+                neighbour: None,
+                warm_up: 0,
+                legs: 0,
+            },
+            busy: place.beside.clone(),
+        });
+        visits.collect()
+    }
+
+    /// Whether it was measured beside another model at a share.
+    pub(super) fn is_known_beside(&self, other: &Self, share: u16) -> bool {
+        let place = (self.batch, share, other.batch);
+        self.blank.beside.iter().any(|known| {
+            other.is(&known.model, &known.hash)
+                && (known.batch, known.share, known.neighbour_batch) == place
+        })
+    }
+
+    /// Notes what it cost to run beside others.
+    pub(super) fn add_beside(&mut self, found: Vec<Beside>) {
+        self.blank.beside.extend(found);
     }
 
     /// Takes the first item that the model runs at all; where it runs none, the survey

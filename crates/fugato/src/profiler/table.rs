@@ -1,9 +1,10 @@
 //! A profile as people read it.
 
 use fugato_core::profile::{
-    Constraint, GridPoint, KneeRule, LegProfile, ModelProfile, Optimum, Precision, Profile, Times,
+    Constraint, Contention, GridPoint, Interference, KneeRule, LegProfile, ModelProfile, Optimum,
+    Precision, Profile, Times,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// Columns of a grid; of more places, some are shown.
@@ -15,9 +16,11 @@ pub fn of(profile: &Profile) -> String {
     if profile.synthetic {
         text.push_str("SYNTHETIC: computed, not measured\n");
     }
-    for model in &profile.models {
+    let contentions = profile.contentions();
+    for (index, model) in profile.models.iter().enumerate() {
         // Writing to a string cannot fail.
         let _ = write_model(&mut text, model);
+        let _ = write_beside(&mut text, profile, &contentions, index);
     }
     text
 }
@@ -46,6 +49,46 @@ fn write_model(text: &mut String, model: &ModelProfile) -> std::fmt::Result {
         writeln!(text, "  best by {name}: {}", describe_optimum(optimum))?;
     }
     write_legs(text, model)
+}
+
+/// What neighbours cost a model, each kind as it was measured and as the numbers that were
+/// fitted to all of them say; over the shares where it was, the mean.
+fn write_beside(
+    text: &mut String,
+    profile: &Profile,
+    contentions: &[Contention],
+    on: usize,
+) -> std::fmt::Result {
+    let Some(Interference {
+        sensitivity,
+        demand,
+    }) = profile.models[on].interference
+    else {
+        return Ok(());
+    };
+    write!(
+        text,
+        "  neighbours: sensitivity {sensitivity:.2}, demand {demand:.2}"
+    )?;
+    let mut beside: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+    for pair in contentions.iter().filter(|pair| pair.on == on) {
+        let (sum, count) = beside.entry(pair.by).or_default();
+        *sum += pair.longer;
+        *count += 1.0;
+    }
+    for (by, (sum, count)) in beside {
+        let other = &profile.models[by];
+        let name = match by == on {
+            true => "itself",
+            false => other.name.as_str(),
+        };
+        write!(text, "; beside {name} x {:.2}", 1.0 + sum / count)?;
+        if let Some(other) = other.interference {
+            let fitted = 1.0 + sensitivity * other.demand;
+            write!(text, " (fitted {fitted:.2})")?;
+        }
+    }
+    writeln!(text)
 }
 
 /// How many legs there are, how long, and what they can use: at the smallest batch and the
@@ -234,5 +277,69 @@ fn describe_optimum(optimum: &Optimum) -> String {
                 why.nearest.share
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fugato_core::profile::{Beside, DeviceKey, SCHEMA};
+
+    /// A model of two slices that takes 10 ms, and half as long again beside its own kind and
+    /// beside a model, of which both numbers are.
+    fn model(name: &str, neighbour: &str) -> ModelProfile {
+        let mut model = ModelProfile::new(name, format!("hash of {name}"), 1);
+        for (neighbours, median_s) in [(0, 0.01), (1, 0.015)] {
+            model.grid.push(GridPoint {
+                batch: 1,
+                share: 1,
+                neighbours,
+                median_s: Some(median_s),
+                p95_s: None,
+                low_s: None,
+                high_s: None,
+                repeats: 9,
+                failed: None,
+            });
+        }
+        model.beside = vec![Beside {
+            model: neighbour.to_owned(),
+            hash: format!("hash of {neighbour}"),
+            batch: 1,
+            share: 1,
+            neighbour_batch: 1,
+            neighbours: 1,
+            alone_s: 0.01,
+            beside_s: 0.015,
+            repeats: 9,
+        }];
+        model
+    }
+
+    #[test]
+    fn what_neighbours_cost_is_told_as_measured_and_as_fitted() {
+        let mut profile = Profile {
+            schema: SCHEMA.to_owned(),
+            device: DeviceKey {
+                kind: "cpu".to_owned(),
+                name: "test".to_owned(),
+                slices: 2,
+            },
+            runtime: "test".to_owned(),
+            synthetic: false,
+            launch_s: None,
+            models: vec![model("one", "two"), model("two", "one")],
+        };
+        assert!(!of(&profile).contains("neighbours:"));
+        profile.conclude_interference();
+        let told = "neighbours: sensitivity 0.71, demand 0.71; beside itself x 1.50 (fitted 1.50); \
+                    beside two x 1.50 (fitted 1.50)\n";
+        let text = of(&profile);
+        assert!(text.contains(told), "{text}");
+        // Where the other one is left out, what was measured of it is, too.
+        profile.models.pop();
+        let told = "neighbours: sensitivity 0.71, demand 0.71\n";
+        let text = of(&profile);
+        assert!(text.contains(told), "{text}");
     }
 }

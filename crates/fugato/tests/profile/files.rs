@@ -75,6 +75,34 @@ fn times_that_cannot_have_been_measured_are_refused_by_file_and_point() {
 }
 
 #[test]
+fn what_neighbours_cost_is_measured_once() {
+    let bench = Bench::new();
+    bench.put("one", &adder(1.0));
+    bench.put("two", &adder(2.0));
+    assert_eq!(bench.run(&["--batches", "1"]).status.code(), Some(0));
+    let first = bench.profile();
+    bench.put("three", &adder(3.0));
+    assert_eq!(bench.run(&["--batches", "1"]).status.code(), Some(0));
+    let second = bench.profile();
+    let [one, two] = &first.models[..] else {
+        panic!("there are two: {first:?}");
+    };
+    let others = |profile: &Profile, name: &str| {
+        let mut models = profile.models.iter();
+        let model = models.find(|model| model.name == name);
+        model.expect("it is there").beside.clone()
+    };
+    for (known, other) in [(one, "two"), (two, "one")] {
+        let beside = others(&second, &known.name);
+        assert_eq!(beside[..known.beside.len()], known.beside, "as it was");
+        let new = beside[known.beside.len()..].iter();
+        let new: Vec<&str> = new.map(|beside| beside.model.as_str()).collect();
+        assert_eq!(new, vec!["three"; known.beside.len()], "and not {other}");
+    }
+    assert_eq!(others(&second, "three").len(), 2 * one.beside.len());
+}
+
+#[test]
 fn models_that_a_run_leaves_out_stay_in_the_file() {
     let bench = Bench::new();
     bench.put("one", &adder(1.0));

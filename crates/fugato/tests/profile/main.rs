@@ -6,7 +6,7 @@ mod legs;
 mod stopped;
 
 use bench::{Bench, adder, stderr, up_to_five};
-use fugato_core::profile::{Changeover, GridPoint, ModelProfile, PointKey, Profile};
+use fugato_core::profile::{Beside, Changeover, GridPoint, ModelProfile, PointKey, Profile};
 use fugato_onnx::DataType;
 use fugato_onnx::proto::ValueInfoProto;
 use fugato_onnx::proto::tensor_shape_proto::Dimension;
@@ -40,6 +40,13 @@ fn keys(profile: &Profile, batches: &[u32]) -> Vec<PointKey> {
 
 fn places(model: &ModelProfile) -> Vec<PointKey> {
     model.grid.iter().map(GridPoint::key).collect()
+}
+
+/// The neighbour, and the slices beside it.
+fn place_beside(beside: &Beside) -> (&str, &str, u16) {
+    assert_eq!((beside.batch, beside.neighbour_batch), (1, 1));
+    assert!([7, 9].contains(&beside.repeats), "{beside:?}");
+    (&beside.model, &beside.hash, beside.share)
 }
 
 #[test]
@@ -81,6 +88,17 @@ fn every_model_is_measured_alone_and_beside_busy_slices() {
         let changeovers: BTreeSet<_> = model.changeovers.iter().map(places).collect();
         let shares = model.grid.iter().map(|point| (1, point.share));
         assert_eq!(changeovers, shares.collect());
+        // Beside the other one wherever there is room for it.
+        let other = profile.models.iter().find(|other| other.name != model.name);
+        let other = other.expect("there are two");
+        let beside: BTreeSet<_> = model.beside.iter().map(place_beside).collect();
+        let busy = model.grid.iter().filter(|point| point.neighbours > 0);
+        let busy: BTreeSet<_> = busy
+            .map(|point| (other.name.as_str(), other.hash.as_str(), point.share))
+            .collect();
+        assert_eq!(beside, busy);
+        assert_eq!(model.beside.len(), busy.len(), "each once");
+        assert_eq!(model.interference.is_some(), !busy.is_empty());
     }
     assert!(profile.launch_s.is_some_and(|launch_s| launch_s > 0.0));
     assert!(

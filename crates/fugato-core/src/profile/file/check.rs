@@ -1,5 +1,6 @@
 //! What a profile must satisfy, and the errors that name what does not.
 
+mod beside;
 mod concluded;
 
 use super::{Changeover, DeviceKey, GridPoint, LegPlan, ModelProfile, Precision, Profile, SCHEMA};
@@ -383,6 +384,7 @@ impl ModelProfile {
         for changeover in &self.changeovers {
             self.check_changeover(changeover, slices)?;
         }
+        self.check_beside(slices)?;
         match self.missing().first() {
             Some(&point) if !self.sparse => Err(ProfileError::MissingPoint {
                 model: self.name.clone(),

@@ -10,7 +10,7 @@ use crate::sched::decision::Decision;
 use crate::sched::input::{Arrival, LegResult, Overdue};
 use crate::sched::ledger::LaneRef;
 use crate::sched::outcome::{DropReason, FailReason, Outcome, Rejection};
-use crate::sched::state::{LegStage, Model, Place, Request};
+use crate::sched::state::{Beside, LegStage, Model, Place, Request};
 use crate::time::{Nanos, Timestamp};
 use std::collections::BTreeSet;
 
@@ -229,14 +229,17 @@ impl Scheduler {
 
     /// Notes what a leg that begins has beside it, and what it is to those that run.
     fn note_neighbours(&mut self, id: TaskId, lane: LaneRef) {
-        let ledger = &self.state.ledger;
-        let beside = ledger.neighbours(lane);
-        let others: Vec<(TaskId, Share)> = match beside {
+        let (state, ledger) = (&self.state, &self.state.ledger);
+        let beside = state.beside(lane, state.task(id).model);
+        let others: Vec<(TaskId, Beside)> = match beside.neighbours {
             Share(0) => Vec::new(),
             Share(_) => ledger
-                .occupied()
-                .filter(|other| other.device == lane.device && *other != lane)
-                .filter_map(|other| Some((ledger.front(other)?.task, ledger.neighbours(other))))
+                .occupied_on(lane.device)
+                .filter(|other| *other != lane)
+                .filter_map(|other| {
+                    let task = ledger.front(other)?.task;
+                    Some((task, state.beside(other, state.task(task).model)))
+                })
                 .collect(),
         };
         let suspended: Vec<TaskId> = match ledger.is_layered(lane) {

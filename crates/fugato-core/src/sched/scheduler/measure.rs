@@ -8,7 +8,7 @@ use crate::sched::input::LegResult;
 use crate::sched::ledger::LaneRef;
 use crate::sched::pools::Pool;
 use crate::sched::queue::QueueKey;
-use crate::sched::state::{LegStage, ModelFacts, Task};
+use crate::sched::state::{Beside, LegStage, ModelFacts, Task};
 use crate::time::{Nanos, Timestamp};
 
 /// How long after a model was said to have drifted it may be said again: a machine that is
@@ -191,7 +191,7 @@ impl Scheduler {
             at: next.at,
             stage: LegStage::Committed,
             ahead: false,
-            beside: Share(0),
+            beside: Beside::NOTHING,
             suspended: false,
             start_by: None,
             spent: Nanos::ZERO,
@@ -212,7 +212,8 @@ impl Scheduler {
         result: LegResult,
     ) {
         let task = self.state.task(id);
-        let (model, at, batch, neighbours) = (task.model, task.at, task.batch, task.beside);
+        let (model, at, batch) = (task.model, task.at, task.batch);
+        let Beside { neighbours, demand } = task.beside;
         let took = ended - started;
         let share = self.state.ledger.share(at);
         let whole = self
@@ -234,6 +235,7 @@ impl Scheduler {
             share,
             neighbours,
         };
+            demand,
         self.state.latency.observe(point, took);
         self.state.plan_anew(model, at.device);
         // What ran beside a request says nothing of the point alone: it is run again.
@@ -266,6 +268,9 @@ impl Scheduler {
         profile.sparse = true;
         profile.grid = points;
         self.learn_profile(model, &profile);
+        // It is of the model, whatever its times have become.
+        let facts = self.state.model(model).facts.as_ref();
+        profile.interference = facts.and_then(|facts| facts.interference);
         self.decided(|at| Decision::Measured { at, model, done });
     }
 

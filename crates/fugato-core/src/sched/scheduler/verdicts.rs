@@ -7,7 +7,7 @@ use crate::sched::action::{Action, Start};
 use crate::sched::decision::Decision;
 use crate::sched::ledger::{LaneLeg, LaneRef};
 use crate::sched::outcome::{DropReason, Outcome};
-use crate::sched::state::{LegStage, Place, Task};
+use crate::sched::state::{Beside, LegStage, Place, Task};
 use crate::time::{Nanos, Timestamp};
 
 impl Scheduler {
@@ -82,7 +82,7 @@ impl Scheduler {
             at,
             stage: LegStage::Committed,
             ahead: false,
-            beside: Share(0),
+            beside: Beside::NOTHING,
             suspended: false,
             start_by: self.start_by(model, batch, first, at),
             spent: Nanos::ZERO,

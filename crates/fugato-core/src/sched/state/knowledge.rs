@@ -1,9 +1,11 @@
 //! What is known of the models: their profiles, how long they take, and how a backlog of theirs
 //! is best served.
 
-use super::{Model, Request, State};
-use crate::id::{BatchSize, DeviceId, LegIndex, ModelId, PartitionId, TaskId};
-use crate::profile::{Knee, ModelProfile, Optima, Prediction, Published, SurfacePoint};
+use super::{Beside, Model, Request, State};
+use crate::id::{BatchSize, DeviceId, LegIndex, ModelId, PartitionId, Share, TaskId};
+use crate::profile::{
+    Demand, Interference, Knee, ModelProfile, Optima, Prediction, Published, SurfacePoint,
+};
 use crate::sched::ledger::LaneRef;
 use crate::time::Nanos;
 
@@ -21,6 +23,8 @@ pub struct ModelFacts {
     pub optima: Optima,
     /// What a publication states.
     pub published: Option<Published>,
+    /// How the model and its neighbours slow each other.
+    pub interference: Option<Interference>,
     /// The measured batches, rising.
     pub batches: Vec<BatchSize>,
 }
@@ -38,6 +42,7 @@ impl ModelFacts {
             knee: profile.knee,
             optima: profile.optima.clone(),
             published: profile.published.clone(),
+            interference: profile.interference,
             batches,
         }
     }
@@ -102,17 +107,50 @@ impl State {
         at: LaneRef,
         quantile: f64,
     ) -> Option<Prediction> {
-        let (share, neighbours) = (self.ledger.share(at), self.ledger.neighbours(at));
-        self.latency.predict(
-            SurfacePoint {
-                model,
-                leg,
-                batch,
-                share,
-                neighbours,
-            },
-            quantile,
-        )
+        let Beside { neighbours, demand } = self.beside(at, model);
+        let point = SurfacePoint {
+            model,
+            leg,
+            batch,
+            share: self.ledger.share(at),
+            neighbours,
+            demand,
+        };
+        self.latency.predict(point, quantile)
+    }
+
+    /// What runs beside a leg of a model on a lane.
+    ///
+    /// # Cost
+    /// The occupied lanes of the device.
+    pub(in crate::sched) fn beside(&self, at: LaneRef, model: ModelId) -> Beside {
+        let neighbours = self.ledger.neighbours(at);
+        let demand = match neighbours {
+            Share(0) => None,
+            Share(_) => self.demand_beside(at, model),
+        };
+        Beside { neighbours, demand }
+    }
+
+    /// What legs on other slices than those of a lane demand, the mean over their slices; those
+    /// of which nobody knows count as of the `model`. `None` where nobody knows that of the
+    /// model, either, or there are no such legs.
+    fn demand_beside(&self, at: LaneRef, model: ModelId) -> Option<Demand> {
+        let own = self.latency.demand(model)?;
+        let atoms = self.ledger.atoms(at);
+        let lanes = self.ledger.occupied_on(at.device);
+        let apart = lanes.filter(|&other| !self.ledger.atoms(other).overlaps(atoms));
+        let (mut sum, mut slices) = (0, 0);
+        for other in apart {
+            let front = self.ledger.front(other);
+            let runs = front.and_then(|front| self.tasks.get(&front.task));
+            let demand = runs.and_then(|task| self.latency.demand(task.model));
+            let share = u64::from(self.ledger.share(other).0);
+            sum += u64::from(demand.unwrap_or(own).0) * share;
+            slices += share;
+        }
+        let mean = sum.checked_div(slices)?;
+        Some(Demand(u16::try_from(mean).unwrap_or(u16::MAX)))
     }
 
     /// All legs of the model one after another; `None` where one is unknown.
@@ -137,10 +175,11 @@ impl State {
     }
 
     /// Learns from a leg that ended well.
-    pub(in crate::sched) fn learn(&mut self, task: TaskId, took: Nanos, predicted: Option<Nanos>) {
-        let task = self.task(task);
+    pub(in crate::sched) fn learn(&mut self, id: TaskId, took: Nanos, predicted: Option<Nanos>) {
+        let task = self.task(id);
         let (model, leg, batch, at) = (task.model, task.leg, task.batch, task.at);
-        let (share, neighbours) = (self.ledger.share(at), task.beside);
+        let share = self.ledger.share(at);
+        let Beside { neighbours, demand } = task.beside;
         let predicted = predicted.filter(|_| !task.suspended);
         if !task.suspended {
             let point = SurfacePoint {
