@@ -71,11 +71,29 @@ pub trait Policy: fmt::Debug + Send {
     /// plans ahead may take a millisecond for that at 100 models, a few times in a second.
     fn decide(&mut self, view: &View<'_>) -> Verdict;
 
+    /// When a task of a cut model runs in one go, where its device can run it so.
+    fn runs_unsplit(&self) -> RunsUnsplit {
+        RunsUnsplit::LoneModel
+    }
+
     /// Learns of a leg that ended: what a policy counts or adapts to.
     ///
     /// # Cost
     /// As that of [`decide`](Self::decide).
     fn ran(&mut self, _ran: &Ran) {}
+}
+
+/// When a task of a cut model runs in one go: never while another model waits or runs on its
+/// devices, or was asked for within a second, since it is to be given way to at boundaries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunsUnsplit {
+    /// Never.
+    Never,
+    /// Where it is the only task and nothing else waits: tasks of one model at different
+    /// legs, each in the share that its leg can use, fill a device better than it does.
+    LoneTask,
+    /// Always otherwise: for a policy that gives all legs of a task one share.
+    LoneModel,
 }
 
 /// A leg that ended, of a task with requests.

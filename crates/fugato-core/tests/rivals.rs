@@ -430,6 +430,7 @@ fn every_policy_serves_models_of_any_kind_on_devices_of_any_size() {
                 let spec = ModelSpec {
                     slo: (id != 1).then_some(Nanos::from_millis(50)),
                     legs: if id == 2 { 3 } else { 1 },
+                    unsplit: false,
                     devices: hosts.clone(),
                     ..model(id)
                 };

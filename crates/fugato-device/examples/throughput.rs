@@ -246,6 +246,7 @@ impl Rig {
                 lane: LaneId(0),
                 slot,
                 batch: BatchSize(point.batch),
+                unsplit: false,
                 not_before: Timestamp::ZERO,
                 requests: (0..u64::from(point.batch)).map(RequestId).collect(),
             },

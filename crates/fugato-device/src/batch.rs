@@ -14,6 +14,8 @@ pub(crate) type Failed = (RunErrorKind, String);
 /// What a loaded model takes.
 pub(crate) struct BatchLimits {
     pub(crate) legs: usize,
+    /// Whether a task can run in one go besides.
+    pub(crate) unsplit: bool,
     pub(crate) slots: usize,
     pub(crate) max_batch: u32,
     pub(crate) batched: bool,
@@ -40,7 +42,14 @@ impl BatchLimits {
             let slots = self.slots;
             return invalid(format!("the model has {slots} slots, not a {}", start.slot));
         }
-        if start.leg.0 > 0 {
+        if start.unsplit && (!self.unsplit || usize::from(start.leg.0) + 1 != legs) {
+            return invalid(format!(
+                "a task was started in one go with {}, of a model of {legs} legs that {}",
+                start.leg,
+                if self.unsplit { "can" } else { "cannot" }
+            ));
+        }
+        if start.leg.0 > 0 && !start.unsplit {
             return match requests.len() {
                 0 => Ok(()),
                 found => invalid(format!("{found} requests came with {}", start.leg)),

@@ -27,6 +27,9 @@ pub(crate) struct Course {
     /// without groups at once.
     #[cfg(feature = "cuda")]
     pub(crate) at_once: Vec<Vec<Vec<usize>>>,
+    /// The part that is the whole model, for tasks that run in one go; `None` where that was not
+    /// asked for, and for a model of one leg.
+    pub(crate) unsplit: Option<usize>,
     /// Tensors that one part leaves for another.
     pub(crate) kept: Vec<Kept>,
     /// Bytes of a slot for those that have a place there.
@@ -105,7 +108,29 @@ impl KeptPlace {
     }
 }
 
+impl CoursePart {
+    /// The whole model.
+    fn whole(info: &ModelInfo) -> Self {
+        let inputs = info.inputs.iter().map(|spec| c_name(&spec.name));
+        let outputs = info.outputs.iter().map(|spec| c_name(&spec.name));
+        Self {
+            file: None,
+            inputs: inputs.zip((0..).map(Source::Input)).collect(),
+            outputs: outputs.zip((0..).map(Target::Output)).collect(),
+        }
+    }
+}
+
 impl Course {
+    /// The same, and the whole model besides, for tasks that run in one go.
+    pub(crate) fn or_unsplit(mut self, info: &ModelInfo) -> Self {
+        if self.legs.len() > 1 {
+            self.unsplit = Some(self.parts.len());
+            self.parts.push(CoursePart::whole(info));
+        }
+        self
+    }
+
     /// Whether all that a part reads and writes has its place in the slot.
     pub(crate) fn is_placed(&self, part: &CoursePart) -> bool {
         let has_place = |kept: usize| self.kept[kept].place.is_some();
@@ -128,19 +153,14 @@ impl Course {
 
     /// One leg, the whole model.
     pub(crate) fn whole(info: &ModelInfo) -> Self {
-        let inputs = info.inputs.iter().map(|spec| c_name(&spec.name));
-        let outputs = info.outputs.iter().map(|spec| c_name(&spec.name));
         Self {
-            parts: vec![CoursePart {
-                file: None,
-                inputs: inputs.zip((0..).map(Source::Input)).collect(),
-                outputs: outputs.zip((0..).map(Target::Output)).collect(),
-            }],
+            parts: vec![CoursePart::whole(info)],
             legs: vec![vec![vec![0]]],
             #[cfg(feature = "cuda")]
             at_once: vec![Vec::new()],
             kept: Vec::new(),
             memory_size: 0,
+            unsplit: None,
         }
     }
 
@@ -167,6 +187,7 @@ impl Course {
             legs,
             kept,
             memory_size,
+            unsplit: None,
         }
     }
 
@@ -224,6 +245,7 @@ impl Course {
             at_once,
             kept,
             memory_size,
+            unsplit: None,
         }
     }
 

@@ -25,7 +25,7 @@ use fugato_core::device::{AtomSet, DeviceSpec, LaneClass};
 use fugato_core::profile::DeviceKey;
 use fugato_core::{DeviceId, LaneId, ModelId, Nanos, PartitionId, Share};
 use lane::Lane;
-use model::{LoadedModel, SessionKey};
+use model::{LoadedModel, Ride, SessionKey};
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -231,6 +231,7 @@ impl CpuDevice {
             None => self.load_whole(id, stored, options).map_err(failed)?,
         };
         let legs = u16::try_from(model.legs()).expect("a model of more legs is refused");
+        let unsplit = model.course.unsplit.is_some();
         let mut models = self
             .shared
             .models
@@ -242,6 +243,7 @@ impl CpuDevice {
                 place.insert(model);
                 Ok(Loaded {
                     legs,
+                    unsplit,
                     legs_at_once: 0,
                 })
             }
@@ -378,7 +380,9 @@ fn warm(
         .name("fugato-load".to_owned())
         .spawn(move || {
             place.enter();
-            (0..model.legs()).try_for_each(|leg| model.make_ready(leg, &place))?;
+            let unsplit = model.course.unsplit.map(|_| Ride::Unsplit);
+            let mut rides = (0..model.legs()).map(Ride::Leg).chain(unsplit);
+            rides.try_for_each(|ride| model.make_ready(ride, &place))?;
             Ok(model.warm_up(id, &place, &clock))
         });
     let failed = |detail: String| LoadCause::Runtime(ort::Error::new(detail));

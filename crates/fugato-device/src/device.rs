@@ -3,6 +3,7 @@
 use crate::shared::InputFault;
 use crate::store::Cuts;
 use crate::tensor::{InputTensor, OutputTensor};
+use crate::urgency::Urgency;
 use fugato_core::device::DeviceSpec;
 use fugato_core::sched::Start;
 use fugato_core::{DeviceId, LegIndex, ModelId, PartitionId, TaskId, Timestamp};
@@ -217,6 +218,8 @@ pub struct GpuTuning {
     /// Whether groups that a plan has at once run so, in one graph, where the device does that at
     /// all.
     pub side_by_side: bool,
+    /// Whose kernels go first where models share multiprocessors at once.
+    pub urgency: Urgency,
 }
 
 impl Default for GpuTuning {
@@ -227,6 +230,7 @@ impl Default for GpuTuning {
             convolutions: ConvolutionSearch::Heuristic,
             graphs: true,
             side_by_side: true,
+            urgency: Urgency::LEAST,
         }
     }
 }
@@ -257,6 +261,9 @@ pub struct LoadOptions {
     pub batches: Batches,
     /// How the model is cut into legs; `None`: one leg, the model as it is.
     pub cuts: Option<Cuts>,
+    /// Whether a cut model can run in one go besides, where the device has that: for one more
+    /// session of it in each partition.
+    pub unsplit: bool,
     /// What only an NVIDIA device heeds.
     pub gpu: GpuTuning,
 }
@@ -270,6 +277,7 @@ impl Default for LoadOptions {
             warm: vec![PartitionId(0)],
             batches: Batches::AsFound,
             cuts: None,
+            unsplit: false,
             gpu: GpuTuning::default(),
         }
     }
@@ -281,13 +289,17 @@ pub struct Loaded {
     /// The legs of its tasks: as many as the cuts have, or one where a part did not load
     /// or run by itself and the model is served as it is.
     pub legs: u16,
+    /// Whether a task of several legs can run in one go besides
+    /// ([`Start::unsplit`](fugato_core::sched::Start::unsplit)). On the CPU, where that was asked
+    /// for.
+    pub unsplit: bool,
     /// Those of them whose groups run at once, in every partition that was made warm, on an
     /// NVIDIA device; others' groups run as the device has it.
     pub legs_at_once: u16,
 }
 
 /// What an NVIDIA device says of itself. `None`: this device or driver does not tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct GpuHealth {
     /// Bytes of its memory that are taken, by whomever.
     pub memory_used: Option<u64>,
@@ -299,12 +311,17 @@ pub struct GpuHealth {
     pub energy_millijoules: Option<u64>,
     /// Percent of the last moments in which any kernel ran: one busy multiprocessor is 100.
     pub busy_percent: Option<u32>,
+    /// Percent of its multiprocessors that had work, on average since it was asked before; from
+    /// Hopper on.
+    pub sm_active_percent: Option<f64>,
+    /// Percent of the warps that its multiprocessors could hold that were there, as above.
+    pub sm_occupied_percent: Option<f64>,
     /// Its temperature, in degrees Celsius.
     pub celsius: Option<u32>,
 }
 
 /// What a device has counted since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DeviceMetrics {
     /// Legs that ended, well or badly.
     pub legs: u64,

@@ -405,6 +405,7 @@ impl<D: Device> Profiler<D> {
                 lane: LANE,
                 slot,
                 batch: BatchSize(batch),
+                unsplit: false,
                 not_before: Timestamp::ZERO,
                 requests: Vec::new(),
             },

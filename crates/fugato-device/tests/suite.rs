@@ -207,6 +207,7 @@ fn leg(task: u64, requests: Vec<RequestInputs>) -> LegWork {
             lane: LaneId(0),
             slot: SlotIndex(u16::try_from(task % 2).unwrap()),
             batch: BatchSize(batch),
+            unsplit: false,
             not_before: Timestamp::ZERO,
             requests: (0..requests.len() as u64).map(RequestId).collect(),
         },

@@ -180,6 +180,7 @@ fn model(id: u32, slo: Nanos) -> ModelSpec {
         max_batch: BatchSize(1),
         slots: 1,
         legs: 1,
+        unsplit: false,
         devices: vec![DeviceId(0)],
         limits: QueueLimits {
             requests: u64::MAX,

@@ -174,6 +174,7 @@ fn spec(id: u32, model: &ModelProfile) -> ModelSpec {
         max_batch: BatchSize(model.max_batch),
         slots: SLOTS,
         legs: 1,
+        unsplit: false,
         devices: vec![DeviceId(0)],
         limits: QueueLimits {
             requests: 16_384,

@@ -208,6 +208,7 @@ impl Config {
                     best_batch,
                     give_up,
                     niceness,
+                    unsplit,
                 } = self.policy.fugato;
                 PolicySpec::Fugato(FugatoParts {
                     preempt,
@@ -218,6 +219,7 @@ impl Config {
                     best_batch,
                     give_up,
                     niceness,
+                    unsplit,
                 })
             }
         }

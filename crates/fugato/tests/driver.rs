@@ -133,6 +133,7 @@ fn model() -> ModelSpec {
         max_batch: BatchSize(1),
         slots: 1,
         legs: 1,
+        unsplit: false,
         devices: vec![DeviceId(0)],
         limits: QueueLimits {
             requests: 10,

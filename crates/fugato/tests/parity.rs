@@ -215,6 +215,7 @@ fn models() -> Vec<ModelSpec> {
         max_batch: BatchSize(8),
         slots: 2,
         legs: 1,
+        unsplit: false,
         devices: vec![DEVICE],
         limits: QueueLimits {
             requests: 100,

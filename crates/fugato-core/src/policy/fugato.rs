@@ -41,7 +41,7 @@ mod table;
 
 use super::sizes::Sizes;
 use super::sizing::OperatingPoint;
-use super::{Backlog, CapacityRule, Policy, QueueOrder, Ran, ServiceBound, Verdict};
+use super::{Backlog, CapacityRule, Policy, QueueOrder, Ran, RunsUnsplit, ServiceBound, Verdict};
 use crate::id::{DeviceId, ModelId, Share};
 use crate::sched::{Begun, DropReason, Offer, ReadyHead, View};
 use crate::time::Timestamp;
@@ -87,6 +87,9 @@ pub struct FugatoParts {
     pub give_up: bool,
     /// Whether an urgent leg begins over one that runs, where the device has urgent lanes.
     pub niceness: bool,
+    /// Whether a task runs in one go that is the only one, while no other model asks for its
+    /// devices.
+    pub unsplit: bool,
 }
 
 impl Default for FugatoParts {
@@ -100,6 +103,7 @@ impl Default for FugatoParts {
             best_batch: false,
             give_up: true,
             niceness: true,
+            unsplit: true,
         }
     }
 }
@@ -370,6 +374,14 @@ impl Policy for Fugato {
                 until: times.into_iter().flatten().min(),
             }
         })
+    }
+
+    fn runs_unsplit(&self) -> RunsUnsplit {
+        // A task whose legs have shares of their own got that of its first.
+        match self.parts.unsplit && !self.parts.leg_shares {
+            true => RunsUnsplit::LoneTask,
+            false => RunsUnsplit::Never,
+        }
     }
 
     fn ran(&mut self, ran: &Ran) {

@@ -16,8 +16,13 @@ pub struct Start {
     pub task: TaskId,
     /// The model of the task.
     pub model: ModelId,
-    /// Which leg of the model's plan; legs of a task start in order.
+    /// Which leg of the model's plan; legs of a task start in order. The last one where the
+    /// task runs unsplit.
     pub leg: LegIndex,
+    /// Whether the task runs in one go, as if the model were not cut: this is its only start.
+    /// Only where [`ModelSpec::unsplit`](super::ModelSpec::unsplit) says that the device can.
+    #[serde(default)]
+    pub unsplit: bool,
     /// The atoms it may use.
     pub partition: PartitionId,
     /// The in-order queue of that partition it enters. If the lane is running a leg,
@@ -30,8 +35,8 @@ pub struct Start {
     pub batch: BatchSize,
     /// The device must not start it earlier.
     pub not_before: Timestamp,
-    /// The requests of the task, in the order of their rows; given with leg 0, empty
-    /// with the legs after it. A task without any is run to be measured: its inputs are
+    /// The requests of the task, in the order of their rows; given with its first start, empty
+    /// with those after it. A task without any is run to be measured: its inputs are
     /// the driver's choice, and its outputs are nobody's.
     pub requests: Vec<RequestId>,
 }

@@ -320,6 +320,10 @@ pub struct ModelSpec {
     pub slots: u16,
     /// Legs of its plan; 1 for an unsplit model.
     pub legs: u16,
+    /// Whether the devices can run it as one besides, which a task does while no other model
+    /// asks for them. Nothing follows from it for a model of one leg.
+    #[serde(default)]
+    pub unsplit: bool,
     /// The devices that host it.
     pub devices: Vec<DeviceId>,
     /// The limits of its queue.

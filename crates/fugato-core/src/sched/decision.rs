@@ -34,6 +34,9 @@ pub enum Decision {
         model: ModelId,
         /// The leg.
         leg: LegIndex,
+        /// Whether it is the whole task in one go.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        unsplit: bool,
         /// Items in the batch.
         batch: BatchSize,
         /// Where.

@@ -317,6 +317,7 @@ mod tests {
             max_batch: BatchSize(1),
             slots: 1,
             legs: 1,
+            unsplit: false,
             devices: Vec::new(),
             limits: QueueLimits {
                 requests: 1,

@@ -141,6 +141,8 @@ pub(super) struct Task {
     pub(super) key: QueueKey,
     /// The leg issued last.
     pub(super) leg: LegIndex,
+    /// Whether it runs in one go: `leg` is the last one then, from the beginning.
+    pub(super) unsplit: bool,
     /// Where that leg is or was.
     pub(super) at: LaneRef,
     /// Where the leg is in its life.
@@ -157,6 +159,29 @@ pub(super) struct Task {
     pub(super) start_by: Option<Timestamp>,
     /// Device time of its legs so far.
     pub(super) spent: Nanos,
+}
+
+/// What runs beside a leg. Ordered by slices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Beside {
+    /// Slices that other legs hold.
+    pub(super) neighbours: Share,
+    /// What these demand, where that is known.
+    pub(super) demand: Option<Demand>,
+}
+
+impl Task {
+    /// Whether this is the leg that it begins with.
+    pub(super) const fn is_first(&self, leg: LegIndex) -> bool {
+        leg.0 == 0 || self.unsplit
+    }
+}
+
+impl Beside {
+    pub(super) const NOTHING: Self = Self {
+        neighbours: Share(0),
+        demand: None,
+    };
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -100,6 +100,8 @@ struct Running {
     lane: LaneKey,
     task: TaskId,
     leg: LegIndex,
+    /// Whether its task begins with it.
+    first: bool,
     model: ModelId,
     batch: BatchSize,
     atoms: AtomSet,
@@ -366,7 +368,7 @@ impl SimDevice {
     fn end(&mut self, place: usize) -> LaneKey {
         let mut gone = self.running.remove(place);
         gone.count(self.now, &mut self.used);
-        if gone.leg == LegIndex(0) && gone.result == LegResult::Done {
+        if gone.first && gone.result == LegResult::Done {
             let used = self.used.entry(gone.model).or_default();
             used.runs += 1;
             used.items += u64::from(gone.batch.0);
@@ -397,6 +399,7 @@ impl SimDevice {
             lane,
             task: start.task,
             leg: start.leg,
+            first: start.leg == LegIndex(0) || start.unsplit,
             model: start.model,
             batch: start.batch,
             atoms: partition.atoms,

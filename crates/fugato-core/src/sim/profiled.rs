@@ -213,6 +213,8 @@ impl Point {
 pub struct ProfiledService {
     /// `[model][leg]`, by [`ModelId`] and [`LegIndex`](crate::LegIndex).
     tables: Vec<Arc<[ServiceTable]>>,
+    /// Of whole models, for tasks that run unsplit, by [`ModelId`]; empty where none does.
+    wholes: Vec<Arc<ServiceTable>>,
     /// By [`PartitionId`](crate::PartitionId).
     atoms: Vec<AtomSet>,
     /// By atom, the model that last ran there; empty where no model knows what that costs.
@@ -236,9 +238,18 @@ impl ProfiledService {
         Self {
             last: vec![None; atoms_noted],
             tables,
+            wholes: Vec::new(),
             atoms,
             noise: Vec::new(),
         }
+    }
+
+    /// Gives the times of whole models, for tasks that run unsplit: without them such a task
+    /// panics.
+    #[must_use]
+    pub fn with_wholes(mut self, wholes: Vec<Arc<ServiceTable>>) -> Self {
+        self.wholes = wholes;
+        self
     }
 
     /// Draws each time from the lognormal distribution with the profile's median and 95th
@@ -275,7 +286,10 @@ impl ServiceTime for ProfiledService {
     fn service(&mut self, start: &Start) -> Service {
         let model = start.model.0 as usize;
         let atoms = self.atoms[usize::from(start.partition.0)];
-        let table = &self.tables[model][usize::from(start.leg.0)];
+        let table = match start.unsplit {
+            true => &*self.wholes[model],
+            false => &self.tables[model][usize::from(start.leg.0)],
+        };
         let Cell {
             mut service,
             sigma,
@@ -302,6 +316,7 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::contention::{ONE, Occupant, TimeSlicing, paces};
     use super::*;
     use crate::id::{DeviceId, LaneId, LegIndex, PartitionId, SlotIndex, TaskId};
     use crate::profile::GridPoint;
@@ -316,7 +331,6 @@ mod tests {
             .flat_map(|batch| [(batch, 1, false), (batch, 2, false), (batch, 1, true)])
         {
             let alone = f64::from(batch) * 100e-6 / f64::from(share);
-    use super::super::contention::{ONE, Occupant, TimeSlicing, paces};
             let median_s = if busy { alone * 1.44 } else { alone };
             profile.grid.push(GridPoint {
                 batch,
@@ -365,6 +379,7 @@ mod tests {
             lane: LaneId(0),
             slot: SlotIndex(0),
             batch: BatchSize(1),
+            unsplit: false,
             not_before: Timestamp::ZERO,
             requests: Vec::new(),
         }
@@ -412,21 +427,6 @@ mod tests {
         assert_eq!([micros(2, 0), micros(1, 0)], [100, 65]);
     }
 
-    #[test]
-    fn noise_has_the_median_and_the_tail_of_the_profile() {
-        let start = start(0, 0);
-        let service =
-            || ProfiledService::new(vec![Arc::new([table()])], vec![AtomSet::range(0, 1)]);
-        let draw = |mut service: ProfiledService| -> Vec<u64> {
-            let times = (0..10_001).map(|_| service.service(&start).alone.as_nanos());
-            times.collect()
-        };
-        assert!(draw(service()).iter().all(|&time| time == 100_000));
-        let mut noisy = draw(service().with_noise(1));
-        assert_eq!(noisy, draw(service().with_noise(1)));
-        noisy.sort_unstable();
-        let (median, tail) = (noisy[5_000], noisy[9_500]);
-        assert!(median.abs_diff(100_000) < 1_000, "{median}");
     /// Of a model with these numbers.
     fn service(sensitivity: f64, demand: f64, share: u16) -> Service {
         let mut profile = profile();
@@ -491,6 +491,21 @@ mod tests {
         assert!((sensitivity - 0.3).abs() < 1e-5 && demand == 0.0);
     }
 
+    #[test]
+    fn noise_has_the_median_and_the_tail_of_the_profile() {
+        let start = start(0, 0);
+        let service =
+            || ProfiledService::new(vec![Arc::new([table()])], vec![AtomSet::range(0, 1)]);
+        let draw = |mut service: ProfiledService| -> Vec<u64> {
+            let times = (0..10_001).map(|_| service.service(&start).alone.as_nanos());
+            times.collect()
+        };
+        assert!(draw(service()).iter().all(|&time| time == 100_000));
+        let mut noisy = draw(service().with_noise(1));
+        assert_eq!(noisy, draw(service().with_noise(1)));
+        noisy.sort_unstable();
+        let (median, tail) = (noisy[5_000], noisy[9_500]);
+        assert!(median.abs_diff(100_000) < 1_000, "{median}");
         assert!(tail.abs_diff(120_000) < 1_500, "{tail}");
     }
 }

@@ -7,7 +7,7 @@ use super::traffic::{Traffic, model_id};
 use super::world::World;
 use crate::device::{ATOMS_MAX, DeviceSpec};
 use crate::id::{BatchSize, Share};
-use crate::profile::{ModelProfile, Profile};
+use crate::profile::{DeviceKey, ModelProfile, Profile};
 use crate::sched::{DynamicBatching, Input, ModelSpec, QueueLimits, Scheduler, SchedulerConfig};
 use crate::time::{Nanos, Timestamp};
 use crate::timeline::Timeline;
@@ -59,6 +59,8 @@ struct Hosted {
     table: Arc<ServiceTable>,
     /// By leg; of a model that runs whole, the table above.
     legs: Arc<[ServiceTable]>,
+    /// Whether its device could run it in one go besides, as a server has it.
+    unsplit: bool,
     max_batch: BatchSize,
     /// Settings of the dynamic batcher.
     batching: DynamicBatching,
@@ -229,7 +231,9 @@ impl Scenario {
         let tables = self.models.iter().map(|model| model.legs.clone());
         let partitions = self.device.partitions.iter();
         let atoms = partitions.map(|partition| partition.atoms).collect();
-        let mut service = ProfiledService::new(tables.collect(), atoms);
+        let wholes = self.models.iter().map(|model| Arc::clone(&model.table));
+        let mut service =
+            ProfiledService::new(tables.collect(), atoms).with_wholes(wholes.collect());
         if options.noise {
             service = service.with_noise(seed);
         }
@@ -286,6 +290,7 @@ impl Scenario {
             max_batch: model.max_batch,
             slots: self.options.slots,
             legs: u16::try_from(model.legs.len()).unwrap_or(u16::MAX),
+            unsplit: model.unsplit,
             devices: vec![self.device.id],
             limits: QueueLimits {
                 requests: 16_384,
@@ -334,16 +339,29 @@ impl Hosted {
                 max: max.0,
             });
         }
+        let unsplit = runs_unsplit(&profile.device, model);
         let mut profile = model.clone();
         profile.slo_s = Some(load.slo.as_secs_f64());
         Ok(Self {
             profile: Arc::new(profile),
             table: Arc::new(table),
             legs: legs.into(),
+            unsplit,
             max_batch: max,
             batching: DynamicBatching::default(),
         })
     }
+}
+
+/// Whether a server runs tasks of the model in one go too: on a CPU, where its plan runs one group
+/// after the other; legs without a plan are assumed to.
+fn runs_unsplit(device: &DeviceKey, model: &ModelProfile) -> bool {
+    let plan = model.leg_plan.as_deref().map(|known| &known.plan);
+    let in_turn = |plan: &crate::plan::Plan| {
+        let mut stages = plan.stages.iter();
+        stages.all(|stage| stage.groups.len() == 1 && !stage.merged)
+    };
+    device.kind == "cpu" && plan.is_none_or(in_turn)
 }
 
 /// The tables of a model and of its legs up to the largest batch, of at most `most` items,

@@ -48,6 +48,7 @@ pub fn model(id: u32) -> ModelSpec {
         max_batch: BatchSize(8),
         slots: 2,
         legs: 1,
+        unsplit: false,
         devices: vec![DeviceId(0)],
         limits: QueueLimits {
             requests: 1_000,

@@ -2,6 +2,7 @@
 
 use super::affine;
 use super::common::{MS, US, arrival, at, config, device, model, starts, world};
+use fugato_core::policy::FugatoParts;
 use fugato_core::sched::{
     Action, DeadlineMode, DropReason, Input, LegResult, ModelSpec, Outcome, PolicySpec, Scheduler,
     SchedulerConfig,
@@ -73,6 +74,100 @@ fn in_three_legs(models: &[ModelSpec]) -> World {
         world.push(Timestamp::ZERO, Input::ModelAdded(spec));
     }
     world
+}
+
+/// Model 0 of three legs of 1 ms that can run in 2.5 ms in one go, and model 1 of one leg of 1 ms.
+fn that_can_run_unsplit(policy: PolicySpec) -> World {
+    let mut world = world(config(policy), vec![device(0, 1, 1)], |start| {
+        match start.unsplit {
+            true => Nanos::from_micros(2_500),
+            false => Nanos::from_millis(1),
+        }
+    });
+    let cut = ModelSpec {
+        legs: 3,
+        unsplit: true,
+        ..model(0)
+    };
+    for spec in [cut, model(1)] {
+        world.push(Timestamp::ZERO, Input::ModelAdded(spec));
+    }
+    world
+}
+
+/// By start: the request, and whether its task runs in one go; the legs after the first left out.
+fn requests_and_ways(world: &mut World) -> Vec<(u64, bool)> {
+    let starts = starts(world);
+    let tasks = starts.iter().map(|(_, start)| start);
+    tasks
+        .filter_map(|start| Some((start.requests.first()?.0, start.unsplit)))
+        .collect()
+}
+
+#[test]
+fn a_model_alone_on_the_device_runs_unsplit() {
+    for policy in ["edf-legs", "fugato", "fifo", "edf"] {
+        let mut world = that_can_run_unsplit(PolicySpec::named(policy).expect("one"));
+        // The first teaches what its legs take. The other model asks at 20 ms, and counts as
+        // asking for a second.
+        let times = [
+            (0, 0, 0),
+            (1, 0, 10),
+            (2, 1, 20),
+            (3, 0, 30),
+            (4, 0, 1_010),
+            (5, 0, 1_030),
+        ];
+        for (request, model, ms) in times {
+            world.push_arrival(arrival(request, model, ms * MS));
+        }
+        world.run();
+        let expected = [
+            (0, false),
+            (1, true),
+            (2, false),
+            (3, false),
+            (4, false),
+            (5, true),
+        ];
+        assert_eq!(requests_and_ways(&mut world), expected, "{policy}");
+        let ends: Vec<Timestamp> = world.effects_mut().ended.iter().map(|end| end.at).collect();
+        assert_eq!(ends[1], at(12 * MS + 500 * US), "{policy}: in one go");
+        assert_eq!(ends[3], at(33 * MS), "{policy}: in three legs");
+        let legs = starts(&mut world).len();
+        assert_eq!(legs, 3 + 1 + 1 + 3 + 3 + 1, "{policy}");
+    }
+}
+
+#[test]
+fn what_cannot_run_unsplit_or_is_told_not_to_runs_in_legs() {
+    let off = PolicySpec::Fugato(FugatoParts {
+        unsplit: false,
+        ..FugatoParts::default()
+    });
+    let mut world = that_can_run_unsplit(off);
+    let mut in_legs = in_three_legs(&[model(0)]);
+    for world in [&mut world, &mut in_legs] {
+        for request in 0..3 {
+            world.push_arrival(arrival(request, 0, request * 10 * MS));
+        }
+        world.run();
+        let expected = [(0, false), (1, false), (2, false)];
+        assert_eq!(requests_and_ways(world), expected);
+    }
+}
+
+#[test]
+fn a_task_that_runs_unsplit_teaches_what_its_legs_take_now() {
+    let mut world = that_can_run_unsplit(PolicySpec::EdfLegs);
+    for request in 0..40 {
+        world.push_arrival(arrival(request, 0, request * 10 * MS));
+    }
+    world.run();
+    let status = world.scheduler().model_status(ModelId(0));
+    let error = status.and_then(|status| status.prediction_error);
+    // Three legs of 1 ms would be a fifth too much.
+    assert!(error.is_some_and(|error| error < 0.05), "{error:?}");
 }
 
 fn model_and_leg(world: &mut World) -> Vec<(u32, u16)> {

@@ -130,7 +130,7 @@ pub(crate) fn batches_are_sound(
                 "{:?} is for nobody",
                 start
             );
-        } else if start.leg.0 == 0 {
+        } else if start.leg.0 == 0 || start.unsplit {
             let members: Vec<&Arrival> = start
                 .requests
                 .iter()
@@ -176,7 +176,7 @@ pub(crate) fn slots_are_exclusive(world: &mut World, inputs: &[RecordedInputs]) 
         if let Action::Start(start) = action {
             let slot = (start.model, start.slot.0);
             legs.entry(start.task).or_default().insert(start.leg.0);
-            if start.leg.0 == 0 {
+            if start.leg.0 == 0 || start.unsplit {
                 if let Some(other) = held.insert(slot, start.task) {
                     let running = legs.get(&other).is_some_and(|legs| !legs.is_empty());
                     prop_assert!(!running, "{:?} takes a held slot", start);

@@ -42,8 +42,8 @@ pub(crate) fn policies() -> impl Strategy<Value = PolicySpec> {
             margin: Share(margin),
             dynamic,
         }),
-        1 => any::<[bool; 8]>().prop_map(|[preempt, leg_shares, widen, dequeue, work_interval, best_batch, give_up, niceness]| {
-            let parts = FugatoParts { preempt, leg_shares, widen, dequeue, work_interval, best_batch, give_up, niceness };
+        1 => any::<[bool; 9]>().prop_map(|[preempt, leg_shares, widen, dequeue, work_interval, best_batch, give_up, niceness, unsplit]| {
+            let parts = FugatoParts { preempt, leg_shares, widen, dequeue, work_interval, best_batch, give_up, niceness, unsplit };
             PolicySpec::Fugato(parts)
         }),
     ]
@@ -66,6 +66,8 @@ prop_compose! {
                 max_batch: BatchSize(max_batch),
                 slots,
                 legs,
+                // So that models of several legs are of both kinds.
+                unsplit: delay % 2 == 0,
                 devices,
                 limits: QueueLimits { requests: 40, bytes: 4_000 },
                 batching: DynamicBatching { instances, preferred, max_queue_delay: Nanos::new(delay * US) },

@@ -120,6 +120,7 @@ fn written(world: &mut Harness) -> String {
                 let (model, part) = (start.model.0, start.partition.0);
                 let lane = start.lane.0;
                 let leg = match start.leg.0 {
+                    _ if start.unsplit => ", unsplit".to_owned(),
                     0 => String::new(),
                     leg => format!(", leg {leg}"),
                 };

@@ -166,6 +166,7 @@ fn served(random: &mut Random, id: u32, devices: u64) -> ModelSpec {
         } else {
             1 + random.below(3) as u16
         },
+        unsplit: random.chance(50),
         devices: hosts.map(DeviceId).collect(),
         limits: QueueLimits {
             requests: 5 + random.below(40),

@@ -213,7 +213,7 @@ impl Reference {
         };
         let ended = task.legs.remove(0);
         assert_eq!((ended.leg, ended.started), (leg, true), "{id} ended a leg");
-        task.done += 1;
+        task.done = leg.0 + 1;
         let legs = self.spec(self.task(id).start.model).expect("known").legs;
         let members = self.task(id).members.clone();
         if result == LegResult::Failed {
@@ -234,7 +234,7 @@ impl Reference {
             (leg, false, true),
             "{id} gave back a leg"
         );
-        if leg == LegIndex(0) {
+        if leg == self.task(id).start.leg {
             self.return_to_queue(id);
         } else {
             self.end_if_abandoned(id);

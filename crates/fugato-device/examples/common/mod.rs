@@ -285,6 +285,7 @@ fn work(
             lane: LaneId(0),
             slot: SlotIndex(0),
             batch: BatchSize(1),
+            unsplit: false,
             not_before: Timestamp::ZERO,
             requests: is_first.then_some(RequestId(task.0)).into_iter().collect(),
         },

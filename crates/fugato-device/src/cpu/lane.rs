@@ -236,6 +236,7 @@ mod tests {
                 lane: LaneId(0),
                 slot: SlotIndex(0),
                 batch: BatchSize(1),
+                unsplit: false,
                 not_before: Timestamp::ZERO,
                 requests: Vec::new(),
             },

@@ -4,7 +4,7 @@
 
 use super::Place;
 use super::crew::{Crew, Done, Job};
-use super::model::{LoadedModel, Output, Ran, SessionKey, runtime_failure, session_key};
+use super::model::{LoadedModel, Output, Ran, Ride, SessionKey, runtime_failure, session_key};
 use super::output::value_bytes;
 use super::slot::{Bound, Held, Slot};
 use crate::batch::{Column, Failed, all_faulty, divide, gather_failure};
@@ -28,26 +28,26 @@ impl LoadedModel {
         clock: &MonotonicClock,
     ) -> Result<Ran, Failed> {
         self.check(work)?;
-        let leg = usize::from(work.start.leg.0);
-        self.make_ready(leg, place).map_err(runtime_failure)?;
+        let ride = Ride::of(&work.start);
+        self.make_ready(ride, place).map_err(runtime_failure)?;
         let begun = clock.now();
         let slot = &mut *self.slot(work);
-        let (mut flight, bytes_copied_in) = match leg {
-            0 => self.embark(slot, work)?,
-            _ => (Flight::resume(&mut slot.flight, &work.start)?, 0),
+        let (mut flight, bytes_copied_in) = match ride {
+            Ride::Leg(0) | Ride::Unsplit => self.embark(slot, work)?,
+            Ride::Leg(_) => (Flight::resume(&mut slot.flight, &work.start)?, 0),
         };
         let gathered = clock.now();
         let all_faulty = all_faulty(&flight.faults, flight.items.len());
         if all_faulty.is_none() {
-            let first = self.course.first_stage(leg);
-            for (stage, parts) in (first..).zip(&self.course.legs[leg]) {
+            let (first, stages) = self.stages(ride);
+            for (stage, parts) in (first..).zip(stages) {
                 self.run_stage(parts, slot, (place, crew), flight.rows)?;
                 slot.kept.release(&self.course.kept, stage);
             }
         }
         let ran = clock.now();
         let (mut outputs, mut bytes_copied_out) = (TaskOutputs::default(), 0);
-        if leg + 1 < self.course.legs.len() {
+        if usize::from(work.start.leg.0) + 1 < self.course.legs.len() {
             flight.next = LegIndex(work.start.leg.0 + 1);
             slot.flight = Some(flight);
         } else if let Some(all) = all_faulty {

@@ -44,8 +44,8 @@ pub(super) struct LoadedModel {
     pub(super) slots: Vec<Mutex<Slot>>,
     /// By part and place.
     sessions: Mutex<HashMap<(usize, SessionKey), SessionCell>>,
-    /// The legs that have all their sessions for a place.
-    ready: Mutex<HashSet<(usize, SessionKey)>>,
+    /// What has all its sessions for a place.
+    ready: Mutex<HashSet<(Ride, SessionKey)>>,
 }
 
 pub(super) struct Input {
@@ -58,6 +58,24 @@ pub(super) struct Output {
     pub(super) spec: TensorSpec,
     /// `None`: the runtime allocates it, since only running tells its shape.
     pub(super) pool: Option<Arc<OutputPool>>,
+}
+
+/// What of a model a lane runs at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Ride {
+    /// A leg.
+    Leg(usize),
+    /// All of it in one go.
+    Unsplit,
+}
+
+impl Ride {
+    pub(super) fn of(start: &Start) -> Self {
+        match start.unsplit {
+            true => Self::Unsplit,
+            false => Self::Leg(usize::from(start.leg.0)),
+        }
+    }
 }
 
 /// What a leg gave.
@@ -91,7 +109,11 @@ impl LoadedModel {
                     align: ALIGN,
                     sums_in_place: true,
                 };
-                Course::cut(stored.cut(cuts)?, placing)
+                let course = Course::cut(stored.cut(cuts)?, placing);
+                match options.unsplit {
+                    true => course.or_unsplit(info),
+                    false => course,
+                }
             }
             None => Course::whole(info),
         };
@@ -135,15 +157,27 @@ impl LoadedModel {
         stages.any(|stage| stage.len() > 1)
     }
 
-    /// Makes the sessions of a leg for `place` where they are missing. On this thread:
+    /// The stages of a ride, with what the first is counted as over all legs.
+    pub(super) fn stages(&self, ride: Ride) -> (usize, Vec<&[usize]>) {
+        match ride {
+            Ride::Leg(leg) => {
+                let stages = self.course.legs[leg].iter();
+                let stages = stages.map(Vec::as_slice).collect();
+                (self.course.first_stage(leg), stages)
+            }
+            Ride::Unsplit => (0, vec![self.course.unsplit.as_slice()]),
+        }
+    }
+
+    /// Makes the sessions of a ride for `place` where they are missing. On this thread:
     /// their own threads inherit its affinity and niceness.
-    pub(super) fn make_ready(&self, leg: usize, place: &Place) -> Result<(), OrtError> {
-        let key = (leg, place.session_key());
+    pub(super) fn make_ready(&self, ride: Ride, place: &Place) -> Result<(), OrtError> {
+        let key = (ride, place.session_key());
         let ready = || self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         if ready().contains(&key) {
             return Ok(());
         }
-        for stage in &self.course.legs[leg] {
+        for stage in self.stages(ride).1 {
             for &part in stage {
                 self.session(part, (place, session_key(stage, place)))?;
             }
@@ -197,8 +231,13 @@ impl LoadedModel {
         let Some(inputs) = zeros(specs, self.batched) else {
             return Ok(());
         };
-        let mut requests = vec![RequestInputs { items: 1, inputs }];
-        for leg in (0..self.legs()).map(leg_index) {
+        let request = RequestInputs { items: 1, inputs };
+        let last = self.legs() - 1;
+        let legs = (0..=last).map(|leg| (leg, false));
+        let unsplit = self.course.unsplit.map(|_| (last, true));
+        for (leg, unsplit) in legs.chain(unsplit) {
+            let begins = leg == 0 || unsplit;
+            let leg = leg_index(leg);
             let work = LegWork {
                 start: Start {
                     device: DeviceId(0),
@@ -209,10 +248,11 @@ impl LoadedModel {
                     lane: LaneId(0),
                     slot: SlotIndex(0),
                     batch: BatchSize(1),
+                    unsplit,
                     not_before: Timestamp::ZERO,
                     requests: Vec::new(),
                 },
-                requests: std::mem::take(&mut requests),
+                requests: begins.then(|| request.clone()).into_iter().collect(),
             };
             self.run(&work, (place, None), clock)?;
         }
@@ -223,6 +263,7 @@ impl LoadedModel {
     pub(super) fn check(&self, work: &LegWork) -> Result<(), Failed> {
         let limits = BatchLimits {
             legs: self.legs(),
+            unsplit: self.course.unsplit.is_some(),
             slots: self.slots.len(),
             max_batch: self.max_batch,
             batched: self.batched,

@@ -173,6 +173,13 @@ impl Cuts {
         self.legs.len()
     }
 
+    /// Whether all groups run one after the other, each as the model has it: what the legs
+    /// do together, the model in one piece does no slower.
+    pub fn is_in_turn(&self) -> bool {
+        let mut stages = self.legs.iter().flatten();
+        stages.all(|stage| matches!(&stage[..], [group] if !group.merged))
+    }
+
     /// What each group reads and gives.
     ///
     /// # Errors

@@ -248,6 +248,7 @@ pub fn random_rows(seed: u64, rows: u64, row: u64) -> InputTensor {
     raw(&[rows, row], f32_bytes(&floats(seed, count)))
 }
 
+                unsplit: false,
 /// A request of `items` rows.
 pub fn request(items: u32, inputs: impl Into<Arc<[InputTensor]>>) -> RequestInputs {
     RequestInputs {

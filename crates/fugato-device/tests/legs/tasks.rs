@@ -3,7 +3,7 @@
 use crate::common::{Bench, Rig, later_leg, random_rows, request};
 use crate::{operator_by_operator, options, twice_used};
 use fugato_core::{LegIndex, ModelId, SlotIndex, TaskId};
-use fugato_device::{Device, DeviceEvent, LeftBehind, LegWork, RunErrorKind};
+use fugato_device::{Device, DeviceEvent, LeftBehind, LegWork, LoadOptions, RunErrorKind};
 
 /// A model of several legs, loaded as model 1, with two slots.
 fn in_legs(rig: &Rig, bench: &Bench) -> u16 {
@@ -163,4 +163,47 @@ fn a_leg_that_is_taken_back_may_be_started_again() {
     }
     let found: Vec<_> = found.into_iter().map(Result::unwrap).collect();
     assert_eq!(found, expected);
+}
+
+#[test]
+fn a_task_may_run_unsplit_between_others_in_legs_where_that_was_asked_for() {
+    let (bench, rig) = (Bench::new(), Rig::new());
+    let stored = bench.prepare(&twice_used());
+    let cuts = operator_by_operator(&stored);
+    let legs = u16::try_from(cuts.legs()).unwrap();
+    for (id, unsplit) in [(1, true), (2, false)] {
+        let options = LoadOptions {
+            unsplit,
+            ..options(cuts.clone(), 4)
+        };
+        let loaded = rig.device.load(ModelId(id), &stored, &options).unwrap();
+        assert_eq!((loaded.legs, loaded.unsplit), (legs, unsplit));
+    }
+    let work = || vec![request(3, vec![random_rows(7, 3, 4)])];
+    let in_one_go = |model| {
+        let mut leg = rig.leg(model, work());
+        (leg.start.leg, leg.start.unsplit) = (LegIndex(legs - 1), true);
+        leg
+    };
+    // Over what a task left between two legs, and again.
+    rig.device.start(rig.leg(1, work()));
+    rig.finished().result.unwrap();
+    let expected = rig.run_legs(1, legs, work()).unwrap();
+    for _ in 0..2 {
+        rig.device.start(in_one_go(1));
+        let found = rig.finished().result.unwrap().requests.into_iter();
+        assert_eq!(found.map(Result::unwrap).collect::<Vec<_>>(), expected);
+    }
+    assert_eq!(rig.run_legs(1, legs, work()).unwrap(), expected);
+
+    let refused = |work| {
+        rig.device.start(work);
+        let error = rig.finished().result.unwrap_err();
+        assert_eq!(error.kind, RunErrorKind::InvalidInput);
+        assert!(error.detail.contains("in one go"), "{}", error.detail);
+    };
+    refused(in_one_go(2));
+    let mut too_early = in_one_go(1);
+    too_early.start.leg = LegIndex(0);
+    refused(too_early);
 }

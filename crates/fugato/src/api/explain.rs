@@ -105,6 +105,8 @@ pub enum Constraint {
 pub struct LegExplanation {
     /// Which leg of the model's plan.
     pub leg: u16,
+    /// Whether it is the whole task in one go; `leg` is the last one then.
+    pub unsplit: bool,
     /// The task.
     pub task: u64,
     /// The device.

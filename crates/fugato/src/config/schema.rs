@@ -297,6 +297,9 @@ section! {
 
 section! {
     /// What holds for every model whose own section `[model.NAME]` does not say otherwise.
+        /// Whether a task of a model that is cut runs in one go where it is the only task and no
+        /// other model was asked for within a second.
+        unsplit: bool = true;
     "defaults" RawModel => ModelConfig in MODEL_DEFAULTS {
         /// Worth of a reply in time relative to other models, above 0. Equal.
         /// Admission leaves every model its share of the device by it under overload.
@@ -357,6 +360,10 @@ section! {
         /// only the owner of a model knows it.
         slo: Span = "none; only the request's own deadline counts";
         /// Plan of one model, as `fugato plan --out` writes it: the legs that its tasks run in,
+        /// Whether a task runs in one go although the model has legs, where no other model was asked
+        /// for within a second and its plan runs nothing side by side; under `fugato` only while no other
+        /// task runs or waits. For one more session of the model in each partition. On the CPU.
+        unsplit: bool = true;
         /// between which another model may come first.
         plan: PathBuf = "none; a task is one leg, unless `legs` is set";
         /// Longest time of a leg, one item on one core: the model is cut into legs between half of

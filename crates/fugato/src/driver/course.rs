@@ -34,6 +34,8 @@ pub struct LegCourse {
     pub task: TaskId,
     /// The leg.
     pub leg: LegIndex,
+    /// Whether it was the whole task in one go; `leg` is the last one then.
+    pub unsplit: bool,
     /// Where it ran.
     pub device: DeviceId,
     /// In which partition of the device.
@@ -80,6 +82,7 @@ impl Courses {
                 at,
                 task,
                 leg,
+                unsplit,
                 batch,
                 lane,
                 ahead,
@@ -89,6 +92,7 @@ impl Courses {
                 let course = LegCourse {
                     task,
                     leg,
+                    unsplit,
                     device: lane.device,
                     partition: lane.partition,
                     lane: lane.lane,
@@ -98,7 +102,7 @@ impl Courses {
                     predicted,
                     ran: None,
                 };
-                if leg.0 == 0 {
+                if leg.0 == 0 || unsplit {
                     self.legs.insert(task, vec![course]);
                 } else if let Some(legs) = self.legs.get_mut(&task) {
                     // Nobody asks any more where all requests of the task have ended.

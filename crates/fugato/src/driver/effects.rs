@@ -115,6 +115,8 @@ pub enum ProfileEvent {
 
 struct RunningTask {
     model: ModelId,
+    /// The leg that it began with.
+    first: LegIndex,
     requests: Vec<RequestId>,
     batch: u32,
     timing: Option<TaskTiming>,
@@ -244,11 +246,13 @@ impl DeviceEffects {
                 self.leave(before);
             }
         }
-        if start.leg.0 == 0 && start.requests.is_empty() {
+        let begins = start.leg.0 == 0 || start.unsplit;
+        if begins && start.requests.is_empty() {
             requests = self.samples(&start);
-        } else if start.leg.0 == 0 {
+        } else if begins {
             let task = RunningTask {
                 model: start.model,
+                first: start.leg,
                 requests: start.requests.clone(),
                 batch: start.batch.0,
                 timing: None,
@@ -345,9 +349,10 @@ impl DeviceEffects {
         }
     }
 
-    /// Where leg 0 was taken back, the requests of the task wait again.
+    /// Where the first leg was taken back, the requests of the task wait again.
     pub(super) fn leg_revoked(&mut self, id: TaskId, leg: LegIndex) {
-        if leg.0 > 0 {
+        let known = self.tasks.get(&id).map(|task| task.first);
+        if leg != known.unwrap_or(LegIndex(0)) {
             match self.tasks.get_mut(&id) {
                 Some(task) => task.on_device = task.on_device.saturating_sub(1),
                 None => self.given_up_leg_left(id),

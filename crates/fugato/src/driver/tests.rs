@@ -82,6 +82,7 @@ fn model() -> ModelSpec {
         max_batch: BatchSize(1),
         slots: 1,
         legs: 3,
+        unsplit: false,
         devices: vec![DEVICE],
         limits: QueueLimits {
             requests: 10,

@@ -191,6 +191,7 @@ impl Record {
         let since = |at| since(self.arrived, at);
         let legs = self.course.legs.iter().map(|leg| LegExplanation {
             leg: leg.leg.0,
+            unsplit: leg.unsplit,
             task: leg.task.0,
             device: leg.device.0,
             partition: leg.partition.0,

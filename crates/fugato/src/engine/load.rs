@@ -236,6 +236,10 @@ impl Loader {
             cuts: planned.as_ref().map(|planned| planned.cuts.clone()),
             ..options
         };
+            unsplit: planned
+                .as_ref()
+                .is_some_and(|planned| settings.model.unsplit && planned.cuts.is_in_turn()),
+            gpu: with_streams_of(&self.config.device, options.gpu),
         let loaded = site.device.load(id, stored, &options);
         let loaded = loaded.inspect_err(|_| self.runner.profiles.forget(id));
         let loaded = loaded.map_err(|error| match is_refusal(&error) && !site.device.is_cpu() {
@@ -263,6 +267,7 @@ impl Loader {
             legs: loaded.legs,
             ..model_spec((id, site.id()), &info, settings, &options)
         };
+            unsplit: loaded.unsplit,
         let runner = &self.runner;
         let mailbox = &runner.mailbox;
         runner.devices.settle(site.id(), |device| {
@@ -492,6 +497,7 @@ fn model_spec(
         legs: 1,
         devices: vec![device],
         limits: QueueLimits {
+        unsplit: false,
             requests: settings.queue_count_max(),
             bytes: config.queue_bytes_max.0,
         },

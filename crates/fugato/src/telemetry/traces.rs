@@ -232,6 +232,7 @@ fn children(request: &TracedRequest<'_>) -> Vec<Child> {
                 KeyValue::new("fugato.partition", i64::from(leg.partition.0)),
                 KeyValue::new("fugato.lane", i64::from(leg.lane.0)),
                 KeyValue::new("fugato.batch_size", i64::from(leg.batch.0)),
+                KeyValue::new("fugato.unsplit", leg.unsplit),
                 KeyValue::new("fugato.committed_ahead", leg.ahead),
             ];
             if let Some(predicted) = leg.predicted {

@@ -34,7 +34,8 @@ fn config(folder: &Path) -> String {
 fn config_of(model: &str, folder: &Path) -> String {
     let path = folder.join("fugato.toml");
     let plan = folder.join("plan.json");
-    let text = format!("[model.{model}]\nplan = {plan:?}\n");
+    // In legs, though nobody else asks.
+    let text = format!("[model.{model}]\nplan = {plan:?}\nunsplit = false\n");
     std::fs::write(&path, text).expect("a file can be written");
     path.to_str().expect("UTF-8").to_owned()
 }
@@ -204,12 +205,14 @@ fn legs_need_no_plan() {
     let path_text = path.to_str().expect("UTF-8");
     let arguments = [&control[..], &["--config", path_text]].concat();
     // By default for every model, by its own section, and not at all.
-    let all = "[defaults]\nlegs = \"200us\"\n".to_owned();
-    let own = format!("[model.{MODEL}]\nlegs = \"200us\"\n");
+    let all = "[defaults]\nlegs = \"200us\"\nunsplit = false\n".to_owned();
+    let own = format!("[model.{MODEL}]\nlegs = \"200us\"\nunsplit = false\n");
     let none = format!("{all}[model.{MODEL}]\nlegs = \"0s\"\n");
+    // Nobody else asks, so a task runs in one go.
+    let alone = "[defaults]\nlegs = \"200us\"\n".to_owned();
     // A model without legs is measured while nobody asks, which runs legs of its own.
     let quiet = "[profile]\nonline_share = 0.0\n";
-    for (text, is_cut) in [(all, true), (own, true), (none, false)] {
+    for (text, is_cut) in [(all, true), (own, true), (none, false), (alone, false)] {
         let text = text + quiet;
         std::fs::write(&path, &text).expect("a file can be written");
         let server = Server::start(&arguments);
@@ -290,8 +293,9 @@ fn a_profile_with_legs_says_how_the_model_is_cut() {
     // As its profile has it, anew where other legs are asked for, and as it is where none are.
     let many = 3.0..1_000.0;
     for (legs, expected) in [("200us", 2.0..2.5), ("100us", many), ("0s", 1.0..1.5)] {
-        let settings =
-            format!("[model.{MODEL}]\nlegs = \"{legs}\"\n[profile]\nonline_share = 0.0\n");
+        let settings = format!(
+            "[model.{MODEL}]\nlegs = \"{legs}\"\nunsplit = false\n[profile]\nonline_share = 0.0\n"
+        );
         std::fs::write(&config, settings).expect("a file can be written");
         let server = Server::start(&arguments);
         let before = server.metric(LEGS);

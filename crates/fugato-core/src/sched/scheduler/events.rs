@@ -379,7 +379,7 @@ impl Scheduler {
             task.leg = LegIndex(leg.0.saturating_sub(1));
         }
         self.state.ledger.release(lane, id, leg);
-        if leg.0 == 0 {
+        if self.state.task(id).is_first(leg) {
             self.return_to_queue(id);
         } else if self.state.task(id).stage == LegStage::Between && self.abandoned(id) {
             self.end_task(id);
@@ -519,7 +519,7 @@ impl Scheduler {
         tasks.dedup();
         for id in tasks {
             let task = self.state.task(id);
-            if task.stage == LegStage::Committed && task.leg.0 == 0 {
+            if task.stage == LegStage::Committed && task.is_first(task.leg) {
                 self.return_to_queue(id);
             } else {
                 self.finish_requests(id, Outcome::Failed(FailReason::DeviceLost { device }));

@@ -188,6 +188,7 @@ impl Scheduler {
             requests: Vec::new(),
             key: QueueKey::of_none(now),
             leg: LegIndex(0),
+            unsplit: false,
             at: next.at,
             stage: LegStage::Committed,
             ahead: false,
@@ -234,8 +235,8 @@ impl Scheduler {
             batch,
             share,
             neighbours,
-        };
             demand,
+        };
         self.state.latency.observe(point, took);
         self.state.plan_anew(model, at.device);
         // What ran beside a request says nothing of the point alone: it is run again.
@@ -267,10 +268,10 @@ impl Scheduler {
         let mut profile = ModelProfile::new(spec.name.clone(), String::new(), max_batch);
         profile.sparse = true;
         profile.grid = points;
-        self.learn_profile(model, &profile);
         // It is of the model, whatever its times have become.
         let facts = self.state.model(model).facts.as_ref();
         profile.interference = facts.and_then(|facts| facts.interference);
+        self.learn_profile(model, &profile);
         self.decided(|at| Decision::Measured { at, model, done });
     }
 

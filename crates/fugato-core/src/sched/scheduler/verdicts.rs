@@ -1,8 +1,8 @@
 //! What each verdict of the policy does, and the promises it is held to.
 
 use super::Scheduler;
-use crate::id::{BatchSize, DeviceId, LegIndex, ModelId, RequestId, ShapeClass, Share, TaskId};
-use crate::policy::Verdict;
+use crate::id::{BatchSize, DeviceId, LegIndex, ModelId, RequestId, ShapeClass, TaskId};
+use crate::policy::{RunsUnsplit, Verdict};
 use crate::sched::action::{Action, Start};
 use crate::sched::decision::Decision;
 use crate::sched::ledger::{LaneLeg, LaneRef};
@@ -58,6 +58,11 @@ impl Scheduler {
         };
         let key = self.state.request(first).key;
         self.state.dequeue_all(model, &requests);
+        let unsplit = self.runs_unsplit(model, batch, at);
+        let leg = match unsplit {
+            true => LegIndex(self.state.model(model).spec.legs - 1),
+            false => LegIndex(0),
+        };
         for request in &requests {
             if let Some(request) = self.state.requests.get_mut(request) {
                 request.place = Place::Task(id);
@@ -78,7 +83,8 @@ impl Scheduler {
             batch,
             requests: requests.clone(),
             key,
-            leg: LegIndex(0),
+            leg,
+            unsplit,
             at,
             stage: LegStage::Committed,
             ahead: false,
@@ -89,7 +95,27 @@ impl Scheduler {
         };
         self.state.tasks.insert(id, task);
         self.state.pool_mut(model).tasks += 1;
-        self.issue(id, LegIndex(0), at, requests);
+        self.issue(id, leg, at, requests);
+    }
+
+    /// Whether a task that is launched has nobody to give way to at its boundaries; see
+    /// [`RunsUnsplit`]. What is not known of its legs is learned leg by leg.
+    fn runs_unsplit(&self, model: ModelId, batch: BatchSize, at: LaneRef) -> bool {
+        let (state, known) = (&self.state, self.state.model(model));
+        if !known.spec.unsplit || known.spec.legs == 1 {
+            return false;
+        }
+        let pool = state.pool(model);
+        // The task that is launched is in neither yet, and its requests wait no more.
+        let (own_tasks, own_waiting) = (u64::from(known.in_flight), known.queue.requests());
+        let is_wanted = match self.policy.runs_unsplit() {
+            RunsUnsplit::Never => false,
+            RunsUnsplit::LoneTask => pool.tasks == 0 && pool.waiting == 0,
+            RunsUnsplit::LoneModel => pool.tasks == own_tasks && pool.waiting == own_waiting,
+        };
+        is_wanted
+            && pool.rivals.is_alone(model)
+            && state.predict_task(model, batch, at, 0.5).is_some()
     }
 
     /// When a batch that is about to be committed behind a running leg must start at the
@@ -191,10 +217,12 @@ impl Scheduler {
             leg.0 < legs,
             "{model} has {legs} legs, {id} cannot start {leg}"
         );
-        let predicted = self
-            .state
-            .predict(model, leg, batch, at, 0.5)
-            .map(|prediction| prediction.time);
+        let unsplit = task.unsplit;
+        let predicted = match unsplit {
+            true => self.state.predict_task(model, batch, at, 0.5),
+            false => self.state.predict(model, leg, batch, at, 0.5),
+        };
+        let predicted = predicted.map(|prediction| prediction.time);
         let ahead = self.state.ledger.front(at).is_some();
         let on_lane = LaneLeg {
             task: id,
@@ -210,6 +238,7 @@ impl Scheduler {
             task: id,
             model,
             leg,
+            unsplit,
             batch,
             lane: at,
             ahead,
@@ -220,6 +249,7 @@ impl Scheduler {
             task: id,
             model,
             leg,
+            unsplit,
             partition: at.partition,
             lane: at.lane,
             slot,

@@ -181,15 +181,18 @@ impl State {
         let share = self.ledger.share(at);
         let Beside { neighbours, demand } = task.beside;
         let predicted = predicted.filter(|_| !task.suspended);
-        if !task.suspended {
-            let point = SurfacePoint {
-                model,
-                leg,
-                batch,
-                share,
-                neighbours,
-            };
-            self.latency.observe(point, took);
+        let point = |leg| SurfacePoint {
+            model,
+            leg,
+            batch,
+            share,
+            neighbours,
+            demand,
+        };
+        match (task.suspended, task.unsplit) {
+            (true, _) => {}
+            (false, false) => self.latency.observe(point(leg), took),
+            (false, true) => self.learn_part((id, leg), took, point),
         }
         self.plan_anew(model, at.device);
         let now = self.now;
@@ -210,6 +213,27 @@ impl State {
                 .errors
                 .push(off.scaled(1_000, took.as_nanos().max(1)).as_nanos());
         }
+    }
+
+    /// Learns from a task that ran in one go, as of one leg, with its part of the time by what is
+    /// known of all: of another leg with each task, so that none weighs more than it did. So what
+    /// slows a machine is seen while a model is alone on it.
+    fn learn_part(
+        &mut self,
+        (task, last): (TaskId, LegIndex),
+        took: Nanos,
+        point: impl Fn(LegIndex) -> SurfacePoint,
+    ) {
+        let leg = task.0 % (u64::from(last.0) + 1);
+        let leg = LegIndex(u16::try_from(leg).unwrap_or(0));
+        let time = |leg| Some(self.latency.predict(point(leg), 0.5)?.time);
+        let all = (0..=last.0).map(LegIndex).map(time);
+        let all: Option<Nanos> = all.reduce(|sum, leg| Some(sum? + leg?)).flatten();
+        let Some((part, all)) = time(leg).zip(all) else {
+            return;
+        };
+        let part = took.scaled(part.as_nanos(), all.as_nanos().max(1));
+        self.latency.observe(point(leg), part);
     }
 
     /// Plans the backlog of a model with what is known.

@@ -188,12 +188,12 @@ impl<'a> View<'a> {
         free.unwrap_or(self.now())
     }
 
-    /// The committed leg of a lane that may be revoked: it is leg 0 of its task, has not
+    /// The committed leg of a lane that may be revoked: it is the first of its task, has not
     /// started and is not being revoked. With the key of its most urgent request.
     pub fn revocable(&self, at: LaneRef) -> Option<(TaskId, QueueKey)> {
         let next = self.state.ledger.next(at)?;
         let task = self.state.task(next.task);
-        (next.leg.0 == 0 && !next.revoking).then_some((next.task, task.key))
+        (task.is_first(next.leg) && !next.revoking).then_some((next.task, task.key))
     }
 
     /// The committed leg of a lane that may be revoked, whichever of its task it is, and the

@@ -26,6 +26,7 @@ fn start(task: u64, partition: u16, lane: u16) -> Start {
         lane: LaneId(lane),
         slot: SlotIndex(0),
         batch: BatchSize(1),
+        unsplit: false,
         not_before: Timestamp::ZERO,
         requests: Vec::new(),
     }

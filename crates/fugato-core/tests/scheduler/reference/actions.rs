@@ -7,14 +7,14 @@ use fugato_core::policy::{CapacityRule, QueueOrder};
 use fugato_core::sched::{
     Action, Arrival, DropReason, LaneRef, Outcome, Overdue, Rejection, Scope, Start,
 };
-use fugato_core::{DeviceId, LegIndex, RequestId, TaskId, Timestamp};
+use fugato_core::{DeviceId, LegIndex, ModelId, RequestId, TaskId, Timestamp};
 use std::collections::BTreeSet;
 
 impl Reference {
     /// Checks an action that the scheduler gave at `now`, and carries it out.
     pub fn action(&mut self, now: Timestamp, action: &Action) {
         match action {
-            Action::Start(start) if start.leg == LegIndex(0) => self.launch(start),
+            Action::Start(start) if start.leg == LegIndex(0) || start.unsplit => self.launch(start),
             Action::Start(start) => self.go_on(start),
             Action::Revoke { task, leg, .. } => self.revoke(*task, *leg),
             Action::Finish { request, outcome } => self.finish(now, *request, *outcome),
@@ -94,6 +94,9 @@ impl Reference {
             let runs = self.tasks.iter().find(|task| rivals.contains(&task.device));
             assert!(runs.is_none(), "{start:?} beside {runs:?}");
         }
+        if start.unsplit {
+            self.may_run_unsplit(start);
+        }
         for open in &mut self.open {
             if start.requests.contains(&open.arrival.request) {
                 open.task = Some(id);
@@ -107,6 +110,37 @@ impl Reference {
             device: start.device,
         });
         self.put_on_lane(start);
+    }
+
+    /// A task runs in one go only where the device can, and where nobody else asks.
+    fn may_run_unsplit(&self, start: &Start) {
+        let spec = self.spec(start.model).expect("known");
+        assert!(spec.unsplit && spec.legs > 1, "{start:?} is in one go");
+        assert_eq!(
+            start.leg.0 + 1,
+            spec.legs,
+            "{start:?} ends with its last leg"
+        );
+        assert!(!start.requests.is_empty(), "{start:?} measures no leg");
+        let rivals = self.connected(start.device);
+        let is_here = |model: ModelId| {
+            let model = self.spec(model).expect("known");
+            model.devices.iter().any(|device| rivals.contains(device))
+        };
+        let own_too = self.policy.name() == "fugato";
+        let counts = |model: ModelId| is_here(model) && (own_too || model != start.model);
+        let waits = |open: &&Open| {
+            let asked = open.arrival.request;
+            open.task.is_none() && open.must.is_none() && !start.requests.contains(&asked)
+        };
+        let mut waiting = self.open.iter().filter(waits);
+        let other = waiting.find(|open| counts(open.arrival.model));
+        assert!(
+            other.is_none(),
+            "{start:?} is in one go and {other:?} waits"
+        );
+        let task = self.tasks.iter().find(|task| counts(task.start.model));
+        assert!(task.is_none(), "{start:?} is in one go beside {task:?}");
     }
 
     /// The devices that models connect with one, itself among them.

@@ -53,6 +53,7 @@ impl<B: Backend> GpuDevice<B> {
         let count = |legs| u16::try_from(legs).expect("a model of more legs is refused");
         Ok(Loaded {
             legs: count(legs),
+            unsplit: false,
             legs_at_once: count(legs_at_once),
         })
     }

@@ -127,6 +127,7 @@ impl<B: Backend> LoadedModel<B> {
                 legs: course.legs.len(),
                 slots: slots.len(),
                 max_batch: options.max_batch,
+                unsplit: false,
                 batched,
                 inputs: inputs.len(),
             },

@@ -57,6 +57,7 @@ impl Rig {
     fn making(memory: usize, side_by_side: bool) -> Self {
         let fake = Fake::new(memory);
         let (sender, events) = channel();
+            unsplit: false,
         let sender = Mutex::new(sender);
         let time = Arc::new(AtomicU64::new(0));
         let ticks = Arc::clone(&time);

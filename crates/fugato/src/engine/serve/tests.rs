@@ -343,7 +343,8 @@ async fn a_plan_is_followed_on_the_device_that_it_was_made_for() {
         let folder = folder.path().join(name);
         std::fs::create_dir(&folder).unwrap();
         let plan = write_plan(&repository, name, &folder);
-        toml += &format!("[model.{name}]\ndevice = \"{device}\"\nplan = {plan:?}\n");
+        toml +=
+            &format!("[model.{name}]\ndevice = \"{device}\"\nplan = {plan:?}\nunsplit = false\n");
     }
     let rig = Rig::start(&repository, &toml, &[]).await;
     let script = async |told: Told| {
