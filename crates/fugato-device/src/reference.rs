@@ -8,6 +8,7 @@ use crate::store::{LoadCause, LoadError, model_tensors};
 use crate::tensor::{InputData, InputTensor, OutputTensor, TensorData, TensorSpec};
 use bytes::Bytes;
 use ort::sys::GraphOptimizationLevel;
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::Path;
 use std::sync::Arc;
@@ -48,7 +49,8 @@ impl PlainSession {
         let load = || -> Result<Self, LoadCause> {
             let failed = LoadCause::from_runtime;
             let level = GraphOptimizationLevel::ORT_ENABLE_ALL;
-            let options = Options::new(threads, level).map_err(failed)?;
+            let mut options = Options::new(threads, level).map_err(failed)?;
+            options.note_places().map_err(failed)?;
             // SAFETY: nothing is borrowed by these options.
             let session = unsafe { Session::load(runtime, path, &options, None, None) };
             Self::over(session.map_err(failed)?)
@@ -65,6 +67,15 @@ impl PlainSession {
             outputs: model_tensors("output", session.outputs().map_err(failed)?)?,
             binding: Binding::new(&session).map_err(failed)?,
         })
+    }
+
+    /// Which provider of the runtime runs what: by its name the kinds of operators, with their
+    /// domain where that is not ONNX's own, and how many there are.
+    ///
+    /// # Errors
+    /// As the runtime fails.
+    pub fn placed(&self) -> Result<BTreeMap<String, BTreeMap<String, usize>>, PlainRunError> {
+        Ok(self.binding.placed()?)
     }
 
     /// The model's inputs, in its order.

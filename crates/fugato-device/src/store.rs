@@ -205,7 +205,7 @@ impl ModelStore {
         let raw_graph = draft.path("optimised.onnx");
         let session = self
             .optimising_session(path, &raw_graph)
-            .map_err(LoadCause::from_runtime)?;
+            .map_err(|error| LoadCause::from_runtime(error).with_fault(path))?;
         let Source {
             header,
             weight_bytes,

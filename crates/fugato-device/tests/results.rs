@@ -12,6 +12,19 @@ use fugato_device::reference::PlainSession;
 use fugato_device::{ElementType, TensorData};
 
 #[test]
+fn plain_runtime_tells_which_provider_runs_what() {
+    let bench = Bench::new();
+    let path = bench.write("dense.onnx", &dense(8));
+    let plain = PlainSession::load(&bench.runtime, &path, 1).unwrap();
+    let placed = plain.placed().unwrap();
+    let providers: Vec<_> = placed.keys().map(String::as_str).collect();
+    assert_eq!(providers, ["CPUExecutionProvider"]);
+    let kinds = &placed["CPUExecutionProvider"];
+    assert_eq!(kinds.get("MatMul"), Some(&2), "{kinds:?}");
+    assert_eq!(kinds.get("Relu"), Some(&1), "{kinds:?}");
+}
+
+#[test]
 fn batched_rows_equal_plain_runs() {
     let bench = Bench::new();
     let path = bench.write("dense.onnx", &dense(64));

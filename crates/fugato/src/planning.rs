@@ -83,6 +83,9 @@ pub struct Report {
 pub struct Planned {
     /// The plan, as it was chosen by measurement.
     pub plan: Plan,
+    /// The limits that the planner looked within, where it is `ios`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prunings: Option<Prunings>,
     /// What the planner reckoned with: sums of the times of segments, and for groups at once
     /// a time that is computed from these.
     #[serde(rename = "reckoned_ns")]
@@ -114,6 +117,28 @@ pub struct Planned {
     pub farthest_output: Option<String>,
     /// Whether a part of it did not run by itself, so that the model ran as it is.
     pub fell_back: bool,
+}
+
+/// The limits within which `ios` looks for stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Prunings {
+    /// Most segments of a group.
+    pub r: usize,
+    /// Most groups of a stage.
+    pub s: usize,
+}
+
+impl Prunings {
+    /// Those of a planner; `None` where it is not `ios`.
+    pub fn of(planner: &AnyPlanner) -> Option<Self> {
+        let AnyPlanner::Ios(ios) = planner else {
+            return None;
+        };
+        Some(Self {
+            r: ios.group_segments_max,
+            s: ios.groups_max,
+        })
+    }
 }
 
 /// Plans the model on the bench. Chains are cut where a segment takes about the least time
@@ -163,8 +188,9 @@ pub fn plan(
     while lengthened(&mut chosen, &report, &segments, wanted.cost_max) {
         report = measure(bench, (&chosen, &reckoned), &segments, wanted.rounds)?;
     }
-    for planned in &mut report.plans {
+    for (planned, planner) in report.plans.iter_mut().zip(&wanted.planners) {
         planned.plan.check(&segments)?;
+        planned.prunings = Prunings::of(planner);
         if wanted.check {
             let found = bench.difference(&planned.plan, &segments)?;
             planned.difference = found.found;
@@ -322,6 +348,7 @@ fn measure(
             fell_back: chosen.fell_back || timed[0].legs.len() != plan.legs.len(),
             difference: None,
             farthest_output: None,
+            prunings: None,
             plan: plan.clone(),
         });
     }

@@ -1,6 +1,7 @@
 //! Why a model could not be loaded.
 
 use super::halving::HalfError;
+use super::operators;
 use super::part::CutError;
 use super::wire::WireError;
 use crate::capi::OrtError;
@@ -57,6 +58,12 @@ pub(crate) enum LoadCause {
     NoGraph { bytes: u64 },
     #[error("ONNX Runtime refused it as invalid")]
     Invalid(#[source] OrtError),
+    #[error("ONNX Runtime refused it as invalid: {fault}")]
+    Malformed {
+        fault: Box<GraphError>,
+        #[source]
+        refused: OrtError,
+    },
     #[error("it needs an operator or opset that ONNX Runtime lacks")]
     Unsupported(#[source] OrtError),
     #[error("its external data `{location}` cannot be read")]
@@ -175,6 +182,22 @@ impl LoadCause {
         }
     }
 
+    /// The same, where the runtime refused the file at `path` as invalid, with the operators at
+    /// fault where that can be seen in its graph.
+    pub(super) fn with_fault(self, path: &Path) -> Self {
+        let Self::Invalid(refused) = self else {
+            return self;
+        };
+        let model = fugato_onnx::read_model(path).ok();
+        match model.and_then(|model| operators::fault(&model)) {
+            Some(fault) => Self::Malformed {
+                fault: Box::new(fault),
+                refused,
+            },
+            None => Self::Invalid(refused),
+        }
+    }
+
     /// Sorts an error that the runtime gave when loading a model. Codes alone do not
     /// tell (an unknown operator and a type error are both `INVALID_GRAPH`), so the
     /// runtime's own phrases are looked for; the texts are those of 1.31.
@@ -228,9 +251,10 @@ impl LoadError {
     pub fn kind(&self) -> LoadErrorKind {
         match &self.cause {
             LoadCause::File(_) => LoadErrorKind::File,
-            LoadCause::Wire(_) | LoadCause::NoGraph { .. } | LoadCause::Invalid(_) => {
-                LoadErrorKind::InvalidModel
-            }
+            LoadCause::Wire(_)
+            | LoadCause::NoGraph { .. }
+            | LoadCause::Invalid(_)
+            | LoadCause::Malformed { .. } => LoadErrorKind::InvalidModel,
             LoadCause::Unsupported(_) => LoadErrorKind::UnsupportedOperator,
             #[cfg(feature = "cuda")]
             LoadCause::DeviceRefuses { .. } => LoadErrorKind::UnsupportedOperator,

@@ -3,9 +3,11 @@
 //! Start at [`ModelGraph`], which holds the core's [`Graph`] for planners and the ONNX
 //! graph that [`super::part`] cuts. Operator `i` of the one is node `i` of the other.
 
+mod fault;
 mod flops;
 mod shape;
 
+pub(super) use fault::fault;
 pub(crate) use shape::Size;
 
 use super::info::ModelInfo;
@@ -51,19 +53,8 @@ impl ModelGraph {
     pub(crate) fn import(model: ModelProto, info: &ModelInfo) -> Result<Self, GraphError> {
         let empty = GraphProto::default();
         let onnx = model.graph.as_ref().unwrap_or(&empty);
-        let mut importer = Importer::new(onnx, shape::batch_symbol(info));
-        let inputs = importer.inputs(&onnx.input);
-        let nodes = onnx.node.iter();
-        let operators = nodes.map(|node| importer.operator(node)).collect();
-        let outputs = onnx.output.iter();
-        let outputs = outputs.map(|port| importer.tensor(port.name())).collect();
-        let Importer {
-            tensors,
-            types,
-            uncounted,
-            ..
-        } = importer;
-        let graph = Graph::new(tensors, operators, inputs, outputs)?;
+        let importer = Importer::new(onnx, shape::batch_symbol(info));
+        let (graph, types, uncounted) = importer.build(onnx, &BTreeSet::new())?;
         let uncomputed = graph
             .outputs()
             .iter()
@@ -169,6 +160,9 @@ impl ModelGraph {
     }
 }
 
+/// A graph, the types of its tensors, and its operators of unknown work.
+type Built = (Graph, Vec<Option<TensorType>>, Vec<OperatorIndex>);
+
 /// The tensors and types gathered so far.
 struct Importer {
     tensors: Vec<Tensor>,
@@ -208,6 +202,19 @@ impl Importer {
             }
         }
         importer
+    }
+
+    /// The graph, which reads the values of `outer` from around it; what is known of its
+    /// tensors, and the operators whose operations are not known.
+    fn build(mut self, onnx: &GraphProto, outer: &BTreeSet<&str>) -> Result<Built, GraphError> {
+        let mut inputs = self.inputs(&onnx.input);
+        inputs.extend(outer.iter().map(|name| self.tensor(name)));
+        let nodes = onnx.node.iter();
+        let operators = nodes.map(|node| self.operator(node)).collect();
+        let outputs = onnx.output.iter();
+        let outputs = outputs.map(|port| self.tensor(port.name())).collect();
+        let graph = Graph::new(self.tensors, operators, inputs, outputs)?;
+        Ok((graph, self.types, self.uncounted))
     }
 
     fn weight(&mut self, name: &str, found: Option<TensorType>) {

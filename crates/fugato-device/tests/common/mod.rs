@@ -3,11 +3,15 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     clippy::unwrap_used,
     reason = "each test binary uses a part; a failed unwrap is a failed test"
 )]
 
+pub mod onnx;
 pub mod zoo;
+
+pub use onnx::{batched, branching, model, node};
 
 use bytes::Bytes;
 use fugato_core::sched::Start;
@@ -20,9 +24,7 @@ use fugato_device::{
     ModelStore, MonotonicClock, OutputTensor, RequestInputs, RunError, Runtime, StoredModel,
     TaskOutputs, TensorData,
 };
-use fugato_onnx::proto::tensor_shape_proto::Dimension;
-use fugato_onnx::proto::{AttributeProto, AttributeType, OperatorSetIdProto, ValueInfoProto};
-use fugato_onnx::{DataType, ExternalPolicy, GraphProto, ModelProto, NodeProto, TensorProto};
+use fugato_onnx::{DataType, ExternalPolicy, ModelProto, TensorProto};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -95,43 +97,6 @@ impl Bench {
     }
 }
 
-/// A model of ONNX's own operators.
-pub fn model(
-    nodes: Vec<NodeProto>,
-    inputs: Vec<ValueInfoProto>,
-    outputs: Vec<ValueInfoProto>,
-    initializer: Vec<TensorProto>,
-) -> ModelProto {
-    ModelProto {
-        ir_version: Some(9),
-        producer_name: Some("tests".to_owned()),
-        opset_import: vec![OperatorSetIdProto {
-            domain: Some(String::new()),
-            version: Some(17),
-        }],
-        graph: Some(GraphProto {
-            name: Some("graph".to_owned()),
-            node: nodes,
-            input: inputs,
-            output: outputs,
-            initializer,
-            ..GraphProto::default()
-        }),
-        ..ModelProto::default()
-    }
-}
-
-/// A tensor value whose first dimension is `batch`.
-pub fn batched(name: &str, element: DataType, rest: &[i64]) -> ValueInfoProto {
-    let rest = rest.iter().map(|&size| Dimension::size(size));
-    let dims = std::iter::once(Dimension::symbol("batch")).chain(rest);
-    ValueInfoProto::tensor(name, element, dims.collect())
-}
-
-pub fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
-    NodeProto::new(&format!("{op}_{}", outputs[0]), op, inputs, outputs)
-}
-
 /// `y = x`, of any element type, rows of `row` elements.
 pub fn identity(element: DataType, row: i64) -> ModelProto {
     model(
@@ -139,42 +104,6 @@ pub fn identity(element: DataType, row: i64) -> ModelProto {
         vec![batched("x", element, &[row])],
         vec![batched("y", element, &[row])],
         vec![],
-    )
-}
-
-/// A sigmoid, to which an `If` adds or from which it takes a weight, as the largest input is
-/// above 0 or not; its branches take both from around them.
-pub fn branching() -> ModelProto {
-    let branch = |name: &str, op: &str| GraphProto {
-        name: Some(name.to_owned()),
-        node: vec![node(op, &["a", "w"], &[name])],
-        output: vec![batched(name, DataType::Float, &[4])],
-        ..GraphProto::default()
-    };
-    let attribute = |name: &str, graph| AttributeProto {
-        name: Some(name.to_owned()),
-        g: Some(Box::new(graph)),
-        r#type: Some(AttributeType::Graph as i32),
-        ..AttributeProto::default()
-    };
-    model(
-        vec![
-            node("Sigmoid", &["x"], &["a"]),
-            node("ReduceMax", &["x"], &["largest"]),
-            node("Greater", &["largest", "zero"], &["many"]),
-            node("Squeeze", &["many"], &["condition"]),
-            node("If", &["condition"], &["b"]).with([
-                attribute("then_branch", branch("added", "Add")),
-                attribute("else_branch", branch("subtracted", "Sub")),
-            ]),
-            node("Tanh", &["b"], &["y"]),
-        ],
-        vec![batched("x", DataType::Float, &[4])],
-        vec![batched("y", DataType::Float, &[4])],
-        vec![
-            TensorProto::from_f32s("zero", &[], &[0.0]),
-            TensorProto::from_f32s("w", &[4], &[0.5; 4]),
-        ],
     )
 }
 
@@ -248,7 +177,6 @@ pub fn random_rows(seed: u64, rows: u64, row: u64) -> InputTensor {
     raw(&[rows, row], f32_bytes(&floats(seed, count)))
 }
 
-                unsplit: false,
 /// A request of `items` rows.
 pub fn request(items: u32, inputs: impl Into<Arc<[InputTensor]>>) -> RequestInputs {
     RequestInputs {
@@ -320,6 +248,7 @@ impl Rig {
                 lane: LaneId(0),
                 slot: SlotIndex(0),
                 batch: BatchSize(batch),
+                unsplit: false,
                 not_before: Timestamp::ZERO,
                 requests: ids.collect(),
             },

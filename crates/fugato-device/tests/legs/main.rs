@@ -9,6 +9,7 @@ mod tasks;
 mod uncut;
 mod zoo;
 
+use common::onnx::{looping, scanning};
 use common::{
     Bench, Rig, as_f32, assert_close, batched, branching, model, node, random_rows, raw, request,
     strings,
@@ -107,6 +108,12 @@ fn assert_same(model: &ModelProto, inputs: &[InputTensor]) {
 fn subgraphs_find_what_they_capture() {
     let rows = random_rows(3, 1, 4);
     assert_same(&branching(), &[rows]);
+}
+
+#[test]
+fn loops_and_scans_run_in_a_part_of_their_own() {
+    assert_same(&looping(), &[random_rows(3, 1, 4)]);
+    assert_same(&scanning(), &[random_rows(5, 5, 4)]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Cuts that are refused, and models that are served whole all the same.
 
+use crate::common::onnx::{divided, gathering, optional};
 use crate::common::{
     Bench, Rig, as_f32, assert_close, batched, dense, logged, model, node, random_rows, request,
 };
@@ -9,7 +10,7 @@ use fugato_device::reference::PlainSession;
 use fugato_device::{Cuts, Device, InputTensor, LoadErrorKind, LoadOptions, StoredModel};
 use fugato_onnx::proto::AttributeProto;
 use fugato_onnx::proto::tensor_shape_proto::Dimension;
-use fugato_onnx::{DataType, ExternalPolicy};
+use fugato_onnx::{DataType, ExternalPolicy, ModelProto};
 
 fn refused(stored: &StoredModel, cuts: Cuts) -> String {
     let rig = Rig::new();
@@ -51,41 +52,40 @@ fn cuts_that_do_not_fit_are_refused_by_name() {
     assert!(report.contains("the plan has 0 legs"), "{report}");
 }
 
-#[test]
-fn a_sequence_may_not_be_cut() {
-    let sequence = model(
-        vec![
-            node("SplitToSequence", &["x"], &["parts"]).with([AttributeProto::int("axis", 1)]),
-            node("ConcatFromSequence", &["parts"], &["c"]).with([AttributeProto::int("axis", 1)]),
-            node("Exp", &["c"], &["y"]),
-            node("Neg", &["x"], &["z"]),
-        ],
-        vec![batched("x", DataType::Float, &[4])],
-        vec![
-            batched("y", DataType::Float, &[4]),
-            batched("z", DataType::Float, &[4]),
-        ],
-        vec![],
-    );
+/// A model with a value that is no tensor: nobody may cut there, and segments do not, so that
+/// the parts of the model run and answer as it does.
+fn is_not_cut_at(model: &ModelProto, value: &str) {
     let bench = Bench::new();
-    let stored = bench.prepare(&sequence);
+    let stored = bench.prepare(model);
     let report = refused(&stored, operator_by_operator(&stored));
-    assert!(
-        report.contains("cannot be cut at `parts`: it is not a tensor"),
-        "{report}"
-    );
+    let expected = format!("cannot be cut at `{value}`: it is not a tensor");
+    assert!(report.contains(&expected), "{report}");
     // Its segments keep it inside.
     let rig = Rig::new();
     rig.load(1, &stored, 1);
     let cuts = apart(&stored);
     let legs = u16::try_from(cuts.legs()).unwrap();
     assert!(legs > 1);
-    rig.device
-        .load(ModelId(2), &stored, &options(cuts, 1))
-        .unwrap();
+    let loaded = rig.device.load(ModelId(2), &stored, &options(cuts, 1));
+    assert_eq!(loaded.unwrap().legs, legs, "`{value}`");
     let work = || vec![request(1, vec![random_rows(1, 1, 4)])];
     let expected = rig.run(1, work()).unwrap();
     assert_eq!(rig.run_legs(2, legs, work()).unwrap(), expected);
+}
+
+#[test]
+fn a_sequence_may_not_be_cut() {
+    is_not_cut_at(&divided(), "parts");
+}
+
+#[test]
+fn a_sequence_that_a_loop_fills_may_not_be_cut() {
+    is_not_cut_at(&gathering(), "none");
+}
+
+#[test]
+fn an_optional_value_may_not_be_cut() {
+    is_not_cut_at(&optional(), "o");
 }
 
 #[test]

@@ -24,6 +24,7 @@ Examples:
   fugato plan --model models/inception_v3 --planner sequential,list,ios --check
   fugato plan --model models/vgg19 --leg-min 5ms --cost-max 10% --out vgg19.plan.json
   fugato plan --model models/bert-base --dim 128
+  fugato plan --model models/nasnet_a_large --share 2 --planner list,ios --ios-r 1 --ios-s 3
   fugato plan --model models/inception_v3 --share 2 --planner list,ios --in-flight 4
 
 Each segment is timed on the device, and kept for the next time. Groups stay side by side where
@@ -65,6 +66,12 @@ pub struct Args {
         default_value = "sequential"
     )]
     pub planners: Vec<AnyPlanner>,
+    /// Most segments of a group that `ios` and `ios-merge` look at, `r` of IOS [default: 3]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub ios_r: Option<u16>,
+    /// Most groups of a stage that `ios` and `ios-merge` look at, `s` of IOS [default: 8]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub ios_s: Option<u16>,
     /// Least time of a leg: stages are joined until they take so long
     #[arg(long, value_name = "TIME", default_value = "500us")]
     pub leg_min: Span,
@@ -141,6 +148,7 @@ fn percent(text: &str) -> Result<f64, String> {
 /// # Errors
 /// Where the model cannot be run as asked, or a file cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let planners = planners(args)?;
     let config = resolve(args)?;
     init_logs(&config.log)?;
     let places = [&args.out, &args.gantt, &args.dot];
@@ -152,7 +160,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let (share, batch) = (Share(args.share), BatchSize(args.batch));
     let mut bench = PlanBench::open(&config, &model, (share, batch), args.dim)?;
     let wanted = Wanted {
-        planners: args.planners.clone(),
+        planners,
         legs: LegLimits {
             min: args.leg_min.nanos(),
             ..LegLimits::default()
@@ -203,6 +211,29 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         true => Outcome::Success,
         false => Outcome::CheckFailed,
     })
+}
+
+/// The planners, `ios` within the limits that were given.
+fn planners(args: &Args) -> anyhow::Result<Vec<AnyPlanner>> {
+    let mut planners = args.planners.clone();
+    let mut any = false;
+    for planner in &mut planners {
+        if let AnyPlanner::Ios(ios) = planner {
+            any = true;
+            let given = |count: Option<u16>, default| count.map_or(default, usize::from);
+            ios.group_segments_max = given(args.ios_r, ios.group_segments_max);
+            ios.groups_max = given(args.ios_s, ios.groups_max);
+        }
+    }
+    for (flag, given) in [("--ios-r", args.ios_r), ("--ios-s", args.ios_s)] {
+        if given.is_some() && !any {
+            anyhow::bail!(
+                "`{flag}` limits the planners `ios` and `ios-merge`, and `--planner` has \
+                 neither\n\nhint: add one, as in `--planner list,ios`"
+            );
+        }
+    }
+    Ok(planners)
 }
 
 /// Why a plan is not as good as the model, if it is not.
@@ -260,6 +291,11 @@ fn resolve(args: &Args) -> anyhow::Result<Config> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::{CommandFactory, Parser};
+    use fugato_core::Nanos;
+    use fugato_core::plan::{Ios, Plan, PlanKey};
+    use fugato_core::profile::DeviceKey;
 
     #[test]
     fn percentages_are_parts() {
@@ -268,5 +304,119 @@ mod tests {
         for wrong in ["", "-1%", "3 percent", "nan", "1001%"] {
             assert!(percent(wrong).is_err(), "{wrong}");
         }
+    }
+
+    /// The planners of `fugato plan` with these flags.
+    fn planners_of(flags: &[&str]) -> Result<Vec<AnyPlanner>, String> {
+        let line = [&["fugato", "plan", "--model", "m"], flags].concat();
+        let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
+        let Command::Plan(args) = cli.command else {
+            panic!("it is `fugato plan`");
+        };
+        planners(&args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn ios_is_limited_as_its_flags_say() {
+        let ios = |r, s, merge| {
+            AnyPlanner::Ios(Ios {
+                group_segments_max: r,
+                groups_max: s,
+                merge,
+                ..Ios::default()
+            })
+        };
+        let both = ["--planner", "ios,ios-merge"];
+        let of = |limits: &[&str]| planners_of(&[&both, limits].concat());
+        assert_eq!(of(&[]), Ok(vec![ios(3, 8, false), ios(3, 8, true)]));
+        let limited = of(&["--ios-r", "1", "--ios-s", "2"]);
+        assert_eq!(limited, Ok(vec![ios(1, 2, false), ios(1, 2, true)]));
+        assert_eq!(
+            of(&["--ios-s", "9"]).map(|all| all[0]),
+            Ok(ios(3, 9, false))
+        );
+        for flag in ["--ios-r", "--ios-s"] {
+            for wrong in ["0", "-1", "65536", "all"] {
+                let refused = of(&[&format!("{flag}={wrong}")]).expect_err(wrong);
+                let named = format!("invalid value '{wrong}' for '{flag} <COUNT>'");
+                assert!(refused.contains(&named), "{refused}");
+            }
+            let refused = planners_of(&["--planner", "greedy,list", flag, "2"]).expect_err(flag);
+            assert!(refused.contains(&format!("`{flag}` limits")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn the_help_tells_the_limits_of_ios() {
+        let mut command = Cli::command();
+        let plan = command.find_subcommand_mut("plan").expect("it is there");
+        let help = |id: &str| {
+            let flag = plan.get_arguments().find(|flag| flag.get_id() == id);
+            flag.and_then(clap::Arg::get_help).map(ToString::to_string)
+        };
+        let ios = Ios::default();
+        for (id, limit) in [("ios_r", ios.group_segments_max), ("ios_s", ios.groups_max)] {
+            let help = help(id).unwrap_or_default();
+            assert!(help.ends_with(&format!("[default: {limit}]")), "{help}");
+        }
+    }
+
+    #[test]
+    fn a_fault_names_the_output_and_how_far_it_is_off() {
+        let key = PlanKey {
+            model: "abc".to_owned(),
+            device: DeviceKey {
+                kind: "cpu".to_owned(),
+                name: "a CPU".to_owned(),
+                slices: 2,
+            },
+            runtime: "onnxruntime 1".to_owned(),
+            share: Share(1),
+            batch: BatchSize(1),
+        };
+        let good = Planned {
+            plan: Plan::new(
+                key,
+                "list",
+                CostBasis::Measured,
+                vec![],
+                LegLimits::default(),
+            ),
+            prunings: None,
+            reckoned: Nanos::ZERO,
+            merged_planned: 0,
+            merged: 0,
+            at_once_planned: 0,
+            at_once: 0,
+            measured: Nanos::ZERO,
+            stages: Vec::new(),
+            over_sequential: None,
+            over_unsplit: 1.0,
+            unsplit: false,
+            difference: None,
+            farthest_output: None,
+            fell_back: false,
+        };
+        assert_eq!(fault(&good), None, "answers were not compared");
+        let of = |difference| {
+            fault(&Planned {
+                difference,
+                farthest_output: Some("logits".to_owned()),
+                ..good.clone()
+            })
+        };
+        assert_eq!(of(Some(0.0)), None);
+        assert_eq!(of(Some(1e-5)), None, "as far off as it may be");
+        let differs =
+            "list: output `logits` differs by 2.0e-5 of its largest value, expected at most 1e-5";
+        assert_eq!(of(Some(2e-5)).as_deref(), Some(differs));
+        let another = "list: output `logits` is another one than the model's by itself";
+        assert_eq!(of(None).as_deref(), Some(another));
+        let fell = Planned {
+            fell_back: true,
+            ..good.clone()
+        };
+        let whole = "list: a part of the model does not run by itself; the model runs as it is";
+        assert_eq!(fault(&fell).as_deref(), Some(whole));
     }
 }

@@ -221,6 +221,7 @@ mod tests {
             sequential: None,
             plans: vec![Planned {
                 plan: chosen.plan.clone(),
+                prunings: None,
                 reckoned: chosen.plan.predicted,
                 merged_planned: 0,
                 merged: 0,

@@ -5,7 +5,7 @@
 //! stage that are of several tasks are run by no device here.
 
 use super::prices::Source;
-use super::{Step, Wanted, cut};
+use super::{Prunings, Step, Wanted, cut};
 use crate::engine::{PlanBench, PlanBenchError};
 use fugato_core::graph::{InFlight, Segments};
 use fugato_core::plan::{AnyPlanner, CostBasis, Plan, PlanKey, Planner, StageCost, Together};
@@ -37,6 +37,9 @@ pub struct InFlightReport {
 pub struct InFlightPlan {
     /// Its name.
     pub planner: String,
+    /// The limits that it looked within, where it is `ios`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prunings: Option<Prunings>,
     /// By task: how far it is.
     pub positions: Vec<Position>,
     /// The time of one task from its first leg on.
@@ -217,6 +220,7 @@ fn together(
     let rate = 1.0 / own.predicted.max(Nanos::new(1)).as_secs_f64();
     InFlightPlan {
         planner: planner.name().to_owned(),
+        prunings: Prunings::of(planner),
         positions: positions.collect(),
         alone: own.predicted,
         one_by_one,

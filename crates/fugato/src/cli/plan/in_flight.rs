@@ -1,6 +1,6 @@
 //! Tasks in flight, planned together, for people and as JSON.
 
-use super::show::{STAGES_MAX, ms};
+use super::show::{STAGES_MAX, ms, within};
 use crate::cli::ReportFormat;
 use crate::cli::columns::aligned;
 use crate::planning::{InFlightPlan, InFlightReport};
@@ -55,6 +55,8 @@ fn table(report: &InFlightReport) -> String {
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(report.plans.iter().map(row));
     text += &aligned(&rows, 1);
+    let plans = report.plans.iter();
+    text.extend(plans.map(|plan| within(&plan.planner, plan.prunings)));
     if let Some(first) = first {
         text.push('\n');
         text += &stages(first);

@@ -1,7 +1,7 @@
 //! A plan for people: as a table, and as a graph.
 
 use crate::cli::columns::aligned;
-use crate::planning::{Planned, Report};
+use crate::planning::{Planned, Prunings, Report};
 use fugato_core::Nanos;
 use fugato_core::graph::{Graph, Segments};
 use fugato_core::plan::{CostBasis, Plan, PlanKey};
@@ -59,6 +59,7 @@ pub(super) fn table(report: &Report, segments: &Segments, graph: &Graph, key: &P
         );
     }
     for planned in &report.plans {
+        text += &within(&planned.plan.planner, planned.prunings);
         if planned.merged_planned > 0 {
             text += &format!(
                 "{}: {} of {} merged stages were measured to be faster than their segments one \
@@ -154,6 +155,16 @@ fn stages(planned: &Planned) -> String {
     text
 }
 
+/// A line on the limits of a planner, where it has them.
+pub(super) fn within(planner: &str, prunings: Option<Prunings>) -> String {
+    match prunings {
+        Some(Prunings { r, s }) => {
+            format!("{planner}: groups of up to {r} segments (r), stages of up to {s} groups (s)\n")
+        }
+        None => String::new(),
+    }
+}
+
 pub(super) fn ms(time: Nanos) -> String {
     format!("{:.3} ms", time.as_millis_f64())
 }
@@ -185,4 +196,19 @@ pub(super) fn dot(plan: &Plan, segments: &Segments, graph: &Graph) -> String {
         }
     }
     text + "}\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_told_of_planners_that_have_them() {
+        let told = within("ios", Some(Prunings { r: 1, s: 8 }));
+        assert_eq!(
+            told,
+            "ios: groups of up to 1 segments (r), stages of up to 8 groups (s)\n"
+        );
+        assert_eq!(within("list", None), "");
+    }
 }
