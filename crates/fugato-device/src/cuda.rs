@@ -17,11 +17,14 @@
 
 mod backend;
 mod device;
+mod division;
 mod driver;
 #[cfg(test)]
 mod fake;
+mod gpm;
 mod gpu;
 mod graph;
+mod kernels;
 mod layout;
 mod libraries;
 mod memory;
@@ -29,14 +32,18 @@ mod model;
 mod nvidia;
 mod nvml;
 mod open;
+mod priority;
+mod provider;
+mod queues;
 mod stream;
 mod words;
 
 pub use driver::{CudaError, Driver, NoDriver};
 pub use gpu::{Found, Gpu, GpuInfo, Partition, SmGroups, find};
 pub use graph::{Executable, Graph, GraphNodes};
+pub use kernels::lacks_kernel;
 pub use layout::{SmGranularity, SmLayout};
-pub use libraries::{CudaLibraries, LibrariesMissing};
+pub use libraries::{CudaLibraries, LibrariesError, LibrariesMissing, LibrariesUnfit, Unfit};
 pub use memory::{DeviceMemory, PinnedMemory};
 pub use model::{CudaModel, CudaModelError, CudaModelOptions, Port};
 pub use open::{CudaDevice, CudaOptions};

@@ -25,6 +25,7 @@ mod runtime;
 mod shared;
 mod store;
 mod tensor;
+mod urgency;
 
 pub use any::AnyDevice;
 pub use clock::MonotonicClock;
@@ -45,3 +46,4 @@ pub use store::{
     ModelInfo, ModelStore, Precision, StackError, StoredModel,
 };
 pub use tensor::{ElementType, InputData, InputTensor, OutputTensor, TensorData, TensorSpec};
+pub use urgency::Urgency;

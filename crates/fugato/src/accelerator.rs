@@ -9,7 +9,7 @@ use crate::config::{Config, DeviceKind};
 use crate::runtime::Library;
 use crate::runtime::{self, FindGpuError, Surroundings};
 #[cfg(feature = "cuda")]
-use fugato_device::cuda::{CudaLibraries, Found, LibrariesMissing, NoDriver, find};
+use fugato_device::cuda::{CudaLibraries, Found, LibrariesError, NoDriver, find};
 use std::path::Path;
 
 /// The device to use.
@@ -43,18 +43,72 @@ pub enum NoCuda {
     NotBuilt,
     /// There is no driver, it is too old, or it has no such device.
     #[cfg(feature = "cuda")]
-    #[error(transparent)]
-    Driver(#[from] NoDriver),
+    #[error("{0}{hint}", hint = way_out(.0))]
+    Driver(NoDriver),
     /// There is no ONNX Runtime for it.
     #[error(transparent)]
     Runtime(#[from] FindGpuError),
-    /// Libraries of the vendor are missing.
+    /// Libraries of the vendor are missing, or do not go with each other.
     #[cfg(feature = "cuda")]
     #[error(
-        "{0}\n\nhint: install CUDA 13 and cuDNN 9, or name a folder that has them with \
-         `device.gpu_libraries`"
+        "{0}\n\nhint: install CUDA 13 and cuDNN 9{package}, or name a folder that has them with \
+         `device.gpu_libraries`",
+        package = package(.0)
     )]
-    Libraries(LibrariesMissing),
+    Libraries(LibrariesError),
+}
+
+#[cfg(feature = "cuda")]
+impl From<NoDriver> for NoCuda {
+    fn from(reason: NoDriver) -> Self {
+        Self::Driver(reason)
+    }
+}
+
+/// Numbers of errors with which a driver starts on no device though there is one.
+#[cfg(feature = "cuda")]
+mod unready {
+    /// `CUDA_ERROR_SYSTEM_NOT_READY`.
+    pub(super) const FABRIC: u32 = 802;
+    /// `CUDA_ERROR_SYSTEM_DRIVER_MISMATCH`.
+    pub(super) const MISMATCH: u32 = 803;
+    /// `CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE`.
+    pub(super) const COMPATIBILITY: u32 = 804;
+}
+
+/// What to do about a driver, where that is known.
+#[cfg(feature = "cuda")]
+fn way_out(reason: &NoDriver) -> String {
+    let hint = if let NoDriver::Refused(error) = reason {
+        match error.code {
+            unready::FABRIC => {
+                "devices with NVSwitch need `nvidia-fabricmanager` of the driver's version, running"
+            }
+            unready::MISMATCH => {
+                "the driver's library and its module are of two versions: restart the machine, or \
+                 load the module anew"
+            }
+            unready::COMPATIBILITY => {
+                "the compatibility library (`cuda-compat`) does not run on this device: take it away, \
+                 or install NVIDIA's driver 580 or later"
+            }
+            _ => return String::new(),
+        }
+    } else if matches!(reason, NoDriver::Old { .. }) {
+        "install NVIDIA's driver 580 or later"
+    } else {
+        return String::new();
+    };
+    format!("\n\nhint: {hint}")
+}
+
+/// Which package it may be where a library does not go with the others.
+#[cfg(feature = "cuda")]
+fn package(error: &LibrariesError) -> &'static str {
+    match matches!(error, LibrariesError::Unfit(_)) {
+        true => " for CUDA 13 (in Python `nvidia-cudnn-cu13`, without `-cu12`)",
+        false => "",
+    }
 }
 
 impl NoCuda {
@@ -77,7 +131,7 @@ impl NoCuda {
         match self {
             Self::NotBuilt => false,
             #[cfg(feature = "cuda")]
-            Self::Driver(reason) => matches!(reason, NoDriver::Old { .. }),
+            Self::Driver(reason) => !way_out(reason).is_empty(),
             Self::Runtime(_) => true,
             #[cfg(feature = "cuda")]
             Self::Libraries(_) => true,
@@ -95,7 +149,13 @@ pub fn choose(config: &Config) -> Result<Accelerator, NoCuda> {
         DeviceKind::Cuda => look(config),
         DeviceKind::Auto => Ok(look(config).unwrap_or_else(|missing| {
             let why = missing.reason();
-            tracing::info!(why, "no NVIDIA device is used; models run on the CPU");
+            match missing.is_repairable() {
+                true => {
+                    let hint = missing.hint();
+                    tracing::warn!(why, hint, "no NVIDIA device is used; models run on the CPU");
+                }
+                false => tracing::info!(why, "no NVIDIA device is used; models run on the CPU"),
+            }
             Accelerator::Cpu
         })),
     }
@@ -154,6 +214,8 @@ fn has_driver(root: &Path) -> bool {
 mod tests {
     use super::*;
     use crate::config::Sources;
+    #[cfg(feature = "cuda")]
+    use fugato_device::cuda::{CudaError, LibrariesMissing, LibrariesUnfit, Unfit};
 
     fn config(kind: DeviceKind) -> Config {
         let mut sources = Sources::default();
@@ -201,19 +263,65 @@ mod tests {
             least: 13_000,
         });
         assert!(old.is_repairable() && old.reason().contains("CUDA 12.2, expected at least 13.0"));
+        assert!(old.hint().expect("a hint").contains("driver 580"));
         let none = NoCuda::from(NoDriver::Library);
         assert!(!none.is_repairable() && none.reason().contains("libcuda.so.1"));
-        let libraries = NoCuda::Libraries(LibrariesMissing {
+        let libraries = LibrariesMissing {
             missing: vec!["libcudnn.so.9"],
+            instead: vec![("libcudnn.so.8".to_owned(), None)],
             looked_in: Vec::new(),
             refused: Vec::new(),
-        });
+        };
+        let libraries = NoCuda::Libraries(libraries.into());
         assert!(
             libraries.reason().starts_with("libcudnn.so.9 not found"),
             "{}",
             libraries.reason()
         );
+        assert!(libraries.reason().ends_with("there is `libcudnn.so.8`"));
         assert!(libraries.hint().expect("a hint").contains("cuDNN 9"));
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_library_for_another_cuda_is_named_with_the_right_one() {
+        let unfit = NoCuda::Libraries(LibrariesError::from(LibrariesUnfit(vec![Unfit {
+            library: "libcudnn.so.9",
+            folder: Some("/env/nvidia/cudnn/lib".into()),
+            found: "built for CUDA 12.9".to_owned(),
+            expected: "one for CUDA 13".to_owned(),
+        }])));
+        assert!(unfit.is_repairable());
+        assert_eq!(
+            unfit.reason(),
+            "`libcudnn.so.9` in /env/nvidia/cudnn/lib is built for CUDA 12.9, expected one for CUDA 13"
+        );
+        assert!(unfit.hint().expect("a hint").contains("nvidia-cudnn-cu13"));
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_driver_that_does_not_start_is_told_from_a_machine_without_a_device() {
+        let refused = |code| {
+            NoCuda::from(NoDriver::Refused(CudaError {
+                call: "cuInit",
+                code,
+                name: "CUDA_ERROR".to_owned(),
+                meaning: "an error".to_owned(),
+            }))
+        };
+        for (code, hint) in [
+            (802, "nvidia-fabricmanager"),
+            (803, "two versions"),
+            (804, "cuda-compat"),
+        ] {
+            let refused = refused(code);
+            assert!(refused.is_repairable(), "{code}");
+            assert!(refused.hint().expect("a hint").contains(hint), "{code}");
+            assert!(refused.reason().contains("cuInit failed"), "{code}");
+        }
+        // No device.
+        assert!(!refused(100).is_repairable() && refused(100).hint().is_none());
     }
 
     #[test]

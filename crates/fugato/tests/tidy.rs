@@ -243,6 +243,8 @@ fn metrics_text() -> String {
         power_milliwatts: Some(3),
         energy_millijoules: Some(4),
         busy_percent: Some(5),
+        sm_active_percent: Some(7.0),
+        sm_occupied_percent: Some(8.0),
         celsius: Some(6),
     };
     telemetry.show_place(&model, DeviceId(0));

@@ -1,5 +1,7 @@
 //! Sessions, their options and their bindings.
 
+mod placed;
+
 use super::value::tensor_shape;
 use super::{Memory, OrtError, Value, check, default_allocator, element_of};
 use crate::runtime::Runtime;

@@ -5,6 +5,7 @@
 //! kept, and not written to, by whoever enqueues it until an event after that work is reached.
 
 use super::graph::GraphNodes;
+use super::priority::Priorities;
 use crate::capi::onnx_of;
 use crate::course::KeptPlace;
 use crate::device::GpuTuning;
@@ -13,6 +14,7 @@ use crate::tensor::TensorSpec;
 use fugato_core::Nanos;
 use fugato_core::device::AtomSet;
 use ort::sys::ONNXTensorElementDataType as Onnx;
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::path::Path;
 use std::sync::Arc;
@@ -213,7 +215,10 @@ pub(super) trait Backend: Send + Sync + Sized + 'static {
 
     /// Makes the calling thread one that uses the device, before its first other call.
     fn enter(&self) -> Result<(), Fault>;
-    fn stream(&self, atoms: AtomSet) -> Result<Arc<Self::Stream>, Fault>;
+    /// The priorities that streams may have.
+    fn priorities(&self) -> Result<Priorities, Fault>;
+    /// A stream of a partition; kernels on one of a lower `priority` go first.
+    fn stream(&self, atoms: AtomSet, priority: i32) -> Result<Arc<Self::Stream>, Fault>;
     fn event(&self) -> Result<Self::Event, Fault>;
     fn memory(&self, bytes: usize) -> Result<Self::Memory, Fault>;
     fn pinned(&self, bytes: usize) -> Result<Self::Pinned, Fault>;
@@ -257,6 +262,9 @@ pub(super) trait Backend: Send + Sync + Sized + 'static {
         stream: &Arc<Self::Stream>,
         options: SessionOptions,
     ) -> Result<Self::Session, Fault>;
+    /// The kinds of operators that a session runs on the host, and how many there are of each:
+    /// those that the device has no kernel for, and those that compute shapes.
+    fn on_host(&self, session: &Self::Session) -> BTreeMap<String, usize>;
     fn bind(
         &self,
         session: &Self::Session,

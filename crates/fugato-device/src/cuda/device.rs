@@ -2,8 +2,8 @@
 //!
 //! Start reading at [`GpuDevice`]. `load` brings models up, `lane` keeps the order of legs and
 //! events, `run` gets a leg onto the device and off it; `model` has what is loaded, `session` what
-//! runs it on a lane, `at_once` how groups of a leg run side by side, `slot` the buffers of a
-//! task, `output` those of its results.
+//! runs it on a lane, `streams` what it runs on, `at_once` how groups of a leg run side by side,
+//! `slot` the buffers of a task, `output` those of its results.
 //!
 //! **Invariant:** once the device is lost nothing is given to it, nothing of it is waited for,
 //! and no memory that it may write to is given back: every leg ends as
@@ -18,22 +18,24 @@ mod output;
 mod run;
 mod session;
 mod slot;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod watchdog;
 
 use super::backend::Backend;
+use super::priority::Priorities;
 use crate::device::{
     Device, DeviceEvent, DeviceMetrics, EventSink, LeftBehind, LegWork, RevokeLeg, RunErrorKind,
     RunSplit,
 };
 use crate::report::{panic_text, report_finished, report_started, run_error};
 use crate::store::LoadCause;
+use crate::urgency::Urgency;
 use fugato_core::device::DeviceSpec;
 use fugato_core::{LaneId, ModelId, Nanos, Timestamp};
 use lane::{Job, Lane, Next, Reporter, Watch};
 use model::{LaneKey, LoadedModel};
-use run::Tools;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +43,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use streams::LaneTools;
 use watchdog::Watchdog;
 
 /// Tells the time on the axis of the device's events.
@@ -88,6 +91,8 @@ struct Core<B: Backend> {
     sink: EventSink,
     hang: HangLimit,
     side_by_side: bool,
+    /// Of the device's streams, once they were asked for.
+    priorities: OnceLock<Priorities>,
     models: RwLock<HashMap<ModelId, Arc<LoadedModel<B>>>>,
     /// `lanes[partition][lane]`, as in the spec.
     lanes: Vec<Vec<Lane<B>>>,
@@ -138,6 +143,7 @@ impl<B: Backend> GpuDevice<B> {
                 sink,
                 hang,
                 side_by_side,
+                priorities: OnceLock::new(),
                 models: RwLock::default(),
                 lost: OnceLock::new(),
                 legs: AtomicU64::new(0),
@@ -387,23 +393,13 @@ impl<B: Backend> Core<B> {
     /// The thread of a lane that takes legs up and gives them to the device.
     fn feed(&self, key: LaneKey) {
         let lane = self.lane(key);
-        let mut tools = None;
-        let mut tools = || {
-            if tools.is_none() {
-                let atoms = self.spec.partitions[usize::from(key.0.0)].atoms;
-                let made = self.backend.enter();
-                let made = made.and_then(|()| Tools::new(&self.backend, key, atoms))?;
-                tools = Some(Arc::new(made));
-            }
-            Ok(tools.as_ref().map(Arc::clone))
-        };
-        let missing = || super::backend::Fault::other("the lane has no streams");
+        let mut tools = LaneTools::new(key);
         loop {
             match lane.take(&*self.clock, |model| self.model(model)) {
                 Next::Close => return,
                 Next::Job(job) => {
-                    let prepared = tools()
-                        .and_then(|tools: Option<Arc<Tools<B>>>| tools.ok_or_else(missing))
+                    let prepared = tools
+                        .of(self, job.model.tuning.urgency)
                         .map_err(LoadCause::from)
                         .and_then(|tools| guarded(|| tools.prepare(self, &job.model)));
                     let Job { model, done } = job;
@@ -414,8 +410,10 @@ impl<B: Backend> Core<B> {
                     let _ = done.send(prepared);
                 }
                 Next::Leg(taken) => {
-                    let given = tools()
-                        .and_then(|tools| tools.ok_or_else(missing))
+                    let model = taken.model.as_ref();
+                    let urgency = model.map_or(Urgency::LEAST, |model| model.tuning.urgency);
+                    let given = tools
+                        .of(self, urgency)
                         .map_err(run::failed)
                         .and_then(|tools| guarded(|| tools.enqueue(self, &taken)));
                     let serial = taken.serial;

@@ -4,6 +4,7 @@
 //! Work that is enqueued is done at once, in the order that streams and events ask for, except
 //! runs on slices that are [held](Fake::hold). Time passes only where work takes it.
 
+mod asked;
 mod capture;
 mod handles;
 mod memory;
@@ -13,6 +14,7 @@ pub(super) use model::{FakeFacts, FakeModel, Spoils, graph, model};
 
 use super::backend::{Backend, Fault, FaultKind, GraphId, How, Places, SessionOptions};
 use super::graph::GraphNodes;
+use super::priority::Priorities;
 use crate::store::{CutModel, Cuts, LoadCause, ModelInfo, Part};
 use capture::{Capture, FakeCaptured, FakeGraph};
 use fugato_core::Nanos;
@@ -44,6 +46,12 @@ struct State {
     now: u64,
     memory_left: usize,
     streams: Vec<(AtomSet, VecDeque<Op>)>,
+    /// By stream.
+    priority_of: Vec<i32>,
+    /// What streams may have.
+    priorities: Priorities,
+    /// By session that was made: its name, and the priority of its stream.
+    sessions: Vec<(String, i32)>,
     events: Vec<Marks>,
     held: AtomSet,
     faults: BTreeMap<&'static str, VecDeque<Planned>>,
@@ -98,40 +106,6 @@ impl Fake {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Has the next call named `call` fail so.
-    pub(super) fn fail(&self, call: &'static str, kind: FaultKind, detail: &str) {
-        let detail = detail.to_owned();
-        let fault = Planned::Fault(Fault { kind, detail });
-        self.lock().faults.entry(call).or_default().push_back(fault);
-    }
-
-    /// Has the next call named `call` panic.
-    pub(super) fn panic_at(&self, call: &'static str) {
-        let faults = &mut self.lock().faults;
-        faults.entry(call).or_default().push_back(Planned::Panic);
-    }
-
-    /// Has each session that is made or dropped take so long of the host's time.
-    pub(super) fn slow_sessions(&self, time: &Arc<AtomicU64>, takes: Nanos) {
-        self.lock().slow = Some((Arc::clone(time), takes));
-    }
-
-    /// Has whoever wants the turn find that a session is being made, or not.
-    pub(super) fn busy(&self, busy: bool) {
-        self.lock().busy = busy;
-        self.0.changed.notify_all();
-    }
-
-    /// Has others take so many bytes, for good, while each of so many turns is waited for.
-    pub(super) fn turns_take(&self, turns: usize, bytes: usize) {
-        self.lock().turns_take = (turns, bytes);
-    }
-
-    /// Does this whenever a session is made, or dropped.
-    pub(super) fn meanwhile(&self, what: impl Fn() + Send + Sync + 'static) {
-        self.lock().meanwhile = Some(Arc::new(what));
     }
 
     /// A session is made or dropped, for which one must not have the turn.
@@ -323,9 +297,14 @@ impl Backend for Fake {
         self.call("enter").map(drop)
     }
 
-    fn stream(&self, atoms: AtomSet) -> Result<Arc<usize>, Fault> {
+    fn priorities(&self) -> Result<Priorities, Fault> {
+        Ok(self.call("priorities")?.priorities)
+    }
+
+    fn stream(&self, atoms: AtomSet, priority: i32) -> Result<Arc<usize>, Fault> {
         let mut state = self.call("stream")?;
         state.streams.push((atoms, VecDeque::new()));
+        state.priority_of.push(priority);
         Ok(Arc::new(state.streams.len() - 1))
     }
 
@@ -461,12 +440,17 @@ impl Backend for Fake {
         if !part.can_load() {
             return Err(Fault::other(format!("{} has no kernel", part.name())));
         }
+        if graphs && !part.on_host().is_empty() {
+            return Err(Fault::other("some of it runs on the host"));
+        }
         if graphs && part.branches() {
             return Err(Fault::other("it has control flow"));
         }
         let with = if graphs { "with" } else { "without" };
         let line = format!("session: {} {with} graphs", part.name());
         state.log.push(line);
+        let priority = state.priority_of[**stream];
+        state.sessions.push((part.name(), priority));
         self.0.changed.notify_all();
         Ok(FakeSession {
             taken: Arc::new(self.take(state, part.model.0.session_bytes)?),
@@ -476,6 +460,10 @@ impl Backend for Fake {
             graphs,
             in_flight: Arc::default(),
         })
+    }
+
+    fn on_host(&self, session: &FakeSession) -> BTreeMap<String, usize> {
+        session.part.on_host()
     }
 
     fn bind(

@@ -1,8 +1,11 @@
 //! A device, and its division into groups of multiprocessors.
 
+use super::division::{divide, too_small};
 use super::driver::{CudaError, Driver, NoDriver, WORK_QUEUES, check, end};
 use super::layout::{SmGranularity, SmLayout};
 use super::nvml;
+use super::priority::Priorities;
+use super::queues::WorkQueues;
 use super::stream::Stream;
 use cudarc::driver::sys::{self, CUdevResource, CUdevice_attribute as Attribute};
 use fugato_core::device::AtomSet;
@@ -11,7 +14,6 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One device, with its primary context held.
 #[derive(Debug)]
@@ -19,7 +21,7 @@ pub struct Gpu {
     device: sys::CUdevice,
     context: sys::CUcontext,
     info: GpuInfo,
-    divides_queues: AtomicBool,
+    queues: WorkQueues,
 }
 
 // SAFETY: contexts may be used from any thread; each use makes it current on its own.
@@ -71,10 +73,12 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether it is expected to be divided into partitions.
-    pub fn is_divided(&self) -> bool {
+    /// Why it is expected not to be divided into partitions, if so.
+    pub fn undivided(&self) -> Option<String> {
         let (major, _) = self.compute_capability;
-        SmGranularity::documented(major).slices(self.sms).len() > 1
+        let granularity = SmGranularity::documented(major);
+        let is_small = granularity.slices(self.sms).len() < 2;
+        is_small.then(|| too_small(self.sms, granularity))
     }
 }
 
@@ -155,7 +159,7 @@ impl Gpu {
             device,
             context,
             info: describe(device, ordinal)?,
-            divides_queues: AtomicBool::new(driver.has(WORK_QUEUES)),
+            queues: WorkQueues::new(driver.has(WORK_QUEUES)),
         };
         gpu.make_current()?;
         let all = gpu.all_sms()?;
@@ -195,6 +199,23 @@ impl Gpu {
             sys::cuMemGetInfo_v2(&mut free, &mut total)
         })?;
         Ok(free as u64)
+    }
+
+    /// The priorities that streams of the device may have.
+    ///
+    /// # Errors
+    /// Where the driver fails.
+    pub(super) fn stream_priorities(&self) -> Result<Priorities, CudaError> {
+        self.make_current()?;
+        let Priorities {
+            mut least,
+            mut greatest,
+        } = Priorities::NONE;
+        // SAFETY: the context is current, and the places for the answers are valid.
+        check("cuCtxGetStreamPriorityRange", unsafe {
+            sys::cuCtxGetStreamPriorityRange(&mut least, &mut greatest)
+        })?;
+        Ok(Priorities { least, greatest })
     }
 
     /// The number that names this device in all libraries.
@@ -250,12 +271,12 @@ impl Gpu {
     /// # Errors
     /// Where the driver fails.
     pub fn divide(&self) -> Result<(SmLayout, SmGroups), CudaError> {
-        let (sms, granularity) = (self.info.sms, SmGranularity::of(&self.info));
-        let groups = if granularity.slices(sms).len() < 2 {
-            self.whole()?
-        } else {
-            or_whole(self.split(granularity.slice()), || self.whole())?
-        };
+        let sms = self.info.sms;
+        let groups = divide(
+            (sms, SmGranularity::of(&self.info)),
+            |least| self.split(least),
+            || self.whole(),
+        )?;
         Ok((SmLayout::new(sms, groups.sms()), groups))
     }
 
@@ -267,34 +288,17 @@ impl Gpu {
     /// driver knows how (CUDA 13.1) and has not refused it. Else a replay may wait for another
     /// partition's work that happens to be in the same queue.
     pub fn divides_work_queues(&self) -> bool {
-        self.divides_queues.load(Ordering::Relaxed)
+        self.queues.are_divided()
     }
 
     /// What a green context is asked for beside its multiprocessors: work queues that it shares
-    /// with others only where there are too few. `None` where the driver cannot.
-    fn work_queues(&self) -> Option<CUdevResource> {
-        if !self.divides_work_queues() {
-            return None;
-        }
+    /// with others only where there are too few.
+    fn queues_of_its_own(&self) -> Result<CUdevResource, CudaError> {
         let kind = sys::CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG;
-        match self.resource(kind) {
-            Ok(mut queues) => {
-                queues.__bindgen_anon_1.wqConfig.sharingScope =
-                    sys::CUdevWorkqueueConfigScope::CU_WORKQUEUE_SCOPE_GREEN_CTX_BALANCED;
-                Some(queues)
-            }
-            Err(error) => {
-                self.refuse_queues(&error);
-                None
-            }
-        }
-    }
-
-    /// Goes without work queues for each partition from here on.
-    fn refuse_queues(&self, error: &CudaError) {
-        if self.divides_queues.swap(false, Ordering::Relaxed) {
-            tracing::warn!(%error, "partitions share the device's work queues");
-        }
+        let mut queues = self.resource(kind)?;
+        queues.__bindgen_anon_1.wqConfig.sharingScope =
+            sys::CUdevWorkqueueConfigScope::CU_WORKQUEUE_SCOPE_GREEN_CTX_BALANCED;
+        Ok(queues)
     }
 
     fn resource(&self, kind: sys::CUdevResourceType) -> Result<CUdevResource, CudaError> {
@@ -357,24 +361,6 @@ fn describe(device: sys::CUdevice, ordinal: u32) -> Result<GpuInfo, CudaError> {
         memory: memory as u64,
         l2_cache: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
     })
-}
-
-/// The groups of a division, or the whole device where the driver refuses to divide it. An error
-/// that every further call has too stays one.
-fn or_whole<T>(
-    divided: Result<T, CudaError>,
-    whole: impl FnOnce() -> Result<T, CudaError>,
-) -> Result<T, CudaError> {
-    match divided {
-        Err(error) if !error.is_sticky() => {
-            tracing::warn!(
-                %error,
-                "the driver does not divide the device, which models then share in time only"
-            );
-            whole()
-        }
-        divided => divided,
-    }
 }
 
 /// Disjoint groups of multiprocessors, of one division of the device. Groups of several
@@ -454,15 +440,11 @@ impl Partition {
         count: usize,
     ) -> Result<Arc<Self>, CudaError> {
         gpu.make_current()?;
-        let mut merged = groups.0[from..from + count].to_vec();
-        let sms = merged.len();
-        merged.extend(gpu.work_queues());
-        let mut green = green_context(gpu.device, &mut merged);
-        if let (Err(error), true) = (&green, merged.len() > sms) {
-            gpu.refuse_queues(error);
-            merged.truncate(sms);
-            green = green_context(gpu.device, &mut merged);
-        }
+        let green = gpu.queues.with(
+            groups.0[from..from + count].to_vec(),
+            || gpu.queues_of_its_own(),
+            |resources| green_context(gpu.device, resources),
+        );
         let (green, mut context) = (green?, null_mut());
         // SAFETY: the green context was just made, and the place for the answer is valid.
         check("cuCtxFromGreenCtx", unsafe {
@@ -526,31 +508,5 @@ impl Partition {
 
     pub(super) fn context(&self) -> sys::CUcontext {
         self.context
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error(code: u32) -> CudaError {
-        CudaError {
-            call: "cuDevSmResourceSplitByCount",
-            code,
-            name: String::new(),
-            meaning: String::new(),
-        }
-    }
-
-    #[test]
-    fn a_device_that_the_driver_does_not_divide_is_whole() {
-        let refused = or_whole(Err(error(914)), || Ok(vec![132]));
-        let layout = SmLayout::new(132, refused.expect("the driver gives the whole"));
-        assert!(!layout.is_divided());
-        assert_eq!(layout.slices().0, 1);
-        let divided = or_whole(Ok(vec![8; 16]), || panic!("nobody needs it"));
-        assert_eq!(divided, Ok(vec![8; 16]));
-        let broken = or_whole::<Vec<u32>>(Err(error(700)), || panic!("every call fails"));
-        assert_eq!(broken, Err(error(700)));
     }
 }

@@ -1,5 +1,9 @@
 //! The vendor's libraries that ONNX Runtime's CUDA provider needs, wherever they are.
 
+mod fit;
+
+use fit::Said;
+pub use fit::{LibrariesUnfit, Unfit};
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -28,6 +32,14 @@ const NEEDED: [&str; 5] = [
     "libcudnn.so.9",
 ];
 
+/// The same of other major versions, by the names before their numbers, newest first.
+const OTHERS: [(&str, &[&str]); 4] = [
+    ("libcudart.so.", &["12", "11.0"]),
+    ("libcublasLt.so.", &["12", "11"]),
+    ("libcublas.so.", &["12", "11"]),
+    ("libcudnn.so.", &["10", "8", "7"]),
+];
+
 /// Libraries that were loaded, and from where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CudaLibraries {
@@ -35,16 +47,31 @@ pub struct CudaLibraries {
     pub loaded: Vec<(&'static str, Option<PathBuf>)>,
 }
 
+/// Why the vendor's libraries cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LibrariesError {
+    /// Some are nowhere.
+    #[error(transparent)]
+    Missing(#[from] LibrariesMissing),
+    /// Some do not go with the others.
+    #[error(transparent)]
+    Unfit(#[from] LibrariesUnfit),
+}
+
 /// Libraries that are in none of the places.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{} not found by the system's loader, nor in {}",
+    "{} not found by the system's loader, nor in {}{}",
     missing.join(", "),
-    listed(looked_in)
+    listed(looked_in),
+    told(instead)
 )]
 pub struct LibrariesMissing {
     /// Their file names.
     pub missing: Vec<&'static str>,
+    /// What is there of other major versions: file names and folders, as in [`CudaLibraries`].
+    pub instead: Vec<(String, Option<PathBuf>)>,
     /// The folders that were looked in.
     pub looked_in: Vec<PathBuf>,
     /// What the loader said of those that were there and could not be loaded.
@@ -62,14 +89,30 @@ fn listed(folders: &[PathBuf]) -> String {
     }
 }
 
+/// What is there of other versions, as the end of a message.
+fn told(instead: &[(String, Option<PathBuf>)]) -> String {
+    let each = instead.iter().map(|(name, folder)| match folder {
+        Some(folder) => format!("`{name}` in {}", folder.display()),
+        None => format!("`{name}`"),
+    });
+    match instead.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; of other major versions there is {}",
+            each.collect::<Vec<_>>().join(", ")
+        ),
+    }
+}
+
 impl CudaLibraries {
     /// Loads them for the life of the process, so that ONNX Runtime finds them by name:
     /// from `given`, else by the system's loader, else from the `nvidia` packages of Python
     /// installations nearby.
     ///
     /// # Errors
-    /// Where one that is needed is nowhere.
-    pub fn load(given: &[PathBuf]) -> Result<Self, LibrariesMissing> {
+    /// Where one that is needed is nowhere, or is of another major version of CUDA or of itself than
+    /// the others.
+    pub fn load(given: &[PathBuf]) -> Result<Self, LibrariesError> {
         let wheels = wheels(&python_packages());
         let (mut loaded, mut missing, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         for name in WANTED {
@@ -95,41 +138,51 @@ impl CudaLibraries {
                 None => {}
             }
         }
-        match missing.is_empty() {
-            true => Ok(Self { loaded }),
-            false => Err(LibrariesMissing {
-                missing,
-                looked_in: given.iter().chain(&wheels).cloned().collect(),
-                refused,
-            }),
+        if missing.is_empty() {
+            let found = Self { loaded };
+            return match found.unfit(&Said::by_libraries()) {
+                None => Ok(found),
+                Some(unfit) => Err(unfit.into()),
+            };
         }
+        let looked_in: Vec<_> = given.iter().chain(&wheels).cloned().collect();
+        let error = LibrariesMissing {
+            instead: instead_of(&missing, &looked_in),
+            missing,
+            looked_in,
+            refused,
+        };
+        Err(error.into())
     }
 }
 
-impl CudaLibraries {
-    /// The versions of those that bring kernels, as they say themselves:
-    /// `cuDNN 91002, cuBLAS 13.1.0`. `None` where they cannot be asked.
-    pub fn versions(&self) -> Option<String> {
-        /// `size_t cudnnGetVersion(void)`.
-        type Version = unsafe extern "C" fn() -> usize;
-        /// `cublasStatus_t cublasGetProperty(libraryPropertyType, int *)`.
-        type Property = unsafe extern "C" fn(i32, *mut i32) -> i32;
-        let dnn = symbol(c"libcudnn.so.9", c"cudnnGetVersion")?;
-        // SAFETY: that is the function's type in all versions of the library's header.
-        let dnn = unsafe { std::mem::transmute::<NonNull<c_void>, Version>(dnn)() };
-        let property = symbol(c"libcublas.so.13", c"cublasGetProperty")?;
-        // SAFETY: as above.
-        let property = unsafe { std::mem::transmute::<NonNull<c_void>, Property>(property) };
-        let mut blas = Vec::new();
-        for kind in 0..3 {
-            let mut number = 0;
-            // SAFETY: the kinds are 0 to 2, and the place for the answer is valid.
-            if unsafe { property(kind, &mut number) } != 0 {
-                return None;
-            }
-            blas.push(number.to_string());
+/// What is there of other major versions of libraries, in folders or by the system's loader.
+fn instead_of(missing: &[&str], folders: &[PathBuf]) -> Vec<(String, Option<PathBuf>)> {
+    let mut found = Vec::new();
+    for (stem, versions) in OTHERS {
+        if !missing.iter().any(|name| name.starts_with(stem)) {
+            continue;
         }
-        Some(format!("cuDNN {dnn}, cuBLAS {}", blas.join(".")))
+        for name in versions.iter().map(|version| format!("{stem}{version}")) {
+            let folder = folders.iter().find(|folder| folder.join(&name).exists());
+            if folder.is_some() || is_known(&name) {
+                found.push((name, folder.cloned()));
+            }
+        }
+    }
+    found
+}
+
+/// Whether the system's loader finds a library, which is not kept.
+fn is_known(name: &str) -> bool {
+    let Ok(name) = CString::new(name) else {
+        return false;
+    };
+    // SAFETY: the name ends with a zero; what the library does when it is loaded and unloaded is
+    // the vendor's, and nobody uses it in between.
+    unsafe {
+        let library = libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_LOCAL);
+        !library.is_null() && libc::dlclose(library) == 0
     }
 }
 
@@ -244,6 +297,41 @@ mod tests {
         assert_eq!(symbol(c"libno-such-library.so.1", c"version"), None);
         assert!(symbol(c"libc.so.6", c"getpid").is_some());
         assert_eq!(symbol(c"libc.so.6", c"no_such_function"), None);
+    }
+
+    #[test]
+    fn libraries_of_another_cuda_are_named_beside_those_that_are_missing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["libcublas.so.12", "libcudnn.so.8", "libcufft.so.11"] {
+            fs::write(folder.path().join(name), "").expect("a file");
+        }
+        let folders = vec![folder.path().to_owned()];
+        let missing = vec!["libcublas.so.13", "libcudnn.so.9", "libcurand.so.10"];
+        let here = Some(folder.path().to_owned());
+        let mut instead = instead_of(&missing, &folders);
+        // What else this machine has is its own.
+        instead.retain(|(_, folder)| folder.is_some());
+        let expected =
+            ["libcublas.so.12", "libcudnn.so.8"].map(|name| (name.to_owned(), here.clone()));
+        assert_eq!(instead, expected);
+        let error = LibrariesMissing {
+            missing,
+            instead,
+            looked_in: folders,
+            refused: Vec::new(),
+        };
+        let folder = folder.path().display();
+        let end = format!(
+            "; of other major versions there is `libcublas.so.12` in {folder}, `libcudnn.so.8` in \
+             {folder}"
+        );
+        assert!(error.to_string().ends_with(&end), "{error}");
+    }
+
+    #[test]
+    fn a_library_is_looked_for_and_not_kept() {
+        assert!(!is_known("libno-such-library.so.1"));
+        assert!(is_known("libc.so.6"));
     }
 
     #[test]

@@ -5,15 +5,17 @@ use super::driver::{CudaError, mind_own_captures};
 use super::gpu::{Gpu, Partition};
 use super::graph::{Executable, Graph, GraphNodes};
 use super::memory::{DeviceMemory, PinnedMemory};
+use super::priority::Priorities;
+use super::provider::{PROVIDER, not_captured, provider_settings};
 use super::stream::{Alone, Event, Stream, alone, alone_now};
 use super::words::{is_refusal, kind_of, kind_of_words, uninitialised};
 use crate::capi::{Binding, Options, OrtError, RunOptions, Session, Value, onnx_of_number};
-use crate::device::ConvolutionSearch;
 use crate::runtime::Runtime;
 use crate::store::{CutModel, Cuts, LoadCause, ModelInfo, Part, StoredModel, lacks_operator};
+use fugato_core::Nanos;
 use fugato_core::device::AtomSet;
-use fugato_core::{Nanos, OperatorIndex};
 use ort::sys::GraphOptimizationLevel;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::path::Path;
 use std::sync::Arc;
@@ -25,24 +27,6 @@ const RUNS_TO_CAPTURE: usize = 3;
 /// Host memory that weights pass through, in bytes: enough to keep the bus busy, little beside
 /// what models take.
 const STAGING: usize = 32 << 20;
-
-/// Operators that read back from the device, or from memory of the host that is gone later, as
-/// they run: a graph would repeat what they found at its capture.
-const NOT_CAPTURED: [&str; 13] = [
-    "NonZero",
-    "Compress",
-    "NonMaxSuppression",
-    "Unique",
-    "GatherND",
-    "If",
-    "Loop",
-    "Scan",
-    "SequenceMap",
-    "SparseAttention",
-    "RemovePadding",
-    "MatMulBnb4",
-    "PagedAttention",
-];
 
 /// The driver and ONNX Runtime on one device.
 pub(super) struct Nvidia {
@@ -160,10 +144,14 @@ impl Backend for Nvidia {
         Ok(mind_own_captures()?)
     }
 
-    fn stream(&self, atoms: AtomSet) -> Result<Arc<Stream>, Fault> {
+    fn priorities(&self) -> Result<Priorities, Fault> {
+        Ok(self.gpu.stream_priorities()?)
+    }
+
+    fn stream(&self, atoms: AtomSet, priority: i32) -> Result<Arc<Stream>, Fault> {
         let found = self.partitions.iter().find(|(of, _)| *of == atoms);
         let (_, partition) = found.ok_or_else(|| Fault::other("there is no such partition"))?;
-        Ok(partition.stream(0)?)
+        Ok(partition.stream(priority)?)
     }
 
     fn event(&self) -> Result<Event, Fault> {
@@ -235,7 +223,7 @@ impl Backend for Nvidia {
         let memory = DeviceMemory::new(&self.gpu, total)?;
         let mut staging = PinnedMemory::new(&self.gpu, STAGING.min(total))?;
         let (whole, _) = &self.partitions[0];
-        let stream = self.stream(*whole)?;
+        let stream = self.stream(*whole, Priorities::NONE.least)?;
         let device = self.gpu.info().ordinal.cast_signed();
         let mut values = Vec::with_capacity(places.len());
         for ((name, data_type, dims, bytes), at) in model.weights().zip(places) {
@@ -296,6 +284,18 @@ impl Backend for Nvidia {
             session: Quiet(Some(Arc::new(session))),
             stream: Arc::clone(stream),
         })
+    }
+
+    fn on_host(&self, session: &NvidiaSession) -> BTreeMap<String, usize> {
+        let placed = session.session.get().placed();
+        let placed = placed.unwrap_or_else(|error| {
+            tracing::debug!(%error, "where operators run is not told");
+            BTreeMap::new()
+        });
+        let others = placed
+            .into_iter()
+            .filter(|(provider, _)| provider != PROVIDER);
+        others.flat_map(|(_, kinds)| kinds).collect()
     }
 
     fn bind(
@@ -452,6 +452,7 @@ impl Nvidia {
         let mut settings = vec![(c"device_id", &*device)];
         settings.extend(provider_settings(options));
         let mut with = Options::new(1, GraphOptimizationLevel::ORT_ENABLE_ALL)?;
+        with.note_places()?;
         // SAFETY: the session keeps the stream.
         unsafe { with.cuda(stream.handle().cast(), &settings) }?;
         let is_read = |name: &str| part.is_none_or(|part| part.weights.contains(name));
@@ -468,80 +469,9 @@ impl Nvidia {
     }
 }
 
-/// What ONNX Runtime's CUDA provider is told of a session, but for its device.
-fn provider_settings(
-    SessionOptions { tuning, graphs }: SessionOptions,
-) -> [(&'static CStr, &'static CStr); 6] {
-    let flag = |is_on| if is_on { c"1" } else { c"0" };
-    [
-        (c"enable_cuda_graph", flag(graphs)),
-        // Another strategy takes up to twice of what is needed, for each session.
-        (c"arena_extend_strategy", c"kSameAsRequested"),
-        // It clears memory on a stream of its own, which a graph would leave out.
-        (c"fuse_conv_bias", c"0"),
-        (
-            c"cudnn_conv_algo_search",
-            match tuning.convolutions {
-                ConvolutionSearch::Heuristic => c"HEURISTIC",
-                ConvolutionSearch::Exhaustive => c"EXHAUSTIVE",
-                ConvolutionSearch::Fallback => c"DEFAULT",
-            },
-        ),
-        (c"use_tf32", flag(tuning.tf32)),
-        (c"prefer_nhwc", flag(tuning.nhwc)),
-    ]
-}
-
-/// An operator of the model, or of its part, whose runs cannot be captured.
-fn not_captured(model: &StoredModel, part: Option<&Part>) -> Option<String> {
-    // A graph that cannot be read as operators has subgraphs, or the runtime will say.
-    let graph = model.graph().ok()?;
-    let operators = graph.graph().operators().iter().enumerate();
-    let operators = operators.filter(|&(place, _)| {
-        part.is_none_or(|part| part.operators.contains(&OperatorIndex::at(place)))
-    });
-    let mut kinds = operators.map(|(_, operator)| operator.op_type.as_str());
-    kinds
-        .find(|kind| NOT_CAPTURED.contains(kind))
-        .map(str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::GpuTuning;
-
-    #[test]
-    fn the_provider_is_told_what_is_chosen_by_model() {
-        let of = |tuning, graphs| provider_settings(SessionOptions { tuning, graphs });
-        let say = |settings: [(&CStr, &CStr); 6]| {
-            let said = settings.map(|(name, value)| format!("{name:?}={value:?}"));
-            said.join(" ").replace('"', "")
-        };
-        let exact = say(of(GpuTuning::default(), true));
-        assert_eq!(
-            exact,
-            "enable_cuda_graph=1 arena_extend_strategy=kSameAsRequested fuse_conv_bias=0 \
-             cudnn_conv_algo_search=HEURISTIC use_tf32=0 prefer_nhwc=0"
-        );
-        let fast = GpuTuning {
-            tf32: true,
-            nhwc: true,
-            convolutions: ConvolutionSearch::Exhaustive,
-            ..GpuTuning::default()
-        };
-        let fast = say(of(fast, false));
-        assert!(
-            fast.starts_with("enable_cuda_graph=0 ")
-                && fast.ends_with("cudnn_conv_algo_search=EXHAUSTIVE use_tf32=1 prefer_nhwc=1"),
-            "{fast}"
-        );
-        let careful = GpuTuning {
-            convolutions: ConvolutionSearch::Fallback,
-            ..GpuTuning::default()
-        };
-        assert!(say(of(careful, true)).contains("cudnn_conv_algo_search=DEFAULT"));
-    }
 
     #[test]
     fn the_runtimes_words_are_told_apart() {

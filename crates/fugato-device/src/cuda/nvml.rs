@@ -1,14 +1,18 @@
-//! What NVIDIA's management library says of a device: memory, power, use.
+//! What NVIDIA's management library says of a device: memory, power, use, and from Hopper on how
+//! busy its multiprocessors are.
 //!
 //! The library is loaded by name, where there is one; its functions are few and their C
 //! interface does not change, so they are declared here.
 
+use super::gpm::Gpm;
 use crate::device::GpuHealth;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::ptr::null_mut;
 
-type Return = c_int;
-type Handle = *mut c_void;
+/// 0 where a call succeeded.
+pub(super) type Return = c_int;
+/// A device of the library.
+pub(super) type Handle = *mut c_void;
 
 #[derive(Default)]
 #[repr(C)]
@@ -37,6 +41,7 @@ pub(super) struct Nvml {
     energy: Option<unsafe extern "C" fn(Handle, *mut c_ulonglong) -> Return>,
     utilization: Option<unsafe extern "C" fn(Handle, *mut Utilization) -> Return>,
     temperature: Option<unsafe extern "C" fn(Handle, c_uint, *mut c_uint) -> Return>,
+    gpm: Option<Gpm>,
 }
 
 // SAFETY: the library is documented as safe to call from any thread, and the handle names a
@@ -49,7 +54,7 @@ unsafe impl Sync for Nvml {}
 ///
 /// # Safety
 /// `library` must be open for the life of the process, and `F` the function's type.
-unsafe fn function<F: Copy>(library: *mut c_void, name: &CStr) -> Option<F> {
+pub(super) unsafe fn function<F: Copy>(library: *mut c_void, name: &CStr) -> Option<F> {
     assert_eq!(
         size_of::<F>(),
         size_of::<*mut c_void>(),
@@ -91,12 +96,14 @@ impl Nvml {
                 energy: function(library, c"nvmlDeviceGetTotalEnergyConsumption"),
                 utilization: function(library, c"nvmlDeviceGetUtilizationRates"),
                 temperature: function(library, c"nvmlDeviceGetTemperature"),
+                gpm: Gpm::find(library, handle),
             })
         }
     }
 
-    /// Asks the device. Takes milliseconds.
+    /// Asks the device. Takes milliseconds, and is to be asked no more often than each 100 ms.
     pub(super) fn health(&self) -> GpuHealth {
+        let activity = self.gpm.as_ref().map(Gpm::since_last).unwrap_or_default();
         let memory = ask(self.memory, |ask, place: &mut Memory| {
             // SAFETY: the handle is of a device, and the place valid.
             unsafe { ask(self.handle, place) }
@@ -117,6 +124,8 @@ impl Nvml {
                 unsafe { ask(self.handle, place) }
             }),
             busy_percent: utilization.map(|utilization| utilization.gpu),
+            sm_active_percent: activity.active,
+            sm_occupied_percent: activity.occupied,
             celsius: ask(self.temperature, |ask, place| {
                 // SAFETY: as above.
                 unsafe { ask(self.handle, TEMPERATURE_OF_CHIP, place) }

@@ -1,11 +1,15 @@
 //! `fugato doctor`.
 
 mod machine;
+#[cfg(feature = "cuda")]
+mod operators;
+#[cfg(all(test, feature = "cuda"))]
+mod tests;
 
 use super::{Outcome, ReportFormat, SettingArgs};
 #[cfg(feature = "cuda")]
 use crate::accelerator::CudaParts;
-use crate::accelerator::{self, Accelerator};
+use crate::accelerator::{self, Accelerator, NoCuda};
 #[cfg(feature = "cuda")]
 use crate::config::ModelDevice;
 use crate::config::{Config, Cores, DeviceKind};
@@ -127,13 +131,12 @@ fn examine(config: &Config) -> Vec<Check> {
         let address = SocketAddr::new(config.server.host, port);
         self::port(name, address)
     }));
-    checks.extend(
-        config
-            .server
-            .model_repository
-            .as_deref()
-            .map(|path| model_repository(path, config)),
-    );
+    let repository = config.server.model_repository.as_deref();
+    checks.extend(repository.map(|path| model_repository(path, config)));
+    #[cfg(feature = "cuda")]
+    if library.is_some() {
+        checks.extend(repository.and_then(|path| operators::check(path, config)));
+    }
     checks
 }
 
@@ -183,9 +186,8 @@ fn devices(config: &Config) -> Devices {
         plan_lanes: None,
         library: None,
     };
-    const NAME: &str = "device";
     let name = machine::cpu_name().unwrap_or_else(|| "a CPU of unknown name".to_owned());
-    let cpu = Check::ok(NAME, format!("cpu: {name}"));
+    let cpu = Check::ok(DEVICE, format!("cpu: {name}"));
     if config.device.kind == DeviceKind::Cpu {
         return without(cpu, Check::ok(GPU, "not looked for, as configured"));
     }
@@ -193,7 +195,7 @@ fn devices(config: &Config) -> Devices {
         #[cfg(feature = "cuda")]
         Ok(Accelerator::Cuda(parts)) => {
             let refused = of_refused(config.defaults.device);
-            let device = Check::ok(NAME, format!("cuda: {}; {refused}", parts.found.name));
+            let device = Check::ok(DEVICE, format!("cuda: {}; {refused}", parts.found.name));
             return Devices {
                 device,
                 gpu: gpu(&parts),
@@ -204,11 +206,17 @@ fn devices(config: &Config) -> Devices {
         Ok(Accelerator::Cpu) => return without(cpu, Check::ok(GPU, "none")),
         Err(missing) => missing,
     };
+    let (device, gpu) = unusable(config.device.kind, &missing, cpu);
+    without(device, gpu)
+}
+
+/// What is said of the device and of the NVIDIA device where that cannot be used.
+fn unusable(wanted: DeviceKind, missing: &NoCuda, cpu: Check) -> (Check, Check) {
     let (reason, hint) = (missing.reason(), missing.hint());
-    if config.device.kind == DeviceKind::Cuda {
+    if wanted == DeviceKind::Cuda {
         let hint = hint.unwrap_or_else(|| "use `--device auto` or `--device cpu`".to_owned());
-        let device = Check::failed(NAME, "cuda: it cannot be used", "see `gpu`");
-        return without(device, Check::failed(GPU, reason, hint));
+        let device = Check::failed(DEVICE, "cuda: it cannot be used", "see `gpu`");
+        return (device, Check::failed(GPU, reason, hint));
     }
     let gpu = match missing.is_repairable() {
         true => {
@@ -217,7 +225,7 @@ fn devices(config: &Config) -> Devices {
         }
         false => Check::ok(GPU, format!("none: {reason}")),
     };
-    without(cpu, gpu)
+    (cpu, gpu)
 }
 
 /// Whether groups of plans run side by side; `None` where the runtime cannot be loaded, which
@@ -238,6 +246,9 @@ fn plan_lanes(config: &Config, parts: &CudaParts) -> Option<Check> {
         format!("{found}: {}", decision.why),
     ))
 }
+
+/// The name of the check of the device that models run on.
+const DEVICE: &str = "device";
 
 /// The name of the check of an NVIDIA device.
 const GPU: &str = "gpu";
@@ -260,17 +271,19 @@ fn of_refused(default: ModelDevice) -> &'static str {
 #[cfg(feature = "cuda")]
 fn gpu(parts: &CudaParts) -> Check {
     let libraries = parts.libraries.loaded.len();
+    let versions = parts.libraries.versions();
+    let versions = versions.map_or_else(String::new, |versions| format!(" ({versions})"));
     let found = format!(
-        "{}; ONNX Runtime at {} ({}), {libraries} libraries of CUDA",
+        "{}; ONNX Runtime at {} ({}), {libraries} libraries of CUDA{versions}",
         parts.found,
         parts.runtime.path.display(),
         parts.runtime.place
     );
-    match parts.found.is_divided() {
-        true => Check::ok(GPU, found),
-        false => Check::degraded(
+    match parts.found.undivided() {
+        None => Check::ok(GPU, found),
+        Some(why) => Check::degraded(
             GPU,
-            format!("{found}; too small to be divided"),
+            format!("{found}; {why}"),
             "models share it in time only",
         ),
     }
@@ -349,22 +362,24 @@ fn port(name: &'static str, address: SocketAddr) -> Check {
     }
 }
 
-/// Why a model cannot be served, as far as its folder and its own configuration tell.
-fn model_fault(model: &ModelEntry) -> Result<(), String> {
+/// The files of a model's versions that are served, or why it cannot be, as far as its folder and
+/// its own configuration tell.
+fn model_files(model: &ModelEntry) -> Result<Vec<PathBuf>, String> {
     let text = |fault: &dyn std::error::Error| fault.to_string();
     let folder = model.folder.as_ref().map_err(|fault| text(&**fault))?;
     let Some(own) = &folder.config else {
-        return model.latest().map(drop).map_err(|fault| text(&*fault));
+        let latest = model.latest().map_err(|fault| text(&*fault))?;
+        return Ok(vec![latest]);
     };
     let at_fault = |error: &dyn std::error::Error| format!("{}: {error}", model.name);
     let asked = modelconfig::parse_text(own).map_err(|error| at_fault(&error))?;
     let wanted = modelconfig::interpret(&model.name, &asked).map_err(|error| at_fault(&error))?;
     let chosen = wanted.versions.choose(&folder.versions);
-    for version in chosen.serve {
+    let file = |version: u64| {
         let file = folder.model_file(version, &wanted.model_file);
-        file.map_err(|fault| text(&fault))?;
-    }
-    Ok(())
+        file.map_err(|fault| text(&fault))
+    };
+    chosen.serve.into_iter().map(file).collect()
 }
 
 fn model_repository(path: &Path, config: &Config) -> Check {
@@ -388,7 +403,7 @@ fn model_repository(path: &Path, config: &Config) -> Check {
     let faults: Vec<String> = repository
         .models
         .iter()
-        .filter_map(|model| model_fault(model).err())
+        .filter_map(|model| model_files(model).err())
         .map(|fault| fault.lines().next().unwrap_or("").to_owned())
         .collect();
     let found = format!("{}: {} models", path.display(), repository.models.len());

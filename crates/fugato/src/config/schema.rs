@@ -159,6 +159,12 @@ section! {
         /// pays; elsewhere off, since nothing promises that. Each group takes a session's
         /// memory. `cuda_graphs` has to be on too.
         plan_lanes: PlanLanes = PlanLanes::Auto;
+        /// NVIDIA device: whether models with shorter objectives run on streams of a greater
+        /// priority, whose kernels go first where legs share multiprocessors, as under
+        /// `uncontrolled`. One step for each time that an objective is twice as long, from 20 ms
+        /// on, as far as the device has steps; a model without one is last. On, as whoever shares
+        /// a GPU so would have it.
+        stream_priorities: bool = true;
     }
     unset {
         /// Folder with the libraries of CUDA and cuDNN, looked in before other places.
@@ -291,15 +297,15 @@ section! {
         /// Whether urgent work begins over what runs, which the device then suspends (on a CPU, by
         /// niceness), where waiting for the end of a leg would cost a quarter of its time to spare.
         niceness: bool = true;
+        /// Whether a task of a model that is cut runs in one go where it is the only task and no
+        /// other model was asked for within a second.
+        unsplit: bool = true;
     }
     unset {}
 }
 
 section! {
     /// What holds for every model whose own section `[model.NAME]` does not say otherwise.
-        /// Whether a task of a model that is cut runs in one go where it is the only task and no
-        /// other model was asked for within a second.
-        unsplit: bool = true;
     "defaults" RawModel => ModelConfig in MODEL_DEFAULTS {
         /// Worth of a reply in time relative to other models, above 0. Equal.
         /// Admission leaves every model its share of the device by it under overload.
@@ -354,16 +360,16 @@ section! {
         /// NVIDIA device: whether runs are captured into graphs, by batch, which start all
         /// kernels of a run at once. On; a model that cannot be captured runs without.
         cuda_graphs: bool = true;
+        /// Whether a task runs in one go although the model has legs, where no other model was asked
+        /// for within a second and its plan runs nothing side by side; under `fugato` only while no other
+        /// task runs or waits. For one more session of the model in each partition. On the CPU.
+        unsplit: bool = true;
     }
     unset {
         /// Latency objective, from the first byte of a request to its reply. No default:
         /// only the owner of a model knows it.
         slo: Span = "none; only the request's own deadline counts";
         /// Plan of one model, as `fugato plan --out` writes it: the legs that its tasks run in,
-        /// Whether a task runs in one go although the model has legs, where no other model was asked
-        /// for within a second and its plan runs nothing side by side; under `fugato` only while no other
-        /// task runs or waits. For one more session of the model in each partition. On the CPU.
-        unsplit: bool = true;
         /// between which another model may come first.
         plan: PathBuf = "none; a task is one leg, unless `legs` is set";
         /// Longest time of a leg, one item on one core: the model is cut into legs between half of

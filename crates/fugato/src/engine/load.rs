@@ -1,6 +1,8 @@
 //! Loading one version of a model: from its file through the store onto the device, and
 //! into the scheduler.
 
+mod tuning;
+
 use super::devices::{Site, is_refusal};
 use super::planned::{self, Cutter, Here, PlanFileError, Planned};
 use super::runner::Runner;
@@ -9,21 +11,21 @@ use super::served::{Gate, ServedModel, ShapeClasses};
 use super::settings::Settings;
 use super::warm::{self, WarmUpError};
 use crate::api::ModelInfo;
-use crate::config::{self, Config, CudnnSearch, ModelConfig, ModelDevice};
+use crate::config::{self, Config, ModelDevice};
 use crate::modelconfig::{self, ModelConfigError};
 use crate::telemetry::ModelMetrics;
 use fugato_core::profile::{ModelProfile, ProfileError};
 use fugato_core::sched::{DynamicBatching, Input, ModelSpec, QueueLimits};
 use fugato_core::{BatchSize, DeviceId, ModelId};
 use fugato_device::{
-    Batches, Batching, ConvolutionSearch, GpuTuning, LoadError, LoadOptions, Precision,
-    StoredModel, TensorSpec,
+    Batches, Batching, LoadError, LoadOptions, Precision, StoredModel, TensorSpec,
 };
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::Semaphore;
+use tuning::{tuning, with_streams_of};
 
 /// Versions that are loaded at once: one reads and hashes while the other optimises.
 const LOADS_AT_ONCE: usize = 2;
@@ -234,12 +236,12 @@ impl Loader {
         });
         let options = LoadOptions {
             cuts: planned.as_ref().map(|planned| planned.cuts.clone()),
-            ..options
-        };
             unsplit: planned
                 .as_ref()
                 .is_some_and(|planned| settings.model.unsplit && planned.cuts.is_in_turn()),
             gpu: with_streams_of(&self.config.device, options.gpu),
+            ..options
+        };
         let loaded = site.device.load(id, stored, &options);
         let loaded = loaded.inspect_err(|_| self.runner.profiles.forget(id));
         let loaded = loaded.map_err(|error| match is_refusal(&error) && !site.device.is_cpu() {
@@ -265,9 +267,9 @@ impl Loader {
             .insert(id, counted);
         let spec = ModelSpec {
             legs: loaded.legs,
+            unsplit: loaded.unsplit,
             ..model_spec((id, site.id()), &info, settings, &options)
         };
-            unsplit: loaded.unsplit,
         let runner = &self.runner;
         let mailbox = &runner.mailbox;
         runner.devices.settle(site.id(), |device| {
@@ -495,9 +497,9 @@ fn model_spec(
         max_batch: BatchSize(options.max_batch),
         slots: options.slots,
         legs: 1,
+        unsplit: false,
         devices: vec![device],
         limits: QueueLimits {
-        unsplit: false,
             requests: settings.queue_count_max(),
             bytes: config.queue_bytes_max.0,
         },
@@ -545,55 +547,4 @@ fn log_loaded(order: &VersionOrder, stored: &StoredModel, device: &str) {
         from_store = stored.was_cached(),
         "model loaded"
     );
-}
-
-/// How an NVIDIA device runs a model of these settings.
-fn tuning(config: &ModelConfig) -> GpuTuning {
-    GpuTuning {
-        tf32: config.tf32,
-        nhwc: config.nhwc,
-        convolutions: match config.cudnn_search {
-            CudnnSearch::Heuristic => ConvolutionSearch::Heuristic,
-            CudnnSearch::Exhaustive => ConvolutionSearch::Exhaustive,
-            CudnnSearch::Fallback => ConvolutionSearch::Fallback,
-        },
-        graphs: config.cuda_graphs,
-        // As far as the device does so: `device.plan_lanes`.
-        side_by_side: true,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{RawConfig, Sources, read_file};
-
-    #[test]
-    fn an_nvidia_device_runs_each_model_as_it_is_configured() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("fugato.toml");
-        let text = "[model.fast]\ntf32 = true\nnhwc = true\ncudnn_search = \"exhaustive\"\n\
-                    [model.careful]\ncuda_graphs = false\ncudnn_search = \"fallback\"\n";
-        std::fs::write(&path, text).expect("a file");
-        let sources = Sources {
-            flags: RawConfig::default(),
-            environment: RawConfig::default(),
-            file: Some(read_file(&path).expect("it can be read")),
-        };
-        let config = Config::resolve(&sources).expect("a configuration");
-        let of = |name: &str| tuning(&config.models[name]);
-        let fast = GpuTuning {
-            tf32: true,
-            nhwc: true,
-            convolutions: ConvolutionSearch::Exhaustive,
-            ..GpuTuning::default()
-        };
-        let careful = GpuTuning {
-            graphs: false,
-            convolutions: ConvolutionSearch::Fallback,
-            ..GpuTuning::default()
-        };
-        assert_eq!((of("fast"), of("careful")), (fast, careful));
-        assert_eq!(tuning(&config.defaults), GpuTuning::default());
-    }
 }

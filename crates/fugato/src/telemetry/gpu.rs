@@ -17,6 +17,8 @@ pub(super) struct GpuMetrics {
     power: Family<DeviceLabels, FloatGauge>,
     energy: Family<DeviceLabels, Counter<f64, AtomicU64>>,
     busy: Family<DeviceLabels, FloatGauge>,
+    sm_active: Family<DeviceLabels, FloatGauge>,
+    sm_occupied: Family<DeviceLabels, FloatGauge>,
     celsius: Family<DeviceLabels, Gauge>,
 }
 
@@ -50,6 +52,17 @@ impl GpuMetrics {
             self.busy.clone(),
         );
         registry.register(
+            "gpu_sm_active_ratio",
+            "Part of the NVIDIA device's multiprocessors that had work, on average since the metrics were read before",
+            self.sm_active.clone(),
+        );
+        registry.register(
+            "gpu_sm_occupancy_ratio",
+            "Part of the warps that the NVIDIA device's multiprocessors can hold that were there, on average since \
+             the metrics were read before",
+            self.sm_occupied.clone(),
+        );
+        registry.register(
             "gpu_temperature_celsius",
             "Temperature of the NVIDIA device",
             self.celsius.clone(),
@@ -74,15 +87,63 @@ impl GpuMetrics {
                 .get_or_create(&labels)
                 .set(f64::from(milliwatts) / 1e3);
         }
-        if let Some(percent) = health.busy_percent {
-            self.busy
-                .get_or_create(&labels)
-                .set(f64::from(percent) / 1e2);
+        for (gauge, percent) in [
+            (&self.busy, health.busy_percent.map(f64::from)),
+            (&self.sm_active, health.sm_active_percent),
+            (&self.sm_occupied, health.sm_occupied_percent),
+        ] {
+            if let Some(percent) = percent {
+                gauge.get_or_create(&labels).set(percent / 1e2);
+            }
         }
         if let Some(millijoules) = health.energy_millijoules {
             let joules = millijoules as f64 / 1e3;
             let counter = self.energy.get_or_create(&labels);
             counter.inner().store(joules.to_bits(), Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::encoding::text::encode;
+
+    fn shown(health: &GpuHealth) -> String {
+        let (metrics, mut registry) = (GpuMetrics::default(), Registry::default());
+        metrics.register(&mut registry);
+        metrics.show(DeviceId(0), health);
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("a String takes all that is written");
+        text
+    }
+
+    #[test]
+    fn a_device_that_counts_its_multiprocessors_shows_them_beside_its_use() {
+        let text = shown(&GpuHealth {
+            busy_percent: Some(100),
+            sm_active_percent: Some(12.5),
+            sm_occupied_percent: Some(3.0),
+            ..GpuHealth::default()
+        });
+        for line in [
+            "gpu_busy_ratio{device=\"0\"} 1.0",
+            "gpu_sm_active_ratio{device=\"0\"} 0.125",
+            "gpu_sm_occupancy_ratio{device=\"0\"} 0.03",
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn what_a_device_does_not_tell_is_absent() {
+        let text = shown(&GpuHealth {
+            busy_percent: Some(50),
+            ..GpuHealth::default()
+        });
+        assert!(text.contains("gpu_busy_ratio{"), "{text}");
+        assert!(!text.contains("_ratio{device=\"0\"} 0.0"), "{text}");
+        assert!(!text.contains("gpu_sm_active_ratio{"), "{text}");
+        assert!(!text.contains("gpu_sm_occupancy_ratio{"), "{text}");
     }
 }

@@ -92,6 +92,7 @@ impl<B: Backend> GpuDevice<B> {
             }
         };
         core.alive()?;
+        tell_on_host::<B>(&loaded);
         let legs = (loaded.legs(), loaded.legs_at_once());
         let mut models = core.models.write().unwrap_or_else(PoisonError::into_inner);
         match models.entry(id) {
@@ -256,6 +257,21 @@ fn is_of_the_device(cause: &LoadCause) -> bool {
             | LoadCause::DeviceMemory { .. }
             | LoadCause::DeviceLost { .. }
     )
+}
+
+/// Says what of a model runs on the host, which is slow: the device waits for it, and it for the
+/// device, and nothing of that is captured.
+fn tell_on_host<B: Backend>(model: &LoadedModel<B>) {
+    let Some(operators) = model.on_host() else {
+        return;
+    };
+    let (_, origin) = B::describe(&model.model);
+    tracing::warn!(
+        model = %origin.display(),
+        operators,
+        "operators of the model run on the CPU, in the device's lanes: the device has no kernel for \
+         them, or they compute shapes"
+    );
 }
 
 /// Says that groups of a plan run one after the other, and why.

@@ -10,7 +10,7 @@ use crate::device::{GpuTuning, LoadOptions};
 use crate::store::LoadCause;
 use crate::tensor::TensorSpec;
 use fugato_core::{LaneId, LegIndex, Nanos, PartitionId, SlotIndex};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,6 +39,8 @@ pub(super) struct LoadedModel<B: Backend> {
     pub(super) eager: Vec<AtomicBool>,
     /// Whether it was said why runs are eager.
     pub(super) told: AtomicBool,
+    /// By part: the kinds of operators that run on the host, and how many of each.
+    on_host: Mutex<BTreeMap<usize, BTreeMap<String, usize>>>,
     /// By leg: whether its groups are not to be put side by side, since that failed.
     pub(super) in_turn: Vec<AtomicBool>,
     /// Whether it was said why.
@@ -125,9 +127,9 @@ impl<B: Backend> LoadedModel<B> {
             pools: pools?,
             limits: BatchLimits {
                 legs: course.legs.len(),
+                unsplit: false,
                 slots: slots.len(),
                 max_batch: options.max_batch,
-                unsplit: false,
                 batched,
                 inputs: inputs.len(),
             },
@@ -141,6 +143,7 @@ impl<B: Backend> LoadedModel<B> {
             longest: Mutex::default(),
             eager: course.parts.iter().map(|_| AtomicBool::default()).collect(),
             told: AtomicBool::new(false),
+            on_host: Mutex::default(),
             in_turn: course.legs.iter().map(|_| AtomicBool::default()).collect(),
             told_in_turn: AtomicBool::new(false),
             course,
@@ -177,6 +180,28 @@ impl<B: Backend> LoadedModel<B> {
         let mut batches: Vec<u32> = powers.take_while(|&batch| batch < most).collect();
         batches.push(most);
         batches
+    }
+
+    /// Notes what a part runs on the host.
+    pub(super) fn note_on_host(&self, part: usize, kinds: BTreeMap<String, usize>) {
+        let mut on_host = self.on_host.lock().unwrap_or_else(PoisonError::into_inner);
+        on_host.insert(part, kinds);
+    }
+
+    /// What of the model runs on the host, as far as its sessions are there: kinds of operators, and
+    /// how many where there are several. `None`: nothing.
+    pub(super) fn on_host(&self) -> Option<String> {
+        let on_host = self.on_host.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: BTreeMap<&str, usize> = BTreeMap::new();
+        for (kind, count) in on_host.values().flatten() {
+            *all.entry(kind).or_default() += count;
+        }
+        let each = all.into_iter().map(|(kind, count)| match count {
+            1 => kind.to_owned(),
+            count => format!("{kind} ({count})"),
+        });
+        let each: Vec<_> = each.collect();
+        (!each.is_empty()).then(|| each.join(", "))
     }
 
     /// The longest run seen of a leg.

@@ -17,10 +17,12 @@ use fugato_core::{LegIndex, Nanos, SlotIndex};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What the thread of a lane works with.
+/// What the thread of a lane works with for models of one urgency.
 pub(super) struct Tools<B: Backend> {
     pub(super) lane: LaneKey,
     atoms: AtomSet,
+    /// Of all its streams.
+    priority: i32,
     pub(super) compute: Arc<B::Stream>,
     /// Copies to the device and from it, each on a stream of its own: a copy that waits for a
     /// run to end holds up no copy for the next.
@@ -97,20 +99,25 @@ pub(super) fn failed(fault: Fault) -> Failed {
 }
 
 impl<B: Backend> Tools<B> {
-    pub(super) fn new(backend: &B, lane: LaneKey, atoms: AtomSet) -> Result<Self, Fault> {
+    pub(super) fn new(
+        backend: &B,
+        (lane, atoms): (LaneKey, AtomSet),
+        priority: i32,
+    ) -> Result<Self, Fault> {
         Ok(Self {
             lane,
             atoms,
-            compute: backend.stream(atoms)?,
-            copies_in: backend.stream(atoms)?,
-            copies_out: backend.stream(atoms)?,
+            priority,
+            compute: backend.stream(atoms, priority)?,
+            copies_in: backend.stream(atoms, priority)?,
+            copies_out: backend.stream(atoms, priority)?,
             spare: Arc::default(),
         })
     }
 
     /// A further stream of the lane's partition.
     pub(super) fn stream(&self, backend: &B) -> Result<Arc<B::Stream>, Fault> {
-        backend.stream(self.atoms)
+        backend.stream(self.atoms, self.priority)
     }
 
     fn events(&self, backend: &B) -> Result<Events<B>, Fault> {

@@ -146,6 +146,10 @@ impl<B: Backend> LoadedModel<B> {
             }
             Err(fault) => return Err(fault),
         };
+        if !graphs {
+            // What is captured runs on the device alone.
+            self.note_on_host(part, backend.on_host(&session));
+        }
         on_lane.session = Some(Made {
             session,
             graphs,

@@ -5,7 +5,11 @@ mod at_once;
 mod faults;
 mod legs;
 mod loading;
+mod on_host;
+mod priorities;
 mod profile;
+mod rig;
+mod small;
 
 use super::super::backend::FaultKind;
 use super::super::fake::{Fake, FakeFacts, FakeModel, model};
@@ -18,6 +22,7 @@ use crate::tensor::{ElementType, InputTensor, TensorData};
 use fugato_core::device::{AtomSet, LaneClass};
 use fugato_core::sched::Start;
 use fugato_core::{BatchSize, DeviceId, LegIndex, PartitionId, RequestId, SlotIndex, TaskId};
+use rig::Rig;
 use std::sync::atomic::AtomicU64;
 
 const ENOUGH: usize = 1 << 20;
@@ -26,121 +31,6 @@ const HANG: HangLimit = HangLimit {
     times: 20,
 };
 const LANES: [LaneClass; 2] = [LaneClass::Normal; 2];
-
-/// Has a test that fails not wait for what it holds.
-struct Freed(Fake);
-
-impl Drop for Freed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.lose();
-        }
-    }
-}
-
-/// A device with two lanes in each partition, what it reports, and the host's time.
-struct Rig {
-    // Dropped before the device, which waits for the end of what it was given.
-    _freed: Freed,
-    fake: Fake,
-    device: GpuDevice<Fake>,
-    events: Receiver<DeviceEvent>,
-    time: Arc<AtomicU64>,
-}
-
-impl Rig {
-    fn new(memory: usize) -> Self {
-        Self::making(memory, false)
-    }
-
-    /// One that may run groups of a plan side by side.
-    fn making(memory: usize, side_by_side: bool) -> Self {
-        let fake = Fake::new(memory);
-        let (sender, events) = channel();
-            unsplit: false,
-        let sender = Mutex::new(sender);
-        let time = Arc::new(AtomicU64::new(0));
-        let ticks = Arc::clone(&time);
-        let layout = SmLayout::new(132, vec![8; 16]);
-        let device = GpuDevice::new(Parts {
-            backend: fake.clone(),
-            spec: layout.spec(DeviceId(0), "fake", &LANES, &LANES),
-            // Each look at it takes a microsecond.
-            clock: Arc::new(move || {
-                Timestamp::from_nanos(ticks.fetch_add(1_000, Ordering::SeqCst))
-            }),
-            sink: Arc::new(move |event| {
-                let sender = sender.lock().unwrap();
-                // A test that is over hears nothing.
-                let _ = sender.send(event);
-            }),
-            hang: HANG,
-            side_by_side,
-        });
-        Self {
-            _freed: Freed(fake.clone()),
-            fake,
-            device,
-            events,
-            time,
-        }
-    }
-
-    /// With models 0, 1, .. loaded.
-    fn with(models: Vec<FakeFacts>) -> Self {
-        let rig = Self::new(ENOUGH);
-        for (id, facts) in (0..).zip(models) {
-            rig.load(id, facts).unwrap();
-        }
-        rig
-    }
-
-    fn load(&self, id: u32, facts: FakeFacts) -> Result<Loaded, LoadError> {
-        self.load_cut(id, facts, None)
-    }
-
-    fn load_cut(&self, id: u32, facts: FakeFacts, cuts: Option<Cuts>) -> Result<Loaded, LoadError> {
-        let options = LoadOptions {
-            max_batch: 4,
-            cuts,
-            ..LoadOptions::default()
-        };
-        self.device
-            .load(ModelId(id), &FakeModel(Arc::new(facts)), &options)
-    }
-
-    fn event(&self) -> DeviceEvent {
-        self.events.recv_timeout(Duration::from_secs(120)).unwrap()
-    }
-
-    /// Runs a leg on an idle lane.
-    fn run(&self, work: LegWork) -> Result<TaskOutputs, RunError> {
-        let task = work.start.task;
-        self.device.start(work);
-        assert!(matches!(self.event(), DeviceEvent::Started { task: of, .. } if of == task));
-        let DeviceEvent::Finished {
-            task: of, result, ..
-        } = self.event()
-        else {
-            panic!("{task} ends");
-        };
-        assert_eq!(of, task);
-        result
-    }
-
-    fn pass(&self, time: Nanos) {
-        self.time.fetch_add(time.as_nanos(), Ordering::SeqCst);
-    }
-
-    fn partition(&self, atoms: AtomSet) -> PartitionId {
-        let partitions = &self.device.spec().partitions;
-        partitions
-            .iter()
-            .find(|part| part.atoms == atoms)
-            .unwrap()
-            .id
-    }
-}
 
 /// A request of `items` rows of `row` bytes, all `seed`.
 fn request(items: u32, row: u64, seed: u8) -> RequestInputs {
@@ -167,6 +57,7 @@ fn leg(task: u64, requests: Vec<RequestInputs>) -> LegWork {
             lane: LaneId(0),
             slot: SlotIndex(u16::try_from(task % 2).unwrap()),
             batch: BatchSize(requests.iter().map(|request| request.items).sum()),
+            unsplit: false,
             not_before: Timestamp::ZERO,
             requests: (0..requests.len() as u64).map(RequestId).collect(),
         },

@@ -29,6 +29,9 @@ pub(in super::super) struct FakeFacts {
     /// Whether its last operator has control flow, so that no session of it whose runs are
     /// captured comes about.
     pub(in super::super) branches: bool,
+    /// What gives these runs on the host, so that no session of it whose runs are captured comes
+    /// about.
+    pub(in super::super) on_host: &'static [&'static str],
     /// Whether captures break off.
     pub(in super::super) breaks_captures: bool,
     /// What graphs of ours get wrong.
@@ -122,6 +125,7 @@ pub(in super::super) fn graph(
         session_bytes: 500,
         takes: Nanos::from_micros(100),
         branches: false,
+        on_host: &[],
         breaks_captures: false,
         spoils: Spoils::Nothing,
         not_alone: None,
@@ -171,6 +175,13 @@ impl FakePart {
     pub(super) fn branches(&self) -> bool {
         let last = self.model.0.graph.graph().operators().len() - 1;
         self.model.0.branches && self.operators.contains(&OperatorIndex::at(last))
+    }
+
+    /// The kinds of its operators that run on the host: each is of one of its own.
+    pub(super) fn on_host(&self) -> BTreeMap<String, usize> {
+        let host = self.model.0.on_host;
+        let gives = self.gives().filter(|given| host.contains(given));
+        gives.map(|given| (format!("Adds-{given}"), 1)).collect()
     }
 
     /// Computes what it gives, among the tensors by name.

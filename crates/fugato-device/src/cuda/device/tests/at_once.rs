@@ -10,7 +10,7 @@ use fugato_core::OperatorIndex;
 
 /// Three groups that read the input, three that each read two of those, and one that reads all of
 /// these: `y` is six times the input and ten; before it `d`, of which it is twice and three more.
-fn wide() -> FakeFacts {
+pub(super) fn wide() -> FakeFacts {
     graph(
         "wide",
         4,
@@ -39,7 +39,7 @@ const THREE: &[&[usize]] = &[&[0], &[1], &[2]];
 const THREE_MORE: &[&[usize]] = &[&[3], &[4], &[5]];
 const LAST: &[&[usize]] = &[&[6]];
 
-fn one_leg() -> Cuts {
+pub(super) fn one_leg() -> Cuts {
     cuts(&[&[THREE, THREE_MORE, LAST]])
 }
 
