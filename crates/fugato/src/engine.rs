@@ -31,7 +31,11 @@ pub use import::ImportedModel;
 #[cfg(any(feature = "cuda", test))]
 pub(crate) use open::{OpenDevice, open_device};
 pub use plan_bench::{Difference, PlanBench, PlanBenchError, Timing};
+#[cfg(any(feature = "cuda", test))]
+pub(crate) use planned::cuts_of;
 pub use profiles::ProfileFileError;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) use serve::InProcess;
 pub use serve::{Given, ServeError, serve};
 pub use timeline::TimelineFileError;
 pub use workbench::{BenchModel, CutModel, ForAll, LegsWanted, Workbench};

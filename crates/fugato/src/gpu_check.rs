@@ -21,7 +21,7 @@ mod report;
 mod served;
 
 pub use process::{Job, run_parts};
-pub use report::{Heading, Report, SCHEMA, Verdict, summary};
+pub use report::{Origin, Report, SCHEMA, Verdict, summary};
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -53,6 +53,8 @@ pub enum Part {
     Policies,
     /// How long the device stands still between two legs, in one partition and in two
     Switch,
+    /// What the server adds to a run of one model on the whole device
+    Server,
     /// What neighbours of other models cost a model in a half of its own
     Beside,
     /// What eight models take of memory in three partitions each
@@ -64,7 +66,7 @@ pub enum Part {
 impl Part {
     /// All, in the order they are tried: the riskiest assumptions first.
     /// What they leave of their time goes to the parts that measure as long as they may.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Device,
         Self::Capture,
         Self::Overlap,
@@ -73,6 +75,7 @@ impl Part {
         Self::Neighbours,
         Self::Partitions,
         Self::Switch,
+        Self::Server,
         Self::Beside,
         Self::Models,
         Self::Plans,
@@ -97,6 +100,7 @@ impl Part {
             Self::Legs => "legs",
             Self::Policies => "policies",
             Self::Switch => "switch",
+            Self::Server => "server",
             Self::Beside => "beside",
             Self::Models => "models",
             Self::Plans => "plans",
@@ -116,10 +120,11 @@ impl Part {
             Self::Zoo => "Do all models answer as on the CPU?",
             Self::Knees => "Is a part of the device enough for a model?",
             Self::Legs => "Do legs need smaller shares than their model?",
-            Self::Policies => "Does `fugato` hold as much load as no control?",
+            Self::Policies => "Do policies hold the loads they are to hold?",
             Self::Switch => "Is another partition as near as the same one?",
+            Self::Server => "Does the server add little to a run?",
             Self::Beside => "Do other models leave one alone?",
-            Self::Models => "Do eight models in three partitions each fit beside others?",
+            Self::Models => "Do eight models in three partitions each fit, with weights shared?",
             Self::Plans => "Do groups of a plan gain by running side by side?",
         }
     }
@@ -129,12 +134,11 @@ impl Part {
         Duration::from_secs(match self {
             Self::Device => 10,
             Self::Capture => 45,
-            Self::Overlap | Self::Memory | Self::Models => 25,
-            Self::Neighbours | Self::Partitions | Self::Legs => 25,
-            Self::Retarget | Self::Beside => 20,
-            Self::Switch => 15,
-            Self::Plans | Self::Zoo => 60,
-            Self::Knees | Self::Policies => 45,
+            Self::Overlap | Self::Memory | Self::Partitions | Self::Beside => 20,
+            Self::Neighbours | Self::Models | Self::Legs => 25,
+            Self::Retarget | Self::Switch | Self::Server => 15,
+            Self::Plans | Self::Zoo | Self::Knees => 55,
+            Self::Policies => 50,
         })
     }
 }
@@ -188,26 +192,51 @@ pub fn try_part(_part: Part, _setup: &Setup, _trial: Trial<'_>) -> anyhow::Resul
     anyhow::bail!("this program was built without the feature `cuda`")
 }
 
-/// Whether there is a device to check.
+/// The device to check, as far as it is known before anything is loaded.
 ///
 /// # Errors
 /// Why there is none.
 #[cfg(feature = "cuda")]
-pub fn find_device(ordinal: u32) -> anyhow::Result<String> {
-    let driver = fugato_device::cuda::Driver::find()?;
-    let count = driver.devices()?;
-    if ordinal >= count {
-        return Err(fugato_device::cuda::NoDriver::NoDevice { ordinal, count }.into());
-    }
-    Ok(format!("CUDA {} with {count} devices", driver.version()))
+pub fn find_device(ordinal: u32) -> anyhow::Result<Origin> {
+    let found = fugato_device::cuda::find(ordinal)?;
+    Ok(Origin {
+        driver: found.driver_build.clone(),
+        cuda: Some(found.driver.clone()),
+        ..Origin::of(found.to_string())
+    })
 }
 
-/// Whether there is a device to check.
+/// The same with the libraries that a part runs on, which are loaded here as it loads them. What
+/// cannot be is left out: the part then says why.
+///
+/// # Errors
+/// Why there is no device.
+#[cfg(feature = "cuda")]
+pub fn origin(setup: &Setup) -> anyhow::Result<Origin> {
+    let libraries = fugato_device::cuda::CudaLibraries::load(&setup.libraries).ok();
+    let runtime = fugato_device::Runtime::load(&setup.onnxruntime).ok();
+    Ok(Origin {
+        runtime: runtime.map(|runtime| runtime.profile_key()),
+        libraries: libraries.and_then(|libraries| libraries.versions()),
+        ..find_device(setup.device)?
+    })
+}
+
+/// The device to check.
 ///
 /// # Errors
 /// Always: this program was built without NVIDIA devices.
 #[cfg(not(feature = "cuda"))]
-pub fn find_device(_ordinal: u32) -> anyhow::Result<String> {
+pub fn find_device(_ordinal: u32) -> anyhow::Result<Origin> {
+    anyhow::bail!("this program was built without the feature `cuda`")
+}
+
+/// The device to check.
+///
+/// # Errors
+/// Always: this program was built without NVIDIA devices.
+#[cfg(not(feature = "cuda"))]
+pub fn origin(_setup: &Setup) -> anyhow::Result<Origin> {
     anyhow::bail!("this program was built without the feature `cuda`")
 }
 

@@ -4,12 +4,11 @@ use super::places::try_folder;
 use super::{Outcome, SettingArgs};
 use crate::config::Span;
 use crate::gpu_check::{
-    Heading, Job, Part, Report, Setup, TIME, Trial, Verdict, find_device, run_parts, try_part,
+    Job, Part, Report, Setup, TIME, Trial, Verdict, find_device, origin, run_parts, try_part,
 };
 #[cfg(feature = "cuda")]
 use crate::plan_lanes::{Checked, Machine};
 use crate::profiler::files;
-use crate::provenance::Provenance;
 use crate::runtime::{self, Surroundings};
 use anyhow::Context;
 use clap::ValueHint;
@@ -118,16 +117,13 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             device: args.device,
             out: args.out.clone(),
         },
-        heading: Heading {
-            device: found,
-            made: Provenance::of_this_process(),
-        },
+        origin: found,
     };
-    writeln!(std::io::stderr(), "{}", job.heading.device)?;
+    writeln!(std::io::stderr(), "{}", job.origin.device)?;
     let reports = run_parts(&job, |report| {
         Ok(writeln!(std::io::stderr(), "{}", line(report))?)
     })?;
-    let page = crate::gpu_check::summary(&job.heading, &reports);
+    let page = crate::gpu_check::summary(&job.origin, &reports);
     std::io::stdout().write_all(page.as_bytes())?;
     match keep(args.device, &reports, store.as_deref()) {
         Ok(None) => {}
@@ -194,9 +190,11 @@ fn run_here(part: Part, args: &Args) -> anyhow::Result<Outcome> {
     };
     let path = args.out.join(format!("{}.json", part.name()));
     let begun = Instant::now();
+    let origin = origin(&setup)?;
     let write = |report: &Report| {
         let report = Report {
             seconds: begun.elapsed().as_secs_f64(),
+            origin: Some(origin.clone()),
             ..report.clone()
         };
         write(&path, &report)

@@ -113,6 +113,15 @@ pub(super) fn of_plan(plan: &Plan, stored: &StoredModel) -> Result<Planned, Stri
     Ok(Planned::of(plan.clone(), &segments))
 }
 
+/// How a plan of the model cuts it, for whoever checks a device.
+///
+/// # Errors
+/// Where it is no plan of the model.
+#[cfg(any(feature = "cuda", test))]
+pub(crate) fn cuts_of(plan: &Plan, stored: &StoredModel) -> Result<Cuts, String> {
+    of_plan(plan, stored).map(|planned| planned.cuts)
+}
+
 impl PlanFileError {
     /// The device that the plan was made for, where it is another.
     pub(super) fn of_device(&self) -> Option<&DeviceKey> {

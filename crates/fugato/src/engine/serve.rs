@@ -1,6 +1,8 @@
 //! A whole server: device, driver, engine, protocols, signals.
 
 mod error;
+#[cfg(any(feature = "cuda", test))]
+mod in_process;
 mod parts;
 #[cfg(test)]
 mod tests;
@@ -46,6 +48,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::ServeError;
 use error::os;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) use in_process::InProcess;
 use parts::{scheduler_config, server_options, shared_memory, trace_options};
 
 /// Requests that may wait for the driver's next look: a few milliseconds' worth at a

@@ -27,6 +27,7 @@ pub(super) fn run(part: Part, setup: &Setup, budget: &mut Budget<'_>) -> anyhow:
         Part::Knees => on_gpu::knees(setup, budget),
         Part::Legs => on_gpu::legs(setup, budget),
         Part::Policies => on_gpu::policies(setup, budget),
+        Part::Server => on_gpu::server(setup, budget),
         Part::Switch => on_gpu::switch(setup, budget),
         Part::Beside => on_gpu::beside(setup, budget),
         Part::Models => on_gpu::models(setup, budget),

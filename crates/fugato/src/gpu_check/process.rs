@@ -1,6 +1,6 @@
 //! A part in a process of its own.
 
-use super::{Heading, Part, Report, Setup, Verdict, summary};
+use super::{Origin, Part, Report, Setup, Verdict, summary};
 use crate::supervisor::{QUEUES, QUEUES_MOST};
 use anyhow::Context;
 use std::fs::{self, File};
@@ -21,8 +21,8 @@ pub struct Job {
     /// The time for all of them, of which each has a part in proportion to [`Part::limit`], and
     /// what those before it have left of theirs.
     pub time: Duration,
-    /// What stands above their reports.
-    pub heading: Heading,
+    /// What stands above their reports, and in those of parts that did not come to say it.
+    pub origin: Origin,
 }
 
 /// How much of what a part said last goes into the report of one that broke off.
@@ -47,7 +47,7 @@ pub fn run_parts(
         told(&report)?;
         reports.push(report);
         let path = job.setup.out.join("summary.md");
-        fs::write(&path, summary(&job.heading, &reports))
+        fs::write(&path, summary(&job.origin, &reports))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
     }
     Ok(reports)
@@ -99,6 +99,7 @@ fn run_part(job: &Job, part: Part, until: Instant) -> anyhow::Result<Report> {
         },
         None => Report {
             seconds,
+            origin: Some(job.origin.clone()),
             ..Report::new(part, Verdict::Unknown, format!("{how}. {}", tail(&log)?))
         },
     };
@@ -150,7 +151,6 @@ fn tail(path: &Path) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provenance::Provenance;
 
     /// A job whose parts are a script instead of this program.
     fn job(folder: &Path, script: &str) -> Job {
@@ -165,10 +165,7 @@ mod tests {
                 out: folder.to_owned(),
             },
             time: Duration::from_secs(60),
-            heading: Heading {
-                device: "a device of the driver's own name".to_owned(),
-                made: Provenance::of_this_process(),
-            },
+            origin: Origin::of("a device of the driver's own name"),
         }
     }
 
@@ -183,6 +180,11 @@ mod tests {
             assert_eq!(report.verdict, Verdict::Unknown);
             assert!(report.words.contains("broke off (signal: 11"), "{report:?}");
             assert!(report.words.contains("no such luck"), "{report:?}");
+            let text = fs::read_to_string(folder.path().join(format!("{}.json", report.part)));
+            let kept: Report = serde_json::from_str(&text.expect("a file")).expect("a report");
+            let origin = kept.origin.expect("where it was tried");
+            assert_eq!(origin.device, "a device of the driver's own name");
+            assert_eq!(origin.fugato, env!("CARGO_PKG_VERSION"));
         }
         let page = fs::read_to_string(folder.path().join("summary.md")).expect("a page");
         assert!(page.contains("| capture | Do captured"), "{page}");

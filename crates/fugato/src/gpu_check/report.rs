@@ -80,8 +80,77 @@ pub struct Report {
     pub words: String,
     /// How long it took, in seconds.
     pub seconds: f64,
+    /// Where and by what it was found; none in reports of versions that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// What was measured.
     pub facts: serde_json::Value,
+}
+
+/// Where, by what and when a part was tried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The device, as people read it.
+    pub device: String,
+    /// The driver's own version, where the system tells it.
+    pub driver: Option<String>,
+    /// The newest CUDA version that the driver knows.
+    pub cuda: Option<String>,
+    /// ONNX Runtime; none where it did not come to be loaded.
+    pub runtime: Option<String>,
+    /// cuDNN and cuBLAS, where they can be asked.
+    pub libraries: Option<String>,
+    /// This program's version.
+    pub fugato: String,
+    /// The command, commit, machine and time.
+    pub made: Provenance,
+}
+
+impl Origin {
+    /// What is known before anything is loaded.
+    pub fn of(device: impl Into<String>) -> Self {
+        Self {
+            device: device.into(),
+            driver: None,
+            cuda: None,
+            runtime: None,
+            libraries: None,
+            fugato: env!("CARGO_PKG_VERSION").to_owned(),
+            made: Provenance::of_this_process(),
+        }
+    }
+
+    /// As lines of a page's table; what `loaded` knows of is told where this one does not know.
+    fn lines(&self, loaded: Option<&Self>) -> String {
+        let Self { device, made, .. } = self;
+        let told = |of: fn(&Self) -> &Option<String>| {
+            let found = of(self).as_deref();
+            let found = found.or_else(|| of(loaded?).as_deref());
+            found.unwrap_or("not said")
+        };
+        let begun = made.started();
+        let rows: [(&str, &str); 9] = [
+            ("driver", told(|origin| &origin.driver)),
+            ("CUDA of the driver", told(|origin| &origin.cuda)),
+            ("ONNX Runtime", told(|origin| &origin.runtime)),
+            ("libraries", told(|origin| &origin.libraries)),
+            ("Fugato", &self.fugato),
+            ("commit", made.commit.as_deref().unwrap_or("not said")),
+            ("machine", &made.machine),
+            ("system", &made.system),
+            ("begun", begun.as_str()),
+        ];
+        let mut text = format!(
+            "{device}.\n\n| | |\n|---|---|\n| command | `{}` |\n",
+            made.command.join(" ")
+        );
+        for (name, value) in rows {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "| {name} | {value} |");
+        }
+        text.push('\n');
+        text
+    }
 }
 
 impl Report {
@@ -94,6 +163,7 @@ impl Report {
             verdict,
             words: words.into(),
             seconds: 0.0,
+            origin: None,
             facts: serde_json::Value::Null,
         }
     }
@@ -113,36 +183,13 @@ impl Report {
     }
 }
 
-/// What stands above the reports: where, by what and when they were made.
-#[derive(Clone, Debug)]
-pub struct Heading {
-    /// The device, as people read it.
-    pub device: String,
-    /// How it was checked.
-    pub made: Provenance,
-}
-
-impl Heading {
-    fn lines(&self) -> String {
-        let Self { device, made } = self;
-        let commit = made.commit.as_deref().unwrap_or("not said");
-        format!(
-            "{device}.\n\n| | |\n|---|---|\n| command | `{}` |\n| Fugato | {} |\n| commit | {commit} |\n\
-             | machine | {} |\n| system | {} |\n| begun | {} |\n\n",
-            made.command.join(" "),
-            env!("CARGO_PKG_VERSION"),
-            made.machine,
-            made.system,
-            made.started()
-        )
-    }
-}
-
-/// The reports as a page in Markdown, fit to be kept.
-pub fn summary(heading: &Heading, reports: &[Report]) -> String {
+/// The reports as a page in Markdown, fit to be kept, under where they were made.
+pub fn summary(origin: &Origin, reports: &[Report]) -> String {
+    let mut origins = reports.iter().filter_map(|report| report.origin.as_ref());
+    let loaded = origins.find(|origin| origin.runtime.is_some());
     let mut text = format!(
         "# GPU check\n\n{}| part | asked | answer | seconds |\n|---|---|---|---|\n",
-        heading.lines()
+        origin.lines(loaded)
     );
     for report in reports {
         let answer = match report.verdict {

@@ -14,6 +14,7 @@ mod models;
 pub(super) mod on_gpu;
 mod plans;
 mod policies;
+mod server;
 mod stage;
 mod switch;
 #[cfg(test)]

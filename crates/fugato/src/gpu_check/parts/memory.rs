@@ -1,8 +1,9 @@
-//! What a session takes of memory and of time to make.
+//! What a session takes of memory and of time to make. Each of these sessions has weights of its
+//! own, which are taken off; whether the device's share theirs, the part `models` tells.
 
 use crate::gpu_check::bench::Bench;
 use crate::gpu_check::report::{Answer, Verdict};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Instant;
 
 const MODELS: [&str; 3] = ["resnet50", "mobilenet_v2", "bert-base"];
@@ -52,7 +53,12 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
             sessions.push((model, graph));
         }
     }
-    Ok(Answer {
+    Ok(answer(most, &rows))
+}
+
+/// What is said of sessions of which a further one takes at most so many bytes besides weights.
+fn answer(most: u64, rows: &[Value]) -> Answer {
+    Answer {
         verdict: Verdict::of(most <= BESIDES),
         words: format!(
             "a further session takes at most {} MiB besides its weights (expected {} at most)",
@@ -60,5 +66,19 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
             BESIDES >> 20
         ),
         facts: json!({ "sessions": rows }),
-    })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_further_session_may_take_a_quarter_of_a_gibibyte() {
+        assert_eq!(answer(0, &[]).verdict, Verdict::Holds);
+        let most = answer(BESIDES, &[]);
+        assert_eq!(most.verdict, Verdict::Holds);
+        assert!(most.words.contains("at most 256 MiB"), "{}", most.words);
+        assert_eq!(answer(BESIDES + 1, &[]).verdict, Verdict::Fails);
+    }
 }

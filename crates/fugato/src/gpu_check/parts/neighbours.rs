@@ -51,46 +51,70 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
     let work = enqueue(&everywhere, Box::new(move || spread.launch(&stream)));
     let overlapping = beside(bench, &urgent, &here, work)?;
     let (gap, switch) = gaps(bench, &urgent, &here, &there)?;
-    let limit = alone[1].mul_f64(MOST);
-    let kept = [
-        ("compute", &compute),
-        ("fills", &fills),
-        ("copies", &copies),
-    ];
-    let disturbed: Vec<_> = kept
-        .iter()
-        .filter(|(_, times)| times[1] > limit)
-        .map(|(name, times)| format!("{name} {:.0} us", micros(times[1])))
-        .collect();
-    let slow = switch > SWITCH;
-    Ok(Answer {
-        verdict: Verdict::of(disturbed.is_empty() && !slow),
-        words: format!(
-            "99th percentile {:.0} us alone{}; a change of partition takes {:.1} us (expected \
-             {:.0} at most)",
-            micros(alone[1]),
-            match disturbed.as_slice() {
-                [] => format!(", at most {MOST} times that beside neighbours"),
-                disturbed => format!(", beside {}", disturbed.join(", ")),
-            },
-            micros(switch),
-            micros(SWITCH)
-        ),
-        facts: json!({
-            "model": MODEL,
-            "sms": halves[0].sms(),
-            "alone": row(&alone),
-            "beside_compute": row(&compute),
-            "beside_fills": row(&fills),
-            "beside_copies_from_the_host": row(&copies),
-            "beside_work_on_all_multiprocessors": row(&overlapping),
-            "gap_same_partition_us": micros(gap),
-            "gap_other_partition_us": micros(switch),
-        }),
-    })
+    let found = Found {
+        alone,
+        beside: [("compute", compute), ("fills", fills), ("copies", copies)],
+        overlapping,
+        gap,
+        switch,
+    };
+    Ok(found.answer(halves[0].sms()))
 }
 
-fn row(times: &[Duration; 2]) -> Value {
+/// Median and 99th percentile.
+type Times = [Duration; 2];
+
+/// What was measured.
+#[derive(Clone, Copy)]
+struct Found {
+    alone: Times,
+    /// Beside neighbours in the other half, each by what it does.
+    beside: [(&'static str, Times); 3],
+    /// Beside one on all multiprocessors, of which nothing is asked.
+    overlapping: Times,
+    gap: Duration,
+    switch: Duration,
+}
+
+impl Found {
+    fn answer(&self, sms: u32) -> Answer {
+        let limit = self.alone[1].mul_f64(MOST);
+        let disturbed: Vec<_> = self
+            .beside
+            .iter()
+            .filter(|(_, times)| times[1] > limit)
+            .map(|(name, times)| format!("{name} {:.0} us", micros(times[1])))
+            .collect();
+        let [compute, fills, copies] = self.beside.map(|(_, times)| times);
+        Answer {
+            verdict: Verdict::of(disturbed.is_empty() && self.switch <= SWITCH),
+            words: format!(
+                "99th percentile {:.0} us alone{}; a change of partition takes {:.1} us (expected \
+                 {:.0} at most)",
+                micros(self.alone[1]),
+                match disturbed.as_slice() {
+                    [] => format!(", at most {MOST} times that beside neighbours"),
+                    disturbed => format!(", beside {}", disturbed.join(", ")),
+                },
+                micros(self.switch),
+                micros(SWITCH)
+            ),
+            facts: json!({
+                "model": MODEL,
+                "sms": sms,
+                "alone": row(&self.alone),
+                "beside_compute": row(&compute),
+                "beside_fills": row(&fills),
+                "beside_copies_from_the_host": row(&copies),
+                "beside_work_on_all_multiprocessors": row(&self.overlapping),
+                "gap_same_partition_us": micros(self.gap),
+                "gap_other_partition_us": micros(self.switch),
+            }),
+        }
+    }
+}
+
+fn row(times: &Times) -> Value {
     json!({ "p50_us": micros(times[0]), "p99_us": micros(times[1]) })
 }
 
@@ -103,7 +127,7 @@ fn beside(
     graph: &Executable,
     stream: &Stream,
     neighbour: Option<(Arc<Stream>, Work)>,
-) -> anyhow::Result<[Duration; 2]> {
+) -> anyhow::Result<Times> {
     let is_over = AtomicBool::new(false);
     let (started, begin) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
@@ -179,4 +203,35 @@ fn gaps(
         rest(&same, one * LEGS),
         rest(&turns, (one + other) * (LEGS / 2)),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_neighbour_that_disturbs_or_a_slow_change_of_partition_fails() {
+        let times = |p99| [Duration::from_micros(80), Duration::from_micros(p99)];
+        let answer = |p99: [u64; 3], switch| {
+            let [compute, fills, copies] = p99.map(times);
+            let found = Found {
+                alone: times(100),
+                beside: [("compute", compute), ("fills", fills), ("copies", copies)],
+                overlapping: times(10_000),
+                gap: Duration::from_millis(1),
+                switch,
+            };
+            found.answer(64)
+        };
+        assert_eq!(answer([150; 3], SWITCH).verdict, Verdict::Holds);
+        for place in 0..3 {
+            let mut p99 = [150; 3];
+            p99[place] = 151;
+            assert_eq!(answer(p99, SWITCH).verdict, Verdict::Fails, "{p99:?}");
+        }
+        let words = answer([100, 151, 100], SWITCH).words;
+        assert!(words.contains("beside fills 151 us"), "{words}");
+        let longer = SWITCH + Duration::from_nanos(1);
+        assert_eq!(answer([100; 3], longer).verdict, Verdict::Fails);
+    }
 }

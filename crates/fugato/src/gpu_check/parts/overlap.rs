@@ -3,7 +3,7 @@
 use crate::gpu_check::bench::{Bench, micros, quantile};
 use crate::gpu_check::report::{Answer, Verdict};
 use fugato_device::cuda::{CudaModelError, Event};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const MODEL: &str = "resnet50";
 const BATCHES: [u32; 2] = [1, 8];
@@ -64,12 +64,35 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
             "whole_device_us": micros(unshared),
         }));
     }
-    Ok(Answer {
+    Ok(answer(worst, &rows))
+}
+
+/// What is said of the runs, of which the worst took so many times the slower one alone.
+fn answer(worst: f64, rows: &[Value]) -> Answer {
+    Answer {
         verdict: Verdict::of(worst <= MOST),
         words: format!(
             "two of {MODEL} in one graph take at most {worst:.2} times the slower one alone \
              (expected {MOST} at most, 2 is one after the other)"
         ),
         facts: json!({ "runs": rows }),
-    })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_that_take_much_longer_than_one_are_not_side_by_side() {
+        assert_eq!(answer(1.0, &[]).verdict, Verdict::Holds);
+        assert_eq!(answer(MOST, &[]).verdict, Verdict::Holds);
+        assert_eq!(answer(MOST + 0.001, &[]).verdict, Verdict::Fails);
+        let one_after_the_other = answer(2.0, &[]);
+        assert_eq!(one_after_the_other.verdict, Verdict::Fails);
+        let words = one_after_the_other.words;
+        assert!(words.contains("2.00 times"), "{words}");
+        let unknown = answer(f64::NAN, &[]);
+        assert_eq!(unknown.verdict, Verdict::Fails, "a time that is none");
+    }
 }

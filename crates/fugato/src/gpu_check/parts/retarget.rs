@@ -71,23 +71,68 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Answer> {
     executable.launch(&wide)?;
     wide.synchronize()?;
     let is_same = model.read(0)? == expected;
-    let over = on_moved.as_secs_f64() / on_whole.as_secs_f64();
+    let moved = Moved {
+        kernels_there: nodes.kernels_of_partition,
+        over: on_moved.as_secs_f64() / on_whole.as_secs_f64(),
+        is_same,
+    };
     Ok(Answer {
-        verdict: Verdict::of(is_same && over <= MOST),
+        verdict: moved.verdict(),
         words: format!(
             "{kernels} kernels moved from {} to {} multiprocessors, {} of them are said to be \
-             there, {over:.2} times the time of a capture there (expected {MOST} at most), \
+             there, {:.2} times the time of a capture there (expected {MOST} at most), \
              answers {}",
             small.sms(),
             whole.sms(),
-            nodes.kernels_of_partition,
+            moved.kernels_there,
+            moved.over,
             if is_same { "equal" } else { "differ" }
         ),
         facts: facts(json!({
             "kernels": kernels,
-            "kernels_there": nodes.kernels_of_partition,
+            "kernels_there": moved.kernels_there,
             "us": micros(on_moved),
             "answers_equal": is_same,
         })),
     })
+}
+
+/// A graph that was moved.
+#[derive(Clone, Copy)]
+struct Moved {
+    /// Those that the driver says are in the other partition.
+    kernels_there: usize,
+    /// Its time in that of a graph that was captured there.
+    over: f64,
+    is_same: bool,
+}
+
+impl Moved {
+    /// What the driver says of kernels is told and not asked for: only their time and what they
+    /// answer is of use.
+    fn verdict(&self) -> Verdict {
+        Verdict::of(self.is_same && self.over <= MOST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_graph_has_moved_if_it_is_as_fast_there_and_answers_the_same() {
+        let verdict = |over, is_same| {
+            let moved = Moved {
+                kernels_there: 100,
+                over,
+                is_same,
+            };
+            moved.verdict()
+        };
+        assert_eq!(verdict(1.0, true), Verdict::Holds);
+        assert_eq!(verdict(MOST, true), Verdict::Holds);
+        assert_eq!(verdict(MOST + 0.001, true), Verdict::Fails);
+        assert_eq!(verdict(1.0, false), Verdict::Fails);
+        assert_eq!(verdict(f64::NAN, true), Verdict::Fails);
+    }
 }

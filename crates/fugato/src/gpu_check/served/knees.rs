@@ -23,6 +23,10 @@ use std::time::{Duration, Instant};
 /// together, for what a run costs after one of another model.
 const ONE_BY_ONE: f64 = 0.85;
 
+/// The part of that which the first models have, where there are others; what they leave of it
+/// is the others'.
+const FIRST: f64 = 0.8;
+
 /// The version of every model of the zoo in a repository.
 const VERSION: &str = "1";
 
@@ -30,6 +34,8 @@ const VERSION: &str = "1";
 pub(super) struct Plan {
     /// In the order they are measured.
     pub(super) models: Vec<&'static ZooModel>,
+    /// So many of them have to be measured for an answer; the others are as time remains.
+    pub(super) first: usize,
     /// Rising.
     pub(super) batches: Vec<u32>,
     /// In slices.
@@ -48,6 +54,21 @@ pub(super) struct Legs {
     pub(super) longest: Nanos,
     /// The profile of the whole models that is gone on from.
     pub(super) from: PathBuf,
+}
+
+impl Plan {
+    /// The time for the model of this place, of `all` the time, of which so much is left.
+    fn part(&self, (all, left): (Duration, Duration), index: usize) -> Duration {
+        let divided =
+            |time: Duration, count: usize| time / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
+        let (first, count) = (self.first.min(self.models.len()), self.models.len());
+        let equal = divided(left, count - index);
+        if index >= first || first == count {
+            return equal;
+        }
+        let others = all.mul_f64(1.0 - FIRST);
+        divided(left.saturating_sub(others), first - index).max(equal)
+    }
 }
 
 /// Shares that tell a knee at a small cost: each takes a session of every model, and others for
@@ -94,18 +115,20 @@ pub(super) fn run(
         refused: Vec::new(),
         config: None,
     };
-    let one_by_one = Instant::now() + budget.left().mul_f64(ONE_BY_ONE);
+    let begun = Instant::now();
+    let one_by_one = budget.left().mul_f64(ONE_BY_ONE);
     let mut loaded = Vec::new();
     let mut faults = Vec::new();
     let mut tried = 0;
     for (index, zoo) in plan.models.iter().enumerate() {
-        let left = one_by_one.saturating_duration_since(Instant::now());
+        let left = one_by_one.saturating_sub(begun.elapsed());
         if left == Duration::ZERO {
             break;
         }
         if !is_known(zoo) {
             continue;
         }
+        let time = plan.part((one_by_one, left), index);
         tried += 1;
         match load(stage, zoo, plan) {
             Ok(model) => bench.models = vec![model],
@@ -114,12 +137,14 @@ pub(super) fn run(
                 continue;
             }
         }
-        let others = u32::try_from(plan.models.len() - index).unwrap_or(u32::MAX);
-        bench = measure(bench, plan, (left / others, budget), &mut faults)?;
+        bench = measure(bench, plan, (time, budget), &mut faults)?;
         loaded.append(&mut bench.models);
         budget.keep(answer(read(&plan.out)?.as_ref(), plan, tried, &faults))?;
     }
     if plan.legs.is_none() && loaded.len() > 1 && !budget.is_spent() {
+        // What runs cost after those of others is of use where models are served together.
+        let first = &plan.models[..plan.first.min(plan.models.len())];
+        loaded.retain(|model| first.iter().any(|zoo| zoo.name == model.name));
         bench.models = loaded;
         measure(bench, plan, (budget.left(), budget), &mut faults)?;
     }
@@ -218,10 +243,29 @@ fn answer(profile: Option<&Profile>, plan: &Plan, tried: usize, faults: &[String
     let faults: Vec<String> = faults.iter().cloned().chain(failed).collect();
     let slices = profile.map_or(0, |profile| profile.device.slices);
     let least = plan.batches.first().copied().unwrap_or(1);
+    // Those that decide: of the others a knee is no news, and what they lack no fault of the mixes.
+    let decides = |name: &str| {
+        let mut first = plan.models.iter().take(plan.first);
+        first.any(|zoo| zoo.name == name)
+    };
     let below = models
         .iter()
+        .filter(|model| decides(&model.name))
         .any(|model| knee_at(model, least).is_some_and(|knee| knee < slices));
-    let is_whole = models.len() == plan.models.len();
+    let is_measured = |zoo: &ZooModel| models.iter().any(|model| model.name == zoo.name);
+    let missing = plan.models.iter().enumerate();
+    let missing: Vec<_> = missing.filter(|(_, zoo)| !is_measured(zoo)).collect();
+    let is_whole = missing.iter().all(|&(place, _)| place >= plan.first);
+    let has_failed = |name: &str| {
+        let mut names = faults.iter().filter_map(|fault| fault.split_once(':'));
+        names.any(|(of, _)| of == name)
+    };
+    let missing = missing.iter().map(|(_, zoo)| zoo.name);
+    let missing: Vec<&str> = missing.filter(|name| !has_failed(name)).collect();
+    let not_reached = match missing.as_slice() {
+        [] => String::new(),
+        names => format!("; not reached: {}", names.join(", ")),
+    };
     Answer {
         verdict: match (faults.is_empty(), is_whole, below) {
             (false, ..) | (_, true, false) => Verdict::Fails,
@@ -230,12 +274,13 @@ fn answer(profile: Option<&Profile>, plan: &Plan, tried: usize, faults: &[String
         },
         words: match faults.as_slice() {
             [] => format!(
-                "{} of {} models; knees at batch {least} and the largest, of {slices} slices: {}",
+                "{} of {} models; knees at batch {least} and the largest, of {slices} slices: \
+                 {}{not_reached}",
                 models.len(),
                 plan.models.len(),
                 models.iter().map(knees).collect::<Vec<_>>().join(", ")
             ),
-            faults => format!("of {tried} models: {}", faults.join("; ")),
+            faults => format!("of {tried} models: {}{not_reached}", faults.join("; ")),
         },
         facts: json!({
             "profile": plan.out.file_name().map(|name| name.to_string_lossy()),
@@ -243,6 +288,7 @@ fn answer(profile: Option<&Profile>, plan: &Plan, tried: usize, faults: &[String
             "shares": plan.shares,
             "slices": slices,
             "launch_s": profile.and_then(|profile| profile.launch_s),
+            "not_reached": missing,
             "models": models.iter().map(facts).collect::<Vec<_>>(),
         }),
     }
@@ -295,6 +341,7 @@ mod tests {
         let models = ["resnet18", "bert-tiny"].map(|name| fugato_zoo::find(name).expect("one"));
         Plan {
             models: models.to_vec(),
+            first: 2,
             batches: vec![1, 8],
             shares: vec![4, 8],
             runtime: "onnxruntime 1".to_owned(),
@@ -348,6 +395,55 @@ mod tests {
         let fault = ["resnet18: no memory".to_owned()];
         assert_eq!(verdict(&[("bert-tiny", 4)], &fault), Verdict::Fails);
         assert_eq!(answer(None, &plan(), 0, &[]).verdict, Verdict::Unknown);
+    }
+
+    #[test]
+    fn models_beyond_the_first_are_named_where_the_time_did_not_suffice() {
+        let plan = Plan { first: 1, ..plan() };
+        let found = answer(Some(&profile(&[("resnet18", 4)])), &plan, 1, &[]);
+        assert_eq!(found.verdict, Verdict::Holds);
+        assert!(
+            found.words.ends_with("; not reached: bert-tiny"),
+            "{}",
+            found.words
+        );
+        assert_eq!(found.facts["not_reached"], json!(["bert-tiny"]));
+        let other = answer(Some(&profile(&[("bert-tiny", 4)])), &plan, 1, &[]);
+        assert_eq!(
+            other.verdict,
+            Verdict::Unknown,
+            "the first was not measured"
+        );
+    }
+
+    #[test]
+    fn the_first_models_have_most_of_the_time_and_leave_some_to_the_others() {
+        let seconds = |first, left, index| {
+            let zoo = fugato_zoo::find("identity").expect("one");
+            let plan = Plan {
+                models: vec![zoo; 12],
+                first,
+                ..plan()
+            };
+            let of = Duration::from_secs;
+            plan.part((of(100), of(left)), index).as_secs_f64()
+        };
+        let is = |found: f64, expected: f64| {
+            assert!(
+                (found - expected).abs() < 1e-6,
+                "{found}, expected {expected}"
+            );
+        };
+        // Four of twelve have 80 of 100 s, of which each has a part of what is left.
+        is(seconds(4, 100, 0), 20.0);
+        is(seconds(4, 50, 2), 15.0);
+        // Those before it took too long: the others wait.
+        is(seconds(4, 18, 3), 2.0);
+        // What they left, and what is kept for them, is the others'.
+        is(seconds(4, 24, 4), 3.0);
+        is(seconds(4, 60, 11), 60.0);
+        // Where all are first, all share all of it.
+        is(seconds(12, 60, 0), 5.0);
     }
 
     #[test]

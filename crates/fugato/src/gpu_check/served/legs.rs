@@ -105,6 +105,7 @@ mod tests {
         let models = ["resnet18", "bert-tiny"].map(|name| fugato_zoo::find(name).expect("one"));
         Plan {
             models: models.to_vec(),
+            first: 2,
             batches: vec![1],
             shares: vec![4, 8],
             runtime: "onnxruntime 1".to_owned(),

@@ -400,6 +400,7 @@ mod tests {
         fn load(&self, _: ModelId, _: &StoredModel, _: &LoadOptions) -> Result<Loaded, LoadError> {
             Ok(Loaded {
                 legs: 1,
+                unsplit: false,
                 legs_at_once: 0,
             })
         }
@@ -451,6 +452,7 @@ mod tests {
                 lane: LaneId(0),
                 slot: SlotIndex(0),
                 batch: BatchSize(1),
+                unsplit: false,
                 not_before: Timestamp::ZERO,
                 requests: Vec::new(),
             };

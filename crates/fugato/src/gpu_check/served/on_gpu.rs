@@ -1,7 +1,7 @@
 //! What is tried on an NVIDIA device.
 
 use super::stage::{Stage, named};
-use super::{beside, knees, models, plans, policies, switch, zoo};
+use super::{beside, knees, models, plans, policies, server, switch, zoo};
 use crate::config::DeviceKind;
 use crate::gpu_check::Setup;
 use crate::gpu_check::report::{Answer, Budget};
@@ -39,17 +39,6 @@ const OF_PLANS: [&str; 3] = ["inception_v3", "randwire_ws", "nasnet_a_large"];
 /// has none of them.
 const MIXES: [&str; 5] = ["c-4", "c-7", "arv", "c-3", "c-2"];
 
-const POLICIES: [&str; 8] = [
-    policies::OURS,
-    policies::BASELINE,
-    "dstack",
-    "gslice",
-    "edf",
-    "temporal",
-    "clipper",
-    "nexus",
-];
-
 /// The batch that the papers publish their table at.
 const LARGEST_BATCH: u32 = 16;
 
@@ -63,6 +52,14 @@ fn all(names: &[&str]) -> anyhow::Result<Vec<&'static ZooModel>> {
     names.iter().map(|name| named(name)).collect()
 }
 
+/// Every model of the zoo, those of the mixes first.
+fn every_model() -> anyhow::Result<Vec<&'static ZooModel>> {
+    let mut models = all(&OF_MIXES)?;
+    let others = fugato_zoo::models().iter();
+    models.extend(others.filter(|model| !OF_MIXES.contains(&model.name)));
+    Ok(models)
+}
+
 fn profile_path(setup: &Setup) -> PathBuf {
     setup.out.join("profile.json")
 }
@@ -70,11 +67,8 @@ fn profile_path(setup: &Setup) -> PathBuf {
 pub(crate) fn zoo(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
     let (mut stage, _) = gpu(setup)?;
     let (mut cpu, _) = Stage::open(setup, DeviceKind::Cpu)?;
-    let mut models = all(&OF_MIXES)?;
-    let others = fugato_zoo::models().iter();
-    models.extend(others.filter(|model| !OF_MIXES.contains(&model.name)));
     let plan = zoo::Plan {
-        models,
+        models: every_model()?,
         precisions: vec![Precision::Fp32, Precision::Fp16],
         batches: vec![1, 8, 32],
         rounds: 20,
@@ -85,7 +79,8 @@ pub(crate) fn zoo(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answ
 pub(crate) fn knees(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
     let (mut stage, runtime) = gpu(setup)?;
     let plan = knees::Plan {
-        models: all(&OF_MIXES)?,
+        models: every_model()?,
+        first: OF_MIXES.len(),
         batches: vec![1, 4, LARGEST_BATCH],
         shares: knees::shares(stage.device.spec()),
         runtime,
@@ -102,16 +97,21 @@ pub(crate) fn legs(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Ans
     profile.matches(&stage.key(), &runtime)?;
     let plan = knees::Plan {
         models: all(&OF_LEGS)?,
+        first: OF_LEGS.len(),
         batches: vec![1, LARGEST_BATCH],
         shares: knees::shares(stage.device.spec()),
         runtime,
-        out: setup.out.join("profile-legs.json"),
+        out: legs_path(setup),
         legs: Some(knees::Legs {
             longest: Nanos::from_micros(500),
             from,
         }),
     };
     knees::run(&mut stage, &plan, budget)
+}
+
+fn legs_path(setup: &Setup) -> PathBuf {
+    setup.out.join("profile-legs.json")
 }
 
 /// What the part `knees` wrote.
@@ -129,9 +129,14 @@ pub(crate) fn policies(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result
     let (mut stage, runtime) = gpu(setup)?;
     profile.matches(&stage.key(), &runtime)?;
     let plan = policies::Plan {
+        // One of another device or runtime is of an earlier check.
+        legs: knees::read(&legs_path(setup))?
+            .filter(|legs| legs.device == profile.device && legs.runtime == profile.runtime),
         profile,
         mixes: policies::mixes(&MIXES),
-        policies: POLICIES.map(str::to_owned).to_vec(),
+        policies: policies::order(),
+        first: policies::FIRST.len(),
+        aims: policies::Aim::ALL.to_vec(),
         search: LargestSettings {
             start: 0.5,
             step: 1.5,
@@ -151,6 +156,17 @@ pub(crate) fn switch(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<A
         legs: 201,
     };
     switch::run(&mut stage, &plan, budget)
+}
+
+pub(crate) fn server(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
+    let (mut stage, _) = gpu(setup)?;
+    let zoo = named("resnet50")?;
+    let plan = server::Plan {
+        zoo,
+        pairs: 1_000,
+        config: server::config(setup, DeviceKind::Cuda, zoo)?,
+    };
+    server::run(&mut stage, &plan, budget)
 }
 
 pub(crate) fn plans(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
@@ -179,6 +195,9 @@ pub(crate) fn models(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<A
         models: all(&[&OF_MIXES[..], &[EIGHTH]].concat())?,
         partitions: 3,
         max_batch: LARGEST_BATCH,
+        // Those of VGG-19 are larger: half of them is more than the quarter of a GiB that a session
+        // may take besides.
+        large: 512 << 20,
     };
     models::run(&mut stage, &plan, &mut free, budget)
 }

@@ -1,24 +1,32 @@
 //! Which load the policies hold on the papers' mixes, and what the simulator says of it on the
 //! profile that was measured before.
+//!
+//! The time goes first to the policies that something is asked of, mix by mix; what is left to the
+//! others, mix by mix; and the rest to those that choose anew at each leg, with models cut into
+//! the legs that were measured. Half of what is left may go into bringing a mix up.
 
+mod aims;
+mod mixes;
+mod simulated;
 mod told;
 
+pub(super) use aims::Aim;
+pub(super) use mixes::{MixPlan, mixes};
+
 use super::load::{self, Narrowed, Probe, Served};
-use super::stage::{Host, OnStage, Place, Stage, items, named};
+use super::stage::{Host, OnStage, Stage};
 use crate::gpu_check::report::{Answer, Budget};
-use crate::simulation::{self, Contender};
 use anyhow::Context;
+use fugato_core::Nanos;
 use fugato_core::capacity::{Capacity, Largest, LargestSettings};
-use fugato_core::device::DeviceSpec;
-use fugato_core::profile::{ModelProfile, PointKey, Profile};
-use fugato_core::sched::{DeadlineMode, DynamicBatching, ModelSpec, PolicySpec, QueueLimits};
-use fugato_core::sim::{Overheads, Scenario, SimOptions};
-use fugato_core::workload::{ArrivalProcess, ModelLoad, Workload};
-use fugato_core::{BatchSize, DeviceId, LaneId, Nanos, SlotIndex};
-use fugato_device::{Device, LoadOptions};
+use fugato_core::profile::Profile;
+use fugato_core::sched::PolicySpec;
+use fugato_core::workload::Workload;
+use fugato_device::Device;
+use mixes::{bring_up, describe, rate, unmeasured, workload};
 use serde_json::{Value, json};
+use simulated::simulate;
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 use told::answer;
@@ -32,80 +40,62 @@ const OBJECTIVE: f64 = 3.0;
 /// Sets of buffers of a model, as a server gives.
 const SLOTS: u16 = 2;
 
-/// Runs of a batch in a place until it is captured: two eager ones, and the one that is.
-const WARM_UPS: usize = 3;
-
 /// The part of the time that is left that bringing a mix up may take: what is not measured then
 /// says nothing of the policies.
 const READYING: f64 = 0.5;
 
-/// The time that is simulated: longer than what is measured, since it costs next to nothing.
-const SIMULATED: Nanos = Nanos::from_millis(5_000);
-
-/// Different requests that a model gets in turn.
-const ITEMS: u32 = 4;
-
 /// The policy that the others are held against.
 pub(super) const BASELINE: &str = "uncontrolled";
 
-/// The one that has to hold as much as it.
+/// The one that has to hold as much as any.
 pub(super) const OURS: &str = "fugato";
 
-/// A mix by the names of the zoo.
-#[derive(Clone, Debug)]
-pub(super) struct MixPlan {
-    pub(super) name: String,
-    pub(super) models: Vec<String>,
+/// Those that more is asked of than to be no better than ours: they are tried first.
+pub(super) const FIRST: [&str; 4] = ["temporal", "dstack", BASELINE, OURS];
+
+/// Those that choose anew at each leg, in the order they are tried so.
+const BY_LEGS: [&str; 2] = [OURS, "edf-legs"];
+
+/// All policies in the order they are tried.
+pub(super) fn order() -> Vec<String> {
+    let others = PolicySpec::NAMES.into_iter();
+    let others = others.filter(|name| !FIRST.contains(name));
+    FIRST.into_iter().chain(others).map(str::to_owned).collect()
 }
 
 /// What is tried.
 pub(super) struct Plan {
     /// Of the device and its models.
     pub(super) profile: Profile,
+    /// The same where models were measured in legs too, which these are then cut into.
+    pub(super) legs: Option<Profile>,
     /// In the order they are tried.
     pub(super) mixes: Vec<MixPlan>,
     /// In the order they are tried.
     pub(super) policies: Vec<String>,
+    /// So many of them are tried on every mix before any other.
+    pub(super) first: usize,
+    /// What is asked of what they hold.
+    pub(super) aims: Vec<Aim>,
     /// How a load is searched, in what would fill the device.
     pub(super) search: LargestSettings,
     /// Of one run, after a warm-up of a quarter of it.
     pub(super) duration: Nanos,
 }
 
-/// The names that the zoo has for the models of the built-in mixes; a mix with any other has
-/// none that stands for it.
-pub(super) fn in_zoo(name: &str) -> Option<&'static str> {
-    Some(match name {
-        "mobilenet" => "mobilenet_v2",
-        "alexnet" => "alexnet",
-        "bert" => "bert-base",
-        "resnet18" => "resnet18",
-        "resnet50" => "resnet50",
-        "inception" => "inception_v3",
-        "vgg19" => "vgg19",
-        "resnext50" => "resnext50_32x4d",
-        _ => return None,
-    })
-}
-
-/// The built-in mixes of these names, as far as models of the zoo stand for theirs.
-pub(super) fn mixes(names: &[&str]) -> Vec<MixPlan> {
-    let found = names.iter().filter_map(|&name| {
-        let mix = fugato_core::mix::Mix::named(name)?;
-        let models = mix.models.iter().map(|model| in_zoo(model));
-        Some(MixPlan {
-            name: mix.name.to_owned(),
-            models: models
-                .map(|name| name.map(str::to_owned))
-                .collect::<Option<_>>()?,
-        })
-    });
-    found.collect()
+/// How models are run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Way {
+    #[default]
+    Whole,
+    /// Those with measured legs in these.
+    InLegs,
 }
 
 /// What a policy held of one mix.
 struct Held {
     policy: String,
+    way: Way,
     measured: Capacity,
     probes: Vec<Value>,
     /// Whether the search came to its end.
@@ -113,15 +103,47 @@ struct Held {
     error: Option<String>,
 }
 
+impl Held {
+    fn label(&self) -> String {
+        label(&self.policy, self.way)
+    }
+}
+
+/// What a policy is called where it runs models so.
+fn label(policy: &str, way: Way) -> String {
+    match way {
+        Way::Whole => policy.to_owned(),
+        Way::InLegs => format!("{policy} in legs"),
+    }
+}
+
 /// What came of a mix.
+#[derive(Default)]
 struct MixFound {
     name: String,
     workload: Value,
     /// Requests per second at a load of one.
     rate: f64,
     held: Vec<Held>,
+    /// By label; `ideal` among them.
     simulated: BTreeMap<String, Option<f64>>,
     simulation_error: Option<String>,
+    /// Why `ideal` is not simulated.
+    ideal_error: Option<String>,
+    /// Whether models of it have legs, so that policies that choose anew at each are tried with
+    /// these too.
+    has_legs: bool,
+    /// Why models that have legs were not run in them.
+    legs_left_out: Option<String>,
+}
+
+impl MixFound {
+    /// Whether a policy is still to be tried, as things are or in legs.
+    fn is_due(&self, policy: &str, way: Way) -> bool {
+        let mut held = self.held.iter();
+        let is_asked = way == Way::Whole || self.has_legs && BY_LEGS.contains(&policy);
+        is_asked && !held.any(|held| held.policy == policy && held.way == way)
+    }
 }
 
 /// A mix that was not tried.
@@ -131,11 +153,32 @@ struct LeftOut {
     is_fault: bool,
 }
 
-/// A model of the mix that the profile lacks, as where its part of the check ran out of time.
-fn unmeasured<'m>(mix: &'m MixPlan, profile: &Profile) -> Option<&'m str> {
-    let known = |name: &str| profile.models.iter().any(|model| model.name == name);
-    let mut models = mix.models.iter();
-    models.find(|name| !known(name)).map(String::as_str)
+/// A mix whose models are on the device.
+struct Ready {
+    /// Among those found.
+    place: usize,
+    way: Way,
+    served: Vec<Served>,
+    workload: Workload,
+}
+
+/// A model on the device, and in how many lanes of the whole it has run.
+struct Loaded {
+    model: OnStage,
+    lanes: usize,
+}
+
+/// Models on the device: by name, and whether cut.
+type AllLoaded = BTreeMap<(String, bool), Loaded>;
+
+/// The part as far as it has come.
+struct Course<'a, D: Host> {
+    stage: &'a mut Stage<D>,
+    device: Arc<Narrowed<D>>,
+    plan: &'a Plan,
+    loaded: AllLoaded,
+    found: Vec<MixFound>,
+    left_out: Vec<LeftOut>,
 }
 
 pub(super) fn run<D: Host>(
@@ -143,73 +186,174 @@ pub(super) fn run<D: Host>(
     plan: &Plan,
     budget: &mut Budget<'_>,
 ) -> anyhow::Result<Answer> {
-    let shares: Vec<u16> = plan
-        .profile
-        .models
-        .iter()
+    let profiles = [Some(&plan.profile), plan.legs.as_ref()];
+    let models = profiles.into_iter().flatten();
+    let shares: Vec<u16> = models
+        .flat_map(|profile| &profile.models)
         .flat_map(|model| model.grid.iter().map(|point| point.share))
         .collect();
-    let device = Arc::new(Narrowed::new(&stage.device, &shares));
-    let mut loaded: BTreeMap<String, OnStage> = BTreeMap::new();
-    let mut found: Vec<MixFound> = Vec::new();
-    let mut left_out = Vec::new();
+    let mut course = Course {
+        device: Arc::new(Narrowed::new(&stage.device, &shares)),
+        stage,
+        plan,
+        loaded: BTreeMap::new(),
+        found: Vec::new(),
+        left_out: Vec::new(),
+    };
+    let (first, others) = plan.policies.split_at(plan.first.min(plan.policies.len()));
+    let mut all = Vec::new();
     for mix in &plan.mixes {
         if budget.is_spent() {
             break;
         }
+        if let Some(mix) = course.ready(mix, budget)? {
+            course.try_all(&mix, first, budget)?;
+            all.push(mix);
+        }
+    }
+    for mix in &all {
+        course.try_all(mix, others, budget)?;
+    }
+    let by_legs = BY_LEGS.map(str::to_owned);
+    let by_legs = by_legs.iter().filter(|name| plan.policies.contains(name));
+    let by_legs: Vec<String> = by_legs.cloned().collect();
+    for mix in &all {
+        if let Some(cut) = course.cut(mix, budget) {
+            course.try_all(&cut, &by_legs, budget)?;
+        }
+    }
+    course.stage.listen();
+    Ok(course.answer())
+}
+
+impl<D: Host> Course<'_, D> {
+    fn answer(&self) -> Answer {
+        answer(&self.found, &self.left_out, self.plan, self.device.spec())
+    }
+
+    /// Brings the models of a mix up as they are; `None`, with the reason among what was left out,
+    /// where that cannot be.
+    fn ready(&mut self, mix: &MixPlan, budget: &Budget<'_>) -> anyhow::Result<Option<Ready>> {
+        let plan = self.plan;
+        let left_out = |why: String, is_fault| LeftOut { why, is_fault };
         if let Some(name) = unmeasured(mix, &plan.profile) {
-            left_out.push(LeftOut {
-                why: format!("{}: `{name}` is not in the profile", mix.name),
-                is_fault: false,
-            });
-            continue;
+            let why = format!("{}: `{name}` is not in the profile", mix.name);
+            self.left_out.push(left_out(why, false));
+            return Ok(None);
         }
         let until = Instant::now() + budget.left().mul_f64(READYING);
-        let ready = ready(stage, &device, (mix, &plan.profile), &mut loaded, until);
-        stage.listen();
+        let profiles = (&plan.profile, None);
+        let ready = bring_up(
+            self.stage,
+            &self.device,
+            (&mix.models, profiles),
+            &mut self.loaded,
+            until,
+        );
+        self.stage.listen();
         let served = match ready {
             Ok(Some(served)) => served,
             Ok(None) => {
-                left_out.push(unready(mix));
-                continue;
+                self.left_out.push(unready(mix));
+                return Ok(None);
             }
             Err(error) => {
-                left_out.push(LeftOut {
-                    why: format!("{}: {error:#}", mix.name),
-                    is_fault: true,
-                });
-                continue;
+                let why = format!("{}: {error:#}", mix.name);
+                self.left_out.push(left_out(why, true));
+                return Ok(None);
             }
         };
         let workload = workload(&served, &plan.profile, plan.duration)?;
-        found.push(MixFound {
+        self.found.push(MixFound {
             name: mix.name.clone(),
             workload: workload.models().iter().map(describe).collect(),
             rate: rate(&workload),
-            held: Vec::new(),
-            simulated: BTreeMap::new(),
-            simulation_error: None,
+            has_legs: plan.legs.as_ref().is_some_and(|legs| {
+                let mut served = served.iter();
+                served.any(|one| mixes::legs_of(legs, &one.profile).is_some())
+            }),
+            ..MixFound::default()
         });
-        for policy in &plan.policies {
+        Ok(Some(Ready {
+            place: self.found.len() - 1,
+            way: Way::Whole,
+            served,
+            workload,
+        }))
+    }
+
+    /// Brings a mix up once more with the models that have legs cut into them; `None` where none
+    /// has, the time is over, or it cannot be, for which the mix then has the reason.
+    fn cut(&mut self, mix: &Ready, budget: &Budget<'_>) -> Option<Ready> {
+        let plan = self.plan;
+        let legs = plan.legs.as_ref()?;
+        let names: Vec<String> = mix.served.iter().map(|one| one.spec.name.clone()).collect();
+        let is_cut = |one: &Served| mixes::legs_of(legs, &one.profile).is_some();
+        if !mix.served.iter().any(is_cut) {
+            return None;
+        }
+        let until = Instant::now() + budget.left().mul_f64(READYING);
+        let profiles = (&plan.profile, Some(legs));
+        let ready = bring_up(
+            self.stage,
+            &self.device,
+            (&names, profiles),
+            &mut self.loaded,
+            until,
+        );
+        self.stage.listen();
+        let why = match ready {
+            Ok(Some(served)) => {
+                return Some(Ready {
+                    place: mix.place,
+                    way: Way::InLegs,
+                    served,
+                    workload: mix.workload.clone(),
+                });
+            }
+            Ok(None) => "the time did not suffice to make its models ready in legs".to_owned(),
+            Err(error) => format!("{error:#}"),
+        };
+        self.found[mix.place].legs_left_out = Some(why);
+        None
+    }
+
+    /// Simulates these policies on a mix, then measures each from there on.
+    fn try_all(
+        &mut self,
+        mix: &Ready,
+        policies: &[String],
+        budget: &mut Budget<'_>,
+    ) -> anyhow::Result<()> {
+        if policies.is_empty() || budget.is_spent() {
+            return Ok(());
+        }
+        let simulated = simulate(self.plan, (mix, policies), self.device.spec());
+        let found = &mut self.found[mix.place];
+        match simulated {
+            Ok(simulated) => {
+                found.simulated.extend(simulated.held);
+                found.ideal_error = found.ideal_error.take().or(simulated.ideal_error);
+            }
+            Err(error) => found.simulation_error = Some(format!("{error:#}")),
+        }
+        budget.keep(self.answer())?;
+        for policy in policies {
             if budget.is_spent() {
                 break;
             }
-            let held = hold(stage, &device, plan, (policy, &workload, &served), budget);
-            if let Some(mix) = found.last_mut() {
-                mix.held.push(held);
-            }
-            budget.keep(answer(&found, &left_out, plan, device.spec()))?;
+            let found = &self.found[mix.place];
+            let expected = found.simulated.get(&label(policy, mix.way));
+            let search = match expected.copied().flatten() {
+                Some(expected) => self.plan.search.near(expected),
+                None => self.plan.search,
+            };
+            let held = hold(self.stage, &self.device, (policy, mix), search, budget);
+            self.found[mix.place].held.push(held);
+            budget.keep(self.answer())?;
         }
-        if let Some(mix) = found.last_mut() {
-            match simulate(plan, device.spec(), &workload) {
-                Ok(simulated) => mix.simulated = simulated,
-                Err(error) => mix.simulation_error = Some(format!("{error:#}")),
-            }
-        }
-        budget.keep(answer(&found, &left_out, plan, device.spec()))?;
+        Ok(())
     }
-    stage.listen();
-    Ok(answer(&found, &left_out, plan, device.spec()))
 }
 
 /// A mix that was not ready in time.
@@ -225,166 +369,6 @@ fn unready(mix: &MixPlan) -> LeftOut {
     }
 }
 
-/// The models of a mix, loaded and run in every place that a policy may choose; `None` where
-/// the time did not suffice.
-fn ready<D: Host>(
-    stage: &mut Stage<D>,
-    device: &Arc<Narrowed<D>>,
-    (mix, profile): (&MixPlan, &Profile),
-    loaded: &mut BTreeMap<String, OnStage>,
-    until: Instant,
-) -> anyhow::Result<Option<Vec<Served>>> {
-    stage.listen();
-    let mut served = Vec::new();
-    for name in &mix.models {
-        let known = profile.models.iter().find(|model| model.name == *name);
-        let known = known.with_context(|| format!("`{name}` is not in the profile"))?;
-        let max_batch = known.grid.iter().map(|point| point.batch).max();
-        let max_batch = max_batch.unwrap_or(1).min(known.max_batch).max(1);
-        let zoo = named(name)?;
-        let items = items(zoo, ITEMS)?;
-        if !loaded.contains_key(name) {
-            if Instant::now() >= until {
-                return Ok(None);
-            }
-            let options = LoadOptions {
-                max_batch,
-                slots: SLOTS,
-                ..LoadOptions::default()
-            };
-            let model = stage.load(zoo, &options)?;
-            let hash = &model.stored.info().hash;
-            anyhow::ensure!(
-                *hash == known.hash,
-                "the profile is of another `{name}`: {}, expected {hash}",
-                known.hash
-            );
-            loaded.insert(name.clone(), model);
-        }
-        let model = &loaded[name];
-        let batches: Vec<u32> = known.grid.iter().map(|point| point.batch).collect();
-        if !warm(stage, device, (model, &batches, mix.models.len()), until)? {
-            return Ok(None);
-        }
-        let mut own = known.clone();
-        own.slo_s = Some(objective(known)?.as_secs_f64());
-        served.push(Served {
-            spec: ModelSpec {
-                id: model.id,
-                name: name.clone(),
-                slo: Some(objective(known)?),
-                weight: 1.0,
-                max_batch: BatchSize(max_batch),
-                slots: SLOTS,
-                legs: 1,
-                devices: vec![DeviceId(0)],
-                limits: QueueLimits {
-                    requests: 16_384,
-                    bytes: 2 << 30,
-                },
-                batching: DynamicBatching::default(),
-            },
-            profile: own,
-            items,
-        });
-    }
-    Ok(Some(served))
-}
-
-/// Runs a model in each partition, and in as many lanes of the whole as there are models, with
-/// each of the batches: what only a first run does is done by then. `false` where the time did
-/// not suffice.
-fn warm<D: Host>(
-    stage: &mut Stage<D>,
-    device: &Arc<Narrowed<D>>,
-    (model, batches, lanes): (&OnStage, &[u32], usize),
-    until: Instant,
-) -> anyhow::Result<bool> {
-    let whole = &device.spec().partitions[0];
-    let lanes = (1..lanes.min(whole.lanes.len())).filter_map(|lane| u16::try_from(lane).ok());
-    let others = lanes.map(|lane| (device.own()[0], LaneId(lane)));
-    let partitions = device.own().iter();
-    let places: Vec<_> = partitions
-        .map(|&partition| (partition, LaneId(0)))
-        .chain(others)
-        .collect();
-    let mut batches = batches.to_vec();
-    batches.sort_unstable();
-    batches.dedup();
-    let all = items(model.zoo, batches.last().copied().unwrap_or(1))?;
-    for (partition, lane) in places {
-        for &batch in &batches {
-            if Instant::now() >= until {
-                return Ok(false);
-            }
-            for slot in (0..SLOTS).map(SlotIndex) {
-                let place = Place {
-                    partition,
-                    lane,
-                    slot,
-                };
-                for _ in 0..WARM_UPS {
-                    stage.run(model, place, &all[..batch as usize])?;
-                }
-            }
-        }
-    }
-    Ok(true)
-}
-
-/// A model's objective: a multiple of what it takes alone at its knee.
-fn objective(model: &ModelProfile) -> anyhow::Result<Nanos> {
-    let at = model.knee_batch.zip(model.knee.tolerance);
-    let times = at.and_then(|(batch, share)| {
-        let alone = PointKey {
-            batch,
-            share,
-            neighbours: 0,
-        };
-        model.point(alone)?.times()
-    });
-    let times = times.with_context(|| format!("the profile has no knee of `{}`", model.name))?;
-    Ok(Nanos::from_secs_f64(OBJECTIVE * times.median_s))
-}
-
-/// At a load of one each model gets the same part of the device and would fill it if it ran at
-/// its best point: the least device time per request that its profile knows.
-fn workload(served: &[Served], profile: &Profile, duration: Nanos) -> anyhow::Result<Workload> {
-    let slices = f64::from(profile.device.slices);
-    let loads = served.iter().map(|model| {
-        let name = &model.spec.name;
-        let known = profile.models.iter().find(|known| known.name == *name);
-        let best = known.and_then(|known| known.optima.work.point());
-        let best = best.with_context(|| format!("the profile has no best point of `{name}`"))?;
-        let each = best.latency_s * f64::from(best.granted) / f64::from(best.batch);
-        let rate = slices / each / served.len() as f64;
-        let slo = model.spec.slo.context("every model has an objective")?;
-        Ok(ModelLoad {
-            max_batch_size: Some(model.spec.max_batch),
-            ..ModelLoad::new(name, slo, ArrivalProcess::Poisson { rate })
-        })
-    });
-    let loads = loads.collect::<anyhow::Result<_>>()?;
-    let warmup = Nanos::new(duration.as_nanos() / 4);
-    Ok(Workload::new(duration, warmup, None, loads)?)
-}
-
-fn rate(workload: &Workload) -> f64 {
-    let models = workload.models().iter();
-    models
-        .map(|load| load.arrivals.mean_rate(workload.end()))
-        .sum()
-}
-
-fn describe(load: &ModelLoad) -> Value {
-    json!({
-        "model": load.name,
-        "slo_ms": load.slo.as_millis_f64(),
-        "rate_at_load_one": load.arrivals.mean_rate(Nanos::from_millis(1_000)),
-        "max_batch": load.max_batch_size.map(|batch| batch.0),
-    })
-}
-
 /// A policy by its name, with as many lanes as models where it takes lanes.
 fn policy(name: &str, models: usize) -> anyhow::Result<PolicySpec> {
     let spec = PolicySpec::named(name).with_context(|| format!("there is no policy `{name}`"))?;
@@ -396,16 +380,23 @@ fn policy(name: &str, models: usize) -> anyhow::Result<PolicySpec> {
     })
 }
 
-/// Searches the largest load that a policy holds.
+/// Searches the largest load that a policy holds, from where it is expected on.
 fn hold<D: Host>(
     stage: &Stage<D>,
     device: &Arc<Narrowed<D>>,
-    plan: &Plan,
-    (name, workload, served): (&str, &Workload, &[Served]),
+    (name, mix): (&str, &Ready),
+    settings: LargestSettings,
     budget: &Budget<'_>,
 ) -> Held {
+    let Ready {
+        served,
+        workload,
+        way,
+        ..
+    } = mix;
     let mut held = Held {
         policy: name.to_owned(),
+        way: *way,
         measured: Capacity::default(),
         probes: Vec::new(),
         is_settled: false,
@@ -424,9 +415,9 @@ fn hold<D: Host>(
             };
             load::run(stage, device, &probe)
         };
-        let mut search = Largest::new(plan.search)?;
+        let mut search = Largest::new(settings)?;
         // Lanes that this policy uses and no other run for the first time here.
-        probe(plan.search.start)?;
+        probe(settings.start)?;
         while let Some(load) = search.next_probe() {
             if budget.is_spent() {
                 held.measured = search.found();
@@ -463,71 +454,6 @@ fn quantile(times: &[Nanos], quantile: f64) -> Option<f64> {
     let rank = (quantile * times.len() as f64).ceil() as usize;
     let time = times.get(rank.clamp(1, times.len().max(1)) - 1)?;
     Some(time.as_millis_f64())
-}
-
-/// The largest load that the simulator says each policy holds, and `ideal`.
-fn simulate(
-    plan: &Plan,
-    device: &DeviceSpec,
-    workload: &Workload,
-) -> anyhow::Result<BTreeMap<String, Option<f64>>> {
-    let models = workload.models().len();
-    let contender = |name: &String| -> anyhow::Result<Contender> {
-        Ok(Contender::Policy {
-            spec: policy(name, models)?,
-            label: name.clone(),
-        })
-    };
-    let mut profile = plan.profile.clone();
-    for load in workload.models() {
-        let known = profile
-            .models
-            .iter_mut()
-            .find(|model| model.name == load.name);
-        if let Some(known) = known {
-            known.slo_s = Some(load.slo.as_secs_f64());
-        }
-    }
-    let overheads = Overheads {
-        launch: profile.launch_s.map_or(Nanos::ZERO, Nanos::from_secs_f64),
-        ..Overheads::NONE
-    };
-    let options = SimOptions {
-        overheads,
-        slots: SLOTS,
-        ..SimOptions::default()
-    };
-    let workload = workload
-        .clone()
-        .lasting(SIMULATED, Nanos::from_millis(500))?;
-    let scenario = Scenario::new(&profile, workload, device.clone(), options)?;
-    let policies = plan.policies.iter().map(contender);
-    let mut simulated = simulation::Plan {
-        profile,
-        scenario,
-        workload: "as measured".to_owned(),
-        scale: 1.0,
-        instances: 1,
-        devices: 1,
-        policies: policies.collect::<anyhow::Result<_>>()?,
-        deadlines: DeadlineMode::Enforce,
-        seed: 1,
-    };
-    let mut held = BTreeMap::new();
-    let mut search = |plan: &simulation::Plan| -> anyhow::Result<()> {
-        let found = simulation::find_capacity(plan, WANTED, NonZeroU32::MIN)?;
-        let found = found.policies.into_iter();
-        held.extend(found.map(|one| (one.policy, one.multiple.map(|multiple| multiple.mean))));
-        Ok(())
-    };
-    search(&simulated)?;
-    // `ideal` needs fitted kernels, which a grid of few points may not give.
-    simulated.policies = vec![Contender::Ideal];
-    if let Err(error) = search(&simulated) {
-        tracing::debug!(%error, "`ideal` is not simulated");
-        held.insert(Contender::Ideal.name().to_owned(), None);
-    }
-    Ok(held)
 }
 
 #[cfg(test)]

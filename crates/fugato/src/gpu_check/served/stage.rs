@@ -178,6 +178,11 @@ impl Place {
 
 /// The configuration of a check: the server's own, but for what was asked for.
 fn config(setup: &Setup, kind: DeviceKind) -> Result<Config, ConfigError> {
+    Config::resolve(&sources(setup, kind))
+}
+
+/// What it comes from.
+pub(super) fn sources(setup: &Setup, kind: DeviceKind) -> Sources {
     let mut sources = Sources::default();
     let flags = &mut sources.flags;
     flags.device.kind = Some(kind);
@@ -191,7 +196,7 @@ fn config(setup: &Setup, kind: DeviceKind) -> Result<Config, ConfigError> {
         DeviceKind::Cuda | DeviceKind::Auto => ".store",
     };
     flags.model_store.dir = Some(setup.models.join(store));
-    Config::resolve(&sources)
+    sources
 }
 
 impl Stage<AnyDevice> {
@@ -341,6 +346,7 @@ impl<D: Host> Stage<D> {
                 lane: place.lane,
                 slot: place.slot,
                 batch: BatchSize(rows),
+                unsplit: false,
                 not_before: Timestamp::ZERO,
                 requests: Vec::new(),
             },

@@ -4,7 +4,7 @@ mod plans_timed;
 mod zoo_models;
 
 use super::stage::{Host, Place, Stage, item, named};
-use super::{beside, knees, models, plans, policies, switch, zoo};
+use super::{beside, knees, models, plans, policies, server, switch, zoo};
 use crate::config::DeviceKind;
 use crate::gpu_check::Setup;
 use crate::gpu_check::report::{Answer, Budget, Verdict};
@@ -204,6 +204,7 @@ fn knees_plan(stage: &Stage<AnyDevice>, folder: &Path, runtime: String) -> knees
     let models = ["bert-tiny", "squeezenet1_1"].map(|name| named(name).expect("in the zoo"));
     knees::Plan {
         models: models.to_vec(),
+        first: 2,
         batches: vec![1, 2],
         shares: knees::shares(stage.device.spec()),
         runtime,
@@ -232,6 +233,7 @@ fn policies_are_measured_and_simulated_on_the_profile_that_was_measured() {
     );
     let legs = knees::Plan {
         models: vec![named("squeezenet1_1").expect("in the zoo")],
+        first: 1,
         batches: vec![1],
         out: folder.path().join("profile-legs.json"),
         legs: Some(knees::Legs {
@@ -250,7 +252,8 @@ fn policies_are_measured_and_simulated_on_the_profile_that_was_measured() {
         answer.words
     );
     let of_legs = knees::read(&legs.out).expect("it can be read");
-    of_legs.expect("it was written").check().expect("a profile");
+    let of_legs = of_legs.expect("it was written");
+    of_legs.check().expect("a profile");
 
     let profile = knees::read(&plan.out).expect("it can be read");
     let mut profile = profile.expect("it was written");
@@ -274,6 +277,9 @@ fn policies_are_measured_and_simulated_on_the_profile_that_was_measured() {
         policies: [policies::OURS, policies::BASELINE]
             .map(str::to_owned)
             .to_vec(),
+        legs: None,
+        first: 2,
+        aims: policies::Aim::ALL.to_vec(),
         // Two probes of each: whether such a load is held depends on the machine.
         search: LargestSettings {
             start: 0.5,
@@ -311,6 +317,22 @@ fn policies_are_measured_and_simulated_on_the_profile_that_was_measured() {
     }
     assert!(mix["simulation_error"].is_null(), "{mix}");
     assert_eq!(kept.len(), 3, "after each policy, and after the simulation");
+    // The one that chooses anew at each leg also has the model that has some in these.
+    let plan = policies::Plan {
+        legs: Some(of_legs),
+        policies: vec![policies::OURS.to_owned()],
+        first: 1,
+        ..plan
+    };
+    let Ran { answer, .. } = within(LONG, |budget| policies::run(&mut stage, &plan, budget));
+    let tried = answer.facts["mixes"][0]["policies"].as_array();
+    let tried = tried.expect("policies");
+    let ways: Vec<_> = tried.iter().map(|policy| &policy["in_legs"]).collect();
+    assert_eq!(ways, [false, true], "{}", answer.words);
+    for policy in tried {
+        assert_eq!(policy["error"], serde_json::Value::Null, "{policy}");
+        assert_eq!(policy["settled"], true, "{policy}");
+    }
     // The device is idle, and hears others again.
     let zoo = named("identity").expect("in the zoo");
     let model = stage.load(zoo, &LoadOptions::default()).expect("it loads");
@@ -339,6 +361,9 @@ fn a_profile_of_other_content_is_refused_by_name() {
         profile,
         mixes: vec![mix("bert-tiny"), mix("resnet18")],
         policies: vec![policies::OURS.to_owned()],
+        legs: None,
+        first: 1,
+        aims: vec![policies::Aim::AsBaseline],
         search: LargestSettings::default(),
         duration: Nanos::from_millis(100),
     };
@@ -414,6 +439,63 @@ fn a_model_is_timed_beside_others() {
 }
 
 #[test]
+fn requests_through_a_server_and_bare_runs_take_turns() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut stage, _) = cpu(folder.path());
+    let zoo = named("identity").expect("in the zoo");
+    let config = server::config(&setup(folder.path()), DeviceKind::Cpu, zoo);
+    let plan = server::Plan {
+        zoo,
+        pairs: 210,
+        config: config.expect("a configuration"),
+    };
+    let Ran { answer, kept } = within(LONG, |budget| server::run(&mut stage, &plan, budget));
+    assert_eq!(answer.facts["pairs"], 210, "{}", answer.words);
+    assert_eq!(kept.len(), 4, "every 50 pairs");
+    assert_eq!(kept[2].verdict, Verdict::Unknown, "150 are too few");
+    for key in ["served_us", "bare_us", "run_us"] {
+        let median = answer.facts[key]["p50"].as_f64();
+        assert!(
+            median.is_some_and(|median| median > 0.0),
+            "{}",
+            answer.facts
+        );
+    }
+    let added = answer.facts["added_us"].as_f64().expect("a time");
+    let expected = Verdict::of(added < 100.0);
+    assert_eq!(answer.verdict, expected, "{}", answer.words);
+}
+
+#[test]
+fn sessions_with_weights_of_their_own_are_told_from_those_that_share_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let judged = |taken: u64| {
+        let (mut stage, _) = cpu(folder.path());
+        let plan = models::Plan {
+            models: vec![named("bert-tiny").expect("in the zoo")],
+            partitions: 1,
+            max_batch: 2,
+            large: 1,
+        };
+        let is_divided = stage.device.spec().partitions.len() > 1;
+        let left = AtomicU64::new(100 << 30);
+        let mut free = || Ok(left.fetch_sub(taken, Ordering::Relaxed));
+        let part = |budget: &mut Budget<'_>| models::run(&mut stage, &plan, &mut free, budget);
+        (within(LONG, part).answer, is_divided)
+    };
+    // The model has 17 MB of weights.
+    let (answer, is_divided) = judged(1 << 20);
+    assert_eq!(answer.verdict, Verdict::Holds, "{}", answer.words);
+    let (own, _) = judged(16 << 20);
+    let expected = Verdict::of(!is_divided);
+    assert_eq!(own.verdict, expected, "{}", own.words);
+    if is_divided {
+        assert_eq!(own.facts["models"][0]["shares_weights"], false);
+        assert_eq!(answer.facts["models"][0]["shares_weights"], true);
+    }
+}
+
+#[test]
 fn memory_is_asked_for_after_each_model() {
     let folder = tempfile::tempdir().expect("a folder");
     let (mut stage, _) = cpu(folder.path());
@@ -424,6 +506,7 @@ fn memory_is_asked_for_after_each_model() {
             .to_vec(),
         partitions,
         max_batch: 2,
+        large: u64::MAX,
     };
     let free = AtomicU64::new(100 << 30);
     let mut lavish = || Ok(free.fetch_sub(5 << 30, Ordering::Relaxed));

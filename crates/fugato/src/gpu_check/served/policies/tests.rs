@@ -1,8 +1,10 @@
+use super::mixes::objective;
 use super::*;
 use crate::gpu_check::report::Verdict;
-use fugato_core::Share;
-use fugato_core::device::LaneClass;
-use fugato_core::profile::{DeviceKey, GridPoint, Knee, SCHEMA};
+use crate::gpu_check::served::stage::named;
+use fugato_core::device::{DeviceSpec, LaneClass};
+use fugato_core::profile::{DeviceKey, GridPoint, Knee, ModelProfile, SCHEMA};
+use fugato_core::{DeviceId, Share};
 
 fn device() -> DeviceSpec {
     let lanes = [LaneClass::Normal];
@@ -29,6 +31,9 @@ fn plan(mixes: usize) -> Plan {
         },
         mixes: (0..mixes).map(mix).collect(),
         policies: [OURS, BASELINE].map(str::to_owned).to_vec(),
+        legs: None,
+        first: 2,
+        aims: vec![Aim::AsBaseline],
         search: LargestSettings::default(),
         duration: Nanos::from_millis(100),
     }
@@ -37,7 +42,11 @@ fn plan(mixes: usize) -> Plan {
 fn held(policy: &str, holds: Option<f64>, is_settled: bool) -> Held {
     Held {
         policy: policy.to_owned(),
-        measured: Capacity { holds, fails: None },
+        way: Way::Whole,
+        measured: Capacity {
+            holds,
+            fails: holds.filter(|_| is_settled).map(|holds| 1.05 * holds),
+        },
         probes: Vec::new(),
         is_settled,
         error: None,
@@ -51,7 +60,7 @@ fn found(held: Vec<Held>) -> MixFound {
         rate: 100.0,
         held,
         simulated: [(OURS.to_owned(), Some(1.25))].into(),
-        simulation_error: None,
+        ..MixFound::default()
     }
 }
 
@@ -129,6 +138,65 @@ fn a_mix_that_takes_too_long_to_be_ready_is_left_out_by_name() {
     assert_eq!(verdict, Verdict::Unknown);
     assert!(words.contains("c-4: its models were not ready"), "{words}");
     assert!(words.contains("`--time`"), "{words}");
+}
+
+#[test]
+fn every_policy_is_tried_and_those_with_an_aim_of_their_own_come_first() {
+    let order = order();
+    assert_eq!(order[..4], ["temporal", "dstack", BASELINE, OURS]);
+    let mut all = order;
+    all.sort_unstable();
+    let mut names = PolicySpec::NAMES.map(str::to_owned);
+    names.sort_unstable();
+    assert_eq!(all, names);
+}
+
+#[test]
+fn every_aim_has_its_answer_and_what_was_not_reached_is_named() {
+    let mut mix = found(vec![
+        held("temporal", Some(0.2), true),
+        held("dstack", Some(0.5), true),
+        held(BASELINE, Some(0.4), true),
+        held(OURS, Some(0.8), true),
+    ]);
+    mix.simulated.insert("ideal".to_owned(), Some(0.85));
+    let plan = |first: usize| {
+        let mut plan = plan(2);
+        plan.policies = order();
+        plan.policies.truncate(first);
+        plan.aims = Aim::ALL.to_vec();
+        plan
+    };
+    let told = |mix: MixFound, plan: &Plan| answer(&[mix], &[], plan, &device());
+    let Answer {
+        verdict,
+        words,
+        facts,
+    } = told(mix, &plan(5));
+    assert_eq!(verdict, Verdict::Unknown);
+    let aims = facts["mixes"][0]["aims"].as_array().expect("aims");
+    let answers: Vec<_> = aims.iter().map(|aim| &aim["answer"]).collect();
+    assert_eq!(answers, ["holds", "holds", "open", "holds"], "{words}");
+    assert!(words.contains("c-4: not reached fifo"), "{words}");
+    assert!(words.ends_with("not reached: mix-1"), "{words}");
+
+    let mut one = plan(4);
+    one.mixes.truncate(1);
+    let all = |ideal, dstack| {
+        let mut mix = found(vec![
+            held("temporal", Some(0.2), true),
+            held("dstack", Some(dstack), true),
+            held(BASELINE, Some(0.4), true),
+            held(OURS, Some(0.8), true),
+        ]);
+        mix.simulated.insert("ideal".to_owned(), ideal);
+        told(mix, &one).verdict
+    };
+    assert_eq!(all(Some(0.85), 0.5), Verdict::Holds);
+    assert_eq!(all(Some(0.95), 0.5), Verdict::Fails, "too far from ideal");
+    assert_eq!(all(Some(0.85), 0.3), Verdict::Fails, "less than twice");
+    assert_eq!(all(Some(0.85), 0.9), Verdict::Fails, "not the best");
+    assert_eq!(all(None, 0.5), Verdict::Unknown, "`ideal` is not known");
 }
 
 #[test]
