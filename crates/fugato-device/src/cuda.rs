@@ -43,7 +43,9 @@ pub use gpu::{Found, Gpu, GpuInfo, Partition, SmGroups, find};
 pub use graph::{Executable, Graph, GraphNodes};
 pub use kernels::lacks_kernel;
 pub use layout::{SmGranularity, SmLayout};
-pub use libraries::{CudaLibraries, LibrariesError, LibrariesMissing, LibrariesUnfit, Unfit};
+pub use libraries::{
+    CudaLibraries, LibrariesError, LibrariesMissing, LibrariesUnfit, Unfit, Unloadable,
+};
 pub use memory::{DeviceMemory, PinnedMemory};
 pub use model::{CudaModel, CudaModelError, CudaModelOptions, Port};
 pub use open::{CudaDevice, CudaOptions};

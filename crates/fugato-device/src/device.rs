@@ -137,7 +137,8 @@ pub enum DeviceEvent {
     },
 }
 
-/// How the time of a leg divides: Triton's compute_input, compute_infer, compute_output.
+/// How the time of a leg divides: Triton's compute_input, compute_infer, compute_output, and what
+/// the device itself had to do with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunSplit {
     /// Copying the requests side by side into the slot's buffers.
@@ -146,6 +147,10 @@ pub struct RunSplit {
     pub infer: fugato_core::Nanos,
     /// Dividing the outputs among the requests.
     pub output: fugato_core::Nanos,
+    /// What the leg's copies and its run took by the device's own clock: nothing of what the host
+    /// did before, between and after them. `None` where the device has no clock of its own, or
+    /// did not tell.
+    pub on_device: Option<fugato_core::Nanos>,
 }
 
 /// The outputs of a leg.

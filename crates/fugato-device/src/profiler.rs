@@ -1,10 +1,13 @@
-//! Runs legs of a model at one point of its surface, and times them as the scheduler is
-//! told: from the moment a lane took a leg up to the one its results lay in memory.
+//! Runs legs of a model at one point of its surface, and times them: by the device's own events
+//! where it has such ([`RunSplit::on_device`](crate::RunSplit::on_device)), else as the scheduler is
+//! told, from the moment a lane took a leg up to the one its results lay in memory. What the host
+//! takes besides is in [`Profiler::by_host`].
 //!
 //! **Invariant:** while a [`Profiler`] makes a visit nobody else starts legs on its device.
 
 use crate::device::{
-    Device, DeviceEvent, LeftBehind, LegWork, RequestInputs, RevokeLeg, RunError, TaskOutputs,
+    Device, DeviceEvent, LeftBehind, LegWork, RequestInputs, RevokeLeg, RunError, RunSplit,
+    TaskOutputs,
 };
 use crate::shared::InputFault;
 use fugato_core::device::DeviceSpec;
@@ -88,11 +91,15 @@ pub struct Walk {
 /// What came of a [`Walk`].
 #[derive(Debug)]
 pub struct Walked {
-    /// By leg: from the moment a lane took it up to the one its results lay in memory.
+    /// By leg: what the device says that it took, else from the moment a lane took it up to the
+    /// one its results lay in memory.
     pub legs: Vec<Nanos>,
     /// From the start of the first leg to the end of the last, the waits between them
-    /// included.
+    /// included, by the host's clock.
     pub whole: Nanos,
+    /// The part of that in which the device worked, by its own clock; `None` where it did not tell
+    /// of every leg.
+    pub on_device: Option<Nanos>,
     /// From the start of the first leg to the end of the last.
     pub span: (Timestamp, Timestamp),
     /// What the last leg gave.
@@ -121,6 +128,8 @@ pub struct Profiler<D> {
     next_task: u64,
     /// The legs on the device, and where they run.
     in_flight: BTreeMap<TaskId, (LegIndex, Place)>,
+    /// Of the legs that the last visit timed, by the host's clock.
+    by_host: Vec<Nanos>,
 }
 
 /// The partitions that together are all of the device but `partition`, as far as there
@@ -156,6 +165,30 @@ const TIMED: SlotIndex = SlotIndex(0);
 /// Where a leg runs: its partition and the buffers that go with it.
 type Place = (PartitionId, SlotIndex);
 
+/// When a leg started and ended.
+type Span = (Timestamp, Timestamp);
+
+/// What a leg took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Took {
+    by_host: Nanos,
+    on_device: Option<Nanos>,
+}
+
+impl Took {
+    fn new((started, ended): Span, split: &RunSplit) -> Self {
+        Self {
+            by_host: ended - started,
+            on_device: split.on_device,
+        }
+    }
+
+    /// What a profile has of it.
+    fn leg(self) -> Nanos {
+        self.on_device.unwrap_or(self.by_host)
+    }
+}
+
 impl<D: Device> Profiler<D> {
     /// Makes visits on `device`, all of whose events arrive at `events`.
     pub fn new(device: Arc<D>, events: Receiver<DeviceEvent>) -> Self {
@@ -164,7 +197,14 @@ impl<D: Device> Profiler<D> {
             events,
             next_task: 0,
             in_flight: BTreeMap::new(),
+            by_host: Vec::new(),
         }
+    }
+
+    /// What the legs that the last visit timed took by the host's clock, in their order: what the
+    /// host does to start them and to notice their end is in it.
+    pub fn by_host(&self) -> &[Nanos] {
+        &self.by_host
     }
 
     /// The device.
@@ -222,6 +262,7 @@ impl<D: Device> Profiler<D> {
         let mut walked = Walked {
             legs: Vec::with_capacity(usize::from(walk.legs)),
             whole: Nanos::ZERO,
+            on_device: Some(Nanos::ZERO),
             span: (Timestamp::ZERO, Timestamp::ZERO),
             outputs: TaskOutputs::default(),
         };
@@ -229,8 +270,9 @@ impl<D: Device> Profiler<D> {
         for leg in (0..walk.legs).map(LegIndex) {
             let work = (walk.model, &walk.item, walk.batch);
             self.hand_over((task, leg), work, (walk.partition, TIMED));
-            let (started, ended, outputs) = self.end_of(task)?;
-            walked.legs.push(ended - started);
+            let (took, (started, ended), outputs) = self.end_of(task)?;
+            walked.legs.push(took.leg());
+            walked.on_device = walked.on_device.zip(took.on_device).map(|(a, b)| a + b);
             walked.span = (*begun.get_or_insert(started), ended);
             walked.whole = walked.span.1 - walked.span.0;
             walked.outputs = outputs;
@@ -238,8 +280,8 @@ impl<D: Device> Profiler<D> {
         Ok(walked)
     }
 
-    /// Waits until the only leg on the device ends: its start, its end, what it gave.
-    fn end_of(&self, task: TaskId) -> Result<(Timestamp, Timestamp, TaskOutputs), VisitError> {
+    /// Waits until the only leg on the device ends: what it took, its start and end, what it gave.
+    fn end_of(&self, task: TaskId) -> Result<(Took, Span, TaskOutputs), VisitError> {
         loop {
             let event = self.events.recv_timeout(PATIENCE);
             let event = event.map_err(|_| VisitError::Silent)?;
@@ -247,13 +289,15 @@ impl<D: Device> Profiler<D> {
                 task: ended_task,
                 started,
                 ended,
+                split,
                 result,
                 ..
             } = event
                 && ended_task == task
             {
                 let outputs = result.map_err(VisitError::Run)?;
-                return Ok((started, ended, outputs));
+                let took = Took::new((started, ended), &split);
+                return Ok((took, (started, ended), outputs));
             }
         }
     }
@@ -286,6 +330,7 @@ impl<D: Device> Profiler<D> {
             warm.insert(partition);
         }
         let mut times = Vec::new();
+        self.by_host.clear();
         for run in 0..visit.warm_up.saturating_add(visit.legs) {
             if !go_on() {
                 break;
@@ -302,7 +347,10 @@ impl<D: Device> Profiler<D> {
                         break took;
                     }
                 };
-                task.push(took);
+                task.push(took.leg());
+                if run >= visit.warm_up {
+                    self.by_host.push(took.by_host);
+                }
             }
             *under_way = None;
             if run >= visit.warm_up {
@@ -314,7 +362,7 @@ impl<D: Device> Profiler<D> {
 
     /// Waits for the next leg that ends, and follows it by another where it is a
     /// neighbour's.
-    fn keep_busy(&mut self, visit: &Visit) -> Result<(TaskId, Place, Nanos), VisitError> {
+    fn keep_busy(&mut self, visit: &Visit) -> Result<(TaskId, Place, Took), VisitError> {
         let (task, place, took) = self.next_end()?;
         let took = took?;
         if place.1 != TIMED {
@@ -342,20 +390,24 @@ impl<D: Device> Profiler<D> {
 
     /// Waits for the next leg that leaves the device: its task, place and time; a leg
     /// that was taken back took none.
-    fn next_end(&mut self) -> Result<(TaskId, Place, Result<Nanos, VisitError>), VisitError> {
+    fn next_end(&mut self) -> Result<(TaskId, Place, Result<Took, VisitError>), VisitError> {
         loop {
             let event = self.events.recv_timeout(PATIENCE);
             let (task, took) = match event.map_err(|_| VisitError::Silent)? {
                 // A loss ends the legs too, each with an event of its own.
                 DeviceEvent::Started { .. } | DeviceEvent::Lost { .. } => continue,
-                DeviceEvent::Revoked { task, .. } => (task, Ok(Nanos::default())),
+                DeviceEvent::Revoked { task, .. } => (task, Ok(Took::default())),
                 DeviceEvent::Finished {
                     task,
                     started,
                     ended,
+                    split,
                     result,
                     ..
-                } => (task, check(result).map(|()| ended - started)),
+                } => {
+                    let took = Took::new((started, ended), &split);
+                    (task, check(result).map(|()| took))
+                }
             };
             if let Some((_, place)) = self.in_flight.remove(&task) {
                 return Ok((task, place, took));

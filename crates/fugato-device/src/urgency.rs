@@ -13,16 +13,23 @@ impl Urgency {
     /// Behind all that are more urgent; that of a model without an objective.
     pub const LEAST: Self = Self(u8::MAX);
 
-    /// Models with shorter objectives than this are the most urgent. The objectives of D-STACK's
-    /// mixes, 25, 50 and 100 ms, are then a step apart each, with one left above them.
-    const SHORTEST: Nanos = Nanos::from_millis(20);
+    /// Models with objectives up to this are the most urgent. Shorter ones are of models that take
+    /// a third of a millisecond, whose waits for others are as short.
+    const SHORTEST: Nanos = Nanos::from_millis(1);
 
-    /// That of a model with such an objective: one step less for each time that it is twice as
+    /// Steps from [`SHORTEST`](Self::SHORTEST) to 128 ms: what a device divides among its
+    /// priorities. The objectives of D-STACK's mixes, 25, 50 and 100 ms, are then of three
+    /// priorities where there are six, and those of small models that share a device, 3 to 20 ms,
+    /// of three too.
+    pub(crate) const RANGE: u8 = 14;
+
+    /// That of a model with such an objective: two steps less for each time that it is twice as
     /// long.
     pub fn of_slo(slo: Option<Nanos>) -> Self {
         let Some(slo) = slo else { return Self::LEAST };
-        let times = slo.as_nanos() / Self::SHORTEST.as_nanos();
-        let steps = times.checked_ilog2().map_or(0, |doublings| doublings + 1);
+        let square = |time: Nanos| u128::from(time.as_nanos()).pow(2);
+        let times = square(slo) / square(Self::SHORTEST);
+        let steps = times.checked_ilog2().unwrap_or(0);
         Self(u8::try_from(steps).unwrap_or(u8::MAX))
     }
 
@@ -42,15 +49,17 @@ mod tests {
         let cases = [
             (0, 0),
             (1, 0),
-            (19, 0),
-            (20, 1),
-            (25, 1),
-            (39, 1),
-            (40, 2),
-            (50, 2),
-            (100, 3),
-            (160, 4),
-            (1_000, 6),
+            (2, 2),
+            (3, 3),
+            (5, 4),
+            (8, 6),
+            (12, 7),
+            (20, 8),
+            (25, 9),
+            (50, 11),
+            (100, 13),
+            (128, 14),
+            (1_000, 19),
         ];
         for (millis, expected) in cases {
             assert_eq!(steps(millis), expected, "{millis} ms");

@@ -48,7 +48,7 @@ pub enum NoCuda {
     /// There is no ONNX Runtime for it.
     #[error(transparent)]
     Runtime(#[from] FindGpuError),
-    /// Libraries of the vendor are missing, or do not go with each other.
+    /// Libraries of the vendor are missing, do not load, or do not go with each other.
     #[cfg(feature = "cuda")]
     #[error(
         "{0}\n\nhint: install CUDA 13 and cuDNN 9{package}, or name a folder that has them with \
@@ -172,6 +172,9 @@ pub fn look(config: &Config) -> Result<Accelerator, NoCuda> {
     let runtime = runtime::find_gpu(given, &Surroundings::of_process())?;
     let folders: Vec<_> = config.device.gpu_libraries.iter().cloned().collect();
     let libraries = CudaLibraries::load(&folders).map_err(NoCuda::Libraries)?;
+    for library in &libraries.refused {
+        tracing::warn!(%library, "models that need a library of CUDA fail for want of it");
+    }
     Ok(Accelerator::Cuda(Box::new(CudaParts {
         found,
         runtime,

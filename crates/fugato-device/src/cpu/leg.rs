@@ -61,6 +61,7 @@ impl LoadedModel {
                 input: gathered - begun,
                 infer: ran - gathered,
                 output: clock.now() - ran,
+                on_device: None,
             },
             bytes_copied_in,
             bytes_copied_out,

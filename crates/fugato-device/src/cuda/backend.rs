@@ -264,7 +264,10 @@ pub(super) trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<Self::Session, Fault>;
     /// The kinds of operators that a session runs on the host, and how many there are of each:
     /// those that the device has no kernel for, and those that compute shapes.
-    fn on_host(&self, session: &Self::Session) -> BTreeMap<String, usize>;
+    ///
+    /// # Errors
+    /// Where that is not told; the session is none the worse for it.
+    fn on_host(&self, session: &Self::Session) -> Result<BTreeMap<String, usize>, Fault>;
     fn bind(
         &self,
         session: &Self::Session,

@@ -38,7 +38,7 @@ use lane::{Job, Lane, Next, Reporter, Watch};
 use model::{LaneKey, LoadedModel};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -102,6 +102,8 @@ struct Core<B: Backend> {
     legs_at_once: AtomicU64,
     legs_captured: AtomicU64,
     bytes_copied_in: AtomicU64,
+    /// Whether it did not tell what a leg took, which was said.
+    silent: Arc<AtomicBool>,
 }
 
 /// What a device is made of.
@@ -150,6 +152,7 @@ impl<B: Backend> GpuDevice<B> {
                 legs_at_once: AtomicU64::new(0),
                 legs_captured: AtomicU64::new(0),
                 bytes_copied_in: AtomicU64::new(0),
+                silent: Arc::default(),
             }),
             threads: Mutex::default(),
             ended: Mutex::new((Some(sender), receiver)),

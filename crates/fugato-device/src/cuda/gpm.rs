@@ -217,6 +217,7 @@ impl Drop for Gpm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use std::mem::{offset_of, size_of};
 
     /// A device that counts how often it is read, and answers by that.
@@ -227,6 +228,7 @@ mod tests {
         refuses: bool,
         samples: i32,
         compares_badly: bool,
+        has_room_for_one: bool,
     }
 
     unsafe extern "C" fn support(device: Handle, support: *mut Support) -> Return {
@@ -237,13 +239,32 @@ mod tests {
         0
     }
 
+    thread_local! {
+        /// Samples that this thread's test has made, and freed.
+        static SAMPLES: Cell<(u32, u32)> = const { Cell::new((0, 0)) };
+    }
+
     unsafe extern "C" fn make(sample: *mut Sample) -> Return {
+        let (made, freed) = SAMPLES.get();
+        SAMPLES.set((made + 1, freed));
         // SAFETY: the place is valid.
         unsafe { *sample = Box::into_raw(Box::new(0.0_f64)).cast() };
         0
     }
 
+    /// Makes the first and no other.
+    unsafe extern "C" fn make_one(sample: *mut Sample) -> Return {
+        let (made, _) = SAMPLES.get();
+        if made > 0 {
+            return 20;
+        }
+        // SAFETY: as for `make`.
+        unsafe { make(sample) }
+    }
+
     unsafe extern "C" fn free(sample: Sample) -> Return {
+        let (made, freed) = SAMPLES.get();
+        SAMPLES.set((made, freed + 1));
         // SAFETY: made by `make`.
         drop(unsafe { Box::from_raw(sample.cast::<f64>()) });
         0
@@ -286,7 +307,10 @@ mod tests {
     fn gpm(device: &mut Device) -> Option<Gpm> {
         let functions = Functions {
             support,
-            make,
+            make: match device.has_room_for_one {
+                true => make_one,
+                false => make,
+            },
             free,
             read,
             compare: match device.compares_badly {
@@ -314,6 +338,38 @@ mod tests {
     #[test]
     fn a_device_before_hopper_has_none() {
         assert!(gpm(&mut Device::default()).is_none());
+        assert_eq!(SAMPLES.get(), (0, 0), "nothing is made for it");
+    }
+
+    #[test]
+    fn every_sample_that_was_made_is_freed_once() {
+        let mut device = Device {
+            is_supported: true,
+            ..Device::default()
+        };
+        let place: *mut Device = &mut device;
+        // SAFETY: nobody uses the device while it is changed below.
+        let gpm = gpm(unsafe { &mut *place }).expect("it is supported");
+        // They change places as they are read, and not where that fails.
+        for refuses in [false, false, true, false, false] {
+            // SAFETY: as above.
+            unsafe { (*place).refuses = refuses };
+            gpm.since_last();
+        }
+        assert_eq!(SAMPLES.get(), (2, 0), "as long as they are read");
+        drop(gpm);
+        assert_eq!(SAMPLES.get(), (2, 2));
+    }
+
+    #[test]
+    fn a_library_without_room_for_a_second_sample_gets_the_first_back() {
+        let mut device = Device {
+            is_supported: true,
+            has_room_for_one: true,
+            ..Device::default()
+        };
+        assert!(gpm(&mut device).is_none());
+        assert_eq!(SAMPLES.get(), (1, 1));
     }
 
     #[test]

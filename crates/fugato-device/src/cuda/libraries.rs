@@ -45,13 +45,37 @@ const OTHERS: [(&str, &[&str]); 4] = [
 pub struct CudaLibraries {
     /// File names and folders; no folder: found by the system's loader.
     pub loaded: Vec<(&'static str, Option<PathBuf>)>,
+    /// Those that are there, do not load, and that only some models need.
+    pub refused: Vec<Unloadable>,
+}
+
+/// A library that is there and does not load: of another architecture, say, or without a library
+/// that it needs itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unloadable {
+    /// Its file name.
+    pub library: &'static str,
+    /// Where it is; `None`: where the system's loader found it.
+    pub folder: Option<PathBuf>,
+    /// What the loader says.
+    pub words: String,
+}
+
+impl std::fmt::Display for Unloadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}`", self.library)?;
+        if let Some(folder) = &self.folder {
+            write!(f, " in {}", folder.display())?;
+        }
+        write!(f, " does not load: {}", self.words)
+    }
 }
 
 /// Why the vendor's libraries cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LibrariesError {
-    /// Some are nowhere.
+    /// Some are nowhere, or do not load.
     #[error(transparent)]
     Missing(#[from] LibrariesMissing),
     /// Some do not go with the others.
@@ -59,23 +83,33 @@ pub enum LibrariesError {
     Unfit(#[from] LibrariesUnfit),
 }
 
-/// Libraries that are in none of the places.
+/// Libraries that are in none of the places, or do not load from there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{} not found by the system's loader, nor in {}{}",
-    missing.join(", "),
-    listed(looked_in),
-    told(instead)
-)]
+#[error("{}", self.told())]
 pub struct LibrariesMissing {
-    /// Their file names.
+    /// The file names of those that are nowhere.
     pub missing: Vec<&'static str>,
     /// What is there of other major versions: file names and folders, as in [`CudaLibraries`].
     pub instead: Vec<(String, Option<PathBuf>)>,
     /// The folders that were looked in.
     pub looked_in: Vec<PathBuf>,
-    /// What the loader said of those that were there and could not be loaded.
-    pub refused: Vec<String>,
+    /// Those that are there and load from nowhere, once for each place.
+    pub refused: Vec<Unloadable>,
+}
+
+impl LibrariesMissing {
+    fn told(&self) -> String {
+        let absent = (!self.missing.is_empty()).then(|| {
+            format!(
+                "{} not found by the system's loader, nor in {}{}",
+                self.missing.join(", "),
+                listed(&self.looked_in),
+                told(&self.instead)
+            )
+        });
+        let refused = self.refused.iter().map(Unloadable::to_string);
+        refused.chain(absent).collect::<Vec<_>>().join("; ")
+    }
 }
 
 fn listed(folders: &[PathBuf]) -> String {
@@ -110,50 +144,85 @@ impl CudaLibraries {
     /// installations nearby.
     ///
     /// # Errors
-    /// Where one that is needed is nowhere, or is of another major version of CUDA or of itself than
-    /// the others.
+    /// Where one that is needed is nowhere, does not load, or is of another major version of CUDA or
+    /// of itself than the others.
     pub fn load(given: &[PathBuf]) -> Result<Self, LibrariesError> {
-        let wheels = wheels(&python_packages());
-        let (mut loaded, mut missing, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-        for name in WANTED {
-            let mut found = None;
+        let found = Self::search(given, &wheels(&python_packages()), open)?;
+        let said = Said::by_libraries(found.folder("libcudnn.so.9"));
+        match found.unfit(&said) {
+            None => Ok(found),
+            Some(unfit) => Err(unfit.into()),
+        }
+    }
+
+    /// Loads each by `open`, from the first place where it can be.
+    fn search(
+        given: &[PathBuf],
+        wheels: &[PathBuf],
+        open: impl Fn(&Path) -> Result<(), String>,
+    ) -> Result<Self, LibrariesMissing> {
+        let mut found = Self::default();
+        let (mut missing, mut needed) = (Vec::new(), Vec::new());
+        for library in WANTED {
+            let mut refused = Vec::new();
             let places = given.iter().map(Some).chain([None]);
-            for folder in places.chain(wheels.iter().map(Some)) {
-                let path = folder.map_or_else(|| PathBuf::from(name), |folder| folder.join(name));
+            let mut places = places.chain(wheels.iter().map(Some));
+            let place = places.find(|folder| {
+                let path = match folder {
+                    Some(folder) => folder.join(library),
+                    None => PathBuf::from(library),
+                };
                 if folder.is_some() && !path.exists() {
-                    continue;
+                    return false;
                 }
-                match open(&path) {
-                    Ok(()) => {
-                        found = Some(folder.cloned());
-                        break;
-                    }
-                    Err(words) if folder.is_some() => refused.push(words),
-                    Err(_) => {}
+                let words = match open(&path) {
+                    Ok(()) => return true,
+                    Err(words) => words,
+                };
+                if folder.is_some() || !is_absent(library, &words) {
+                    refused.push(Unloadable {
+                        library,
+                        folder: folder.cloned(),
+                        words,
+                    });
                 }
-            }
-            match found {
-                Some(folder) => loaded.push((name, folder)),
-                None if NEEDED.contains(&name) => missing.push(name),
-                None => {}
+                false
+            });
+            match place {
+                Some(folder) => found.loaded.push((library, folder.cloned())),
+                None if !NEEDED.contains(&library) => found.refused.append(&mut refused),
+                None if refused.is_empty() => missing.push(library),
+                None => needed.append(&mut refused),
             }
         }
-        if missing.is_empty() {
-            let found = Self { loaded };
-            return match found.unfit(&Said::by_libraries()) {
-                None => Ok(found),
-                Some(unfit) => Err(unfit.into()),
-            };
+        if missing.is_empty() && needed.is_empty() {
+            return Ok(found);
         }
-        let looked_in: Vec<_> = given.iter().chain(&wheels).cloned().collect();
-        let error = LibrariesMissing {
+        let looked_in: Vec<_> = given.iter().chain(wheels).cloned().collect();
+        Err(LibrariesMissing {
             instead: instead_of(&missing, &looked_in),
             missing,
             looked_in,
-            refused,
-        };
-        Err(error.into())
+            refused: needed,
+        })
     }
+
+    /// Where one that was loaded is; `None` where the system's loader found it, or nobody did.
+    fn folder(&self, library: &str) -> Option<&Path> {
+        let mut loaded = self.loaded.iter();
+        let (_, folder) = loaded.find(|(name, _)| *name == library)?;
+        folder.as_deref()
+    }
+}
+
+/// Whether the system's loader says of a library by its name that it is nowhere, and not that
+/// something is wrong with it.
+///
+/// Source: glibc's words, which name what could not be opened: a library that is found and needs
+/// another that is not is told with the other's name.
+fn is_absent(library: &str, words: &str) -> bool {
+    let rest = words.strip_prefix(library);
+    rest.is_some_and(|rest| rest.starts_with(": cannot open shared object file: No such file"))
 }
 
 /// What is there of other major versions of libraries, in folders or by the system's loader.
@@ -332,6 +401,77 @@ mod tests {
     fn a_library_is_looked_for_and_not_kept() {
         assert!(!is_known("libno-such-library.so.1"));
         assert!(is_known("libc.so.6"));
+    }
+
+    /// What a loader says that finds no library by its name.
+    fn nowhere(path: &Path) -> String {
+        let path = path.display();
+        format!("{path}: cannot open shared object file: No such file or directory")
+    }
+
+    #[test]
+    fn a_library_that_does_not_load_is_not_called_missing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (here, there) = (folder.path().join("given"), folder.path().join("wheel"));
+        for folder in [&here, &there] {
+            fs::create_dir(folder).expect("a folder");
+            fs::write(folder.join("libcudnn.so.9"), "").expect("a file");
+        }
+        fs::write(here.join("libcublas.so.13"), "").expect("a file");
+        fs::write(here.join("libcufft.so.12"), "").expect("a file");
+        let arch = "wrong ELF class: ELFCLASS32";
+        // cuDNN loads from nowhere, cuBLAS from the given folder alone does not, the system has no
+        // cuRAND, and all else loads by its name.
+        let open = |path: &Path| match path.display().to_string() {
+            name if name == "libcudnn.so.9"
+                || name == "libcurand.so.10"
+                || name == "libcufft.so.12" =>
+            {
+                Err(nowhere(path))
+            }
+            name if name.contains('/') => Err(format!("{name}: {arch}")),
+            _ => Ok(()),
+        };
+        let (given, wheels) = ([here.clone()], [there.clone()]);
+        let missing = CudaLibraries::search(&given, &wheels, open).expect_err("two are missing");
+        assert_eq!(missing.missing, ["libcurand.so.10"]);
+        let places = missing
+            .refused
+            .iter()
+            .map(|one| (one.library, one.folder.clone()));
+        let expected = [here.clone(), there.clone()].map(|folder| ("libcudnn.so.9", Some(folder)));
+        assert_eq!(places.collect::<Vec<_>>(), expected);
+        let told = missing.to_string();
+        let (here, there) = (here.display(), there.display());
+        let expected = format!(
+            "`libcudnn.so.9` in {here} does not load: {here}/libcudnn.so.9: {arch}; `libcudnn.so.9` \
+             in {there} does not load: {there}/libcudnn.so.9: {arch}; libcurand.so.10 not found by \
+             the system's loader, nor in {here}, {there}"
+        );
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_library_that_lacks_another_does_not_load_and_one_that_few_need_hinders_nothing() {
+        let lacks = "libcudart.so.12: cannot open shared object file: No such file or directory";
+        let open = |path: &Path| match path.to_str() {
+            Some("libcublas.so.13") => Err(lacks.to_owned()),
+            _ => Ok(()),
+        };
+        let missing = CudaLibraries::search(&[], &[], open).expect_err("cuBLAS does not load");
+        assert_eq!(
+            missing.to_string(),
+            format!("`libcublas.so.13` does not load: {lacks}")
+        );
+        let open = |path: &Path| match path.to_str() {
+            Some("libcufft.so.12") => Err(lacks.to_owned()),
+            Some("libnvrtc.so.13") => Err(nowhere(path)),
+            _ => Ok(()),
+        };
+        let found = CudaLibraries::search(&[], &[], open).expect("the others are enough");
+        assert_eq!(found.loaded.len(), WANTED.len() - 2);
+        let refused: Vec<_> = found.refused.iter().map(|one| one.library).collect();
+        assert_eq!(refused, ["libcufft.so.12"]);
     }
 
     #[test]

@@ -286,16 +286,10 @@ impl Backend for Nvidia {
         })
     }
 
-    fn on_host(&self, session: &NvidiaSession) -> BTreeMap<String, usize> {
+    fn on_host(&self, session: &NvidiaSession) -> Result<BTreeMap<String, usize>, Fault> {
         let placed = session.session.get().placed();
-        let placed = placed.unwrap_or_else(|error| {
-            tracing::debug!(%error, "where operators run is not told");
-            BTreeMap::new()
-        });
-        let others = placed
-            .into_iter()
-            .filter(|(provider, _)| provider != PROVIDER);
-        others.flat_map(|(_, kinds)| kinds).collect()
+        let placed = placed.map_err(|error| Fault::other(error.message()))?;
+        Ok(besides(PROVIDER, placed))
     }
 
     fn bind(
@@ -469,9 +463,40 @@ impl Nvidia {
     }
 }
 
+/// The kinds of operators that other providers run, and how many there are of each in all.
+fn besides(
+    provider: &str,
+    placed: BTreeMap<String, BTreeMap<String, usize>>,
+) -> BTreeMap<String, usize> {
+    let others = placed.into_iter().filter(|(other, _)| other != provider);
+    let mut counts = BTreeMap::new();
+    for (kind, count) in others.flat_map(|(_, kinds)| kinds) {
+        *counts.entry(kind).or_default() += count;
+    }
+    counts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn operators_of_several_other_providers_are_counted_together() {
+        let kinds = |kinds: &[(&str, usize)]| -> BTreeMap<String, usize> {
+            let kinds = kinds.iter().map(|&(kind, count)| (kind.to_owned(), count));
+            kinds.collect()
+        };
+        let placed = [
+            (PROVIDER, kinds(&[("Conv", 50), ("Shape", 1)])),
+            ("CPUExecutionProvider", kinds(&[("Shape", 2), ("If", 1)])),
+            ("OtherExecutionProvider", kinds(&[("Shape", 3)])),
+        ];
+        let placed = placed.map(|(name, kinds)| (name.to_owned(), kinds));
+        assert_eq!(
+            besides(PROVIDER, placed.into()),
+            kinds(&[("If", 1), ("Shape", 5)])
+        );
+    }
 
     #[test]
     fn the_runtimes_words_are_told_apart() {

@@ -279,6 +279,9 @@ fn gpu(parts: &CudaParts) -> Check {
         parts.runtime.path.display(),
         parts.runtime.place
     );
+    let refused = parts.libraries.refused.iter().map(ToString::to_string);
+    let found = std::iter::once(found).chain(refused);
+    let found = found.collect::<Vec<_>>().join("; ");
     match parts.found.undivided() {
         None => Check::ok(GPU, found),
         Some(why) => Check::degraded(

@@ -201,6 +201,11 @@ impl DeviceEffects {
                     input: first.split.input + timing.split.input,
                     infer: first.split.infer + timing.split.infer,
                     output: first.split.output + timing.split.output,
+                    on_device: first
+                        .split
+                        .on_device
+                        .zip(timing.split.on_device)
+                        .map(|(first, next)| first + next),
                 },
             },
         };

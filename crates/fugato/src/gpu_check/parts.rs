@@ -2,7 +2,6 @@
 
 mod capture;
 mod device;
-mod memory;
 mod neighbours;
 mod overlap;
 mod partitions;
@@ -19,7 +18,7 @@ pub(super) fn run(part: Part, setup: &Setup, budget: &mut Budget<'_>) -> anyhow:
         Part::Device => on(device::run),
         Part::Capture => capture::run(&Bench::open(setup)?, budget),
         Part::Overlap => on(overlap::run),
-        Part::Memory => on(memory::run),
+        Part::Memory => on_gpu::memory(setup, budget),
         Part::Partitions => partitions::run(&Bench::open(setup)?, budget),
         Part::Neighbours => on(neighbours::run),
         Part::Retarget => on(retarget::run),

@@ -9,6 +9,7 @@ mod beside;
 mod knees;
 mod legs;
 mod load;
+mod memory;
 mod models;
 #[cfg(feature = "cuda")]
 pub(super) mod on_gpu;

@@ -78,8 +78,12 @@ fn extra(
         };
         let walked = profiler.walk(&run)?;
         let (started, ended) = walked.span;
-        launches.extend(last.replace(ended).map(|last| started - last));
-        Ok(walked.whole)
+        // As the times of a grid are: what the host does besides is no part of a run, and the
+        // device stands still in it too.
+        let run = walked.on_device.unwrap_or(walked.whole);
+        let still = walked.whole.saturating_sub(run);
+        launches.extend(last.replace(ended).map(|last| (started - last) + still));
+        Ok(run)
     };
     let mut extras = Vec::with_capacity(PAIRS);
     for other in others.iter().cycle().take(PAIRS) {

@@ -69,7 +69,8 @@ impl GpuMetrics {
         );
     }
 
-    /// Shows what a device said; what it did not say stays as it was.
+    /// Shows what a device said. What it does not say is no longer shown: a figure of before would
+    /// be taken for one of now.
     pub(super) fn show(&self, DeviceId(device): DeviceId, health: &GpuHealth) {
         let labels = DeviceLabels { device };
         let wide = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
@@ -78,28 +79,48 @@ impl GpuMetrics {
             (&self.memory_total, health.memory_total),
             (&self.celsius, health.celsius.map(u64::from)),
         ] {
-            if let Some(value) = value {
-                gauge.get_or_create(&labels).set(wide(value));
+            match value {
+                Some(value) => {
+                    gauge.get_or_create(&labels).set(wide(value));
+                }
+                None => {
+                    gauge.remove(&labels);
+                }
             }
         }
-        if let Some(milliwatts) = health.power_milliwatts {
-            self.power
-                .get_or_create(&labels)
-                .set(f64::from(milliwatts) / 1e3);
-        }
-        for (gauge, percent) in [
-            (&self.busy, health.busy_percent.map(f64::from)),
-            (&self.sm_active, health.sm_active_percent),
-            (&self.sm_occupied, health.sm_occupied_percent),
+        for (gauge, value) in [
+            (
+                &self.power,
+                health.power_milliwatts.map(|of| f64::from(of) / 1e3),
+            ),
+            (
+                &self.busy,
+                health.busy_percent.map(|of| f64::from(of) / 1e2),
+            ),
+            (&self.sm_active, health.sm_active_percent.map(|of| of / 1e2)),
+            (
+                &self.sm_occupied,
+                health.sm_occupied_percent.map(|of| of / 1e2),
+            ),
         ] {
-            if let Some(percent) = percent {
-                gauge.get_or_create(&labels).set(percent / 1e2);
+            match value {
+                Some(value) => {
+                    gauge.get_or_create(&labels).set(value);
+                }
+                None => {
+                    gauge.remove(&labels);
+                }
             }
         }
-        if let Some(millijoules) = health.energy_millijoules {
-            let joules = millijoules as f64 / 1e3;
-            let counter = self.energy.get_or_create(&labels);
-            counter.inner().store(joules.to_bits(), Ordering::Relaxed);
+        match health.energy_millijoules {
+            Some(millijoules) => {
+                let joules = millijoules as f64 / 1e3;
+                let counter = self.energy.get_or_create(&labels);
+                counter.inner().store(joules.to_bits(), Ordering::Relaxed);
+            }
+            None => {
+                self.energy.remove(&labels);
+            }
         }
     }
 }
@@ -110,9 +131,16 @@ mod tests {
     use prometheus_client::encoding::text::encode;
 
     fn shown(health: &GpuHealth) -> String {
+        shown_after(&[health])
+    }
+
+    /// What is shown after the last of them.
+    fn shown_after(healths: &[&GpuHealth]) -> String {
         let (metrics, mut registry) = (GpuMetrics::default(), Registry::default());
         metrics.register(&mut registry);
-        metrics.show(DeviceId(0), health);
+        for health in healths {
+            metrics.show(DeviceId(0), health);
+        }
         let mut text = String::new();
         encode(&mut text, &registry).expect("a String takes all that is written");
         text
@@ -145,5 +173,27 @@ mod tests {
         assert!(!text.contains("_ratio{device=\"0\"} 0.0"), "{text}");
         assert!(!text.contains("gpu_sm_active_ratio{"), "{text}");
         assert!(!text.contains("gpu_sm_occupancy_ratio{"), "{text}");
+    }
+
+    #[test]
+    fn what_a_device_no_longer_tells_is_no_longer_shown() {
+        let all = GpuHealth {
+            memory_used: Some(1),
+            memory_total: Some(2),
+            power_milliwatts: Some(3),
+            energy_millijoules: Some(4),
+            busy_percent: Some(5),
+            sm_active_percent: Some(6.0),
+            sm_occupied_percent: Some(7.0),
+            celsius: Some(8),
+        };
+        assert_eq!(shown(&all).matches("device=\"0\"").count(), 8);
+        let temperature = GpuHealth {
+            celsius: Some(9),
+            ..GpuHealth::default()
+        };
+        let text = shown_after(&[&all, &temperature]);
+        assert_eq!(text.matches("device=\"0\"").count(), 1, "{text}");
+        assert!(text.contains("celsius{device=\"0\"} 9"), "{text}");
     }
 }

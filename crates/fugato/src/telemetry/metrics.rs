@@ -389,9 +389,7 @@ impl Telemetry {
                     .inner()
                     .store(count, std::sync::atomic::Ordering::Relaxed);
             }
-            if let Some(health) = &device.gpu {
-                self.gpu.show(*id, health);
-            }
+            self.gpu.show(*id, &device.gpu.unwrap_or_default());
         }
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing into a string does not fail");

@@ -298,6 +298,7 @@ mod tests {
             input: Nanos::from_micros(input),
             infer: Nanos::from_micros(infer),
             output: Nanos::from_micros(output),
+            on_device: None,
         }
     }
 

@@ -460,7 +460,7 @@ fn leak<B: Backend>(given: Result<Enqueued<B>, Failed>) {
 }
 
 /// A split that fits a leg of such a length: copies that went on while the leg before ran are
-/// no part of it.
+/// no part of it. What the device had to do with it stays as the device told it.
 fn within(split: RunSplit, whole: Nanos) -> RunSplit {
     let infer = split.infer.min(whole);
     let output = split.output.min(whole.saturating_sub(infer));
@@ -469,5 +469,6 @@ fn within(split: RunSplit, whole: Nanos) -> RunSplit {
         input,
         infer,
         output,
+        ..split
     }
 }

@@ -262,10 +262,18 @@ fn is_of_the_device(cause: &LoadCause) -> bool {
 /// Says what of a model runs on the host, which is slow: the device waits for it, and it for the
 /// device, and nothing of that is captured.
 fn tell_on_host<B: Backend>(model: &LoadedModel<B>) {
+    let (_, origin) = B::describe(&model.model);
+    if let Some(operators) = model.shapes_on_host() {
+        tracing::info!(
+            model = %origin.display(),
+            operators,
+            "operators that compute shapes run on the CPU as runs of the model are captured; its \
+             graphs have what they gave then"
+        );
+    }
     let Some(operators) = model.on_host() else {
         return;
     };
-    let (_, origin) = B::describe(&model.model);
     tracing::warn!(
         model = %origin.display(),
         operators,

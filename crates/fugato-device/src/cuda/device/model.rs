@@ -39,12 +39,22 @@ pub(super) struct LoadedModel<B: Backend> {
     pub(super) eager: Vec<AtomicBool>,
     /// Whether it was said why runs are eager.
     pub(super) told: AtomicBool,
-    /// By part: the kinds of operators that run on the host, and how many of each.
-    on_host: Mutex<BTreeMap<usize, BTreeMap<String, usize>>>,
+    /// By part: what its session that was made last runs on the host.
+    on_host: Mutex<BTreeMap<usize, OnHost>>,
+    /// Whether it was said that this is not known.
+    pub(super) told_unplaced: AtomicBool,
     /// By leg: whether its groups are not to be put side by side, since that failed.
     pub(super) in_turn: Vec<AtomicBool>,
     /// Whether it was said why.
     pub(super) told_in_turn: AtomicBool,
+}
+
+/// What a session runs on the host.
+pub(super) struct OnHost {
+    /// Kinds of operators, and how many of each.
+    pub(super) kinds: BTreeMap<String, usize>,
+    /// Whether its runs may be captured.
+    pub(super) graphs: bool,
 }
 
 /// What a model reads and gives, once it is known that the device can hold that.
@@ -144,6 +154,7 @@ impl<B: Backend> LoadedModel<B> {
             eager: course.parts.iter().map(|_| AtomicBool::default()).collect(),
             told: AtomicBool::new(false),
             on_host: Mutex::default(),
+            told_unplaced: AtomicBool::new(false),
             in_turn: course.legs.iter().map(|_| AtomicBool::default()).collect(),
             told_in_turn: AtomicBool::new(false),
             course,
@@ -183,17 +194,28 @@ impl<B: Backend> LoadedModel<B> {
     }
 
     /// Notes what a part runs on the host.
-    pub(super) fn note_on_host(&self, part: usize, kinds: BTreeMap<String, usize>) {
+    pub(super) fn note_on_host(&self, part: usize, noted: OnHost) {
         let mut on_host = self.on_host.lock().unwrap_or_else(PoisonError::into_inner);
-        on_host.insert(part, kinds);
+        on_host.insert(part, noted);
     }
 
-    /// What of the model runs on the host, as far as its sessions are there: kinds of operators, and
-    /// how many where there are several. `None`: nothing.
+    /// What of the model every run of its eager sessions runs on the host, as far as these are
+    /// there: kinds of operators, and how many where there are several. `None`: nothing.
     pub(super) fn on_host(&self) -> Option<String> {
+        self.listed_on_host(false)
+    }
+
+    /// The same of sessions whose runs are captured: only operators that compute shapes, whose
+    /// values are then those of the capture.
+    pub(super) fn shapes_on_host(&self) -> Option<String> {
+        self.listed_on_host(true)
+    }
+
+    fn listed_on_host(&self, graphs: bool) -> Option<String> {
         let on_host = self.on_host.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: BTreeMap<&str, usize> = BTreeMap::new();
-        for (kind, count) in on_host.values().flatten() {
+        let noted = on_host.values().filter(|noted| noted.graphs == graphs);
+        for (kind, count) in noted.flat_map(|noted| &noted.kinds) {
             *all.entry(kind).or_default() += count;
         }
         let each = all.into_iter().map(|(kind, count)| match count {

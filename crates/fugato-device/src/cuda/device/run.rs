@@ -1,4 +1,6 @@
-//! How a leg gets onto the device and off it again.
+//! How a leg gets onto the device; `ended` has how it gets off it again.
+
+mod ended;
 
 use super::super::backend::{Backend, Fault, FaultKind, Port};
 use super::Core;
@@ -7,14 +9,13 @@ use super::model::{LaneKey, LoadedModel, Timed};
 use super::output::Leased;
 use super::session::{Batch, Capture, LaneSessions, Way};
 use super::slot::Hold;
-use crate::batch::{Column, Failed, all_faulty, divide, gather_failure};
+use crate::batch::{Column, Failed, all_faulty, gather_failure};
 use crate::device::{LegWork, RunErrorKind, RunSplit, TaskOutputs};
 use crate::flight::Flight;
 use crate::store::LoadCause;
-use crate::tensor::{OutputTensor, TensorData};
 use fugato_core::device::AtomSet;
 use fugato_core::{LegIndex, Nanos, SlotIndex};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the thread of a lane works with for models of one urgency.
@@ -62,6 +63,8 @@ struct Work<B: Backend> {
     outputs: Option<Vec<Leased<B>>>,
     events: Events<B>,
     spare: Arc<Mutex<Vec<Events<B>>>>,
+    /// Whether the device did not tell times once, which was said.
+    silent: Arc<AtomicBool>,
 }
 
 /// What a leg gave.
@@ -271,6 +274,7 @@ impl<B: Backend> Tools<B> {
             outputs: outputs.transpose()?,
             events: self.events(backend)?,
             spare: Arc::clone(&self.spare),
+            silent: Arc::clone(&core.silent),
         };
         match self.enqueue_work(backend, (model, sessions), order, &mut work) {
             Ok(()) => Ok(work),
@@ -485,99 +489,4 @@ fn gather<B: Backend>(model: &LoadedModel<B>, work: &LegWork) -> Result<(Flight,
         flight.faults.extend(gathered.faults);
     }
     Ok((flight, bytes_copied))
-}
-
-impl<B: Backend> Enqueued<B> {
-    /// Waits until the device is done; gives what came of it. The slot is free after the last
-    /// leg, and where one fails.
-    pub(super) fn finish(self, backend: &B) -> Result<Ran, Failed> {
-        let Self {
-            model,
-            timed,
-            answers,
-            bytes_copied_in,
-            gathered,
-            work,
-            hold,
-        } = self;
-        let mut split = RunSplit {
-            input: gathered,
-            ..RunSplit::default()
-        };
-        let ran = |outputs, split| Ran {
-            outputs,
-            split,
-            bytes_copied_in,
-        };
-        let Some(work) = work else {
-            let all = |answers: Flight| all_faulty(&answers.faults, answers.items.len());
-            let requests = answers.and_then(all).unwrap_or_default();
-            return Ok(ran(TaskOutputs { requests }, split));
-        };
-        match work.times(backend) {
-            Ok(times) => {
-                split.input += times.input;
-                split.infer = times.infer;
-                split.output = times.output;
-            }
-            Err(fault) => {
-                let failed = failed(fault);
-                hold.give_up();
-                if failed.0 == RunErrorKind::DeviceLost {
-                    // The device may yet write there, and is not waited for.
-                    std::mem::forget(work);
-                }
-                return Err(failed);
-            }
-        }
-        model.took(timed, split.infer);
-        let Work {
-            outputs,
-            events,
-            spare,
-            ..
-        } = work;
-        spare
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(events);
-        let (Some(outputs), Some(answers)) = (outputs, answers) else {
-            return Ok(ran(TaskOutputs::default(), split));
-        };
-        let mut tensors = Vec::with_capacity(outputs.len());
-        for (port, output) in model.outputs.iter().zip(outputs) {
-            let size = bytes(port, answers.rows).map_err(failed)?;
-            tensors.push(OutputTensor {
-                shape: port.shape(answers.rows),
-                data: TensorData::Raw(output.give_out(size)),
-            });
-        }
-        let items = model.limits.batched.then_some(&answers.items[..]);
-        let name = |output: usize| model.outputs[output].spec.name.as_str();
-        let outputs = divide(items, (tensors, name), answers.faults)?;
-        Ok(ran(outputs, split))
-    }
-}
-
-impl<B: Backend> Work<B> {
-    /// Waits for the end; what the copies and the run took.
-    fn times(&self, backend: &B) -> Result<RunSplit, Fault> {
-        let events = &self.events;
-        let end = match self.outputs {
-            Some(_) => &events.copied_out,
-            None => &events.ended,
-        };
-        backend.finish(end)?;
-        let mut split = RunSplit {
-            infer: backend.elapsed(&events.started, &events.ended)?,
-            ..RunSplit::default()
-        };
-        if self.is_first {
-            split.input = backend.elapsed(&events.begun, &events.copied_in)?;
-        }
-        if self.outputs.is_some() {
-            split.output = backend.elapsed(&events.ended, &events.copied_out)?;
-        }
-        Ok(split)
-    }
 }

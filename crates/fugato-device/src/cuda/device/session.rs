@@ -10,7 +10,7 @@ use super::super::backend::{
     Backend, Fault, FaultKind, GraphId, How, Place, Places, SessionOptions,
 };
 use super::at_once::AtOnce;
-use super::model::{LaneKey, LoadedModel};
+use super::model::{LaneKey, LoadedModel, OnHost};
 use super::slot::Slot;
 use crate::course::{Source, Target};
 use fugato_core::SlotIndex;
@@ -146,9 +146,9 @@ impl<B: Backend> LoadedModel<B> {
             }
             Err(fault) => return Err(fault),
         };
-        if !graphs {
-            // What is captured runs on the device alone.
-            self.note_on_host(part, backend.on_host(&session));
+        match backend.on_host(&session) {
+            Ok(kinds) => self.note_on_host(part, OnHost { kinds, graphs }),
+            Err(fault) => self.tell_unplaced(&fault),
         }
         on_lane.session = Some(Made {
             session,
@@ -364,6 +364,18 @@ impl<B: Backend> LoadedModel<B> {
             .zip(slot.kept.as_ref())
             .ok_or_else(|| Fault::other(format!("`{}` has no place", name.to_string_lossy())))?;
         Ok(Place::of_kept(name, place, rows))
+    }
+
+    /// Says once for the model that it is not known what of it runs on the host.
+    fn tell_unplaced(&self, fault: &Fault) {
+        if !self.told_unplaced.swap(true, Ordering::Relaxed) {
+            let (_, origin) = B::describe(&self.model);
+            tracing::warn!(
+                model = %origin.display(),
+                %fault,
+                "the runtime does not tell which operators of the model run on the CPU"
+            );
+        }
     }
 
     /// Notes that a part's runs are not captured, and says once for the model why.

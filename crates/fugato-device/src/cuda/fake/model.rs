@@ -32,6 +32,8 @@ pub(in super::super) struct FakeFacts {
     /// What gives these runs on the host, so that no session of it whose runs are captured comes
     /// about.
     pub(in super::super) on_host: &'static [&'static str],
+    /// What gives these computes shapes, and runs on the host too, captured or not.
+    pub(in super::super) shapes: &'static [&'static str],
     /// Whether captures break off.
     pub(in super::super) breaks_captures: bool,
     /// What graphs of ours get wrong.
@@ -126,6 +128,7 @@ pub(in super::super) fn graph(
         takes: Nanos::from_micros(100),
         branches: false,
         on_host: &[],
+        shapes: &[],
         breaks_captures: false,
         spoils: Spoils::Nothing,
         not_alone: None,
@@ -179,9 +182,18 @@ impl FakePart {
 
     /// The kinds of its operators that run on the host: each is of one of its own.
     pub(super) fn on_host(&self) -> BTreeMap<String, usize> {
-        let host = self.model.0.on_host;
-        let gives = self.gives().filter(|given| host.contains(given));
+        let FakeFacts {
+            on_host, shapes, ..
+        } = &*self.model.0;
+        let is_there = |given: &&str| on_host.contains(given) || shapes.contains(given);
+        let gives = self.gives().filter(is_there);
         gives.map(|given| (format!("Adds-{given}"), 1)).collect()
+    }
+
+    /// Whether something of it forbids captures by where it runs.
+    pub(super) fn needs_host(&self) -> bool {
+        let host = self.model.0.on_host;
+        self.gives().any(|given| host.contains(&given))
     }
 
     /// Computes what it gives, among the tensors by name.

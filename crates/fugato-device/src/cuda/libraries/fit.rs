@@ -3,9 +3,9 @@
 //! cuDNN has the same file name for every CUDA, and its packages for CUDA 12 and 13 the same
 //! folder: the one for the other CUDA is found, loads, and fails as a model is loaded.
 
-use super::{CudaLibraries, symbol};
+use super::{CudaLibraries, open, symbol};
 use std::ffi::{CStr, c_void};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 /// The major version of CUDA that ONNX Runtime's provider is built for.
@@ -13,6 +13,10 @@ const CUDA: usize = 13;
 
 /// The major version of cuDNN, likewise.
 const DNN: usize = 9;
+
+/// What cuDNN opens by itself for whatever it is asked, its version too. Where it cannot, it ends
+/// the process.
+const GRAPH: &str = "libcudnn_graph.so.9";
 
 /// A library that does not go with the others, and what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,10 +47,12 @@ impl std::fmt::Display for Unfit {
 pub struct LibrariesUnfit(pub Vec<Unfit>);
 
 /// What libraries say of themselves, in their own numbers. `None`: it cannot be asked.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Said {
     /// `cudaRuntimeGetVersion`: 13000 is 13.0.
     runtime: Option<usize>,
+    /// What the loader says of cuDNN's [`GRAPH`], where it does not load: cuDNN is then not asked.
+    dnn_graph: Option<String>,
     /// `cudnnGetVersion`: 91002 is 9.10.2, and 8907 was 8.9.7.
     dnn: Option<usize>,
     /// `cudnnGetCudartVersion`, as `runtime`.
@@ -72,9 +78,41 @@ fn of_dnn(number: usize) -> (usize, String) {
     (major, format!("{major}.{}.{}", rest / 100, rest % 100))
 }
 
+/// Opens a library from a folder, else by the system's loader.
+///
+/// # Errors
+/// The loader's words: of the one in the folder, where there is one.
+fn open_beside(folder: Option<&Path>, library: &str) -> Result<(), String> {
+    let path = folder.map(|folder| folder.join(library));
+    let path = path.filter(|path| path.exists());
+    let beside = path.map_or(Ok(false), |path| open(&path).map(|()| true));
+    match beside {
+        Ok(true) => Ok(()),
+        Ok(false) => open(Path::new(library)),
+        Err(words) => open(Path::new(library)).map_err(|_| words),
+    }
+}
+
 impl Said {
-    /// Asks those that were loaded.
-    pub(super) fn by_libraries() -> Self {
+    /// Asks those that were loaded; cuDNN is in that folder, or where the system's loader has it.
+    pub(super) fn by_libraries(dnn: Option<&Path>) -> Self {
+        let is_loaded = symbol(c"libcudnn.so.9", c"cudnnGetVersion").is_some();
+        let graph = match is_loaded {
+            true => open_beside(dnn, GRAPH),
+            // Nothing there is asked.
+            false => Ok(()),
+        };
+        Self::by(graph, Self::asked)
+    }
+
+    /// Asks by `ask`: cuDNN only where its part for graphs was opened.
+    fn by(graph: Result<(), String>, ask: impl FnOnce(bool) -> Self) -> Self {
+        let dnn_graph = graph.err();
+        let said = ask(dnn_graph.is_none());
+        Self { dnn_graph, ..said }
+    }
+
+    fn asked(dnn: bool) -> Self {
         /// `size_t cudnnGetVersion(void)`, and its like.
         type Version = unsafe extern "C" fn() -> usize;
         /// `cudaError_t cudaRuntimeGetVersion(int *)`.
@@ -110,10 +148,12 @@ impl Said {
             };
             Some([property(0)?, property(1)?, property(2)?])
         });
+        let of_dnn = |name| dnn.then(|| version(c"libcudnn.so.9", name)).flatten();
         Self {
             runtime,
-            dnn: version(c"libcudnn.so.9", c"cudnnGetVersion"),
-            dnn_runtime: version(c"libcudnn.so.9", c"cudnnGetCudartVersion"),
+            dnn_graph: None,
+            dnn: of_dnn(c"cudnnGetVersion"),
+            dnn_runtime: of_dnn(c"cudnnGetCudartVersion"),
             blas,
             blas_lt: version(c"libcublasLt.so.13", c"cublasLtGetVersion"),
         }
@@ -147,6 +187,14 @@ impl Said {
             let words = ["built for CUDA", "one for CUDA"];
             expect("libcudnn.so.9", of_cuda(number), CUDA, words);
         }
+        if let Some(words) = &self.dnn_graph {
+            let found = format!("without a `{GRAPH}` that loads ({words})");
+            unfit.push((
+                "libcudnn.so.9",
+                found,
+                format!("one with `{GRAPH}` beside it"),
+            ));
+        }
         unfit
     }
 }
@@ -154,15 +202,11 @@ impl Said {
 impl CudaLibraries {
     /// Those that do not go with the others.
     pub(super) fn unfit(&self, said: &Said) -> Option<LibrariesUnfit> {
-        let named = |(library, found, expected)| {
-            let mut loaded = self.loaded.iter();
-            let place = loaded.find(|(name, _)| *name == library);
-            Unfit {
-                library,
-                folder: place.and_then(|(_, folder)| folder.clone()),
-                found,
-                expected,
-            }
+        let named = |(library, found, expected)| Unfit {
+            library,
+            folder: self.folder(library).map(Path::to_owned),
+            found,
+            expected,
         };
         let unfit: Vec<_> = said.unfit().into_iter().map(named).collect();
         (!unfit.is_empty()).then_some(LibrariesUnfit(unfit))
@@ -171,7 +215,7 @@ impl CudaLibraries {
     /// The versions of those that bring kernels, as they say themselves:
     /// `cuDNN 91002, cuBLAS 13.1.0`. `None` where they cannot be asked.
     pub fn versions(&self) -> Option<String> {
-        let said = Said::by_libraries();
+        let said = Said::by_libraries(self.folder("libcudnn.so.9"));
         let (dnn, [major, minor, patch]) = said.dnn.zip(said.blas)?;
         Some(format!("cuDNN {dnn}, cuBLAS {major}.{minor}.{patch}"))
     }
@@ -184,6 +228,7 @@ mod tests {
     /// What goes with each other.
     const FIT: Said = Said {
         runtime: Some(13_000),
+        dnn_graph: None,
         dnn: Some(91_300),
         dnn_runtime: Some(13_010),
         blas: Some([13, 1, 0]),
@@ -199,6 +244,7 @@ mod tests {
                     Some(PathBuf::from("/env/nvidia/cudnn/lib")),
                 ),
             ],
+            ..CudaLibraries::default()
         };
         loaded.unfit(said).map(|unfit| unfit.to_string())
     }
@@ -266,7 +312,47 @@ mod tests {
     #[test]
     fn nothing_is_asked_of_libraries_that_are_not_loaded() {
         // Of this process; a machine that has them loads them in other tests at most.
-        let said = Said::by_libraries();
+        let said = Said::by_libraries(None);
         assert!(said.unfit().is_empty(), "{said:?}");
+    }
+
+    #[test]
+    fn a_cudnn_without_its_part_for_graphs_is_named_and_not_asked() {
+        let words = "libcudnn_graph.so.9: cannot open shared object file";
+        let said = Said::by(Err(words.to_owned()), |dnn| {
+            assert!(!dnn, "it would end the process");
+            Said {
+                dnn: None,
+                dnn_runtime: None,
+                ..FIT
+            }
+        });
+        assert_eq!(
+            told(&said).as_deref(),
+            Some(
+                "`libcudnn.so.9` in /env/nvidia/cudnn/lib is without a `libcudnn_graph.so.9` that \
+                 loads (libcudnn_graph.so.9: cannot open shared object file), expected one with \
+                 `libcudnn_graph.so.9` beside it"
+            )
+        );
+        let mut is_asked = false;
+        let said = Said::by(Ok(()), |dnn| {
+            is_asked = dnn;
+            FIT
+        });
+        assert!(is_asked && told(&said).is_none());
+    }
+
+    #[test]
+    fn a_part_is_opened_beside_its_library_first() {
+        let folder = tempfile::tempdir().expect("a folder");
+        // Not beside it, but where the system's loader looks.
+        assert_eq!(open_beside(Some(folder.path()), "libc.so.6"), Ok(()));
+        assert_eq!(open_beside(None, "libc.so.6"), Ok(()));
+        std::fs::write(folder.path().join(GRAPH), "no library").expect("a file");
+        // Of what does not load the one beside it is told of.
+        let words = open_beside(Some(folder.path()), GRAPH);
+        let place = folder.path().display().to_string();
+        assert!(words.is_ok() || words.is_err_and(|words| words.contains(&place)));
     }
 }

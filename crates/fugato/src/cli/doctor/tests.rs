@@ -4,6 +4,7 @@ use super::*;
 use crate::runtime::{Library, Place};
 use fugato_device::cuda::{
     CudaLibraries, Found, LibrariesError, LibrariesMissing, LibrariesUnfit, NoDriver, Unfit,
+    Unloadable,
 };
 
 fn parts(compute_capability: (u32, u32), sms: u32) -> CudaParts {
@@ -24,6 +25,7 @@ fn parts(compute_capability: (u32, u32), sms: u32) -> CudaParts {
         },
         libraries: CudaLibraries {
             loaded: vec![("libcudart.so.13", None)],
+            refused: Vec::new(),
         },
     }
 }
@@ -52,6 +54,25 @@ fn a_card_too_small_to_divide_is_told_with_what_it_lacks() {
     );
 }
 
+/// A library that is there, and what the loader says of it.
+fn unloadable(library: &'static str) -> Unloadable {
+    Unloadable {
+        library,
+        folder: Some(PathBuf::from("/opt/cuda")),
+        words: "wrong ELF class: ELFCLASS32".to_owned(),
+    }
+}
+
+#[test]
+fn a_library_that_only_some_models_need_is_told_of_where_it_does_not_load() {
+    let mut parts = parts((9, 0), 132);
+    parts.libraries.refused = vec![unloadable("libcufft.so.12")];
+    let check = gpu(&parts);
+    assert_eq!(check.status, Status::Ok);
+    let told = "; `libcufft.so.12` in /opt/cuda does not load: wrong ELF class: ELFCLASS32";
+    assert!(check.found.ends_with(told), "{}", check.found);
+}
+
 /// What stands against an NVIDIA device; what `doctor` says of it, and what to do.
 fn faults() -> Vec<(NoCuda, &'static str, &'static str)> {
     let unfit = |found: &str, expected: &str| {
@@ -75,6 +96,12 @@ fn faults() -> Vec<(NoCuda, &'static str, &'static str)> {
         looked_in: Vec::new(),
         refused: Vec::new(),
     };
+    let refused = LibrariesMissing {
+        missing: Vec::new(),
+        instead: Vec::new(),
+        looked_in: Vec::new(),
+        refused: vec![unloadable("libcudnn.so.9")],
+    };
     let old = NoDriver::Old {
         found: 12_080,
         least: 13_000,
@@ -94,6 +121,11 @@ fn faults() -> Vec<(NoCuda, &'static str, &'static str)> {
         (
             NoCuda::Libraries(LibrariesError::from(missing)),
             "of other major versions there is `libcublas.so.12`, `libcudnn.so.8` in /opt/cudnn",
+            "install CUDA 13 and cuDNN 9",
+        ),
+        (
+            NoCuda::Libraries(LibrariesError::from(refused)),
+            "`libcudnn.so.9` in /opt/cuda does not load: wrong ELF class: ELFCLASS32",
             "install CUDA 13 and cuDNN 9",
         ),
         (

@@ -6,9 +6,9 @@ use super::stage::{Host, OnStage, Stage, halves, item, micros};
 use crate::gpu_check::report::{Answer, Budget, Verdict};
 use anyhow::Context;
 use fugato_core::Nanos;
-use fugato_device::{LoadOptions, Neighbour, Profiler, Visit, slots_beside};
+use fugato_device::{LoadOptions, Neighbour, Profiler, Visit, VisitError, slots_beside};
 use fugato_zoo::ZooModel;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// The 95th percentile beside a neighbour may be this many times the one alone.
@@ -37,6 +37,29 @@ pub(super) struct Other {
 struct Times {
     median: Nanos,
     p95: Nanos,
+}
+
+/// A visit by both clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Timed {
+    /// By the device's own events where it has such, which is what is judged.
+    own: Times,
+    /// From start to end as the scheduler is told: with what the host does for a leg.
+    by_host: Times,
+}
+
+impl Timed {
+    fn of<D: Host>(profiler: &mut Profiler<D>, visit: &Visit) -> Result<Self, VisitError> {
+        Ok(Self {
+            own: Times::of(profiler.visit(visit, || true)?),
+            by_host: Times::of(profiler.by_host().to_vec()),
+        })
+    }
+
+    fn facts(self) -> Value {
+        let of = |times: Times| json!({ "median": micros(times.median), "p95": micros(times.p95) });
+        json!({ "own_us": of(self.own), "by_host_us": of(self.by_host) })
+    }
 }
 
 impl Times {
@@ -78,7 +101,7 @@ pub(super) fn run<D: Host>(
         legs: plan.legs,
     };
     let mut profiler = Profiler::new(Arc::clone(&stage.device), stage.router.queue());
-    let alone = Times::of(profiler.visit(&visit, || true)?);
+    let alone = Timed::of(&mut profiler, &visit)?;
     visit.busy = vec![there];
     let mut found = Vec::new();
     for other in &plan.neighbours {
@@ -91,7 +114,7 @@ pub(super) fn run<D: Host>(
             item: item(other.zoo, 0)?,
             batch: other.batch,
         });
-        found.push((*other, Times::of(profiler.visit(&visit, || true)?)));
+        found.push((*other, Timed::of(&mut profiler, &visit)?));
         stage.unload(&model);
         budget.keep(answer(alone, &found, plan))?;
     }
@@ -100,8 +123,9 @@ pub(super) fn run<D: Host>(
     Ok(answer(alone, &found, plan))
 }
 
-fn answer(alone: Times, found: &[(Other, Times)], plan: &Plan) -> Answer {
-    let over = |times: Times| times.p95.as_nanos() as f64 / alone.p95.as_nanos().max(1) as f64;
+fn answer(alone: Timed, found: &[(Other, Timed)], plan: &Plan) -> Answer {
+    let least = alone.own.p95.as_nanos().max(1) as f64;
+    let over = |times: Timed| times.own.p95.as_nanos() as f64 / least;
     let holds = found.iter().all(|&(_, times)| over(times) <= MOST);
     let is_whole = found.len() == plan.neighbours.len();
     let beside = found.iter().map(|&(other, times)| {
@@ -121,18 +145,20 @@ fn answer(alone: Times, found: &[(Other, Times)], plan: &Plan) -> Answer {
         words: format!(
             "the 95th percentile of {} is {:.0} us alone, {} (expected {MOST} at most)",
             plan.zoo.name,
-            micros(alone.p95),
+            micros(alone.own.p95),
             beside.collect::<Vec<_>>().join(", ")
         ),
         facts: json!({
             "model": plan.zoo.name,
-            "alone_us": { "median": micros(alone.median), "p95": micros(alone.p95) },
+            "alone_us": { "median": micros(alone.own.median), "p95": micros(alone.own.p95) },
+            "alone_by_both": alone.facts(),
             "neighbours": found.iter().map(|&(other, times)| json!({
                 "model": other.zoo.name,
                 "batch": other.batch,
                 "strains": other.what,
-                "median_us": micros(times.median),
-                "p95_us": micros(times.p95),
+                "median_us": micros(times.own.median),
+                "p95_us": micros(times.own.p95),
+                "by_both": times.facts(),
                 "p95_over_alone": over(times),
             })).collect::<Vec<_>>(),
         }),
@@ -156,9 +182,16 @@ mod tests {
             neighbours: vec![other("memory"), other("compute")],
             legs: 1,
         };
-        let times = |p95| Times {
-            median: Nanos::from_micros(80),
-            p95: Nanos::from_micros(p95),
+        let times = |p95| Timed {
+            own: Times {
+                median: Nanos::from_micros(80),
+                p95: Nanos::from_micros(p95),
+            },
+            // What the host does is no matter of the neighbours.
+            by_host: Times {
+                median: Nanos::from_micros(300),
+                p95: Nanos::from_micros(4 * p95),
+            },
         };
         let verdict = |beside: &[u64]| {
             let found = plan.neighbours.iter().zip(beside);

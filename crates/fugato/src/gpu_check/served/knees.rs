@@ -1,17 +1,18 @@
 //! What share of the device models can use: the measuring of `fugato profile`, model by model.
 
 use super::legs;
-use super::stage::{Stage, item};
+use super::stage::{Stage, item, median, micros};
 use crate::engine::{BenchModel, LegsWanted, Workbench};
 use crate::gpu_check::report::{Answer, Budget, Verdict};
 use crate::profiler::files::{self, Earlier};
 use crate::profiler::{Options, Run, Whole};
 use anyhow::Context;
-use fugato_core::Nanos;
 use fugato_core::device::DeviceSpec;
 use fugato_core::profile::{ModelProfile, PointKey, Profile};
+use fugato_core::{Nanos, PartitionId};
 use fugato_device::{
-    AnyDevice, Device, LoadOptions, Precision, Profiler, partitions_beside, slots_beside,
+    AnyDevice, Device, LoadOptions, Precision, Profiler, Walk, Walked, partitions_beside,
+    slots_beside,
 };
 use fugato_zoo::ZooModel;
 use serde_json::{Value, json};
@@ -26,6 +27,9 @@ const ONE_BY_ONE: f64 = 0.85;
 /// The part of that which the first models have, where there are others; what they leave of it
 /// is the others'.
 const FIRST: f64 = 0.8;
+
+/// Runs that are looked at by both clocks.
+const WALKS: usize = 7;
 
 /// The version of every model of the zoo in a repository.
 const VERSION: &str = "1";
@@ -107,18 +111,12 @@ pub(super) fn run(
         let whole = whole.as_ref();
         whole.is_none_or(|whole| whole.models.iter().any(|known| known.name == zoo.name))
     };
-    let mut bench = Workbench {
-        profiler: Profiler::new(stage.device.clone(), stage.router.queue()),
-        device: stage.key(),
-        runtime: plan.runtime.clone(),
-        models: Vec::new(),
-        refused: Vec::new(),
-        config: None,
-    };
+    let mut bench = workbench(stage, plan);
     let begun = Instant::now();
     let one_by_one = budget.left().mul_f64(ONE_BY_ONE);
     let mut loaded = Vec::new();
     let mut faults = Vec::new();
+    let mut clocks = Vec::new();
     let mut tried = 0;
     for (index, zoo) in plan.models.iter().enumerate() {
         let left = one_by_one.saturating_sub(begun.elapsed());
@@ -130,26 +128,67 @@ pub(super) fn run(
         }
         let time = plan.part((one_by_one, left), index);
         tried += 1;
-        match load(stage, zoo, plan) {
-            Ok(model) => bench.models = vec![model],
+        let id = match load(stage, zoo, plan) {
+            Ok(model) => {
+                let id = model.id;
+                bench.models = vec![model];
+                id
+            }
             Err(error) => {
                 faults.push(format!("{}: {error:#}", zoo.name));
                 continue;
             }
+        };
+        bench = match measure(bench, plan, (time, budget), &mut faults) {
+            Ok(bench) => bench,
+            Err(error) => {
+                faults.push(format!("{}: {error:#}", zoo.name));
+                stage.device.unload(id);
+                workbench(stage, plan)
+            }
+        };
+        if !budget.is_spent() {
+            clocks.extend(Clocks::of(&mut bench, zoo.name, plan));
         }
-        bench = measure(bench, plan, (time, budget), &mut faults)?;
-        loaded.append(&mut bench.models);
-        budget.keep(answer(read(&plan.out)?.as_ref(), plan, tried, &faults))?;
+        if plan.legs.is_none() && index < plan.first {
+            // It is served with others, of which something is asked at the end.
+            loaded.append(&mut bench.models);
+        } else {
+            take_down(stage, &mut bench.models);
+        }
+        let profile = read(&plan.out)?;
+        let so_far = answer(profile.as_ref(), plan, tried, &faults);
+        budget.keep(by_both_clocks(so_far, &clocks))?;
     }
-    if plan.legs.is_none() && loaded.len() > 1 && !budget.is_spent() {
-        // What runs cost after those of others is of use where models are served together.
-        let first = &plan.models[..plan.first.min(plan.models.len())];
-        loaded.retain(|model| first.iter().any(|zoo| zoo.name == model.name));
+    if loaded.len() > 1 && !budget.is_spent() {
+        // What runs cost after those of others, and beside them, is of use where models are served
+        // together.
         bench.models = loaded;
-        measure(bench, plan, (budget.left(), budget), &mut faults)?;
+        bench = measure(bench, plan, (budget.left(), budget), &mut faults)?;
+        loaded = std::mem::take(&mut bench.models);
     }
+    take_down(stage, &mut loaded);
     stage.listen();
-    Ok(answer(read(&plan.out)?.as_ref(), plan, tried, &faults))
+    let whole = answer(read(&plan.out)?.as_ref(), plan, tried, &faults);
+    Ok(by_both_clocks(whole, &clocks))
+}
+
+fn workbench(stage: &Stage<AnyDevice>, plan: &Plan) -> Workbench {
+    Workbench {
+        profiler: Profiler::new(stage.device.clone(), stage.router.queue()),
+        device: stage.key(),
+        runtime: plan.runtime.clone(),
+        models: Vec::new(),
+        refused: Vec::new(),
+        config: None,
+    }
+}
+
+/// Takes models off the device.
+fn take_down(stage: &Stage<AnyDevice>, models: &mut Vec<BenchModel>) {
+    for model in models.drain(..) {
+        stage.device.unload(model.id);
+    }
 }
 
 fn load(
@@ -240,7 +279,7 @@ fn answer(profile: Option<&Profile>, plan: &Plan, tried: usize, faults: &[String
             Some(format!("{} at {}: {reason}", model.name, point.key()))
         })
     });
-    let faults: Vec<String> = faults.iter().cloned().chain(failed).collect();
+    let faults = faults.iter().cloned().chain(failed);
     let slices = profile.map_or(0, |profile| profile.device.slices);
     let least = plan.batches.first().copied().unwrap_or(1);
     // Those that decide: of the others a knee is no news, and what they lack no fault of the mixes.
@@ -248,6 +287,8 @@ fn answer(profile: Option<&Profile>, plan: &Plan, tried: usize, faults: &[String
         let mut first = plan.models.iter().take(plan.first);
         first.any(|zoo| zoo.name == name)
     };
+    let (faults, besides): (Vec<String>, Vec<String>) =
+        faults.partition(|fault| decides(blamed(fault)));
     let below = models
         .iter()
         .filter(|model| decides(&model.name))
@@ -257,8 +298,8 @@ fn answer(profile: Option<&Profile>, plan: &Plan, tried: usize, faults: &[String
     let missing: Vec<_> = missing.filter(|(_, zoo)| !is_measured(zoo)).collect();
     let is_whole = missing.iter().all(|&(place, _)| place >= plan.first);
     let has_failed = |name: &str| {
-        let mut names = faults.iter().filter_map(|fault| fault.split_once(':'));
-        names.any(|(of, _)| of == name)
+        let mut all = faults.iter().chain(&besides);
+        all.any(|fault| blamed(fault) == name)
     };
     let missing = missing.iter().map(|(_, zoo)| zoo.name);
     let missing: Vec<&str> = missing.filter(|name| !has_failed(name)).collect();
@@ -266,6 +307,15 @@ fn answer(profile: Option<&Profile>, plan: &Plan, tried: usize, faults: &[String
         [] => String::new(),
         names => format!("; not reached: {}", names.join(", ")),
     };
+    let besides_told = match besides.as_slice() {
+        [] => String::new(),
+        faults => format!("; beyond the mixes: {}", faults.join("; ")),
+    };
+    let slowed = models.iter().flat_map(|model| &model.beside);
+    let slowed = slowed.map(|beside| beside.beside_s / beside.alone_s);
+    let slowed = slowed.reduce(f64::max).map_or_else(String::new, |most| {
+        format!("; beside others at most {most:.2} times as long")
+    });
     Answer {
         verdict: match (faults.is_empty(), is_whole, below) {
             (false, ..) | (_, true, false) => Verdict::Fails,
@@ -275,12 +325,15 @@ fn answer(profile: Option<&Profile>, plan: &Plan, tried: usize, faults: &[String
         words: match faults.as_slice() {
             [] => format!(
                 "{} of {} models; knees at batch {least} and the largest, of {slices} slices: \
-                 {}{not_reached}",
+                 {}{slowed}{besides_told}{not_reached}",
                 models.len(),
                 plan.models.len(),
                 models.iter().map(knees).collect::<Vec<_>>().join(", ")
             ),
-            faults => format!("of {tried} models: {}{not_reached}", faults.join("; ")),
+            faults => format!(
+                "of {tried} models: {}{besides_told}{not_reached}",
+                faults.join("; ")
+            ),
         },
         facts: json!({
             "profile": plan.out.file_name().map(|name| name.to_string_lossy()),
@@ -289,9 +342,76 @@ fn answer(profile: Option<&Profile>, plan: &Plan, tried: usize, faults: &[String
             "slices": slices,
             "launch_s": profile.and_then(|profile| profile.launch_s),
             "not_reached": missing,
+            "failed_beyond_the_mixes": besides,
             "models": models.iter().map(facts).collect::<Vec<_>>(),
         }),
     }
+}
+
+/// The model that a fault is of, which its words begin with.
+fn blamed(fault: &str) -> &str {
+    let name = fault.split_once(':').map_or(fault, |(name, _)| name);
+    // A point that failed is named behind it.
+    name.split_once(' ').map_or(name, |(name, _)| name)
+}
+
+/// What runs of a model take by both clocks: medians of runs on the whole device at its smallest
+/// batch.
+struct Clocks {
+    model: &'static str,
+    batch: u32,
+    /// By the device's own events, which profiles have; none where it has no such.
+    on_device: Option<Nanos>,
+    /// From the start of the run to its end, as the scheduler is told.
+    by_host: Nanos,
+}
+
+impl Clocks {
+    /// Of the model on the bench; none where it does not run.
+    fn of(bench: &mut Workbench, name: &'static str, plan: &Plan) -> Option<Self> {
+        let model = bench.models.first()?;
+        let walk = Walk {
+            model: model.id,
+            item: model.items.first()?.clone(),
+            batch: plan.batches.first().copied().unwrap_or(1),
+            partition: PartitionId(0),
+            legs: 1,
+        };
+        let walked = (0..WALKS).map(|_| bench.profiler.walk(&walk));
+        let walked: Vec<Walked> = walked.collect::<Result<_, _>>().ok()?;
+        let on_device = walked.iter().map(|walked| walked.on_device);
+        Some(Self {
+            model: name,
+            batch: walk.batch,
+            on_device: on_device.collect::<Option<_>>().map(median),
+            by_host: median(walked.iter().map(|walked| walked.whole).collect()),
+        })
+    }
+}
+
+/// The answer with what runs take by both clocks.
+fn by_both_clocks(mut answer: Answer, clocks: &[Clocks]) -> Answer {
+    let added = clocks.iter().filter_map(|of| {
+        let on_device = of.on_device?;
+        Some(of.by_host.saturating_sub(on_device))
+    });
+    let added: Vec<Nanos> = added.collect();
+    if !added.is_empty() {
+        let added = micros(median(added));
+        answer.words = format!("{}; the host adds {added:.0} us to a run", answer.words);
+    }
+    answer.facts["clocks"] = clocks
+        .iter()
+        .map(|of| {
+            json!({
+                "model": of.model,
+                "batch": of.batch,
+                "on_device_us": of.on_device.map(micros),
+                "by_host_us": micros(of.by_host),
+            })
+        })
+        .collect();
+    answer
 }
 
 /// The smallest share that is enough at a batch.
@@ -319,6 +439,8 @@ fn facts(model: &ModelProfile) -> Value {
         "best_batch": work.map(|point| point.batch),
         "best_share": work.map(|point| point.share),
         "changeovers": model.changeovers,
+        "beside": model.beside,
+        "interference": model.interference,
         "beside_others": model.grid.iter().filter_map(|point| {
             let alone = model.point(PointKey { neighbours: 0, ..point.key() })?.times()?;
             let beside = point.times().filter(|_| point.neighbours > 0)?;
@@ -333,157 +455,4 @@ fn facts(model: &ModelProfile) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use fugato_core::profile::{BatchKnee, DeviceKey, GridPoint, Knee, SCHEMA};
-
-    fn plan() -> Plan {
-        let models = ["resnet18", "bert-tiny"].map(|name| fugato_zoo::find(name).expect("one"));
-        Plan {
-            models: models.to_vec(),
-            first: 2,
-            batches: vec![1, 8],
-            shares: vec![4, 8],
-            runtime: "onnxruntime 1".to_owned(),
-            out: PathBuf::from("profile.json"),
-            legs: None,
-        }
-    }
-
-    fn profile(knees: &[(&str, u16)]) -> Profile {
-        let model = |&(name, knee): &(&str, u16)| {
-            let mut model = ModelProfile::new(name, name, 8);
-            let knee = Knee {
-                tolerance: Some(knee),
-                ..Knee::default()
-            };
-            model.knees.push(BatchKnee {
-                batch: 1,
-                knee,
-                undecided_by: Vec::new(),
-            });
-            model
-        };
-        Profile {
-            schema: SCHEMA.to_owned(),
-            device: DeviceKey {
-                kind: "cuda".to_owned(),
-                name: "a device".to_owned(),
-                slices: 8,
-            },
-            runtime: "onnxruntime 1".to_owned(),
-            synthetic: false,
-            launch_s: None,
-            models: knees.iter().map(model).collect(),
-        }
-    }
-
-    #[test]
-    fn a_knee_below_the_whole_of_any_model_is_enough_once_all_were_measured() {
-        let verdict = |knees: &[(&str, u16)], faults: &[String]| {
-            answer(Some(&profile(knees)), &plan(), 2, faults).verdict
-        };
-        assert_eq!(
-            verdict(&[("resnet18", 8), ("bert-tiny", 4)], &[]),
-            Verdict::Holds
-        );
-        assert_eq!(
-            verdict(&[("resnet18", 8), ("bert-tiny", 8)], &[]),
-            Verdict::Fails
-        );
-        assert_eq!(verdict(&[("bert-tiny", 4)], &[]), Verdict::Unknown);
-        let fault = ["resnet18: no memory".to_owned()];
-        assert_eq!(verdict(&[("bert-tiny", 4)], &fault), Verdict::Fails);
-        assert_eq!(answer(None, &plan(), 0, &[]).verdict, Verdict::Unknown);
-    }
-
-    #[test]
-    fn models_beyond_the_first_are_named_where_the_time_did_not_suffice() {
-        let plan = Plan { first: 1, ..plan() };
-        let found = answer(Some(&profile(&[("resnet18", 4)])), &plan, 1, &[]);
-        assert_eq!(found.verdict, Verdict::Holds);
-        assert!(
-            found.words.ends_with("; not reached: bert-tiny"),
-            "{}",
-            found.words
-        );
-        assert_eq!(found.facts["not_reached"], json!(["bert-tiny"]));
-        let other = answer(Some(&profile(&[("bert-tiny", 4)])), &plan, 1, &[]);
-        assert_eq!(
-            other.verdict,
-            Verdict::Unknown,
-            "the first was not measured"
-        );
-    }
-
-    #[test]
-    fn the_first_models_have_most_of_the_time_and_leave_some_to_the_others() {
-        let seconds = |first, left, index| {
-            let zoo = fugato_zoo::find("identity").expect("one");
-            let plan = Plan {
-                models: vec![zoo; 12],
-                first,
-                ..plan()
-            };
-            let of = Duration::from_secs;
-            plan.part((of(100), of(left)), index).as_secs_f64()
-        };
-        let is = |found: f64, expected: f64| {
-            assert!(
-                (found - expected).abs() < 1e-6,
-                "{found}, expected {expected}"
-            );
-        };
-        // Four of twelve have 80 of 100 s, of which each has a part of what is left.
-        is(seconds(4, 100, 0), 20.0);
-        is(seconds(4, 50, 2), 15.0);
-        // Those before it took too long: the others wait.
-        is(seconds(4, 18, 3), 2.0);
-        // What they left, and what is kept for them, is the others'.
-        is(seconds(4, 24, 4), 3.0);
-        is(seconds(4, 60, 11), 60.0);
-        // Where all are first, all share all of it.
-        is(seconds(12, 60, 0), 5.0);
-    }
-
-    #[test]
-    fn a_point_that_failed_is_named() {
-        let mut found = profile(&[("resnet18", 4), ("bert-tiny", 4)]);
-        found.models[1].grid.push(GridPoint {
-            batch: 8,
-            share: 4,
-            neighbours: 0,
-            median_s: None,
-            p95_s: None,
-            low_s: None,
-            high_s: None,
-            repeats: 0,
-            failed: Some("no memory".to_owned()),
-        });
-        let Answer { verdict, words, .. } = answer(Some(&found), &plan(), 2, &[]);
-        assert_eq!(verdict, Verdict::Fails);
-        assert!(
-            words.contains("bert-tiny") && words.contains("no memory"),
-            "{words}"
-        );
-    }
-
-    #[test]
-    fn shares_are_quarters_as_far_as_there_are_such() {
-        use fugato_core::device::LaneClass;
-        use fugato_core::{DeviceId, Share};
-        let of = |slices| {
-            let lanes = [LaneClass::Normal];
-            shares(&DeviceSpec::nested(
-                DeviceId(0),
-                "a device",
-                Share(slices),
-                &lanes,
-                &lanes,
-            ))
-        };
-        assert_eq!(of(1), [1]);
-        assert_eq!(of(2), [1, 2]);
-        assert_eq!(of(16), [4, 8, 16]);
-    }
-}
+mod tests;

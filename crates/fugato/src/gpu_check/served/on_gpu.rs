@@ -1,7 +1,7 @@
 //! What is tried on an NVIDIA device.
 
 use super::stage::{Stage, named};
-use super::{beside, knees, models, plans, policies, server, switch, zoo};
+use super::{beside, knees, memory, models, plans, policies, server, switch, zoo};
 use crate::config::DeviceKind;
 use crate::gpu_check::Setup;
 use crate::gpu_check::report::{Answer, Budget};
@@ -185,6 +185,18 @@ pub(crate) fn plans(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<An
         runtime,
     };
     plans::run(&mut stage, &plan, budget)
+}
+
+pub(crate) fn memory(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
+    let (mut stage, _) = gpu(setup)?;
+    let gpu = Gpu::open(Driver::find()?, setup.device)?;
+    let mut free = || Ok(gpu.memory_free()?);
+    let plan = memory::Plan {
+        // The weights of the first are more than a further session may take.
+        models: all(&["bert-base", "resnet50", "mobilenet_v2"])?,
+        sessions: 4,
+    };
+    memory::run(&mut stage, &plan, &mut free, budget)
 }
 
 pub(crate) fn models(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {

@@ -25,7 +25,7 @@ use fugato_core::workload::Workload;
 use fugato_device::Device;
 use mixes::{bring_up, describe, rate, unmeasured, workload};
 use serde_json::{Value, json};
-use simulated::simulate;
+use simulated::{Wanted, simulate};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,6 +43,9 @@ const SLOTS: u16 = 2;
 /// The part of the time that is left that bringing a mix up may take: what is not measured then
 /// says nothing of the policies.
 const READYING: f64 = 0.5;
+
+/// The part of the time that is left that simulating some policies on a mix may take.
+const SIMULATING: f64 = 0.2;
 
 /// The policy that the others are held against.
 pub(super) const BASELINE: &str = "uncontrolled";
@@ -128,21 +131,50 @@ struct MixFound {
     /// By label; `ideal` among them.
     simulated: BTreeMap<String, Option<f64>>,
     simulation_error: Option<String>,
-    /// Why `ideal` is not simulated.
+    /// Why `ideal` cannot be simulated.
     ideal_error: Option<String>,
+    /// Policies that the time did not suffice to simulate.
+    unsimulated: Vec<String>,
     /// Whether models of it have legs, so that policies that choose anew at each are tried with
     /// these too.
     has_legs: bool,
     /// Why models that have legs were not run in them.
     legs_left_out: Option<String>,
+    /// Models that have legs and were run in one piece all the same, where others were cut.
+    in_one_piece: Vec<String>,
 }
 
 impl MixFound {
+    /// Whether `ideal` is yet to be simulated: once is enough, since it is no policy of a group.
+    fn wants_ideal(&self, way: Way) -> bool {
+        let is_known = self.simulated.contains_key("ideal") || self.ideal_error.is_some();
+        way == Way::Whole && !is_known
+    }
+
     /// Whether a policy is still to be tried, as things are or in legs.
     fn is_due(&self, policy: &str, way: Way) -> bool {
         let mut held = self.held.iter();
         let is_asked = way == Way::Whole || self.has_legs && BY_LEGS.contains(&policy);
         is_asked && !held.any(|held| held.policy == policy && held.way == way)
+    }
+
+    /// Notes which of the models that were to be cut run in one piece, where a part of theirs did
+    /// not work by itself: by name, with the legs that they were to have and those that they have.
+    /// Says whether any is cut; where none is, the mix is not one in legs.
+    fn note_pieces<'a>(&mut self, models: impl Iterator<Item = (&'a str, usize, u16)>) -> bool {
+        let (cut, whole): (Vec<_>, Vec<_>) =
+            models.partition(|&(_, wanted, legs)| wanted == usize::from(legs));
+        let names: Vec<String> = whole.iter().map(|(name, ..)| (*name).to_owned()).collect();
+        if cut.is_empty() {
+            self.has_legs = false;
+            self.legs_left_out = Some(format!(
+                "a part of {} did not work by itself, so nothing is cut",
+                names.join(" and of ")
+            ));
+            return false;
+        }
+        self.in_one_piece = names;
+        true
     }
 }
 
@@ -304,6 +336,14 @@ impl<D: Host> Course<'_, D> {
         self.stage.listen();
         let why = match ready {
             Ok(Some(served)) => {
+                let pieces = mix.served.iter().zip(&served).filter_map(|(whole, cut)| {
+                    let (of_legs, _) = mixes::legs_of(legs, &whole.profile)?;
+                    Some((&*cut.spec.name, of_legs.legs.len(), cut.spec.legs))
+                });
+                let found = &mut self.found[mix.place];
+                if !found.note_pieces(pieces) {
+                    return None;
+                }
                 return Some(Ready {
                     place: mix.place,
                     way: Way::InLegs,
@@ -328,12 +368,21 @@ impl<D: Host> Course<'_, D> {
         if policies.is_empty() || budget.is_spent() {
             return Ok(());
         }
-        let simulated = simulate(self.plan, (mix, policies), self.device.spec());
+        let wanted = Wanted {
+            policies,
+            ideal: self.found[mix.place].wants_ideal(mix.way),
+            until: Instant::now() + budget.left().mul_f64(SIMULATING),
+        };
+        let simulated = simulate(self.plan, (mix, &wanted), self.device.spec());
         let found = &mut self.found[mix.place];
         match simulated {
             Ok(simulated) => {
                 found.simulated.extend(simulated.held);
                 found.ideal_error = found.ideal_error.take().or(simulated.ideal_error);
+                let late = simulated.not_reached.iter();
+                found
+                    .unsimulated
+                    .extend(late.map(|name| label(name, mix.way)));
             }
             Err(error) => found.simulation_error = Some(format!("{error:#}")),
         }

@@ -202,6 +202,7 @@ mod tests {
                 input: Nanos::from_micros(10),
                 infer: Nanos::from_micros(infer),
                 output: Nanos::from_micros(20),
+                on_device: None,
             },
             outputs: Vec::new(),
         }

@@ -4,7 +4,7 @@ mod plans_timed;
 mod zoo_models;
 
 use super::stage::{Host, Place, Stage, item, named};
-use super::{beside, knees, models, plans, policies, server, switch, zoo};
+use super::{beside, knees, memory, models, plans, policies, server, switch, zoo};
 use crate::config::DeviceKind;
 use crate::gpu_check::Setup;
 use crate::gpu_check::report::{Answer, Budget, Verdict};
@@ -198,6 +198,67 @@ fn what_the_time_did_not_suffice_for_is_unknown() {
     });
     assert_eq!(answer.verdict, Verdict::Unknown, "{}", answer.words);
     assert!(!plan.out.exists());
+}
+
+#[test]
+fn a_further_session_is_made_beside_the_weights_of_the_first() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut stage, _) = cpu(folder.path());
+    let plan = memory::Plan {
+        models: ["identity", "bert-tiny"]
+            .map(|name| named(name).expect("in the zoo"))
+            .to_vec(),
+        sessions: 2,
+    };
+    let is_divided = stage.device.spec().partitions.len() > 1;
+    let mut judged = |taken: u64| {
+        let left = AtomicU64::new(100 << 30);
+        let mut free = || Ok(left.fetch_sub(taken, Ordering::Relaxed));
+        within(LONG, |budget| {
+            memory::run(&mut stage, &plan, &mut free, budget)
+        })
+    };
+    let Ran { answer, kept } = judged(200 << 20);
+    assert_eq!(kept.len(), 2, "after each model");
+    let expected = |verdict| match is_divided {
+        true => verdict,
+        false => Verdict::Unknown,
+    };
+    assert_eq!(answer.verdict, expected(Verdict::Holds), "{}", answer.words);
+    for model in answer.facts["models"].as_array().expect("models") {
+        let further = model["further"].as_array().expect("sessions");
+        assert_eq!(further.len(), usize::from(is_divided), "{model}");
+        assert_eq!(model["first"]["taken_bytes"], 200 << 20, "{model}");
+    }
+    let own = judged(300 << 20).answer;
+    assert_eq!(own.verdict, expected(Verdict::Fails), "{}", own.words);
+}
+
+#[test]
+fn models_that_were_measured_leave_the_device() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut stage, runtime) = cpu(folder.path());
+    let plan = knees::Plan {
+        first: 1,
+        batches: vec![1],
+        ..knees_plan(&stage, folder.path(), runtime)
+    };
+    for zoo in &plan.models {
+        stage.prepare(zoo).expect("it can be prepared");
+    }
+    let Ran { answer, .. } = within(Duration::from_secs(8), |budget| {
+        knees::run(&mut stage, &plan, budget)
+    });
+    let clocks = answer.facts["clocks"].as_array().expect("clocks");
+    assert!(!clocks.is_empty(), "{}", answer.words);
+    for clock in clocks {
+        assert!(clock["by_host_us"].as_f64().is_some_and(|time| time > 0.0));
+        assert!(clock["on_device_us"].is_null(), "a CPU has no events");
+    }
+    let left: Vec<u32> = (0..8)
+        .filter(|&id| stage.device.unload(ModelId(id)))
+        .collect();
+    assert_eq!(left, [0; 0]);
 }
 
 fn knees_plan(stage: &Stage<AnyDevice>, folder: &Path, runtime: String) -> knees::Plan {

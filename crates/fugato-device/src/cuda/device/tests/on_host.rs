@@ -52,3 +52,33 @@ fn of_a_model_that_the_device_runs_alone_nothing_is_told() {
     let rig = Rig::with(vec![branches]);
     assert_eq!(on_host(&rig), None, "it is eager for another reason");
 }
+
+#[test]
+fn operators_that_compute_shapes_are_known_of_captured_sessions_too() {
+    let shapes = FakeFacts {
+        shapes: &["a"],
+        ..with(&[])
+    };
+    let rig = Rig::with(vec![shapes]);
+    let model = rig.device.core().model(ModelId(0)).unwrap();
+    assert_eq!(model.shapes_on_host().as_deref(), Some("Adds-a"));
+    assert_eq!(on_host(&rig), None, "no run of it waits for the host");
+    rig.run(one(0)).unwrap();
+    assert_eq!(rig.device.metrics().legs_captured, 1);
+    // Eager sessions run them each time.
+    let both = FakeFacts {
+        shapes: &["a"],
+        ..with(&["y"])
+    };
+    let rig = Rig::with(vec![both]);
+    assert_eq!(on_host(&rig).as_deref(), Some("Adds-a, Adds-y"));
+}
+
+#[test]
+fn a_model_is_loaded_though_nobody_tells_where_its_operators_run() {
+    let rig = Rig::new(ENOUGH);
+    rig.fake.fail("on_host", FaultKind::Other, "not noted");
+    rig.load(0, with(&["a"])).unwrap();
+    assert_eq!(on_host(&rig), None);
+    rig.run(one(0)).unwrap();
+}

@@ -41,7 +41,7 @@ fn of_models(rig: &Rig) -> Vec<i32> {
 
 #[test]
 fn urgent_models_are_on_streams_of_a_greater_priority() {
-    assert_eq!(of_models(&rig(0, -5)), [0, -5, -3]);
+    assert_eq!(of_models(&rig(0, -5)), [0, -4, -1]);
     // A device of two priorities, and one of none.
     assert_eq!(of_models(&rig(0, -1)), [0, -1, 0]);
     assert_eq!(of_models(&rig(0, 0)), [0, 0, 0]);
@@ -62,8 +62,8 @@ fn every_lane_of_every_partition_has_streams_of_the_models_priority() {
     for (name, priority) in made {
         let expected = match name.as_str() {
             "slow.onnx" => 0,
-            "fast.onnx" => -5,
-            _ => -3,
+            "fast.onnx" => -4,
+            _ => -1,
         };
         assert_eq!(priority, expected, "{name}");
     }
@@ -158,5 +158,5 @@ fn groups_side_by_side_are_on_streams_of_their_models_priority() {
         8,
         "seven groups, and the leg by itself: {made:?}"
     );
-    assert!(made.iter().all(|&(_, priority)| priority == -4), "{made:?}");
+    assert!(made.iter().all(|&(_, priority)| priority == -2), "{made:?}");
 }

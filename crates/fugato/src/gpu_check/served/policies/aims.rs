@@ -252,7 +252,10 @@ fn near_ideal(mix: &MixFound) -> (Outcome, String) {
     let Some(ideal) = ideal.filter(|&ideal| ideal > 0.0) else {
         let why = mix.ideal_error.as_deref();
         let why = why.or(mix.simulation_error.as_deref());
-        let why = why.unwrap_or("it holds no load");
+        let why = why.unwrap_or(match mix.simulated.contains_key("ideal") {
+            true => "it holds no load",
+            false => "the time did not suffice",
+        });
         return (Outcome::Open, format!("`ideal` is not simulated: {why}"));
     };
     let outcome = ours.at_least(NEAR, Bounds::exactly(ideal), 0.0);

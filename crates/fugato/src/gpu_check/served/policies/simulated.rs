@@ -1,6 +1,6 @@
 //! What the simulator says of a mix on the profile that was measured.
 
-use super::{Plan, Ready, SLOTS, WANTED, Way, label, policy, rate};
+use super::{Plan, Ready, SLOTS, WANTED, label, policy, rate};
 use crate::simulation::{self, Contender};
 use fugato_core::Nanos;
 use fugato_core::device::DeviceSpec;
@@ -8,6 +8,8 @@ use fugato_core::sched::DeadlineMode;
 use fugato_core::sim::{Overheads, Scenario, SimOptions};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::thread::available_parallelism;
+use std::time::Instant;
 
 /// Requests that are simulated at a load of one, as far as that is within what is measured and
 /// [`LONGEST`]: enough to tell 99 % by, and no more than takes a moment.
@@ -23,15 +25,30 @@ pub(super) struct Simulated {
     pub(super) held: BTreeMap<String, Option<f64>>,
     /// Why `ideal` cannot be simulated.
     pub(super) ideal_error: Option<String>,
+    /// The policies that the time did not suffice for.
+    pub(super) not_reached: Vec<String>,
 }
 
-/// The largest load that the simulator says each of these policies holds on a mix, and `ideal`
-/// where models run as they are.
+/// What is simulated of a mix.
+pub(super) struct Wanted<'a> {
+    pub(super) policies: &'a [String],
+    /// Whether `ideal` is, after them.
+    pub(super) ideal: bool,
+    /// No search begins after this; one that has begun comes to its end.
+    pub(super) until: Instant,
+}
+
+/// The largest load that the simulator says each of these policies holds on a mix.
 pub(super) fn simulate(
     plan: &Plan,
-    (mix, policies): (&Ready, &[String]),
+    (mix, wanted): (&Ready, &Wanted<'_>),
     device: &DeviceSpec,
 ) -> anyhow::Result<Simulated> {
+    let &Wanted {
+        policies,
+        ideal,
+        until,
+    } = wanted;
     let workload = &mix.workload;
     let models = workload.models().len();
     let contender = |name: &String| -> anyhow::Result<Contender> {
@@ -60,7 +77,6 @@ pub(super) fn simulate(
     let warmup = Nanos::new(lasting.as_nanos() / 10);
     let workload = workload.clone().lasting(lasting, warmup)?;
     let scenario = Scenario::new(&profile, workload, device.clone(), options)?;
-    let contenders = policies.iter().map(contender);
     let mut simulated = simulation::Plan {
         profile,
         scenario,
@@ -68,7 +84,7 @@ pub(super) fn simulate(
         scale: 1.0,
         instances: 1,
         devices: 1,
-        policies: contenders.collect::<anyhow::Result<_>>()?,
+        policies: Vec::new(),
         deadlines: DeadlineMode::Enforce,
         seed: 1,
     };
@@ -80,12 +96,24 @@ pub(super) fn simulate(
         found.held.extend(held);
         Ok(())
     };
-    search(&simulated)?;
-    // `ideal` needs fitted kernels, which a grid of few points may not give.
-    if mix.way == Way::Whole {
-        simulated.policies = vec![Contender::Ideal];
-        found.ideal_error = search(&simulated).err().map(|error| format!("{error:#}"));
+    let mut not_reached = Vec::new();
+    // As many at a time as are searched at once.
+    for some in policies.chunks(available_parallelism().map_or(1, usize::from)) {
+        if Instant::now() >= until {
+            not_reached.extend(some.iter().cloned());
+            continue;
+        }
+        let contenders = some.iter().map(contender);
+        simulated.policies = contenders.collect::<anyhow::Result<_>>()?;
+        search(&simulated)?;
     }
+    // `ideal` needs fitted kernels, which a grid of few points may not give.
+    if ideal && Instant::now() < until {
+        simulated.policies = vec![Contender::Ideal];
+        let error = search(&simulated).err();
+        found.ideal_error = error.map(|error| format!("{error:#}"));
+    }
+    found.not_reached = not_reached;
     Ok(found)
 }
 

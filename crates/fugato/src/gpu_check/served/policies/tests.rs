@@ -200,6 +200,74 @@ fn every_aim_has_its_answer_and_what_was_not_reached_is_named() {
 }
 
 #[test]
+fn ideal_is_simulated_once_and_of_models_as_they_are() {
+    let mut mix = found(Vec::new());
+    assert!(mix.wants_ideal(Way::Whole) && !mix.wants_ideal(Way::InLegs));
+    mix.simulated.insert("ideal".to_owned(), None);
+    assert!(!mix.wants_ideal(Way::Whole), "it holds no load");
+    let mut mix = found(Vec::new());
+    mix.ideal_error = Some("no fitted kernels".to_owned());
+    assert!(!mix.wants_ideal(Way::Whole), "it would fail once more");
+}
+
+#[test]
+fn nothing_is_simulated_after_its_time() {
+    let lanes = [LaneClass::Normal];
+    let device = DeviceSpec::nested(DeviceId(0), "a device", Share(8), &lanes, &lanes);
+    let mut plan = plan(1);
+    plan.profile = fugato_core::profile::convnet_mix();
+    let name = plan.profile.models[0].name.clone();
+    let slo = Nanos::from_millis(100);
+    let arrivals = fugato_core::workload::ArrivalProcess::Poisson { rate: 10.0 };
+    let load = fugato_core::workload::ModelLoad::new(&name, slo, arrivals);
+    let workload = Workload::new(plan.duration, Nanos::ZERO, None, vec![load]);
+    let mix = Ready {
+        place: 0,
+        way: Way::Whole,
+        served: Vec::new(),
+        workload: workload.expect("a workload"),
+    };
+    let names = [OURS, BASELINE].map(str::to_owned);
+    let wanted = Wanted {
+        policies: &names,
+        ideal: true,
+        until: Instant::now(),
+    };
+    let late = simulate(&plan, (&mix, &wanted), &device).expect("nothing that could fail");
+    assert!(
+        late.held.is_empty() && late.ideal_error.is_none(),
+        "{late:?}"
+    );
+    assert_eq!(late.not_reached, names);
+}
+
+#[test]
+fn a_model_that_fell_back_to_one_piece_is_not_reported_in_legs() {
+    let mut mix = found(vec![held(OURS, Some(0.8), true)]);
+    mix.has_legs = true;
+    assert!(mix.is_due(OURS, Way::InLegs));
+    let models = [("vgg19", 4, 4), ("resnet50", 3, 1)];
+    assert!(mix.note_pieces(models.into_iter()));
+    let Answer { words, facts, .. } = answer(&[mix], &[], &plan(1), &device());
+    assert!(
+        words.contains("in one piece though it has legs: resnet50"),
+        "{words}"
+    );
+    assert_eq!(facts["mixes"][0]["in_one_piece"][0], "resnet50");
+    // Where none is cut nothing was tried in legs, and nothing waits for that.
+    let mut mix = found(vec![held(OURS, Some(0.8), true)]);
+    mix.has_legs = true;
+    assert!(!mix.note_pieces(models[1..].iter().copied()));
+    assert!(!mix.is_due(OURS, Way::InLegs));
+    let Answer { words, facts, .. } = answer(&[mix], &[], &plan(1), &device());
+    assert!(
+        words.contains("not in legs: a part of resnet50 did not work by itself"),
+        "{words}"
+    );
+    assert_eq!(facts["mixes"][0]["in_one_piece"], serde_json::json!([]));
+}
+
+#[test]
 fn mixes_are_those_that_the_zoo_has_models_for() {
     let found = mixes(&["c-2", "c-3", "c-4", "c-7", "arv", "convnet"]);
     let sizes: Vec<_> = found

@@ -102,7 +102,12 @@ fn words(mix: &MixFound, claims: &[Claim]) -> String {
     let claims = claims.iter().map(|claim| format!("; {}", claim.words()));
     let legs = mix.legs_left_out.as_ref();
     let legs = legs.map_or_else(String::new, |why| format!("; not in legs: {why}"));
-    format!("{}: {held}{}{legs}", mix.name, claims.collect::<String>())
+    let pieces = match mix.in_one_piece.as_slice() {
+        [] => String::new(),
+        names => format!("; in one piece though it has legs: {}", names.join(", ")),
+    };
+    let claims = claims.collect::<String>();
+    format!("{}: {held}{claims}{legs}{pieces}", mix.name)
 }
 
 fn facts(mix: &MixFound, claims: &[Claim]) -> Value {
@@ -125,6 +130,8 @@ fn facts(mix: &MixFound, claims: &[Claim]) -> Value {
         "policies": policies.collect::<Vec<_>>(),
         "aims": claims.iter().map(Claim::facts).collect::<Vec<_>>(),
         "legs_left_out": mix.legs_left_out,
+        "in_one_piece": mix.in_one_piece,
+        "not_simulated": mix.unsimulated,
         "ideal_error": mix.ideal_error,
         "ideal_simulated": mix.simulated.get("ideal").copied().flatten(),
         "simulation_error": mix.simulation_error,
