@@ -27,6 +27,9 @@ pub struct TimelineLeg {
     pub task: TaskId,
     /// Which leg of the task.
     pub leg: LegIndex,
+    /// Whether it was the whole task in one go; `leg` is the last one then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsplit: bool,
     /// Items in the batch.
     pub batch: BatchSize,
     /// The number of slices of the partition.
@@ -79,6 +82,7 @@ impl Timeline {
             task,
             model,
             leg,
+            unsplit,
             batch,
             lane,
             started,
@@ -107,6 +111,7 @@ impl Timeline {
             model,
             task,
             leg,
+            unsplit,
             batch,
             share: Share(atoms.count()),
             started,
@@ -153,6 +158,7 @@ mod tests {
             task: TaskId(task),
             model: ModelId(3),
             leg: LegIndex(1),
+            unsplit: task % 2 == 1,
             batch: BatchSize(8),
             lane: LaneRef {
                 device: DeviceId(device),
@@ -187,6 +193,16 @@ mod tests {
         assert_eq!(legs[0].atoms, AtomSet::range(2, 2));
         assert_eq!((legs[0].share, legs[0].batch), (Share(2), BatchSize(8)));
         assert_eq!(legs[0].length(), Nanos::new(5));
+    }
+
+    #[test]
+    fn a_task_that_ran_in_one_go_is_known_as_such() {
+        let mut timeline = timeline(10);
+        for task in 0..4 {
+            timeline.note(&ended(task, 0, 0));
+        }
+        let unsplit: Vec<bool> = timeline.legs().map(|leg| leg.unsplit).collect();
+        assert_eq!(unsplit, [false, true, false, true]);
     }
 
     #[test]

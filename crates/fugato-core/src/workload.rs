@@ -74,7 +74,7 @@ pub enum WorkloadError {
     #[error("a model's name is empty")]
     Unnamed,
     /// A zero objective.
-    #[error("slo of model `{model}` is 0")]
+    #[error("slo of model `{model}` is 0, expected above 0")]
     NoSlo {
         /// The model.
         model: String,
@@ -201,6 +201,21 @@ impl Workload {
                 .map_err(|source| model.invalid(source))?;
         }
         Ok(scaled)
+    }
+
+    /// The workload with batches of at most `most` items, and fewer where a model asks for that.
+    ///
+    /// # Errors
+    /// [`WorkloadError::Zero`] for 0 items.
+    pub fn in_batches_of(self, most: BatchSize) -> Result<Self, WorkloadError> {
+        let models = self.models.into_iter().map(|model| {
+            let asked = model.max_batch_size.map_or(most, |asked| asked.min(most));
+            ModelLoad {
+                max_batch_size: Some(asked),
+                ..model
+            }
+        });
+        Self::new(self.duration, self.warmup, self.seed, models.collect())
     }
 
     /// The requests, drawn from `seed`.

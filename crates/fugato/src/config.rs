@@ -14,7 +14,7 @@ mod reference;
 mod schema;
 mod units;
 
-pub use error::ConfigError;
+pub use error::{ConfigError, TomlError};
 pub use origin::{Origin, Origins, Shown};
 pub use read::{FileConfig, from_environment, read_file};
 pub use reference::reference;
@@ -209,6 +209,7 @@ impl Config {
                     give_up,
                     niceness,
                     unsplit,
+                    leave_room,
                 } = self.policy.fugato;
                 PolicySpec::Fugato(FugatoParts {
                     preempt,
@@ -220,6 +221,7 @@ impl Config {
                     give_up,
                     niceness,
                     unsplit,
+                    leave_room,
                 })
             }
         }

@@ -10,8 +10,9 @@
 
 use fugato_core::device::DeviceSpec;
 use fugato_core::timeline::TimelineLeg;
-use fugato_core::{DeviceId, ModelId, Nanos, Timestamp};
+use fugato_core::{DeviceId, LegIndex, ModelId, Nanos, Timestamp};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
@@ -70,6 +71,17 @@ impl<'a> Scene<'a> {
     }
 }
 
+/// What people read of a task that ran unsplit, in place of its leg.
+const IN_ONE_GO: &str = "in one go";
+
+/// What people read of a leg of a task.
+pub(crate) fn leg_name(leg: LegIndex, unsplit: bool) -> String {
+    match unsplit {
+        true => IN_ONE_GO.to_owned(),
+        false => leg.to_string(),
+    }
+}
+
 /// Puts legs that have a slice at the same time into different rows of it.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
@@ -111,7 +123,7 @@ struct Event<'a, A> {
     ts: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dur: Option<f64>,
-    name: &'a str,
+    name: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cat: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,7 +140,7 @@ impl<'a, A> Event<'a, A> {
             tid,
             ts: None,
             dur: None,
-            name,
+            name: Cow::Borrowed(name),
             cat: None,
             cname: None,
             args,
@@ -153,6 +165,9 @@ struct LegArgs<'a> {
     batch: u32,
     task: u64,
     leg: u16,
+    /// Whether it was the whole task in one go.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unsplit: bool,
     share: u16,
     partition: u16,
     lane: u16,
@@ -245,7 +260,10 @@ fn event<'a>(
         tid: Some(thread(leg.device, atom, row)),
         ts: Some(micros(leg.started.as_nanos())),
         dur: Some(micros(actual)),
-        name: model,
+        name: match leg.unsplit {
+            true => Cow::Owned(format!("{model} {IN_ONE_GO}")),
+            false => Cow::Borrowed(model),
+        },
         cat: Some("leg"),
         cname: Some(COLOURS[index % COLOURS.len()]),
         args: LegArgs {
@@ -253,6 +271,7 @@ fn event<'a>(
             batch: leg.batch.0,
             task: leg.task.0,
             leg: leg.leg.0,
+            unsplit: leg.unsplit,
             share: leg.share.0,
             partition: leg.partition.0,
             lane: leg.lane.0,

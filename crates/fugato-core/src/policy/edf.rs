@@ -2,8 +2,9 @@
 //! be late is dropped before it runs.
 //!
 //! # Source
-//! Clockwork (Gujarati et al., OSDI 2020): a device runs one model at a time, latency is
-//! predicted, the controller drops requests that cannot meet their deadline and chooses
+//! Clockwork (Gujarati et al., OSDI 2020; what it says of its controller and its workers, by
+//! subject, as section numbers are not known here): a device runs one model at a time, latency
+//! is predicted, the controller drops requests that cannot meet their deadline and chooses
 //! the largest batch that ends before the earliest deadline in it. Ours differs: it
 //! predicts with an online median in place of a rolling maximum, commits a leg ahead and
 //! revokes it when a more urgent request arrives or the leg before it runs so long that the

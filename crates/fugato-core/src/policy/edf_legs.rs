@@ -2,13 +2,20 @@
 //! deadline is chosen anew at each boundary between two legs.
 //!
 //! # Source
-//! Preemptive earliest deadline first (Liu and Layland, JACM 1973), preemptive at the points
-//! that a plan has: limited preemption (Buttazzo, Bertogna and Yao, IEEE TII 2013). A task
-//! that was passed over keeps its slot with its buffers and goes on later, so a model's slots
-//! bound how many of its tasks are begun. On one machine it is optimal where everything fits,
-//! up to the longest leg. Under overload it is known to keep what is late and lose what
-//! follows (the domino effect), so a task none of whose requests can end in time is given up,
-//! as a request that waits is.
+//! Preemptive earliest deadline first (Liu and Layland, JACM 1973, the deadline driven
+//! scheduling algorithm), preemptive at the points that a plan has: limited preemption
+//! (Buttazzo, Bertogna and Yao, IEEE TII 2013, fixed preemption points). Both by subject:
+//! section numbers are not known here. On one machine it is optimal where everything fits, up
+//! to the longest leg.
+//!
+//! # How ours differs
+//! - Those tasks are periodic and their longest times are known; here requests come as they
+//!   come, in batches, and times are predicted medians.
+//! - A task that was passed over keeps its slot with its buffers and goes on later, so a
+//!   model's slots bound how many of its tasks are begun.
+//! - Under overload earliest deadline first is known to keep what is late and lose what follows
+//!   (the domino effect), so a task none of whose requests can end in time is given up, as a
+//!   request that waits is. Where deadlines are only observed, none is.
 //!
 //! Shares are not its matter: what a model cannot use of the device stays idle. That is what
 //! it is there to show.

@@ -11,6 +11,7 @@
 //! | which share | the smallest in which the rest of the task ends by its first request's deadline |
 //! | which batch | all that waits, or as many as end in time in the slices that are free |
 //! | what is left | slice by slice to whoever saves the largest part of its time by it, up to the knee of its next leg |
+//! | what is left free | where the device suspends nothing, what a model of short objective needs, by each model whose longest leg takes more than half of that ([`room`]) |
 //! | who is suspended | where the device has urgent lanes, whoever is due later than a task that would lose a quarter of its time to spare by waiting for the end of the leg that runs |
 //! | when a batch begins | when it is full, or its first request has waited for the model's *dequeue interval* |
 //! | what is not served | a task none of whose requests can be in time; a head that would need a dear share, while enough later ones wait for a batch that ends in time in a cheap one |
@@ -27,16 +28,23 @@
 //! looked at, so that a decision costs no more than with eight.
 //!
 //! # Source
-//! Ours. Slack-based choice of a share: elastic tasks (Buttazzo et al., RTSS 1998); least
-//! laxity first (Mok, 1983) with the laxity in the best share; dequeue frequency: TOP (TPDS
-//! 2025), which learns it. Dropping heads for full batches: Nexus (SOSP 2019), as
-//! [`edf`](super::Edf) does.
+//! Ours, of parts known before; by subject, as section numbers are not known here. Slack-based
+//! choice of a share: elastic tasks (Buttazzo et al., RTSS 1998); least laxity first (Mok,
+//! 1983); dequeue frequency: TOP (TPDS 2025, of which the abstract alone is open). Dropping heads
+//! for full batches: Nexus (SOSP 2019, on early drop), as [`edf`](super::Edf) does.
+//!
+//! # How ours differs
+//! - An elastic task stretches its period; here the period is given, and the share gives way.
+//! - Laxity is that in the best share, among tasks of one kind, and only between legs.
+//! - TOP learns the dequeue frequency; here it follows from objective and slots.
+//! - Nexus drops within a plan of duty cycles; here there is no plan, only the next leg.
 
 mod claims;
 mod grants;
 mod over;
 mod pace;
 mod pair;
+mod room;
 mod table;
 
 use super::sizes::Sizes;
@@ -48,6 +56,7 @@ use crate::time::Timestamp;
 use claims::{Claim, Who};
 use pace::Paces;
 use pair::Pairs;
+use room::Rooms;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use table::Tables;
@@ -90,6 +99,9 @@ pub struct FugatoParts {
     /// Whether a task runs in one go that is the only one, while no other model asks for its
     /// devices.
     pub unsplit: bool,
+    /// Whether a model of a leg that would make others late leaves them slices, where the device
+    /// cannot suspend that leg.
+    pub leave_room: bool,
 }
 
 impl Default for FugatoParts {
@@ -104,6 +116,7 @@ impl Default for FugatoParts {
             give_up: true,
             niceness: true,
             unsplit: true,
+            leave_room: true,
         }
     }
 }
@@ -116,6 +129,7 @@ pub struct Fugato {
     sizes: Sizes,
     pairs: Pairs,
     paces: Paces,
+    rooms: Rooms,
     /// By device: the model that went first at the last launch, and how often in a row it
     /// was passed over.
     passes: BTreeMap<DeviceId, (ModelId, u32)>,
@@ -130,6 +144,7 @@ impl Fugato {
             tables: Tables::default(),
             pairs: Pairs::default(),
             paces: Paces::default(),
+            rooms: Rooms::default(),
             sizes: Sizes::new(OperatingPoint::Work),
             passes: BTreeMap::new(),
             overdue: None,
@@ -158,6 +173,9 @@ impl Fugato {
             return None;
         }
         let claims = self.claims(view, device, heads);
+        if let Some(verdict) = Self::held_back(view, device, &claims) {
+            return Some(verdict);
+        }
         let shared_out = match shares_out {
             true => self.shared_out(view, device, &claims),
             false => None,
@@ -187,7 +205,8 @@ impl Fugato {
         }
         let same = |claim: &&Claim| {
             let grows = !free.is_empty() && self.parts.widen && claim.held < claim.most;
-            claim.need <= claim.held && !grows && (!unmet || claim.need == claim.held)
+            let may = claim.held <= claim.allowed;
+            may && claim.need <= claim.held && !grows && (!unmet || claim.need == claim.held)
         };
         let running = claims
             .iter()
@@ -252,13 +271,14 @@ impl Fugato {
         })
     }
 
-    /// When a task between two legs would end in its best share, alone, where that is past the
-    /// deadlines of all its requests.
+    /// When a task between two legs would end in the best share that it may have, alone, where
+    /// that is past the deadlines of all its requests.
     fn too_late(&mut self, view: &View<'_>, device: DeviceId, begun: Begun) -> Option<Timestamp> {
         let deadline = view.last_deadline(begun.task).filter(|_| !begun.runs)?;
+        let limit = self.limit(view, device, begun.model);
         let table = self.tables.of(view, device, begun.model, begun.batch);
         let leg = begun.leg.0 + 1;
-        let place = table.fastest(leg)?;
+        let place = table.fastest_within(limit, leg)?;
         if view.now() + table.rest(place, leg) <= deadline {
             return None;
         }
@@ -268,8 +288,8 @@ impl Fugato {
         Some(view.now() + rest).filter(|&predicted| predicted > deadline)
     }
 
-    /// Why a head cannot be served: it would be late by itself in the best share. One that is
-    /// wanted as a probe runs.
+    /// Why a head cannot be served: it would be late by itself in the best share that it may
+    /// have. One that is wanted as a probe runs.
     fn hopeless(
         &mut self,
         view: &View<'_>,
@@ -278,8 +298,9 @@ impl Fugato {
     ) -> Option<DropReason> {
         let request = head.key.request();
         let deadline = view.enforced_deadline(request)?;
+        let limit = self.limit(view, device, head.model);
         let table = (self.tables).of(view, device, head.model, view.items(request));
-        let place = table.fastest(0)?;
+        let place = table.fastest_within(limit, 0)?;
         if view.now() + table.rest(place, 0) <= deadline {
             return None;
         }
@@ -367,6 +388,7 @@ impl Policy for Fugato {
             return verdict;
         }
         self.overdue = None;
+        self.rooms.begin();
         let verdict = view.devices().find_map(|device| self.on(view, device));
         verdict.unwrap_or_else(|| {
             let times = [self.sizes.catch_up(view), self.overdue];

@@ -2,9 +2,10 @@
 //! partition lies over it; batches that adapt to their measured times.
 //!
 //! # Source
-//! GSLICE (Dhakal et al., SoCC 2020) as D-STACK (TCC 2024) compares with it: static
-//! partitions at the knee, which oversubscribe the device where the knees add up to more
-//! than it has, and adaptive batching. GSLICE's full text is not open; batches adapt as
+//! GSLICE (Dhakal et al., SoCC 2020) as D-STACK (TCC 2024, its scheduling baselines) compares
+//! with it: static partitions at the knee, which oversubscribe the device where the knees add
+//! up to more than it has, and adaptive batching. GSLICE's full text is not open, and neither
+//! paper's section numbers are known here; batches adapt as
 //! Clipper's do ([`super::aimd`]). Ours differs: GSLICE also learns the shares, from a
 //! nominal one on; here knees come from the profile or from what was measured while serving.
 //! A partition is placed where the fewest other models' partitions are, in the order in

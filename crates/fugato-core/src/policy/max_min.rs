@@ -1,9 +1,10 @@
 //! `max-min`: the model that had least device time by its weight goes first.
 //!
 //! # Source
-//! "Max-Min Fair", one of the two extremes that D-STACK (TCC 2024) compares its fairness
-//! with: the smallest demand is served first, and what is left is divided evenly. The paper
-//! says no more of it. Here the accounts are kept as in start-time fair queueing (Goyal et
+//! "Max-Min Fair", one of the two extremes that D-STACK (TCC 2024, its scheduling baselines;
+//! the section's number is not known here) compares its fairness with: the smallest demand is
+//! served first, and what is left is divided evenly. No more of it is known here, so the rest
+//! is ours: the accounts are kept as in start-time fair queueing (Goyal et
 //! al., SIGCOMM 1996): slice-time over weight, and a model without requests saves none up, so
 //! that one that was silent does not hold all slices when it returns: it is level with those of
 //! its own device, since slice-time of one device says nothing of another's. Share and batch are

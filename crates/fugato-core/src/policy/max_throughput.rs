@@ -1,9 +1,10 @@
 //! `max-throughput`: what brings most items per slice-second goes first.
 //!
 //! # Source
-//! "Max-Throughput", one of the two extremes that D-STACK (TCC 2024) compares its fairness
-//! with: it favours cheap models, serves slightly more in all, and starves the dear ones.
-//! The paper says no more of it. Here a model's share and batch are those of least work
+//! "Max-Throughput", one of the two extremes that D-STACK (TCC 2024, its scheduling baselines;
+//! the section's number is not known here) compares its fairness with: it favours cheap models,
+//! serves slightly more in all, and starves the dear ones. No more of it is known here, so the
+//! rest is ours: a model's share and batch are those of least work
 //! (slice-seconds per item); whenever slices are free, the cheapest model with requests whose
 //! share fits starts, with more than its batch where more waits and is in time. Shares are
 //! exclusive and runs are not preempted. A model that nothing is known of counts as the

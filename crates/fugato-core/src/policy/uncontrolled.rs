@@ -6,8 +6,14 @@
 //! configuration documentation): a model has N instances; a free one takes the largest
 //! preferred batch that waits, or anything once the oldest request has waited for
 //! `max_queue_delay`, or at once where no delay is set. It also stands for default MPS
-//! in D-STACK's comparison. Ours differs: where Triton's instances are threads that race
-//! for the queue, models take turns by the arrival of their oldest request.
+//! in the scheduling baselines of D-STACK (TCC 2024; the section's number is not known here).
+//!
+//! # How ours differs
+//! - Where Triton's instances are threads that race for the queue, models take turns by the
+//!   arrival of their oldest request.
+//! - Where the device's streams have priorities, models of shorter objectives have streams of a
+//!   greater one. The device gives them, not this policy, which knows lanes only. In Triton it is
+//!   a setting of a model's; default MPS has none.
 
 use super::{Backlog, CapacityRule, Policy, QueueOrder, ServiceBound, Verdict};
 use crate::id::{BatchSize, DeviceId, Share};

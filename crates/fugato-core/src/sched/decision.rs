@@ -63,6 +63,9 @@ pub enum Decision {
         model: ModelId,
         /// The leg.
         leg: LegIndex,
+        /// Whether it was the whole task in one go; `leg` is the last one then.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        unsplit: bool,
         /// Items in the batch.
         batch: BatchSize,
         /// Where it ran.

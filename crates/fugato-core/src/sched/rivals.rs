@@ -34,6 +34,10 @@ const CLAIMS: RangeInclusive<u64> = 900..=1_300;
 /// How long a refused model counts as asking in vain.
 const IN_VAIN_FOR: Nanos = Nanos::from_millis(500);
 
+/// Of the models of the shortest objectives, how many are looked at: it bounds what a decision
+/// costs where hundreds are asked for.
+const TIGHTEST: usize = 8;
+
 /// The most that is kept free for the others, in runs of the longest planned batch.
 const RESERVE_MAX: u64 = 3;
 
@@ -182,6 +186,21 @@ impl Rivals {
     /// Whether no other model asks.
     pub(super) fn is_alone(&self, model: ModelId) -> bool {
         self.asked.len() == usize::from(self.asked.contains_key(&model))
+    }
+
+    /// Other models that were asked for in the last [`ASKING_FOR`] and whose objectives are under
+    /// `within`, the shortest first; only of the [`TIGHTEST`] ones.
+    pub(super) fn tighter(
+        &self,
+        now: Timestamp,
+        model: ModelId,
+        within: Nanos,
+    ) -> impl Iterator<Item = ModelId> {
+        let tight = self.by_slo.range(..(within, ModelId(0))).take(TIGHTEST);
+        tight.map(|&(_, other)| other).filter(move |&other| {
+            let asked = self.asked.get(&other);
+            other != model && asked.is_some_and(|asked| now.since(asked.at) <= ASKING_FOR)
+        })
     }
 
     /// How long the planned batch of a model may run: half of its objective, as a request
@@ -398,6 +417,32 @@ mod tests {
         assert_eq!(spread, 0, "two devices have time for it");
         assert_eq!(ask(20_000, 240)[0], 1_000);
         assert_eq!(rivals.claims(at(30_000), 1), 0, "long ago");
+    }
+
+    #[test]
+    fn the_tighter_ones_are_others_of_shorter_objectives_that_are_asked_for() {
+        let mut rivals = Rivals::default();
+        for (id, slo) in [(0, 100), (1, 20), (2, 10), (3, 50)] {
+            rivals.asked(at(0), &spec(id, 1.0, slo), Nanos::ZERO);
+        }
+        rivals.asked(at(900), &spec(1, 1.0, 20), Nanos::ZERO);
+        let tighter = |now, model, within| {
+            let found = rivals.tighter(at(now), ModelId(model), Nanos::from_millis(within));
+            found.map(|model| model.0).collect::<Vec<_>>()
+        };
+        assert_eq!(tighter(1_000, 0, 50), [2, 1], "under 50 ms");
+        assert_eq!(tighter(1_000, 2, 51), [1, 3]);
+        assert!(tighter(1_000, 3, 10).is_empty());
+        assert_eq!(
+            tighter(1_001, 0, 200),
+            [1],
+            "nobody has asked since to tell it"
+        );
+        for id in 10..30 {
+            rivals.asked(at(1_000), &spec(id, 1.0, 5), Nanos::ZERO);
+        }
+        let found = rivals.tighter(at(1_000), ModelId(0), Nanos::from_millis(200));
+        assert_eq!(found.count(), TIGHTEST);
     }
 
     #[test]

@@ -132,6 +132,28 @@ impl<'a> View<'a> {
         self.state.model(model).spec.slo
     }
 
+    /// Whether no other model that shares devices with this one was asked for within a second.
+    pub fn is_alone(&self, model: ModelId) -> bool {
+        self.state.pool(model).rivals.is_alone(model)
+    }
+
+    /// Other models that the device hosts, whose objectives are under `within` and that were
+    /// asked for within a second, the shortest objective first. At most eight are looked at.
+    pub fn tighter(
+        &self,
+        device: DeviceId,
+        model: ModelId,
+        within: Nanos,
+    ) -> impl Iterator<Item = ModelId> + use<'a> {
+        let state = self.state;
+        let rivals = &state.pool(model).rivals;
+        let tight = rivals.tighter(state.now, model, within);
+        tight.filter(move |&other| {
+            let known = state.models.get(&other);
+            known.is_some_and(|known| known.spec.devices.contains(&device))
+        })
+    }
+
     /// A model's worth against other models; above zero.
     pub fn weight(&self, model: ModelId) -> f64 {
         self.state.model(model).spec.weight

@@ -10,6 +10,7 @@ mod common;
 mod legs;
 mod order;
 mod refusals;
+mod room;
 
 use common::{MS, US, device, outcomes, world};
 use fugato_core::sched::{Input, ModelSpec, Outcome, SchedulerConfig};

@@ -42,8 +42,8 @@ pub(crate) fn policies() -> impl Strategy<Value = PolicySpec> {
             margin: Share(margin),
             dynamic,
         }),
-        1 => any::<[bool; 9]>().prop_map(|[preempt, leg_shares, widen, dequeue, work_interval, best_batch, give_up, niceness, unsplit]| {
-            let parts = FugatoParts { preempt, leg_shares, widen, dequeue, work_interval, best_batch, give_up, niceness, unsplit };
+        1 => any::<[bool; 10]>().prop_map(|[preempt, leg_shares, widen, dequeue, work_interval, best_batch, give_up, niceness, unsplit, leave_room]| {
+            let parts = FugatoParts { preempt, leg_shares, widen, dequeue, work_interval, best_batch, give_up, niceness, unsplit, leave_room };
             PolicySpec::Fugato(parts)
         }),
     ]

@@ -161,9 +161,9 @@ section! {
         plan_lanes: PlanLanes = PlanLanes::Auto;
         /// NVIDIA device: whether models with shorter objectives run on streams of a greater
         /// priority, whose kernels go first where legs share multiprocessors, as under
-        /// `uncontrolled`. One step for each time that an objective is twice as long, from 20 ms
-        /// on, as far as the device has steps; a model without one is last. On, as whoever shares
-        /// a GPU so would have it.
+        /// `uncontrolled`. The device's priorities are divided among objectives from 1 ms to
+        /// 128 ms, as many for each time that one is twice as long; a model without one is last.
+        /// On, as whoever shares a GPU so would have it.
         stream_priorities: bool = true;
     }
     unset {
@@ -300,6 +300,10 @@ section! {
         /// Whether a task of a model that is cut runs in one go where it is the only task and no
         /// other model was asked for within a second.
         unsplit: bool = true;
+        /// Whether a model of which a leg takes more than half of another's objective leaves that
+        /// one the slices that it needs while it is asked for, where the device cannot suspend
+        /// the leg.
+        leave_room: bool = true;
     }
     unset {}
 }

@@ -204,3 +204,38 @@ fn a_supervisor_comes_by_itself_with_a_gpu_only() {
         assert_eq!(supervised(supervise, true), on_gpu, "{supervise}");
     }
 }
+
+#[test]
+fn each_part_of_fugato_is_switched_by_its_name_in_a_file_and_behind_the_policy() {
+    let usual = FugatoParts::default();
+    let parts = serde_json::to_value(usual).expect("it serialises");
+    for (name, is_on) in parts.as_object().expect("by name") {
+        let other = !is_on.as_bool().expect("on or off");
+        let config = Config::resolve(&file(&format!("[policy.fugato]\n{name} = {other}")));
+        let spec = config.expect("valid").policy_spec(Policy::Fugato);
+        assert_ne!(spec, PolicySpec::Fugato(usual), "{name} reaches the policy");
+        let named = crate::policies::parse(&format!("fugato:{name}={other}"));
+        assert_eq!(named, Ok(spec), "{name}");
+    }
+}
+
+#[test]
+fn the_ablation_of_bench_legs_switches_every_part_of_fugato() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bench/legs");
+    let script = std::fs::read_to_string(script).expect("it is in the repository");
+    let (_, list) = script.split_once("\nPARTS = [").expect("a list of parts");
+    let (list, _) = list.split_once(']').expect("its end");
+    let switched: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    for part in &switched {
+        let spec = crate::policies::parse(&format!("fugato:{part}")).expect(part);
+        assert_ne!(spec, PolicySpec::Fugato(FugatoParts::default()), "{part}");
+    }
+    let parts = serde_json::to_value(FugatoParts::default()).expect("it serialises");
+    for name in parts.as_object().expect("by name").keys() {
+        let is_there = |part: &&str| part.contains(&format!("{name}="));
+        assert!(
+            switched.iter().any(is_there),
+            "`{name}` is not in {switched:?}"
+        );
+    }
+}

@@ -16,7 +16,7 @@ use super::canvas::{fitted, width_of};
 use super::frame::{MARGIN, model_colour, note, titled};
 use super::scale::{Scale, Spread, linear_ticks, number};
 use super::view::{slices, time};
-use crate::timeline::Scene;
+use crate::timeline::{Scene, leg_name};
 use fugato_core::device::DeviceSpec;
 use fugato_core::timeline::TimelineLeg;
 use fugato_core::{DeviceId, ModelId, Nanos, Timestamp};
@@ -359,7 +359,7 @@ impl<'a> Picture<'a> {
         format!(
             "{name}, {} {}: batch {} on {}, {}{predicted}, from {}",
             leg.task,
-            leg.leg,
+            leg_name(leg.leg, leg.unsplit),
             leg.batch.0,
             slices(leg.share.0),
             leg.length(),

@@ -7,6 +7,7 @@ use super::trace_settings::{Mode, Sampling};
 use crate::api::{TraceContext, TraceSettings};
 use crate::driver::Course;
 use crate::error::InferError;
+use crate::timeline::leg_name;
 use fugato_core::Timestamp;
 use fugato_device::MonotonicClock;
 use opentelemetry::trace::{
@@ -240,7 +241,7 @@ fn children(request: &TracedRequest<'_>) -> Vec<Child> {
                 attributes.push(KeyValue::new("fugato.predicted_us", micros));
             }
             Child {
-                name: format!("leg {}", leg.leg.0),
+                name: leg_name(leg.leg, leg.unsplit),
                 start,
                 end,
                 attributes,
@@ -290,5 +291,63 @@ fn log(request: &TracedRequest<'_>) {
             start_us = micros(start),
             end_us = micros(end),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::LegCourse;
+    use fugato_core::{BatchSize, DeviceId, LaneId, LegIndex, PartitionId, TaskId};
+
+    fn at(micros: u64) -> Timestamp {
+        Timestamp::from_nanos(1_000 * micros)
+    }
+
+    /// A leg of task 1 that ran from `from` to `to`, in microseconds.
+    fn leg(number: u16, unsplit: bool, (from, to): (u64, u64)) -> LegCourse {
+        LegCourse {
+            task: TaskId(1),
+            leg: LegIndex(number),
+            unsplit,
+            device: DeviceId(0),
+            partition: PartitionId(0),
+            lane: LaneId(0),
+            batch: BatchSize(1),
+            issued: at(from),
+            ahead: false,
+            predicted: None,
+            ran: Some((at(from), at(to))),
+        }
+    }
+
+    fn spans(legs: Vec<LegCourse>) -> Vec<String> {
+        let course = Course {
+            accepted: None,
+            legs,
+        };
+        let request = TracedRequest {
+            model: "m",
+            version: "1",
+            id: "",
+            context: None,
+            arrived: at(0),
+            ended: at(100),
+            error: None,
+            course: &course,
+        };
+        children(&request)
+            .into_iter()
+            .map(|span| span.name)
+            .collect()
+    }
+
+    #[test]
+    fn a_task_has_a_span_for_each_leg_or_one_in_one_go() {
+        let legs = vec![leg(0, false, (10, 20)), leg(1, false, (20, 40))];
+        assert_eq!(spans(legs), ["queue", "leg 0", "leg 1"]);
+        // As the scheduler has it: with the number of its last leg.
+        let unsplit = vec![leg(1, true, (10, 35))];
+        assert_eq!(spans(unsplit), ["queue", "in one go"]);
     }
 }

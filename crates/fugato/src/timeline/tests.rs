@@ -26,6 +26,7 @@ pub(crate) fn leg(model: u32, (first, share): (u16, u16), (from, to): (u64, u64)
         model: ModelId(model),
         task: TaskId(from),
         leg: LegIndex(0),
+        unsplit: false,
         batch: BatchSize(u32::from(share) * 2),
         share: Share(share),
         started: Timestamp::from_nanos(from),
@@ -184,6 +185,25 @@ fn devices_and_models_are_named_and_every_event_is_of_the_format() {
         (&unknown["pid"], &unknown["args"]["predicted_us"]),
         (&2.into(), &Value::Null)
     );
+}
+
+#[test]
+fn a_task_that_ran_in_one_go_is_named_so() {
+    let (devices, models) = (
+        [device(0, 2)],
+        BTreeMap::from([(ModelId(0), "resnet50".to_owned())]),
+    );
+    let mut legs = [leg(0, (0, 1), (0, 1_000)), leg(0, (1, 1), (0, 1_000))];
+    // As the scheduler has it: with the number of its last leg.
+    (legs[1].leg, legs[1].unsplit) = (LegIndex(21), true);
+    let events = trace(&scene(&devices, &models, &legs));
+    let shown: Vec<&Value> = events.iter().filter(|event| event["ph"] == "X").collect();
+    let names: Vec<&Value> = shown.iter().map(|event| &event["name"]).collect();
+    assert_eq!(names, ["resnet50", "resnet50 in one go"]);
+    let [in_legs, unsplit] = [0, 1].map(|place: usize| &shown[place]["args"]);
+    assert_eq!(in_legs["unsplit"], Value::Null);
+    assert_eq!(unsplit["unsplit"], Value::Bool(true));
+    assert_eq!(unsplit["model"], "resnet50", "the model is what it was");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Who asks for slices at a boundary, in which order, and how many each needs to be in time.
 
 use super::Fugato;
+use super::room::ALL;
 use crate::id::{BatchSize, DeviceId, ModelId, Share};
 use crate::sched::{Begun, ReadyHead, View};
 use crate::time::Timestamp;
@@ -33,6 +34,8 @@ pub(super) struct Claim {
     pub(super) most: Share,
     /// What its running leg holds.
     pub(super) held: Share,
+    /// The most that it may have; see [`room`](super::room).
+    pub(super) allowed: Share,
     /// When it can take slices: at the end of its running leg.
     pub(super) from: Timestamp,
     urgency: Urgency,
@@ -108,16 +111,24 @@ impl Fugato {
         let sizing = self.sizes.get(device, claim.model);
         let usual = sizing.map_or_else(|| view.slices(device), |sizing| sizing.share);
         let leg_shares = self.parts.leg_shares;
+        let limit = self.limit(view, device, claim.model);
+        let allowed = Self::allowed(view, device, &claim, limit);
         let table = self.tables.of(view, device, claim.model, claim.batch);
-        let Some(fastest) = table.fastest(claim.leg) else {
+        let Some(fastest) = table.fastest_within(limit, claim.leg) else {
             // Nothing is known of it.
             return Claim {
-                need: usual,
-                most: usual,
+                need: usual.min(allowed),
+                most: usual.min(allowed),
+                allowed,
                 ..claim
             };
         };
-        let enough = |due: Option<Timestamp>| table.enough(claim.leg, due? - claim.from);
+        let allowed = table.within(allowed.0);
+        let allowed = allowed.map_or(Share(0), |place| table.share(place));
+        let enough = |due: Option<Timestamp>| {
+            let place = table.enough(claim.leg, due? - claim.from)?;
+            (table.share(place) <= limit).then_some(place)
+        };
         let first = enough(claim.due);
         let need = first.or_else(|| enough(last));
         let need = need.map_or(usual, |place| table.share(place));
@@ -132,8 +143,9 @@ impl Fugato {
             Who::Head(_) => Class::Head,
         };
         Claim {
-            need,
-            most: table.share(most),
+            need: need.min(allowed),
+            most: table.share(most).min(allowed),
+            allowed,
             urgency: Urgency {
                 class,
                 latest: claim.due.unwrap_or(Timestamp::MAX).before(quick),
@@ -158,6 +170,7 @@ fn blank(
         need: Share(0),
         most: Share(0),
         held: Share(0),
+        allowed: ALL,
         from,
         urgency: Urgency {
             class: Class::Head,

@@ -73,6 +73,10 @@ impl Fugato {
                 kept.push(Kept { slices, from });
                 continue;
             }
+            if claim.allowed == Share(0) {
+                // It waits for its own model.
+                continue;
+            }
             if free == 0 {
                 // Nothing is left to be given, or to be kept.
                 unmet = true;

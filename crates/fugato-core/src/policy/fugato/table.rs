@@ -143,6 +143,19 @@ impl Table {
         (0..self.rest.len()).min_by_key(|&place| self.rest(place, leg))
     }
 
+    /// As [`fastest`](Self::fastest), of the shares up to one.
+    pub(super) fn fastest_within(&self, most: Share, leg: u16) -> Option<Place> {
+        let places = (0..self.rest.len()).take_while(|&place| self.shares[place] <= most);
+        places.min_by_key(|&place| self.rest(place, leg))
+    }
+
+    /// The time of the longest leg.
+    pub(super) fn longest_leg(&self, place: Place) -> Nanos {
+        let rest = self.rest[place].windows(2);
+        let legs = rest.map(|pair| pair[0].saturating_sub(pair[1]));
+        legs.max().unwrap_or(Nanos::ZERO)
+    }
+
     /// The smallest share up to `place` in which one leg is nearly as fast as in any of them.
     pub(super) fn knee_of_leg(&self, place: Place, leg: u16) -> Place {
         let best = (0..=place).map(|place| self.leg(place, leg)).min();

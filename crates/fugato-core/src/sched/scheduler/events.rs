@@ -271,6 +271,7 @@ impl Scheduler {
         }
         let task = self.state.task(id);
         let (model, batch, lane, ahead) = (task.model, task.batch, task.at, task.ahead);
+        let unsplit = task.unsplit;
         assert_eq!(
             (leg, task.stage),
             (task.leg, LegStage::Running),
@@ -283,6 +284,7 @@ impl Scheduler {
             task: id,
             model,
             leg,
+            unsplit,
             batch,
             lane,
             started,

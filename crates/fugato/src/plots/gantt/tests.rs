@@ -159,3 +159,23 @@ fn text_is_legible_on_every_colour() {
     assert_eq!(ink_on("#ffffff"), INK);
     assert_eq!(ink_on("#3b6fb6"), WHITE);
 }
+
+#[test]
+fn a_task_that_ran_in_one_go_says_so_in_place_of_its_leg() {
+    let in_legs = leg(0, (0, 40), (0, 1_000));
+    let unsplit = TimelineLeg {
+        unsplit: true,
+        ..leg(1, (40, 40), (0, 1_000))
+    };
+    let svg = draw(80, &[in_legs, unsplit], None);
+    let document = Document::parse(&svg).expect("well-formed XML");
+    let hints = document
+        .descendants()
+        .filter(|node| node.has_tag_name("title"));
+    let hints: Vec<&str> = hints.filter_map(|node| node.text()).collect();
+    let says = |text: &str| hints.iter().any(|hint| hint.contains(text));
+    assert!(
+        says("task 0 leg 0: batch") && says("task 0 in one go: batch"),
+        "{hints:?}"
+    );
+}
