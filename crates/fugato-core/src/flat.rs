@@ -16,6 +16,12 @@ pub(crate) struct FlatMap<K, V> {
 
 impl<K, V> Default for FlatMap<K, V> {
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K, V> FlatMap<K, V> {
+    pub(crate) const fn new() -> Self {
         Self {
             keys: Vec::new(),
             values: Vec::new(),
@@ -39,9 +45,14 @@ impl<K: Copy + Ord, V> FlatMap<K, V> {
     where
         V: Default,
     {
+        self.entry_with(key, V::default)
+    }
+
+    /// The value of a key, which comes with the one that `new` makes where it is new.
+    pub(crate) fn entry_with(&mut self, key: K, new: impl FnOnce() -> V) -> &mut V {
         let place = self.keys.binary_search(&key).unwrap_or_else(|place| {
             self.keys.insert(place, key);
-            self.values.insert(place, V::default());
+            self.values.insert(place, new());
             place
         });
         &mut self.values[place]

@@ -8,6 +8,7 @@ mod fit;
 mod interference;
 mod interval;
 mod judged;
+mod kept;
 mod knee;
 mod legs;
 mod online;
@@ -30,6 +31,7 @@ pub use file::{
 pub use fit::fit;
 pub use interference::{Contention, interference};
 pub use judged::{JUDGED_MIN, Judged, LAG, Source, Standing};
+pub(crate) use kept::Kept;
 pub use knee::{CurvePoint, KneeFound, knee};
 pub use legs::Division;
 pub use online::OnlineQuantiles;

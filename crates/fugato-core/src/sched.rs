@@ -37,4 +37,4 @@ pub use outcome::{DropReason, FailReason, Outcome, Rejection, Scope};
 pub use queue::{ModelKey, QueueKey};
 pub use scheduler::{Explanation, ModelStatus, ProfileStatus, Scheduler};
 pub use state::{Had, ModelFacts};
-pub use view::{Begun, ReadyHead, Running, View};
+pub use view::{Begun, ReadyHead, Running, TasksOn, View};

@@ -94,6 +94,8 @@ fn leaves_next(view: &View<'_>, at: LaneRef) -> Option<Timestamp> {
     let next = view.second_ready(at.device)?;
     let request = next.key.request();
     let deadline = view.enforced_deadline(request)?;
-    let run = view.predict_task(next.model, view.items(request), at, 0.5)?;
+    let run = view
+        .tasks_on(next.model, at)
+        .predict(view.items(request), 0.5)?;
     Some(deadline.before(run.measured()?))
 }

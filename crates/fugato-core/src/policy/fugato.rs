@@ -335,7 +335,9 @@ impl Fugato {
         let most = view.max_batch(head.model);
         let batch = view.batch_available(head.model, head.class, most);
         let table = self.tables.of(view, device, head.model, batch);
-        table.fastest(0)?;
+        if !table.is_known() {
+            return None;
+        }
         let is_dear = table.enough(0, deadline - view.now()).is_none_or(|place| {
             let share = table.share(place);
             let (dear, least) = DEAR;

@@ -1,10 +1,11 @@
 //! The sizings of all models of each device, kept up at stated times within a budget.
 
 use super::sizing::{OperatingPoint, Sizer, Sizing};
+use crate::flat::FlatMap;
 use crate::id::{DeviceId, ModelId, Share};
 use crate::sched::View;
 use crate::time::{Nanos, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// How often models are looked at for a change of rate or knowledge: a few times in the second
 /// that rates are counted over.
@@ -21,7 +22,9 @@ const CATCH_UP: Nanos = Nanos::from_micros(10);
 #[derive(Debug)]
 pub(super) struct Sizes {
     point: OperatingPoint,
-    devices: BTreeMap<DeviceId, Known>,
+    /// At which it was looked for devices that are gone.
+    configuration: u64,
+    devices: FlatMap<DeviceId, Known>,
 }
 
 #[derive(Debug)]
@@ -29,7 +32,7 @@ struct Known {
     configuration: u64,
     due: Timestamp,
     sizer: Sizer,
-    known: BTreeMap<ModelId, Sizing>,
+    known: FlatMap<ModelId, Sizing>,
     /// Still to be looked at.
     behind: BTreeSet<ModelId>,
 }
@@ -47,7 +50,8 @@ impl Sizes {
     pub(super) const fn new(point: OperatingPoint) -> Self {
         Self {
             point,
-            devices: BTreeMap::new(),
+            configuration: 0,
+            devices: FlatMap::new(),
         }
     }
 
@@ -60,13 +64,17 @@ impl Sizes {
         mut tell: impl FnMut(Change),
     ) {
         // What a device's policy knew of it is forgotten with it, and told anew when it returns.
-        self.devices
-            .retain(|&known, _| known == device || view.slices(known) > Share(0));
-        let sized = self.devices.entry(device).or_insert_with(|| Known {
+        if self.configuration != view.configuration() {
+            self.configuration = view.configuration();
+            self.devices
+                .retain(|known| known == device || view.slices(known) > Share(0));
+        }
+        let point = self.point;
+        let sized = self.devices.entry_with(device, || Known {
             configuration: u64::MAX,
             due: Timestamp::ZERO,
-            sizer: Sizer::new(self.point),
-            known: BTreeMap::new(),
+            sizer: Sizer::new(point),
+            known: FlatMap::default(),
             behind: BTreeSet::new(),
         });
         if sized.configuration != view.configuration() || view.now() >= sized.due {
@@ -74,14 +82,11 @@ impl Sizes {
             sized.due = view.now() + LOOK_EVERY;
             sized.behind = view.models(device).collect();
             sized.sizer.retain(view);
-            let behind = &sized.behind;
-            sized.known.retain(|&model, _| {
-                let stays = behind.contains(&model);
-                if !stays {
-                    tell(Change::Gone(model));
-                }
-                stays
-            });
+            let (known, behind) = (sized.known.keys().iter(), &sized.behind);
+            for &gone in known.filter(|&model| !behind.contains(model)) {
+                tell(Change::Gone(gone));
+            }
+            sized.known.retain(|model| behind.contains(&model));
         }
         let mut anew = 0;
         while anew < AT_ONCE
@@ -89,7 +94,8 @@ impl Sizes {
         {
             anew += usize::from(!sized.sizer.is_known(view, device, model));
             let sizing = sized.sizer.size(view, device, model);
-            if sized.known.insert(model, sizing) != Some(sizing) {
+            if sized.known.get(model) != Some(&sizing) {
+                sized.known.insert(model, sizing);
                 tell(Change::Sized(model, sizing));
             }
         }
@@ -97,13 +103,13 @@ impl Sizes {
 
     /// A model's sizing; `None` while it is behind.
     pub(super) fn get(&self, device: DeviceId, model: ModelId) -> Option<Sizing> {
-        self.devices.get(&device)?.known.get(&model).copied()
+        self.devices.get(device)?.known.get(model).copied()
     }
 
     /// When to be asked again where models are still to be sized.
     pub(super) fn catch_up(&self, view: &View<'_>) -> Option<Timestamp> {
         let is_behind = |device| {
-            let sized: Option<&Known> = self.devices.get(&device);
+            let sized: Option<&Known> = self.devices.get(device);
             sized.is_some_and(|sized| !sized.behind.is_empty())
         };
         let behind = view.devices().any(is_behind);

@@ -10,7 +10,7 @@
 
 use super::{Sizing, Verdict};
 use crate::id::{BatchSize, DeviceId};
-use crate::sched::{DropReason, LaneRef, Offer, ReadyHead, View};
+use crate::sched::{DropReason, LaneRef, Offer, ReadyHead, TasksOn, View};
 use crate::time::{Nanos, Timestamp};
 
 /// The first request of a model, where it would run, and when that would begin.
@@ -108,12 +108,16 @@ impl Turn {
             return Fate::Run(most);
         };
         let alone = view.items(request);
-        match view.measured_task(head.model, alone, self.at) {
+        let tasks = view.tasks_on(head.model, self.at);
+        match tasks.measured(alone) {
             // Nothing is known of so small or so large a batch: run it, to know.
             None => Fate::Run(alone),
             Some(run) if self.start + run <= deadline => {
-                let batch = self.largest_by(view, most, deadline);
-                match planned.and_then(|planned| self.outweighed(view, batch, planned, deadline)) {
+                let by = |batch| self.end(view, &tasks, batch);
+                let batch = largest_in_time(alone, most, deadline, by);
+                let planned = planned
+                    .and_then(|planned| self.outweighed(view, &tasks, (batch, planned), deadline));
+                match planned {
                     Some(predicted) => Fate::Drop(DropReason::Doomed {
                         deadline,
                         predicted,
@@ -130,9 +134,8 @@ impl Turn {
     }
 
     /// When a batch should end, by the quantile that promises are made with.
-    fn end(self, view: &View<'_>, batch: BatchSize) -> Option<Timestamp> {
-        let careful = view.admission_quantile();
-        let run = view.predict_task(self.head.model, batch, self.at, careful)?;
+    fn end(self, view: &View<'_>, tasks: &TasksOn<'_>, batch: BatchSize) -> Option<Timestamp> {
+        let run = tasks.predict(batch, view.admission_quantile())?;
         Some(self.start + run.time)
     }
 
@@ -151,15 +154,15 @@ impl Turn {
     fn outweighed(
         self,
         view: &View<'_>,
-        batch: BatchSize,
-        planned: BatchSize,
+        tasks: &TasksOn<'_>,
+        (batch, planned): (BatchSize, BatchSize),
         deadline: Timestamp,
     ) -> Option<Timestamp> {
-        let short = self.end(view, batch)? - self.start;
+        let short = self.end(view, tasks, batch)? - self.start;
         let halvings = std::iter::successors(Some(planned.0), |size| Some(size / 2));
         let larger = halvings.take_while(|&size| size > batch.0);
         larger.map(BatchSize).find_map(|size| {
-            let full = self.end(view, size)?;
+            let full = self.end(view, tasks, size)?;
             let dearer = short.times(4 * u64::from(size.0))
                 > (full - self.start).times(5 * u64::from(batch.0));
             let fills = || view.fills_after(self.head.model, self.head.class, full, size);
@@ -175,7 +178,8 @@ impl Turn {
         limit: Timestamp,
     ) -> BatchSize {
         let alone = view.items(self.head.key.request());
-        largest_in_time(alone, most, limit, |batch| self.end(view, batch))
+        let tasks = view.tasks_on(self.head.model, self.at);
+        largest_in_time(alone, most, limit, |batch| self.end(view, &tasks, batch))
     }
 }
 

@@ -13,7 +13,7 @@
 //!   arrival of their oldest request.
 //! - Where the device's streams have priorities, models of shorter objectives have streams of a
 //!   greater one. The device gives them, not this policy, which knows lanes only. In Triton it is
-//!   a setting of a model's; default MPS has none.
+//!   a setting of each model; default MPS sets none.
 
 use super::{Backlog, CapacityRule, Policy, QueueOrder, ServiceBound, Verdict};
 use crate::id::{BatchSize, DeviceId, Share};

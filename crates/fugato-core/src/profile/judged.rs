@@ -13,7 +13,8 @@
 
 use super::online::cheapest;
 use super::{
-    Demand, LatencyModel, ModelProfile, OnlineQuantiles, Prediction, Surface, SurfacePoint, Window,
+    Demand, Kept, LatencyModel, ModelProfile, OnlineQuantiles, Prediction, Surface, SurfacePoint,
+    Window,
 };
 use crate::flat::FlatMap;
 use crate::id::{BatchSize, ModelId, Share};
@@ -51,6 +52,9 @@ const DRIFT_LEGS: usize = LOOK_BACK / 2;
 /// Of the last [`LOOK_BACK`] legs, in thousandths: outside the band for it to be drift, and for
 /// it to be over.
 const DRIFT_SHARE: (u64, u64) = (500, 250);
+
+/// Answers of a profile that are kept: a model is asked about few batches, each in few places.
+const SAID: usize = 1 << 8;
 
 /// Who is asked for a model's latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +96,8 @@ pub struct Judged {
 struct Profiled {
     /// By leg.
     surfaces: Vec<Surface>,
+    /// What the surfaces said, which do not change.
+    said: Kept,
     /// Slices of the device.
     slices: Share,
     demand: Option<Demand>,
@@ -159,6 +165,7 @@ impl Profiled {
         Some(Self {
             medians: medians.collect(),
             surfaces,
+            said: Kept::of(SAID),
             slices,
             demand: profile.interference.map(|known| Demand::new(known.demand)),
             by_profile: Score::default(),
@@ -176,8 +183,10 @@ impl Profiled {
             return None;
         }
         let surface = self.surfaces.get(usize::from(point.leg.0))?;
-        let neighbours = (point.neighbours, point.demand);
-        surface.predict_beside(point.batch, point.share, neighbours, quantile)
+        self.said.get((point, quantile), 0, || {
+            let neighbours = (point.neighbours, point.demand);
+            surface.predict_beside(point.batch, point.share, neighbours, quantile)
+        })
     }
 
     /// The median of all legs one after another, alone.
@@ -284,12 +293,10 @@ impl LatencyModel for Judged {
         let Some(known) = self.profiled.get(point.model) else {
             return estimated();
         };
-        let Some(measured) = known.predict(point, quantile) else {
-            return estimated();
-        };
+        let measured = || known.predict(point, quantile);
         match known.source(quantile) {
-            Source::Profile => Some(measured),
-            Source::Online => estimated().or(Some(measured)),
+            Source::Profile => measured().or_else(estimated),
+            Source::Online => estimated().or_else(measured),
         }
     }
 

@@ -199,11 +199,11 @@ impl State {
         };
         let wait = self.busy(arrival.model) + ahead.scaled(1, width);
         match self.order {
-            QueueOrder::Arrival => wait,
-            QueueOrder::Deadline => {
+            QueueOrder::Deadline if claims > 0 => {
                 let overtaking = rivals.overtaking(self.now, arrival.model, wait, slack);
                 wait + overtaking.scaled(claims, 1_000)
             }
+            QueueOrder::Arrival | QueueOrder::Deadline => wait,
         }
     }
 

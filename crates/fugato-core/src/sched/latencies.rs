@@ -1,9 +1,10 @@
 //! The latency model, with what it was asked of late at hand.
 
 use crate::id::{BatchSize, ModelId, Share};
-use crate::profile::{Demand, LatencyModel, ModelProfile, Prediction, Standing, SurfacePoint};
+use crate::profile::{
+    Demand, Kept, LatencyModel, ModelProfile, Prediction, Standing, SurfacePoint,
+};
 use crate::time::Nanos;
-use std::cell::Cell;
 
 /// Predictions that are kept at hand.
 const PLACES: usize = 1 << 10;
@@ -13,44 +14,18 @@ const PLACES: usize = 1 << 10;
 #[derive(Debug)]
 pub(super) struct Latencies {
     model: Box<dyn LatencyModel>,
-    known: Vec<Cell<Known>>,
+    known: Kept,
     /// How often something was learned, of the models whose ids are equal modulo its length.
     learned: Vec<u64>,
     /// Whether a profile was learned that tells neighbours apart.
     tells_apart: bool,
 }
 
-/// An answer of the latency model.
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    point: SurfacePoint,
-    quantile: u64,
-    /// As it stood; `u64::MAX` where nothing is kept here.
-    learned: u64,
-    answer: Option<Prediction>,
-}
-
-impl Known {
-    const NOTHING: Self = Self {
-        point: SurfacePoint {
-            model: ModelId(0),
-            leg: crate::id::LegIndex(0),
-            batch: BatchSize(0),
-            share: Share(0),
-            neighbours: Share(0),
-            demand: None,
-        },
-        quantile: 0,
-        learned: u64::MAX,
-        answer: None,
-    };
-}
-
 impl Latencies {
     pub(super) fn new(model: Box<dyn LatencyModel>) -> Self {
         Self {
             model,
-            known: vec![Cell::new(Known::NOTHING); PLACES],
+            known: Kept::of(PLACES),
             learned: vec![0; PLACES],
             tells_apart: false,
         }
@@ -58,20 +33,8 @@ impl Latencies {
 
     pub(super) fn predict(&self, point: SurfacePoint, quantile: f64) -> Option<Prediction> {
         let learned = self.learned[place(u64::from(point.model.0))];
-        let quantile_bits = quantile.to_bits();
-        let at = &self.known[place(mixed(point, quantile_bits))];
-        let known = at.get();
-        if known.point == point && known.quantile == quantile_bits && known.learned == learned {
-            return known.answer;
-        }
-        let answer = self.model.predict(point, quantile);
-        at.set(Known {
-            point,
-            quantile: quantile_bits,
-            learned,
-            answer,
-        });
-        answer
+        let ask = || self.model.predict(point, quantile);
+        self.known.get((point, quantile), learned, ask)
     }
 
     pub(super) fn best_batch(
@@ -119,19 +82,6 @@ impl Latencies {
 
 fn place(number: u64) -> usize {
     usize::try_from(number % PLACES as u64).unwrap_or(0)
-}
-
-/// Spreads what is asked over the places.
-fn mixed(point: SurfacePoint, quantile: u64) -> u64 {
-    let what = u64::from(point.model.0) << 32 | u64::from(point.batch.0);
-    let demand = point.demand.map_or(0, |demand| u64::from(demand.0) + 1);
-    let place = demand << 48
-        | u64::from(point.share.0) << 32
-        | u64::from(point.neighbours.0) << 16
-        | u64::from(point.leg.0);
-    let one = what.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let other = (place ^ quantile).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
-    (one ^ other.rotate_left(29)) >> 40
 }
 
 #[cfg(test)]

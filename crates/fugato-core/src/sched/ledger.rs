@@ -13,10 +13,10 @@ mod tests;
 
 use super::dense::DenseMap;
 use crate::device::{AtomSet, DeviceSpec, LaneClass, PartitionSpec};
+use crate::flat::FlatMap;
 use crate::id::{DeviceId, LaneId, LegIndex, PartitionId, Share, TaskId};
 use crate::time::{Nanos, Timestamp};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
 
 /// One lane, named in full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -61,15 +61,47 @@ struct Lane {
     next: Option<LaneLeg>,
 }
 
+/// A lane that holds a leg, with what is asked of it at every decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Occupied {
+    partition: PartitionId,
+    lane: LaneId,
+    class: LaneClass,
+    /// Those of its partition.
+    atoms: AtomSet,
+}
+
+impl Occupied {
+    /// What they are in order of.
+    const fn place(&self) -> (PartitionId, LaneId) {
+        (self.partition, self.lane)
+    }
+
+    fn is_at(&self, at: LaneRef) -> bool {
+        self.place() == (at.partition, at.lane)
+    }
+
+    const fn on(&self, device: DeviceId) -> LaneRef {
+        LaneRef {
+            device,
+            partition: self.partition,
+            lane: self.lane,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct DeviceLedger {
     spec: DeviceSpec,
+    /// All atoms that it has.
+    all: AtomSet,
     /// Of each partition.
     shares: Vec<Share>,
     lanes: Vec<Vec<Lane>>,
     /// The partitions with a normal lane, by share.
-    by_share: BTreeMap<Share, Vec<PartitionId>>,
-    occupied: BTreeSet<(PartitionId, LaneId)>,
+    by_share: FlatMap<Share, Vec<PartitionId>>,
+    /// By lane, rising: few, and looked through at every decision.
+    occupied: Vec<Occupied>,
     held: AtomSet,
     /// What urgent lanes hold of it.
     urgent: AtomSet,
@@ -88,11 +120,37 @@ impl DeviceLedger {
     /// The atoms of the occupied lanes, or of those of one class.
     fn occupied_atoms(&self, class: Option<LaneClass>) -> AtomSet {
         let occupied = self.occupied.iter();
-        let occupied = occupied
-            .filter(|&&(part, lane)| class.is_none_or(|class| self.class(part, lane) == class));
-        occupied.fold(AtomSet::EMPTY, |held, &(part, _)| {
-            held.union(self.atoms(part))
-        })
+        let occupied = occupied.filter(|lane| class.is_none_or(|class| lane.class == class));
+        occupied.fold(AtomSet::EMPTY, |held, lane| held.union(lane.atoms))
+    }
+
+    /// Notes that a lane holds a leg.
+    fn occupy(&mut self, at: LaneRef) {
+        let lane = Occupied {
+            partition: at.partition,
+            lane: at.lane,
+            class: self.class(at.partition, at.lane),
+            atoms: self.atoms(at.partition),
+        };
+        self.held = self.held.union(lane.atoms);
+        if lane.class == LaneClass::Urgent {
+            self.urgent = self.urgent.union(lane.atoms);
+        }
+        let known = self
+            .occupied
+            .binary_search_by_key(&lane.place(), Occupied::place);
+        if let Err(place) = known {
+            self.occupied.insert(place, lane);
+        }
+    }
+
+    /// Notes that a lane holds none any more.
+    fn vacate(&mut self, at: LaneRef) {
+        self.occupied.retain(|lane| !lane.is_at(at));
+        self.held = self.occupied_atoms(None);
+        if self.has_urgent {
+            self.urgent = self.occupied_atoms(Some(LaneClass::Urgent));
+        }
     }
 
     fn lane(&self, at: LaneRef) -> &Lane {
@@ -126,10 +184,10 @@ impl Ledger {
             .iter()
             .map(|part| vec![Lane::default(); part.lanes.len()])
             .collect();
-        let mut by_share: BTreeMap<Share, Vec<PartitionId>> = BTreeMap::new();
+        let mut by_share: FlatMap<Share, Vec<PartitionId>> = FlatMap::default();
         for part in &spec.partitions {
             if part.lanes.contains(&LaneClass::Normal) {
-                by_share.entry(part.share()).or_default().push(part.id);
+                by_share.entry(part.share()).push(part.id);
             }
         }
         let id = spec.id;
@@ -137,10 +195,11 @@ impl Ledger {
         let device = DeviceLedger {
             has_urgent: lanes_of.any(|&class| class == LaneClass::Urgent),
             shares: spec.partitions.iter().map(PartitionSpec::share).collect(),
+            all: AtomSet::range(0, spec.slices.0),
             spec,
             lanes,
             by_share,
-            occupied: BTreeSet::new(),
+            occupied: Vec::new(),
             held: AtomSet::EMPTY,
             urgent: AtomSet::EMPTY,
         };
@@ -201,15 +260,13 @@ impl Ledger {
     /// The occupied lanes of the device.
     pub(super) fn neighbours(&self, at: LaneRef) -> Share {
         let device = self.device(at.device);
-        let occupied = device.occupied.iter();
         let class = device.class(at.partition, at.lane);
         let own = device.atoms(at.partition);
-        let others = occupied.filter(|&&lane| lane != (at.partition, at.lane));
-        let atoms = others.fold(AtomSet::EMPTY, |atoms, &(partition, lane)| {
-            let held = device.atoms(partition);
-            atoms.union(match device.class(partition, lane) == class {
-                true => held,
-                false => held.without(own),
+        let others = device.occupied.iter().filter(|other| !other.is_at(at));
+        let atoms = others.fold(AtomSet::EMPTY, |atoms, other| {
+            atoms.union(match other.class == class {
+                true => other.atoms,
+                false => other.atoms.without(own),
             })
         });
         Share(atoms.count())
@@ -217,9 +274,9 @@ impl Ledger {
 
     /// The atoms that no occupied lane covers.
     pub(super) fn free(&self, device: DeviceId) -> AtomSet {
-        self.devices.get(&device).map_or(AtomSet::EMPTY, |device| {
-            AtomSet::range(0, device.spec.slices.0).without(device.held)
-        })
+        self.devices
+            .get(&device)
+            .map_or(AtomSet::EMPTY, |device| device.all.without(device.held))
     }
 
     pub(super) fn atoms(&self, at: LaneRef) -> AtomSet {
@@ -286,7 +343,7 @@ impl Ledger {
     pub(super) fn legs(&self) -> impl Iterator<Item = (&LaneLeg, Option<&LaneLeg>)> {
         let lanes = self.devices.values().flat_map(|device| {
             let occupied = device.occupied.iter();
-            occupied.map(|&(part, lane)| &device.lanes[usize::from(part.0)][usize::from(lane.0)])
+            occupied.map(|at| &device.lanes[usize::from(at.partition.0)][usize::from(at.lane.0)])
         });
         lanes.filter_map(|lane| Some((lane.front.as_ref()?, lane.next.as_ref())))
     }
@@ -295,11 +352,16 @@ impl Ledger {
     pub(super) fn occupied_on(&self, device: DeviceId) -> impl Iterator<Item = LaneRef> {
         let ledger = self.devices.get(&device).into_iter();
         let lanes = ledger.flat_map(|ledger| &ledger.occupied);
-        lanes.map(move |&(partition, lane)| LaneRef {
-            device,
-            partition,
-            lane,
-        })
+        lanes.map(move |lane| lane.on(device))
+    }
+
+    /// Lanes of the same device that hold a leg on none of the atoms of this one's partition.
+    pub(super) fn occupied_apart(&self, at: LaneRef) -> impl Iterator<Item = LaneRef> {
+        let device = self.device(at.device);
+        let own = device.atoms(at.partition);
+        let apart = device.occupied.iter();
+        let apart = apart.filter(move |other| !other.atoms.overlaps(own));
+        apart.map(move |other| other.on(at.device))
     }
 
     /// Compares what is noted of each device with its lanes.
@@ -309,7 +371,7 @@ impl Ledger {
     pub(super) fn audit(&self) {
         for (id, device) in self.devices.iter() {
             let mut held = AtomSet::EMPTY;
-            let mut occupied = BTreeSet::new();
+            let mut occupied = Vec::new();
             for (part, lanes) in device.spec.partitions.iter().zip(&device.lanes) {
                 for (lane, index) in lanes.iter().zip(0..) {
                     assert!(
@@ -319,7 +381,13 @@ impl Ledger {
                     );
                     if lane.front.is_some() {
                         held = held.union(part.atoms);
-                        occupied.insert((part.id, LaneId(index)));
+                        let lane = LaneId(index);
+                        occupied.push(Occupied {
+                            partition: part.id,
+                            lane,
+                            class: device.class(part.id, lane),
+                            atoms: part.atoms,
+                        });
                     }
                 }
             }

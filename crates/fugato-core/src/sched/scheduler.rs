@@ -237,33 +237,26 @@ impl Scheduler {
         let expiry = state.expiry.first().map(|(at, _)| at);
         let parked = state.parked.first().map(|&(at, _)| at);
         let work = state.any_ready() || !state.continuing.is_empty();
-        let commit = if work { self.next_commit_point() } else { None };
+        let lane = self.next_lane_time(work);
         let measure = self.next_measurement().map(|next| next.due);
-        let lapse = self.next_lapse();
-        let times = [expiry, parked, commit, lapse, measure, self.look_again];
+        let times = [expiry, parked, lane, measure, self.look_again];
         times.into_iter().flatten().min()
     }
 
-    /// When the next lane comes near enough to its predicted end to be committed to.
-    fn next_commit_point(&self) -> Option<Timestamp> {
+    /// When the next lane needs to be looked at: where there is `work`, as it comes near enough
+    /// to its predicted end to be committed to; and as a committed leg becomes too late for its
+    /// first request, because the leg before it runs longer than predicted.
+    fn next_lane_time(&self, work: bool) -> Option<Timestamp> {
         let state = &self.state;
-        let points = state.ledger.legs().filter_map(|(front, next)| {
-            let end = front.started? + front.predicted?;
-            let open = next.is_none();
-            open.then(|| end.before(state.config.commit_lead))
+        let times = state.ledger.legs().filter_map(|(front, next)| match next {
+            None if work => {
+                let end = front.started? + front.predicted?;
+                Some(end.before(state.config.commit_lead))
+            }
+            Some(next) if !next.revoking => Some(state.task(next.task).start_by? + Nanos::new(1)),
+            None | Some(_) => None,
         });
-        points.filter(|&point| point > state.now).min()
-    }
-
-    /// When the next committed leg becomes too late for its first request, because the leg
-    /// before it runs longer than predicted.
-    fn next_lapse(&self) -> Option<Timestamp> {
-        let state = &self.state;
-        let points = state.ledger.legs().filter_map(|(_, next)| {
-            let next = next.filter(|next| !next.revoking)?;
-            Some(state.task(next.task).start_by? + Nanos::new(1))
-        });
-        points.filter(|&point| point > state.now).min()
+        times.filter(|&time| time > state.now).min()
     }
 
     /// What is known of a request; `None` where it is unknown or long gone.

@@ -10,6 +10,7 @@ mod knowledge;
 mod waiting;
 
 pub use knowledge::ModelFacts;
+pub(super) use knowledge::Spot;
 
 use super::config::{ModelSpec, SchedulerConfig};
 use super::dense::DenseMap;

@@ -7,7 +7,7 @@ pub use devices::Running;
 use super::config::DynamicBatching;
 use super::ledger::{LaneRef, Offer};
 use super::queue::QueueKey;
-use super::state::{Had, LegStage, ModelFacts, RATE_PERIOD, State};
+use super::state::{Had, LegStage, ModelFacts, RATE_PERIOD, Spot, State};
 use crate::id::{BatchSize, DeviceId, LegIndex, ModelId, RequestId, ShapeClass, Share, TaskId};
 use crate::policy::Verdict;
 use crate::profile::{Prediction, SurfacePoint};
@@ -52,6 +52,35 @@ pub struct Begun {
     pub runs: bool,
     /// Where its most urgent request stood.
     pub key: QueueKey,
+}
+
+/// What tasks of a model would take on a lane: see [`View::tasks_on`].
+#[derive(Clone, Copy, Debug)]
+pub struct TasksOn<'a> {
+    view: View<'a>,
+    model: ModelId,
+    at: LaneRef,
+    spot: Spot,
+}
+
+impl TasksOn<'_> {
+    /// The `quantile` of the time of a whole task; `None` where the model is unknown.
+    pub fn predict(&self, batch: BatchSize, quantile: f64) -> Option<Prediction> {
+        let (state, legs) = (self.view.state, 0..self.view.legs(self.model));
+        state.predict_in((self.model, legs), batch, self.spot, quantile)
+    }
+
+    /// The median time of a whole task, by measurements: beside the legs that run, or where
+    /// that was not measured alone in the share, which neighbours only add to. `None` where
+    /// neither was measured.
+    pub fn measured(&self, batch: BatchSize) -> Option<Nanos> {
+        let here = self.predict(batch, 0.5);
+        here.and_then(Prediction::measured).or_else(|| {
+            let alone = (self.view.share_of(self.at), Share(0));
+            let alone = self.view.predict_at(self.model, batch, alone, 0.5)?;
+            alone.measured()
+        })
+    }
 }
 
 impl<'a> View<'a> {
@@ -412,25 +441,17 @@ impl<'a> View<'a> {
         BatchSize(total)
     }
 
-    /// The `quantile` of the time of a whole task; `None` where the model is unknown.
-    pub fn predict_task(
-        &self,
-        model: ModelId,
-        batch: BatchSize,
-        at: LaneRef,
-        quantile: f64,
-    ) -> Option<Prediction> {
-        self.state.predict_task(model, batch, at, quantile)
-    }
-
-    /// The median time of a whole task on a lane, by measurements: beside the legs that
-    /// run, or where that was not measured alone in the share, which neighbours only add to.
-    /// `None` where neither was measured.
-    pub fn measured_task(&self, model: ModelId, batch: BatchSize, at: LaneRef) -> Option<Nanos> {
-        let here = self.predict_task(model, batch, at, 0.5);
-        let alone = (self.state.ledger.share(at), Share(0));
-        here.and_then(Prediction::measured)
-            .or_else(|| self.predict_at(model, batch, alone, 0.5)?.measured())
+    /// What tasks of a model would take on a lane, beside the legs that run.
+    ///
+    /// # Cost
+    /// The occupied lanes of the device, for all predictions that are asked for.
+    pub fn tasks_on(&self, model: ModelId, at: LaneRef) -> TasksOn<'a> {
+        TasksOn {
+            view: *self,
+            model,
+            at,
+            spot: self.state.spot(at, model),
+        }
     }
 
     /// The quantile of latency that promises are made with.

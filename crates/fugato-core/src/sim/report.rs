@@ -30,6 +30,9 @@ pub struct Report {
     /// What was simulated besides.
     #[serde(flatten)]
     pub setup: Setup,
+    /// What is to be known of the workload: a mix's choices, and why misses are expected.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// What each policy gave, in the order they were asked for.
     pub policies: Vec<PolicyReport>,
 }

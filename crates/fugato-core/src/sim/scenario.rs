@@ -12,6 +12,7 @@ use crate::sched::{DynamicBatching, Input, ModelSpec, QueueLimits, Scheduler, Sc
 use crate::time::{Nanos, Timestamp};
 use crate::timeline::Timeline;
 use crate::workload::{ModelLoad, Workload};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// How long after its end a run waits for requests that came in its measured time, in
@@ -186,6 +187,27 @@ impl Scenario {
     /// The largest batch of each model, in the order of the workload.
     pub fn max_batches(&self) -> impl Iterator<Item = BatchSize> {
         self.models.iter().map(|model| model.max_batch)
+    }
+
+    /// The shortest median time in which the device runs one request of each model, alone and in
+    /// the best share that it has, in the order of the workload.
+    pub fn fastest(&self) -> impl Iterator<Item = Nanos> {
+        let partitions = self.device.partitions.iter();
+        let shares: BTreeSet<Share> = partitions.map(|partition| partition.share()).collect();
+        let models = self.models.iter().zip(self.workload.models());
+        models.map(move |(model, load)| {
+            let best = |table: &ServiceTable| {
+                let times = shares.iter();
+                let times = times.map(|&share| table.service(load.batch, share).alone);
+                times.min().unwrap_or(Nanos::MAX)
+            };
+            let in_legs = model.legs.iter().map(best);
+            let in_legs = in_legs.fold(Nanos::ZERO, |sum, leg| sum + leg);
+            match model.unsplit {
+                true => in_legs.min(best(&model.table)),
+                false => in_legs,
+            }
+        })
     }
 
     /// Some of the models, with their load, on a device of as many slices.

@@ -306,11 +306,14 @@ mod tests {
             resolve(model(r#"{ kind = "poisson", rate = nan }"#)),
             Err(WorkloadError::Arrivals { .. })
         ));
+        let error = resolve(model(poisson).replace("25ms", "0ms")).expect_err("no objective");
+        let found = error.to_string();
+        assert_eq!(found, "slo of model `m` is 0, expected above 0");
         assert_eq!(
-            resolve(model(poisson).replace("25ms", "0ms")),
-            Err(WorkloadError::NoSlo {
+            error,
+            WorkloadError::NoSlo {
                 model: "m".to_owned()
-            })
+            }
         );
         assert_eq!(
             resolve("duration = \"1s\"".to_owned()),

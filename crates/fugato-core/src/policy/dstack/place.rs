@@ -65,7 +65,8 @@ pub(super) fn doomed(
 pub(super) fn verdict(view: &View<'_>, turn: Turn, until: Timestamp, most: BatchSize) -> Verdict {
     let Turn { head, at, start } = turn;
     let alone = view.items(head.key.request());
-    let end = |batch| Some(start + view.predict_task(head.model, batch, at, 0.5)?.time);
+    let tasks = view.tasks_on(head.model, at);
+    let end = |batch| Some(start + tasks.predict(batch, 0.5)?.time);
     if end(alone).is_none() {
         return turn.launch(alone);
     }

@@ -144,10 +144,9 @@ impl Session {
     /// The sizing with the margin on top.
     fn granted(&self, view: &View<'_>, model: ModelId, sizing: Sizing) -> Sizing {
         let wanted = sizing.share.0.saturating_add(self.settings.margin.0);
-        let shares = view.shares(self.device);
+        let mut shares = view.shares(self.device);
         let share = shares
-            .filter(|share| share.0 <= wanted)
-            .last()
+            .rfind(|share| share.0 <= wanted)
             .filter(|&share| share > sizing.share);
         match share {
             Some(share) => Sizing {

@@ -2,6 +2,7 @@
 
 use super::Fugato;
 use super::room::ALL;
+use super::table::TableId;
 use crate::id::{BatchSize, DeviceId, ModelId, Share};
 use crate::sched::{Begun, ReadyHead, View};
 use crate::time::Timestamp;
@@ -23,6 +24,8 @@ pub(super) struct Claim {
     pub(super) who: Who,
     pub(super) model: ModelId,
     pub(super) batch: BatchSize,
+    /// Of that batch.
+    pub(super) table: TableId,
     /// The leg that comes next.
     pub(super) leg: u16,
     /// By when the first request is due; `None` where deadlines are not enforced, or it has
@@ -84,9 +87,10 @@ impl Fugato {
         } else {
             (Who::Between(begun), Share(0), view.now())
         };
+        let table = self.tables.find(view, device, begun.model, begun.batch);
         let task = (begun.model, begun.batch, begun.leg.0 + 1);
         let due = view.head_deadline(begun.task);
-        let claim = blank(who, task, due, from);
+        let claim = blank(who, task, table, (due, from));
         let last = view.last_deadline(begun.task);
         self.sized(view, device, Claim { held, ..claim }, last)
     }
@@ -95,7 +99,9 @@ impl Fugato {
         let most = self.most(view, device, head.model);
         let batch = view.batch_available(head.model, head.class, most);
         let due = view.enforced_deadline(head.key.request());
-        let claim = blank(Who::Head(head), (head.model, batch, 0), due, view.now());
+        let table = self.tables.find(view, device, head.model, batch);
+        let task = (head.model, batch, 0);
+        let claim = blank(Who::Head(head), task, table, (due, view.now()));
         self.sized(view, device, claim, None)
     }
 
@@ -113,7 +119,7 @@ impl Fugato {
         let leg_shares = self.parts.leg_shares;
         let limit = self.limit(view, device, claim.model);
         let allowed = Self::allowed(view, device, &claim, limit);
-        let table = self.tables.of(view, device, claim.model, claim.batch);
+        let table = self.tables.get(claim.table);
         let Some(fastest) = table.fastest_within(limit, claim.leg) else {
             // Nothing is known of it.
             return Claim {
@@ -158,13 +164,14 @@ impl Fugato {
 fn blank(
     who: Who,
     (model, batch, leg): (ModelId, BatchSize, u16),
-    due: Option<Timestamp>,
-    from: Timestamp,
+    table: TableId,
+    (due, from): (Option<Timestamp>, Timestamp),
 ) -> Claim {
     Claim {
         who,
         model,
         batch,
+        table,
         leg,
         due,
         need: Share(0),

@@ -2,8 +2,8 @@
 
 use super::Fugato;
 use super::claims::{Claim, Who};
-use super::table::Place;
-use crate::id::{BatchSize, DeviceId, ModelId, Share};
+use super::table::{Place, TableId};
+use crate::id::{BatchSize, DeviceId, Share};
 use crate::policy::Verdict;
 use crate::sched::{LaneRef, ReadyHead, View};
 use crate::time::{Nanos, Timestamp};
@@ -12,8 +12,9 @@ use crate::time::{Nanos, Timestamp};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grant {
     who: Who,
-    model: ModelId,
     batch: BatchSize,
+    /// Of that batch.
+    table: TableId,
     leg: u16,
     share: Share,
     most: Share,
@@ -47,9 +48,8 @@ impl Grant {
     /// A lane of the share, or where the free atoms make no such partition, of the next
     /// smaller one that they do.
     fn place(&self, view: &View<'_>, device: DeviceId) -> Option<LaneRef> {
-        let mut shares: Vec<Share> = view.shares(device).collect();
-        shares.retain(|&share| share <= self.share);
-        let mut shares = shares.into_iter().rev();
+        let shares = view.shares(device).rev();
+        let mut shares = shares.filter(|&share| share <= self.share);
         shares.find_map(|share| view.place(device, share))
     }
 }
@@ -99,7 +99,7 @@ impl Fugato {
         if self.parts.widen {
             let kept = kept.iter().map(|kept| kept.slices);
             let kept = kept.fold(0, u16::saturating_add);
-            self.widen(view, device, &mut grants, free.saturating_sub(kept));
+            self.widen(&mut grants, free.saturating_sub(kept));
         }
         (grants, unmet)
     }
@@ -114,22 +114,26 @@ impl Fugato {
         free: u16,
         kept: &[Kept],
     ) -> Option<Grant> {
-        let grant = |batch, share| Grant {
+        let grant = |(batch, table), share| Grant {
             who: claim.who,
-            model: claim.model,
             batch,
+            table,
             leg: claim.leg,
             share,
             most: claim.most,
         };
-        let table = self.tables.of(view, device, claim.model, claim.batch);
-        if table.fastest(claim.leg).is_none() {
+        let table = self.tables.get(claim.table);
+        if !table.is_known() {
             let batch = match claim.who {
                 // The first request alone, to learn of it.
                 Who::Head(head) => view.items(head.key.request()),
                 Who::Running(_) | Who::Between(_) => claim.batch,
             };
-            return (claim.need.0 <= free).then(|| grant(batch, claim.need));
+            if claim.need.0 > free {
+                return None;
+            }
+            let table = self.tables.find(view, device, claim.model, batch);
+            return Some(grant((batch, table), claim.need));
         }
         let wanted = table.within(claim.need.0)?;
         let ends = view.now() + table.leg(wanted, claim.leg);
@@ -139,35 +143,28 @@ impl Fugato {
         let place = table.within(room.min(claim.need.0))?;
         match claim.who {
             Who::Head(head) if room < claim.need.0 => {
-                let (batch, place) = self.smaller(view, device, (claim, head), place)?;
-                let share = self.cut(view, device, (claim, batch), place);
-                Some(grant(batch, share))
+                let (batch, table, place) = self.smaller(view, device, (claim, head), place)?;
+                let share = self.cut(claim, table, place);
+                Some(grant((batch, table), share))
             }
             Who::Head(_) | Who::Running(_) | Who::Between(_) => {
-                let share = self.cut(view, device, (claim, claim.batch), place);
-                Some(grant(claim.batch, share))
+                let share = self.cut(claim, claim.table, place);
+                Some(grant((claim.batch, claim.table), share))
             }
         }
     }
 
     /// The share of a place, or the knee of the leg where legs have shares of their own.
-    fn cut(
-        &mut self,
-        view: &View<'_>,
-        device: DeviceId,
-        (claim, batch): (&Claim, BatchSize),
-        place: Place,
-    ) -> Share {
-        let leg_shares = self.parts.leg_shares;
-        let table = self.tables.of(view, device, claim.model, batch);
-        table.share(match leg_shares {
+    fn cut(&self, claim: &Claim, table: TableId, place: Place) -> Share {
+        let table = self.tables.get(table);
+        table.share(match self.parts.leg_shares {
             true => table.knee_of_leg(place, claim.leg),
             false => place,
         })
     }
 
-    /// The largest batch that ends in time in a share up to `most`, and its share. None where
-    /// it is less than half of what waits and that could be in time in a larger share:
+    /// The largest batch that ends in time in a share up to `most`, with its table and share.
+    /// None where it is less than half of what waits and that could be in time in a larger share:
     /// then that is worth waiting for.
     fn smaller(
         &mut self,
@@ -175,20 +172,20 @@ impl Fugato {
         device: DeviceId,
         (claim, head): (&Claim, ReadyHead),
         most: Place,
-    ) -> Option<(BatchSize, Place)> {
+    ) -> Option<(BatchSize, TableId, Place)> {
         let slack: Nanos = claim.due? - view.now();
         let mut in_time = |items: u32| {
             let batch = BatchSize(items);
-            let table = self.tables.of(view, device, claim.model, batch);
-            let place = table.enough(0, slack)?;
-            Some((batch, place))
+            let table = self.tables.find(view, device, claim.model, batch);
+            let place = self.tables.get(table).enough(0, slack)?;
+            Some((batch, table, place))
         };
         let all = in_time(claim.batch.0);
         let mut best = None;
         let (mut good, mut late) = (0, claim.batch.0);
         let mut tried = view.items(head.key.request()).0;
         while tried < late {
-            match in_time(tried).filter(|&(_, place)| place <= most) {
+            match in_time(tried).filter(|&(.., place)| place <= most) {
                 Some(found) => (good, best) = (tried, Some(found)),
                 None => late = tried,
             }
@@ -205,11 +202,11 @@ impl Fugato {
     ///
     /// # Cost
     /// The shares of the device times the grants.
-    fn widen(&mut self, view: &View<'_>, device: DeviceId, grants: &mut [Grant], left: u16) {
+    fn widen(&self, grants: &mut [Grant], left: u16) {
         let mut left = left;
         loop {
             let steps = grants.iter().enumerate().filter_map(|(index, grant)| {
-                let (gain, share) = self.step(view, device, grant, left)?;
+                let (gain, share) = self.step(grant, left)?;
                 Some((gain, index, share))
             });
             let best = steps.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
@@ -222,15 +219,11 @@ impl Fugato {
     }
 
     /// What a grant gains by the next larger share, in parts of its time per slice.
-    fn step(
-        &mut self,
-        view: &View<'_>,
-        device: DeviceId,
-        grant: &Grant,
-        left: u16,
-    ) -> Option<(f64, Share)> {
-        let table = self.tables.of(view, device, grant.model, grant.batch);
-        table.fastest(grant.leg)?;
+    fn step(&self, grant: &Grant, left: u16) -> Option<(f64, Share)> {
+        let table = self.tables.get(grant.table);
+        if !table.is_known() {
+            return None;
+        }
         let place = table.within(grant.share.0)?;
         let share = (place < table.widest()).then(|| table.share(place + 1))?;
         let more = share.0 - grant.share.0;

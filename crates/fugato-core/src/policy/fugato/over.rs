@@ -42,7 +42,7 @@ impl Fugato {
         let due = claim
             .due
             .filter(|_| !matches!(claim.who, Who::Running(_)))?;
-        let table = self.tables.of(view, device, claim.model, claim.batch);
+        let table = self.tables.get(claim.table);
         let slack: Nanos = due - view.now();
         let place = table.enough(claim.leg, slack)?;
         let (share, run) = (table.share(place), table.rest(place, claim.leg));

@@ -17,13 +17,18 @@ const KNEE: (u64, u64) = (21, 20);
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     configuration: u64,
-    known: FlatMap<DeviceId, FlatMap<ModelId, FlatMap<BatchSize, Table>>>,
+    ids: FlatMap<(DeviceId, ModelId, BatchSize), TableId>,
+    tables: Vec<Table>,
     /// Tasks of each model that ended.
     ran: FlatMap<ModelId, u64>,
 }
 
 /// What a table rests on: the model's knowledge, and how often it was asked for anew.
 pub(super) type Basis = (u32, u64);
+
+/// Which of the [`Tables`]: to be asked for anew with each decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TableId(usize);
 
 /// The place of a share among those of a device.
 pub(super) type Place = usize;
@@ -37,6 +42,15 @@ pub(super) struct Table {
     /// `[place][leg]`: the time of this leg and those after it; one entry more than there
     /// are legs, the last of them zero. Empty where nothing is known of the model.
     rest: Vec<Vec<Nanos>>,
+    /// By leg, where anything is known.
+    best: Vec<Best>,
+}
+
+/// The best shares for all from a leg on.
+#[derive(Clone, Copy, Debug)]
+struct Best {
+    fastest: Place,
+    knee: Place,
 }
 
 impl Tables {
@@ -54,8 +68,7 @@ impl Tables {
     /// The times of a batch.
     ///
     /// # Cost
-    /// A look-up; once in [`ANEW_AFTER`] tasks the device's shares times the model's legs of
-    /// predictions.
+    /// As [`find`](Self::find).
     pub(super) fn of(
         &mut self,
         view: &View<'_>,
@@ -63,18 +76,48 @@ impl Tables {
         model: ModelId,
         batch: BatchSize,
     ) -> &Table {
+        let id = self.find(view, device, model, batch);
+        self.get(id)
+    }
+
+    /// The table of a batch, for the rest of this decision.
+    ///
+    /// # Cost
+    /// A look-up; once in [`ANEW_AFTER`] tasks the device's shares times the model's legs of
+    /// predictions.
+    pub(super) fn find(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        model: ModelId,
+        batch: BatchSize,
+    ) -> TableId {
         if self.configuration != view.configuration() {
             self.configuration = view.configuration();
-            self.known = FlatMap::default();
+            self.ids = FlatMap::default();
+            self.tables.clear();
             self.ran.retain(|model| view.knows(model));
         }
         let basis = self.basis(view, model);
-        let table = self.known.entry(device).entry(model).entry(batch);
+        let key = (device, model, batch);
+        let known = self.ids.get(key).copied();
+        let id = known.unwrap_or_else(|| {
+            let id = TableId(self.tables.len());
+            self.tables.push(Table::default());
+            self.ids.insert(key, id);
+            id
+        });
+        let table = &mut self.tables[id.0];
         // What is unknown may be known after any leg.
-        if table.basis != basis || table.rest.is_empty() {
+        if table.basis != basis || !table.is_known() {
             *table = Table::new(view, device, (model, batch), basis);
         }
-        table
+        id
+    }
+
+    /// A table that was found in this decision.
+    pub(super) fn get(&self, id: TableId) -> &Table {
+        &self.tables[id.0]
     }
 }
 
@@ -98,12 +141,25 @@ impl Table {
             let times: Option<Vec<Nanos>> = times.collect();
             times.map(|times| sums_from(&times))
         });
-        let known = known.collect();
+        let rest = filled(&shares, known.collect());
+        Self::of_times(basis, shares, rest)
+    }
+
+    /// From the times `[place][leg]`, with one entry more than there are legs.
+    fn of_times(basis: Basis, shares: Vec<Share>, rest: Vec<Vec<Nanos>>) -> Self {
+        let legs = rest.first().map_or(0, Vec::len);
+        let best = (0..legs).filter_map(|leg| best_of(&rest, leg)).collect();
         Self {
             basis,
-            rest: filled(&shares, known),
             shares,
+            rest,
+            best,
         }
+    }
+
+    /// Whether anything is known of the batch.
+    pub(super) fn is_known(&self) -> bool {
+        !self.rest.is_empty()
     }
 
     pub(super) fn share(&self, place: Place) -> Share {
@@ -140,11 +196,15 @@ impl Table {
     /// The share in which all from a leg on is fastest, the smallest of equal ones; `None`
     /// where nothing is known.
     pub(super) fn fastest(&self, leg: u16) -> Option<Place> {
-        (0..self.rest.len()).min_by_key(|&place| self.rest(place, leg))
+        let best = self.best.get(usize::from(leg))?;
+        Some(best.fastest)
     }
 
     /// As [`fastest`](Self::fastest), of the shares up to one.
     pub(super) fn fastest_within(&self, most: Share, leg: u16) -> Option<Place> {
+        if self.shares.last().is_some_and(|&widest| widest <= most) {
+            return self.fastest(leg);
+        }
         let places = (0..self.rest.len()).take_while(|&place| self.shares[place] <= most);
         places.min_by_key(|&place| self.rest(place, leg))
     }
@@ -168,11 +228,19 @@ impl Table {
 
     /// The smallest share in which all from a leg on is nearly as fast as in any.
     pub(super) fn knee_of_rest(&self, leg: u16) -> Place {
-        let best = self.fastest(leg).map(|place| self.rest(place, leg));
-        let (part, whole) = KNEE;
-        let within = best.unwrap_or(Nanos::MAX).scaled(part, whole);
-        self.enough(leg, within).unwrap_or(self.widest())
+        let best = self.best.get(usize::from(leg));
+        best.map_or(self.widest(), |best| best.knee)
     }
+}
+
+/// The share in which all from a leg on is fastest, the smallest of equal ones, and the
+/// smallest in which it is nearly as fast.
+fn best_of(rest: &[Vec<Nanos>], leg: usize) -> Option<Best> {
+    let fastest = (0..rest.len()).min_by_key(|&place| rest[place][leg])?;
+    let (part, whole) = KNEE;
+    let within = rest[fastest][leg].scaled(part, whole);
+    let knee = rest.iter().position(|times| times[leg] <= within)?;
+    Some(Best { fastest, knee })
 }
 
 /// Of each time, the sum of it and those after it; then zero.
@@ -210,11 +278,7 @@ mod tests {
             let times: Vec<Nanos> = times.iter().copied().map(Nanos::new).collect();
             sums_from(&times)
         });
-        Table {
-            basis: (0, 0),
-            shares: [1, 2, 4].map(Share).to_vec(),
-            rest: rest.collect(),
-        }
+        Table::of_times((0, 0), [1, 2, 4].map(Share).to_vec(), rest.collect())
     }
 
     #[test]

@@ -102,11 +102,7 @@ impl Ledger {
             lane.next = Some(leg);
         }
         if let Some(device) = self.devices.get_mut(&at.device) {
-            device.occupied.insert((at.partition, at.lane));
-            device.held = device.held.union(atoms);
-            if device.class(at.partition, at.lane) == LaneClass::Urgent {
-                device.urgent = device.urgent.union(atoms);
-            }
+            device.occupy(at);
         }
     }
 
@@ -163,9 +159,7 @@ impl Ledger {
             panic!("{leg} of {task} is not on {at:?}")
         };
         if empty && let Some(device) = self.devices.get_mut(&at.device) {
-            device.occupied.remove(&(at.partition, at.lane));
-            device.held = device.occupied_atoms(None);
-            device.urgent = device.occupied_atoms(Some(LaneClass::Urgent));
+            device.vacate(at);
         }
         gone
     }

@@ -19,10 +19,10 @@ impl Ledger {
             (CapacityRule::Layered | CapacityRule::Exclusive, _) => None,
         };
         let atoms = self.partition(at).atoms;
-        !device.occupied.iter().any(|&(partition, lane)| {
-            (partition, lane) != (at.partition, at.lane)
-                && over.is_none_or(|class| device.class(partition, lane) == class)
-                && device.atoms(partition).overlaps(atoms)
+        !device.occupied.iter().any(|other| {
+            !other.is_at(at)
+                && over.is_none_or(|class| other.class == class)
+                && other.atoms.overlaps(atoms)
         })
     }
 
@@ -73,14 +73,8 @@ impl Ledger {
         let own = device.class(at.partition, at.lane);
         let atoms = self.partition(at).atoms;
         let occupied = device.occupied.iter();
-        let other = occupied.filter(move |&&(partition, lane)| {
-            device.class(partition, lane) != own && device.atoms(partition).overlaps(atoms)
-        });
-        other.map(move |&(partition, lane)| LaneRef {
-            device: at.device,
-            partition,
-            lane,
-        })
+        let other = occupied.filter(move |other| other.class != own && other.atoms.overlaps(atoms));
+        other.map(move |other| other.on(at.device))
     }
 
     /// Whether legs run on other lanes over a lane's atoms, or under them.

@@ -33,11 +33,13 @@ impl Ledger {
     }
 
     /// The shares of the partitions of a device that have normal lanes, rising.
-    pub(in crate::sched) fn shares_of(&self, device: DeviceId) -> impl Iterator<Item = Share> {
+    pub(in crate::sched) fn shares_of(
+        &self,
+        device: DeviceId,
+    ) -> impl DoubleEndedIterator<Item = Share> {
         let device = self.devices.get(&device);
-        device
-            .into_iter()
-            .flat_map(|device| device.by_share.keys().copied())
+        let shares = device.map_or(&[][..], |device| device.by_share.keys());
+        shares.iter().copied()
     }
 
     /// The first partition of that share with a normal lane and all atoms within `atoms`.
@@ -51,7 +53,7 @@ impl Ledger {
         atoms: AtomSet,
     ) -> Option<&PartitionSpec> {
         let ledger = self.devices.get(&device)?;
-        let parts = ledger.by_share.get(&share)?.iter();
+        let parts = ledger.by_share.get(share)?.iter();
         let mut parts = parts.map(|part| &ledger.spec.partitions[usize::from(part.0)]);
         parts.find(|part| atoms.contains(part.atoms))
     }
@@ -63,7 +65,7 @@ impl Ledger {
         share: Share,
     ) -> impl Iterator<Item = AtomSet> {
         let ledger = self.devices.get(&device);
-        let parts = ledger.and_then(|ledger| ledger.by_share.get(&share));
+        let parts = ledger.and_then(|ledger| ledger.by_share.get(share));
         let partitions = ledger.map_or(&[][..], |ledger| &ledger.spec.partitions);
         let parts = parts.into_iter().flatten();
         parts.map(|part| partitions[usize::from(part.0)].atoms)
@@ -83,7 +85,7 @@ impl Ledger {
     ) -> Option<LaneRef> {
         let ledger = self.devices.get(&device)?;
         let free = self.free(device).without(kept);
-        let parts = ledger.by_share.get(&share)?.iter();
+        let parts = ledger.by_share.get(share)?.iter();
         let fits = parts.filter(|part| {
             let atoms = ledger.spec.partitions[usize::from(part.0)].atoms;
             free.contains(atoms)
@@ -107,17 +109,13 @@ impl Ledger {
         is_open: impl Fn(LaneRef) -> bool,
     ) -> Option<LaneRef> {
         let ledger = self.devices.get(&device)?;
-        let parts = ledger.by_share.get(&share)?.iter();
+        let parts = ledger.by_share.get(share)?.iter();
         let lanes = parts.flat_map(|&part| self.lanes(device, part));
         let open = lanes.filter(|&at| is_open(at));
         open.min_by_key(|&at| {
             let atoms = self.partition(at).atoms;
-            let others = ledger.occupied.iter().filter(|(partition, _)| {
-                ledger.spec.partitions[usize::from(partition.0)]
-                    .atoms
-                    .overlaps(atoms)
-            });
-            others.count()
+            let others = ledger.occupied.iter();
+            others.filter(|other| other.atoms.overlaps(atoms)).count()
         })
     }
 }

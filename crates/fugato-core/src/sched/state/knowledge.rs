@@ -8,6 +8,7 @@ use crate::profile::{
 };
 use crate::sched::ledger::LaneRef;
 use crate::time::Nanos;
+use std::ops::Range;
 
 /// Without a profile, what is known of a model is taken as changed each time it has run so
 /// many tasks more.
@@ -55,6 +56,13 @@ pub(in crate::sched) struct Plan {
     pub(in crate::sched) batch: BatchSize,
     /// The time of such a batch, at the quantile of admission.
     pub(in crate::sched) run: Nanos,
+}
+
+/// Where a leg would run.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::sched) struct Spot {
+    share: Share,
+    beside: Beside,
 }
 
 impl Plan {
@@ -107,16 +115,42 @@ impl State {
         at: LaneRef,
         quantile: f64,
     ) -> Option<Prediction> {
-        let Beside { neighbours, demand } = self.beside(at, model);
-        let point = SurfacePoint {
-            model,
-            leg,
-            batch,
+        let spot = self.spot(at, model);
+        self.predict_in((model, leg.0..leg.0 + 1), batch, spot, quantile)
+    }
+
+    /// A lane as a model finds it now.
+    ///
+    /// # Cost
+    /// The occupied lanes of the device.
+    pub(in crate::sched) fn spot(&self, at: LaneRef, model: ModelId) -> Spot {
+        Spot {
             share: self.ledger.share(at),
-            neighbours,
-            demand,
-        };
-        self.latency.predict(point, quantile)
+            beside: self.beside(at, model),
+        }
+    }
+
+    /// Some legs of a model one after another in a spot; `None` where one is unknown.
+    pub(in crate::sched) fn predict_in(
+        &self,
+        (model, legs): (ModelId, Range<u16>),
+        batch: BatchSize,
+        Spot { share, beside }: Spot,
+        quantile: f64,
+    ) -> Option<Prediction> {
+        let Beside { neighbours, demand } = beside;
+        let times = legs.map(LegIndex).map(|leg| {
+            let point = SurfacePoint {
+                model,
+                leg,
+                batch,
+                share,
+                neighbours,
+                demand,
+            };
+            self.latency.predict(point, quantile)
+        });
+        times.reduce(|sum, leg| Some(sum?.then(leg?)))?
     }
 
     /// What runs beside a leg of a model on a lane.
@@ -137,11 +171,8 @@ impl State {
     /// model, either, or there are no such legs.
     fn demand_beside(&self, at: LaneRef, model: ModelId) -> Option<Demand> {
         let own = self.latency.demand(model)?;
-        let atoms = self.ledger.atoms(at);
-        let lanes = self.ledger.occupied_on(at.device);
-        let apart = lanes.filter(|&other| !self.ledger.atoms(other).overlaps(atoms));
         let (mut sum, mut slices) = (0, 0);
-        for other in apart {
+        for other in self.ledger.occupied_apart(at) {
             let front = self.ledger.front(other);
             let runs = front.and_then(|front| self.tasks.get(&front.task));
             let demand = runs.and_then(|task| self.latency.demand(task.model));
@@ -162,8 +193,7 @@ impl State {
         quantile: f64,
     ) -> Option<Prediction> {
         let legs = 0..self.model(model).spec.legs;
-        legs.map(|leg| self.predict(model, LegIndex(leg), batch, at, quantile))
-            .reduce(|sum, leg| Some(sum?.then(leg?)))?
+        self.predict_in((model, legs), batch, self.spot(at, model), quantile)
     }
 
     /// One whole-device lane of each device that hosts a model.

@@ -33,7 +33,7 @@ impl<'a> View<'a> {
     }
 
     /// The shares that the device's partitions have, rising.
-    pub fn shares(&self, device: DeviceId) -> impl Iterator<Item = Share> + use<'a> {
+    pub fn shares(&self, device: DeviceId) -> impl DoubleEndedIterator<Item = Share> + use<'a> {
         self.state.ledger.shares_of(device)
     }
 
