@@ -109,16 +109,33 @@ fn what_is_free_is_used() {
     assert!(report.utilisation >= 0.74, "{}", report.utilisation);
     assert_disjoint(&legs(&simulated));
     // One at a time on the whole device uses the mean knee, weighted by time.
-    let (_, alone) = saturated(&C4, PolicySpec::Fifo);
+    let temporal = PolicySpec::named("temporal").expect("a policy of its name");
     let (simulated, shared) = saturated(&C4, dstack(OperatingPoint::Published, true));
     assert_disjoint(&legs(&simulated));
-    assert!(shared.jain > 0.95, "{}", shared.jain);
     let total = |report: &PolicyReport| report.goodput;
+    for alone in [PolicySpec::Fifo, temporal] {
+        let (_, alone) = saturated(&C4, alone);
+        assert!(
+            total(&shared) > 2.0 * total(&alone),
+            "{} of {} under {}",
+            total(&shared),
+            total(&alone),
+            alone.policy
+        );
+    }
+}
+
+#[test]
+fn device_time_is_divided_as_evenly_as_by_max_min() {
+    let (_, shared) = saturated(&C4, dstack(OperatingPoint::Published, true));
+    let fair = PolicySpec::named("max-min").expect("a policy of its name");
+    let (_, fair) = saturated(&C4, fair);
+    assert!(shared.jain > 0.95, "{}", shared.jain);
     assert!(
-        total(&shared) > 2.0 * total(&alone),
-        "{} of {}",
-        total(&shared),
-        total(&alone)
+        shared.jain >= 0.95 * fair.jain,
+        "{} against {} under max-min",
+        shared.jain,
+        fair.jain
     );
 }
 

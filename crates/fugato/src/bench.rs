@@ -123,6 +123,9 @@ pub enum BenchError {
         /// The cause.
         source: RegionError,
     },
+    /// It was cancelled while it was prepared.
+    #[error("the run was interrupted before its first request")]
+    Interrupted,
     /// Expectations hold single items.
     #[error(
         "model `{model}` sends {batch} items per request, expected 1 where answers are checked"
@@ -152,22 +155,33 @@ pub async fn run(bench: &Bench, stop: CancellationToken) -> Result<Report, Bench
         })?;
         clients.push(client);
     }
+    // A server that does not answer must not hold the run; shared memory that is made by then
+    // goes with what is prepared.
+    let targets = tokio::select! {
+        targets = targets(bench, &clients) => targets?,
+        () = stop.cancelled() => return Err(BenchError::Interrupted),
+    };
+    Ok(measure(bench, clients, targets, stop).await)
+}
+
+/// What is sent to each model.
+async fn targets(bench: &Bench, clients: &[Client]) -> Result<Vec<Target>, BenchError> {
     let mut targets = Vec::new();
     for (model, stream) in bench.workload.models().iter().zip(INPUT_STREAMS..) {
         let cases = cases(bench, model, stream, &clients[0]).await?;
         let regions = match bench.shared_memory {
             SharedMemory::None => None,
             SharedMemory::System => {
-                let regions = regions(bench, model, &cases, &clients).await;
+                let regions = regions(bench, model, &cases, clients).await;
                 Some(regions.map_err(|source| BenchError::SharedMemory {
                     model: model.name.clone(),
                     source,
                 })?)
             }
         };
-        targets.push(target(bench, model, cases, &clients, regions));
+        targets.push(target(bench, model, cases, clients, regions));
     }
-    Ok(measure(bench, clients, targets, stop).await)
+    Ok(targets)
 }
 
 /// What is sent for `model`: its expectations, or random inputs.

@@ -2,6 +2,10 @@
 //!
 //! The simulation itself is [`fugato_core::sim`], which starts no threads.
 
+mod missed;
+
+pub use missed::{Missed, Worst, notes, overload_note};
+
 use crate::policies::{self, SettingError};
 use fugato_core::Nanos;
 use fugato_core::capacity::{Capacity, Fewest, Largest, LargestSettings, Spread, holds};
@@ -171,6 +175,7 @@ pub fn simulate(plan: &Plan) -> Result<Ran, PlanError> {
             slices: plan.scenario.device().slices.0,
             duration_s: plan.scenario.workload().duration().as_secs_f64(),
             setup: setup(plan),
+            notes: notes(plan).into_iter().chain(overload_note(plan)).collect(),
             policies,
         },
         runs: by_policy,
@@ -261,6 +266,8 @@ pub struct CapacityReport {
     pub attainment: f64,
     /// Simulated devices.
     pub devices: u32,
+    /// What is to be known of the workload.
+    pub notes: Vec<String>,
     /// What each policy holds.
     pub policies: Vec<HeldLoad>,
 }
@@ -276,6 +283,9 @@ pub struct HeldLoad {
     pub rate: Option<f64>,
     /// Seed by seed: the largest multiple held, and the smallest that was not.
     pub seeds: Vec<Capacity>,
+    /// The smallest multiple tried, of the seed that missed it by most; absent where every seed
+    /// holds some.
+    pub missed: Option<Missed>,
 }
 
 /// Searches the largest multiple of the workload that each policy holds, for `seeds` seeds from
@@ -307,41 +317,50 @@ pub fn find_capacity(
         seeds,
         attainment: wanted,
         devices: plan.devices,
+        notes: notes(plan).into_iter().chain(overload_note(plan)).collect(),
         policies: policies
             .map(|(contender, seeds)| {
+                let missed = Missed::least(seeds.iter().filter_map(|(_, missed)| missed.as_ref()));
+                let seeds: Vec<Capacity> = seeds.iter().map(|&(found, _)| found).collect();
                 let held: Option<Vec<f64>> = seeds.iter().map(|seed| seed.holds).collect();
                 let multiple = held.and_then(|held| Spread::of(&held));
                 HeldLoad {
                     policy: contender.name().to_owned(),
                     rate: multiple.map(|multiple| multiple.mean * rate),
                     multiple,
-                    seeds: seeds.to_vec(),
+                    seeds,
+                    missed,
                 }
             })
             .collect(),
     })
 }
 
+/// The largest multiple with one seed; where none is held, the smallest that was tried.
 fn largest(
     plan: &Plan,
     contender: &Contender,
     wanted: f64,
     seed: u64,
-) -> Result<Capacity, PlanError> {
+) -> Result<(Capacity, Option<Missed>), PlanError> {
     let settings = LargestSettings::default();
     let Ok(mut search) = Largest::new(settings) else {
         panic!("the default settings of a search are not valid: {settings:?}");
     };
+    let mut missed = None;
     while let Some(factor) = search.next_probe() {
         let workload = plan.scenario.workload().scaled(factor)?;
         let report = alone(plan, contender, &workload, plan.devices, seed)?;
         search.record(is_held(&report, wanted));
+        // While none holds, each probe is smaller than the one before.
+        missed = Some(Missed::new(&report, seed, factor, plan.devices));
     }
-    Ok(search.found())
+    let found = search.found();
+    Ok((found, missed.filter(|_| found.holds.is_none())))
 }
 
 /// The fewest devices that hold a workload under one policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DevicesNeeded {
     /// The policy.
     pub policy: String,
@@ -350,6 +369,9 @@ pub struct DevicesNeeded {
     pub devices: Option<u32>,
     /// The fewest devices by seed.
     pub seeds: Vec<Option<u32>>,
+    /// The most devices tried, of the seed that missed by most on them; absent where every seed
+    /// has enough.
+    pub missed: Option<Missed>,
 }
 
 /// The fewest devices on which each policy holds the workload, up to `most`, for `seeds` seeds
@@ -370,22 +392,29 @@ pub fn find_devices(
         let contender = &plan.policies[job / seeds];
         let seed = plan.seed.wrapping_add((job % seeds) as u64);
         let mut search = Fewest::new(most);
+        let mut missed = None;
         while let Some(devices) = search.next_probe() {
             let workload = plan.scenario.workload();
             let report = alone(plan, contender, workload, devices, seed)?;
             search.record(is_held(&report, wanted));
+            // While none holds, each probe has more devices than the one before.
+            missed = Some(Missed::new(&report, seed, 1.0, devices));
         }
-        Ok(search.found())
+        let found = search.found();
+        Ok((found, missed.filter(|_| found.is_none())))
     });
     let found = found.into_iter().collect::<Result<Vec<_>, PlanError>>()?;
     let policies = plan.policies.iter().zip(found.chunks(seeds));
-    let needed = policies.map(|(contender, seeds)| DevicesNeeded {
-        policy: contender.name().to_owned(),
-        devices: seeds
-            .iter()
-            .copied()
-            .try_fold(0, |most, seed| Some(seed?.max(most))),
-        seeds: seeds.to_vec(),
+    let needed = policies.map(|(contender, seeds)| {
+        let found = seeds.iter().map(|&(found, _)| found);
+        DevicesNeeded {
+            policy: contender.name().to_owned(),
+            devices: found
+                .clone()
+                .try_fold(0, |most, seed| Some(seed?.max(most))),
+            seeds: found.collect(),
+            missed: Missed::least(seeds.iter().filter_map(|(_, missed)| missed.as_ref())),
+        }
     });
     Ok(needed.collect())
 }

@@ -161,6 +161,74 @@ fn what_a_load_needs_is_found_and_what_cannot_be_held_is_said() {
 }
 
 #[test]
+fn a_load_that_nothing_holds_says_by_how_much_and_why() {
+    let folder = scratch();
+    let workload = "duration = \"500ms\"\nwarmup = \"100ms\"\nseed = 7\n\n[[model]]\n\
+                    name = \"alexnet\"\nslo = \"1ms\"\n\
+                    arrivals = { kind = \"poisson\", rate = 4000.0 }\n";
+    fs::write(folder.path().join("tight.toml"), workload).expect("writable");
+    let of = |more: &[&'static str]| {
+        let given = ["--workload", "tight.toml", "--profile", "v100-dstack"];
+        [&given[..], &["--policy", "dstack"], more].concat()
+    };
+    let why = "note: `alexnet` cannot be in time: its fastest run on the device takes ";
+    let capacity = of(&["--find-capacity", "--seeds", "2"]);
+    let devices = of(&["--find-devices", "4", "--seeds", "2"]);
+    for (args, what) in [
+        (
+            &capacity,
+            "dstack does not hold 0.0010x the workload, the smallest multiple tried: ",
+        ),
+        (
+            &devices,
+            "dstack does not hold the workload on 4 devices, the most tried: ",
+        ),
+    ] {
+        let output = simulate(args, folder.path());
+        let (found, note) = (text(&output.stdout), text(&output.stderr));
+        assert!(found.contains(what), "{found}");
+        assert!(found.contains("0.00 % of all requests in time"), "{found}");
+        assert!(found.contains("; least `alexnet` 0.00 %"), "{found}");
+        assert!(note.contains(why), "{note}");
+        assert!(note.contains(" ms (median), its SLO is 1.000 ms"), "{note}");
+        let report = json(args, folder.path());
+        let missed = &report["policies"][0]["missed"];
+        assert_eq!(missed["attainment"], 0.0, "{report}");
+        assert_eq!(missed["worst"]["name"], "alexnet", "{report}");
+        let notes = report["notes"].as_array().expect("a list");
+        let mut notes = notes.iter().filter_map(Value::as_str);
+        assert!(notes.any(|said| said.starts_with("`alexnet` cannot be in time")));
+    }
+    let report = json(&of(&[]), folder.path());
+    let said = report["notes"][0].as_str().expect("a note");
+    assert!(said.starts_with("`alexnet` cannot be in time"), "{said}");
+    // What is held says nothing of it.
+    let held = [&["--workload", "c-2", "--policy", "edf"][..], &SHORT].concat();
+    let held = [
+        &held[..],
+        &["--scale", "0.2", "--find-capacity", "--seeds", "1"],
+    ]
+    .concat();
+    let report = json(&held, folder.path());
+    assert_eq!(report["policies"][0]["missed"], Value::Null);
+}
+
+#[test]
+fn what_of_a_mix_is_our_choice_is_said() {
+    let folder = scratch();
+    let args = [&["--workload", "C-7", "--policy", "fifo"][..], &SHORT].concat();
+    let note = "mix c-7: all of the table but ResNeXt-50, which is our choice";
+    let output = simulate(&args, folder.path());
+    let said = text(&output.stderr);
+    assert!(said.contains(&format!("note: {note}")), "{said}");
+    let report = json(&args, folder.path());
+    let notes = report["notes"].as_array().expect("a list");
+    let mut notes = notes.iter().filter_map(Value::as_str);
+    assert!(notes.next().is_some_and(|first| first.starts_with(note)));
+    assert!(notes.any(|said| said.contains("misses are expected")));
+}
+
+#[test]
 fn what_cannot_be_simulated_is_refused_by_name() {
     let folder = scratch();
     let unknown = "duration = \"1s\"\n[[model]]\nname = \"nobody\"\nslo = \"9ms\"\n\
@@ -327,6 +395,83 @@ fn models_with_legs_run_whole_where_that_is_asked() {
     let never_cut = report(&[]);
     assert_eq!(report(&["--profile", path, "--legs", "none"]), never_cut);
     assert_ne!(report(&["--profile", path]), never_cut);
+}
+
+/// A profile of two cores with legs that were measured, and a workload of one of its models.
+fn lone_vgg19(folder: &Path) -> [String; 2] {
+    let run = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../bench/runs/2026-11-22-x86_64-2cpu-batching-3/raw/batching-profile.json");
+    let workload = folder.join("lone.toml");
+    let text = "duration = \"9s\"\n[[model]]\nname = \"vgg19\"\nslo = \"5s\"\n\
+                arrivals = { kind = \"poisson\", rate = 1.0 }\n";
+    fs::write(&workload, text).expect("written");
+    [run, workload].map(|path| path.to_str().expect("UTF-8").to_owned())
+}
+
+#[test]
+fn a_lone_model_of_a_cpu_runs_in_one_go_and_its_trace_says_so() {
+    let folder = scratch();
+    let [profile, workload] = lone_vgg19(folder.path());
+    let names = |policy: &str| {
+        let args = [
+            "--profile",
+            &profile,
+            "--workload",
+            &workload,
+            "--seed",
+            "7",
+        ];
+        let args = [&args[..], &["--policy", policy, "--timeline", "ran.json"]].concat();
+        let output = simulate(&args, folder.path());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let trace = fs::read_to_string(folder.path().join("ran.json")).expect("written");
+        let trace: Value = serde_json::from_str(&trace).expect("JSON");
+        let events = trace["traceEvents"].as_array().expect("events");
+        let ran = events.iter().filter(|event| event["ph"] == "X");
+        let names = ran.filter_map(|event| Some(event["name"].as_str()?.to_owned()));
+        names.collect::<BTreeSet<_>>()
+    };
+    assert!(names("fugato").contains("vgg19 in one go"));
+    let cut = BTreeSet::from(["vgg19".to_owned()]);
+    assert_eq!(names("fugato:unsplit=false"), cut);
+}
+
+#[test]
+fn the_largest_batch_of_all_models_is_a_flag() {
+    let folder = scratch();
+    let items = |flags: &[&str]| {
+        let mix = [
+            "--workload",
+            "c-2",
+            "--policy",
+            "fugato",
+            "--timeline",
+            "it.json",
+        ];
+        let output = simulate(&[&mix[..], flags, &SHORT].concat(), folder.path());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let trace = fs::read_to_string(folder.path().join("it.json")).expect("written");
+        let trace: Value = serde_json::from_str(&trace).expect("JSON");
+        let events = trace["traceEvents"].as_array().expect("events");
+        let batches = events
+            .iter()
+            .filter_map(|event| event["args"]["batch"].as_u64());
+        batches.max().expect("something ran")
+    };
+    assert!(items(&[]) > 2);
+    assert_eq!(items(&["--max-batch-size", "2"]), 2);
+    assert_eq!(items(&["--max-batch-size", "1"]), 1);
+    let args = [
+        "--workload",
+        "c-2",
+        "--policy",
+        "edf",
+        "--max-batch-size",
+        "0",
+    ];
+    let output = simulate(&args, folder.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--max-batch-size"));
 }
 
 #[test]

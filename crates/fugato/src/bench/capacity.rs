@@ -211,7 +211,10 @@ pub async fn find(
             seed,
             ..hunt.bench.clone()
         };
-        let report = run(&bench, stop.clone()).await?;
+        let report = match run(&bench, stop.clone()).await {
+            Err(BenchError::Interrupted) => return Ok(None),
+            report => report?,
+        };
         if report.interrupted {
             return Ok(None);
         }

@@ -9,7 +9,7 @@ use super::expect::Case;
 use super::tensor::Tensor;
 use bytes::Bytes;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +17,10 @@ use std::sync::{Mutex, PoisonError};
 
 /// Where POSIX shared memory lives on Linux; a region's key is the file's name in it.
 const FOLDER: &str = "/dev/shm";
+
+/// How many names are tried for one file. A name is taken only by what a run that was killed
+/// left behind, under a process id that came up again: two files for each of its models.
+const NAMES_MAX: u32 = 1_000;
 
 /// Tensors begin at multiples of this, as vector loads like it.
 const ALIGN: u64 = 64;
@@ -67,26 +71,35 @@ struct SharedFile {
 impl SharedFile {
     fn new(size: u64) -> Result<Self, RegionError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("fugato-bench-{}-{number}", std::process::id());
-        let path = Path::new(FOLDER).join(&name);
-        let fail = |source| RegionError::File {
-            path: path.clone(),
-            source,
+        Self::within(Path::new(FOLDER), &NEXT, size)
+    }
+
+    /// A new file in `folder`, under the first name from the next number on that nothing has.
+    fn within(folder: &Path, next: &AtomicU64, size: u64) -> Result<Self, RegionError> {
+        let mut tries = 0;
+        let (name, path, file) = loop {
+            tries += 1;
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let name = format!("fugato-bench-{}-{number}", std::process::id());
+            let path = folder.join(&name);
+            let mut new = OpenOptions::new();
+            match new.read(true).write(true).create_new(true).open(&path) {
+                Ok(file) => break (name, path, file),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && tries < NAMES_MAX => {}
+                Err(source) => return Err(RegionError::File { path, source }),
+            }
         };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(fail)?;
         let shared = Self {
             key: format!("/{name}"),
-            path: path.clone(),
+            path,
             file,
             size: size.max(1),
         };
-        shared.file.set_len(shared.size).map_err(fail)?;
+        let sized = shared.file.set_len(shared.size);
+        sized.map_err(|source| RegionError::File {
+            path: shared.path.clone(),
+            source,
+        })?;
         Ok(shared)
     }
 
@@ -337,5 +350,45 @@ mod tests {
         assert_eq!((held.len(), &held[96..]), (100, &[1, 2, 3, 4][..]));
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_passed_by_and_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let next = AtomicU64::new(0);
+        let name = |number| format!("fugato-bench-{}-{number}", std::process::id());
+        for number in [0, 1, 3] {
+            std::fs::write(folder.path().join(name(number)), b"left").expect("writable");
+        }
+        let mut made = Vec::new();
+        for number in [2, 4] {
+            let file = SharedFile::within(folder.path(), &next, 8).expect("a free name");
+            assert_eq!(file.key, format!("/{}", name(number)));
+            made.push(file);
+        }
+        drop(made);
+        let mut left: Vec<_> = std::fs::read_dir(folder.path())
+            .expect("readable")
+            .map(|entry| entry.expect("readable").file_name())
+            .collect();
+        left.sort();
+        let expected = [0, 1, 3].map(|number| std::ffi::OsString::from(name(number)));
+        assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn names_that_are_all_taken_end_the_search() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for number in 0..NAMES_MAX {
+            let name = format!("fugato-bench-{}-{number}", std::process::id());
+            File::create(folder.path().join(name)).expect("writable");
+        }
+        let error = SharedFile::within(folder.path(), &AtomicU64::new(0), 8);
+        let RegionError::File { path, source } = error.expect_err("no name is free") else {
+            panic!("another error than of a file");
+        };
+        assert_eq!(source.kind(), ErrorKind::AlreadyExists);
+        let text = path.display().to_string();
+        assert!(text.ends_with("-999"), "{text}");
     }
 }

@@ -76,6 +76,27 @@ async fn wrong_answers_are_found() {
 }
 
 #[tokio::test]
+async fn a_run_that_is_prepared_at_a_server_that_hangs_can_be_interrupted() {
+    let double = Double::start(|_| Act::Hang).await;
+    for (url, asked) in [(double.http(), 1), (double.grpc(), 2)] {
+        let stop = CancellationToken::new();
+        let bench = Bench {
+            shared_memory: SharedMemory::System,
+            ..bench(vec![url])
+        };
+        // The request that tells the sizes of the outputs.
+        let cancelled = async {
+            while double.seen() < asked {
+                tokio::task::yield_now().await;
+            }
+            stop.cancel();
+        };
+        let (run, ()) = tokio::join!(run(&bench, stop.clone()), cancelled);
+        assert!(matches!(run, Err(BenchError::Interrupted)), "{run:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_run_that_cannot_be_made_says_why() {
     let double = Double::start(|_| Act::Hang).await;
     let none = run(&bench(Vec::new()), CancellationToken::new()).await;

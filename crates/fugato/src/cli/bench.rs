@@ -5,7 +5,7 @@ use crate::bench::capacity::{self, Hunt, Probe};
 use crate::bench::client::ServerUrl;
 use crate::bench::regions::SharedMemory;
 use crate::bench::report::{Loop, Report};
-use crate::bench::{Bench, read_workload, run as run_bench};
+use crate::bench::{Bench, BenchError, read_workload, run as run_bench};
 use crate::provenance::Provenance;
 use crate::report::{Run, page};
 use anyhow::{Context, bail};
@@ -177,7 +177,13 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     if args.find_capacity {
         return find_capacity(args, bench);
     }
-    let report = on_runtime(args, async |stop| Ok(run_bench(&bench, stop).await?))?;
+    let report = match on_runtime(args, async |stop| Ok(run_bench(&bench, stop).await))? {
+        Err(interrupted @ BenchError::Interrupted) => {
+            writeln!(std::io::stderr(), "failed: {interrupted}")?;
+            return Ok(Outcome::CheckFailed);
+        }
+        report => report?,
+    };
     let text = match args.format {
         Format::Table => report.table(),
         Format::Json => report.json() + "\n",

@@ -6,7 +6,9 @@ mod show;
 use super::Outcome;
 use crate::bench::{ReadError, read_workload};
 use crate::config::Span;
-use crate::simulation::{self, Contender, Plan, find_capacity, find_devices, overload, simulate};
+use crate::simulation::{
+    self, Contender, Plan, find_capacity, find_devices, notes, overload_note, simulate,
+};
 use anyhow::{Context, anyhow, bail};
 use clap::ValueHint;
 use fugato_core::device::ATOMS_MAX;
@@ -15,7 +17,7 @@ use fugato_core::profile::{BUILT_IN, Division, ModelProfile, Profile, built_in};
 use fugato_core::sched::{DeadlineMode, DynamicBatching};
 use fugato_core::sim::{Overheads, Scenario, SimOptions, TimeSlicing, sim_device};
 use fugato_core::workload::{ArrivalProcess, ModelLoad, Workload};
-use fugato_core::{Nanos, Share};
+use fugato_core::{BatchSize, Nanos, Share};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{ErrorKind, Write};
@@ -113,6 +115,10 @@ pub struct Args {
     /// two, no model ever has more than two batches running
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     pub slots: u16,
+    /// Largest batch of every model, where the workload asks for no smaller one; 1 turns batching
+    /// off, as `max_batch_size` does in a server [default: the workload's, else the profile's]
+    #[arg(long, value_name = "ITEMS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_batch_size: Option<u32>,
     /// Instances of a model under `uncontrolled`
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub instances: u16,
@@ -198,13 +204,9 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         out.flush()?;
         files::write(args, &plan, &ran)?;
     }
-    if let Some((asked, have)) = overload(&plan).filter(|_| args.find_devices.is_none()) {
-        writeln!(
-            std::io::stderr(),
-            "note: at their knees the models need {asked:.2} devices for this load, {:.2} more than \
-             the {have} there are; misses are expected",
-            asked - have
-        )?;
+    let overload = overload_note(&plan).filter(|_| args.find_devices.is_none());
+    for note in notes(&plan).into_iter().chain(overload) {
+        writeln!(std::io::stderr(), "note: {note}")?;
     }
     Ok(Outcome::Success)
 }
@@ -414,6 +416,12 @@ fn workload(args: &Args, mix: Option<&Mix>) -> anyhow::Result<Workload> {
         Some(factor) => workload
             .scaled(factor)
             .context("`--scale` cannot be applied")?,
+        None => workload,
+    };
+    let workload = match args.max_batch_size {
+        Some(most) => workload
+            .in_batches_of(BatchSize(most))
+            .context("`--max-batch-size` cannot be applied")?,
         None => workload,
     };
     let span = |span: Option<Span>| span.map(Span::nanos);

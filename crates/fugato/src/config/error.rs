@@ -23,7 +23,7 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        source: Box<toml::de::Error>,
+        source: TomlError,
     },
     /// The file has a key that no setting has.
     #[error("unknown key `{key}` in the configuration file `{}`{}", path.display(), Hint(nearest.as_deref()))]
@@ -45,7 +45,7 @@ pub enum ConfigError {
         /// What the setting takes.
         expected: &'static str,
         /// What reading the value failed with.
-        source: Box<toml::de::Error>,
+        source: TomlError,
     },
     /// A section for a model that the repository does not have.
     #[error("section `[model.{name}]` of the configuration file `{}` is for a model that the repository does not have{}", path.display(), ModelHint(nearest.as_deref()))]
@@ -141,5 +141,36 @@ impl fmt::Display for ModelHint<'_> {
             Some(nearest) => write!(f, "\n\nhint: the nearest name that it has is `{nearest}`"),
             None => f.write_str("\n\nhint: the repository has no models"),
         }
+    }
+}
+
+/// Why text is not the TOML that is expected, where in it, and what is expected in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TomlError(Box<toml::de::Error>);
+
+impl From<toml::de::Error> for TomlError {
+    fn from(error: toml::de::Error) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl std::error::Error for TomlError {}
+
+impl fmt::Display for TomlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The reason is last; it names types of this program.
+        let text = self.0.to_string();
+        let known = [
+            (", expected u8", "0 to 255"),
+            (", expected u16", "0 to 65535"),
+            (", expected u32", "0 to 4294967295"),
+            (", expected u64", "0 or more"),
+        ];
+        let reason = text.trim_end();
+        let mut worded = known.into_iter().filter_map(|(name, numbers)| {
+            let found = reason.strip_suffix(name)?;
+            Some(format!("{found}, expected a whole number of {numbers}"))
+        });
+        f.write_str(&worded.next().unwrap_or(text))
     }
 }

@@ -1,6 +1,6 @@
 //! Reading the sources: the file and the environment.
 
-use super::error::ConfigError;
+use super::error::{ConfigError, TomlError};
 use super::schema::{RawConfig, SETTINGS};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ pub fn read_file(path: &Path) -> Result<FileConfig, ConfigError> {
 fn parse(text: &str, path: &Path) -> Result<FileConfig, ConfigError> {
     let malformed = |source| ConfigError::Malformed {
         path: path.to_owned(),
-        source: Box::new(source),
+        source: TomlError::from(source),
     };
     let table: Table = toml::from_str(text).map_err(malformed)?;
     if let Some(key) = unknown_key(&table) {
@@ -75,7 +75,7 @@ pub fn from_environment(
                     variable: name,
                     found: text,
                     expected: setting.kind,
-                    source: Box::new(source),
+                    source: source.into(),
                 }
             })?;
             table.insert(setting.key.to_owned(), value);
@@ -224,6 +224,28 @@ mod tests {
         let error = parse(text, Path::new("fugato.toml")).expect_err(text);
         let source = std::error::Error::source(&error).map(ToString::to_string);
         format!("{error} {}", source.unwrap_or_default())
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_say_which_do() {
+        for (text, expected) in [
+            (
+                "[policy.dstack]\nmargin = -1",
+                "`-1`, expected a whole number of 0 to 65535",
+            ),
+            (
+                "[policy.dstack]\nmargin = 70_000",
+                "a whole number of 0 to 65535",
+            ),
+            (
+                "[policy.gslice]\ntarget_percent = 300",
+                "a whole number of 0 to 255",
+            ),
+        ] {
+            let error = error_of(text);
+            assert!(error.contains(expected), "{error}");
+            assert!(error.contains("line 2"), "{error}");
+        }
     }
 
     #[test]

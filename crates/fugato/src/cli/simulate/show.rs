@@ -2,7 +2,7 @@
 
 use super::Format;
 use crate::cli::columns::aligned;
-use crate::simulation::{CapacityReport, DevicesNeeded, Plan};
+use crate::simulation::{CapacityReport, DevicesNeeded, Missed, Plan, notes};
 use fugato_core::sim::{PolicyReport, Report};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -207,10 +207,14 @@ pub(super) fn capacity(
     text += &aligned(&rows, 1);
     for policy in &report.policies {
         let line = match policy.multiple {
-            None => format!(
-                "{} does not hold the smallest multiple tried\n",
-                policy.policy
-            ),
+            None => {
+                let missed = policy.missed.as_ref();
+                let multiple = missed.map_or(String::new(), |missed| {
+                    format!("{:.4}x the workload, ", missed.multiple)
+                });
+                let easiest = format!("{multiple}the smallest multiple");
+                not_held(&policy.policy, &easiest, missed)
+            }
             Some(held) if held.mean < 1.0 => format!(
                 "{} does not hold the workload: {:.1} % of it at most\n",
                 policy.policy,
@@ -223,6 +227,12 @@ pub(super) fn capacity(
     Ok(text)
 }
 
+/// That a policy does not hold the easiest that was tried, and by how much, on a line.
+fn not_held(policy: &str, easiest: &str, missed: Option<&Missed>) -> String {
+    let by = missed.map_or(String::new(), |missed| format!(": {}", missed.words()));
+    format!("{policy} does not hold {easiest} tried{by}\n")
+}
+
 fn lines(rows: &[Vec<String>]) -> String {
     rows.iter().map(|row| row.join(",") + "\n").collect()
 }
@@ -233,6 +243,7 @@ struct DevicesReport<'a> {
     seed: u64,
     attainment: f64,
     most: u32,
+    notes: Vec<String>,
     policies: &'a [DevicesNeeded],
 }
 
@@ -249,6 +260,7 @@ pub(super) fn devices(
             seed: plan.seed,
             attainment,
             most,
+            notes: notes(plan),
             policies: found,
         });
     }
@@ -280,5 +292,11 @@ pub(super) fn devices(
         attainment * 100.0,
         plan.seed
     );
-    Ok(heading + &aligned(&rows, 1))
+    let easiest = match most {
+        1 => "the workload on 1 device, the most".to_owned(),
+        most => format!("the workload on {most} devices, the most"),
+    };
+    let missed = found.iter().filter(|needed| needed.devices.is_none());
+    let missed = missed.map(|needed| not_held(&needed.policy, &easiest, needed.missed.as_ref()));
+    Ok(heading + &aligned(&rows, 1) + &missed.collect::<String>())
 }
