@@ -1,8 +1,12 @@
 //! What several policies (or servers) hold: attainment and goodput against load.
 
 use super::Chart;
-use super::canvas::{Canvas, GREY, HEIGHT, Mark, Point, Shape, Stroke, Style, WIDTH};
-use super::frame::{Area, Axis, MARGIN, axes, end_labels, model_colour, titled};
+use super::canvas::{
+    Canvas, GREY, HEIGHT, Mark, Point, Shape, Stroke, Style, WIDTH, fitted, width_of,
+};
+use super::frame::{
+    Area, Axis, END_LABEL, END_LABEL_APART, MARGIN, axes, end_labels, model_colour, titled,
+};
 use super::scale::{Scale, Spread, linear_ticks, number};
 use fugato_core::capacity;
 
@@ -12,6 +16,12 @@ const AREA: Area = Area {
     right: WIDTH - 210.0,
     bottom: HEIGHT - 112.0,
 };
+
+/// How much of the picture the names beside the lines may take; longer ones are cut.
+const NAMES_MOST: f64 = 0.4 * WIDTH;
+
+/// How much wider heavy letters are.
+const BOLD: f64 = 1.06;
 
 /// The marks of the lines, so that colour is not all that tells them apart.
 const SHAPES: [Shape; 6] = [
@@ -115,12 +125,14 @@ impl Plot {
         let most_load = loads.fold(0.0, f64::max);
         let highest = all.flat_map(&values).fold(0.0, f64::max);
         let most = self.most.unwrap_or(highest * 1.06).max(1e-9);
+        let names: Vec<String> = curves.lines.iter().map(|line| named(&line.name)).collect();
+        let area = beside(&names);
         let x = Scale::new(
             Spread::Linear,
             (0.0, most_load.max(1e-9)),
-            (AREA.left, AREA.right),
+            (area.left, area.right),
         );
-        let y = Scale::new(Spread::Linear, (0.0, most), (AREA.bottom, AREA.top));
+        let y = Scale::new(Spread::Linear, (0.0, most), (area.bottom, area.top));
         let ticks = |scale: &Scale, most, wanted| {
             linear_ticks(0.0, most, wanted)
                 .into_iter()
@@ -135,8 +147,8 @@ impl Plot {
             ticks: ticks(&y, most, 6),
             title: self.y_title,
         };
-        axes(&mut canvas, AREA, &x_axis, &y_axis);
-        self.aim(&mut canvas, &y);
+        axes(&mut canvas, area, &x_axis, &y_axis);
+        self.aim(&mut canvas, area, &y);
         let mut labels = Vec::new();
         for (index, line) in curves.lines.iter().enumerate() {
             let colour = model_colour(index);
@@ -150,10 +162,10 @@ impl Plot {
                 (x.at(load), y.at(value))
             });
             if let Some(end) = points.last() {
-                labels.push((*end, line.name.clone(), colour.to_owned()));
+                labels.push((*end, names[index].clone(), colour.to_owned()));
             }
         }
-        end_labels(&mut canvas, AREA, &labels);
+        end_labels(&mut canvas, area, &labels);
         Chart {
             file: self.file.to_owned(),
             svg: canvas.finish(),
@@ -161,17 +173,33 @@ impl Plot {
     }
 
     /// The line that must not be fallen below.
-    fn aim(&self, canvas: &mut Canvas, y: &Scale) {
+    fn aim(&self, canvas: &mut Canvas, area: Area, y: &Scale) {
         let Some(aim) = self.aim else {
             return;
         };
         let at = y.at(aim);
-        let ends = [(AREA.left, at), (AREA.right, at)];
+        let ends = [(area.left, at), (area.right, at)];
         canvas.line(&ends, Stroke::dashed(GREY, 2.0));
         // Loads begin above zero, so that no line is there.
         let text = format!("aim: {} %", number(aim));
-        let at = (AREA.left + 6.0, at + 20.0);
+        let at = (area.left + 6.0, at + 20.0);
         canvas.text(at, &text, Style::plain(15.0, GREY));
+    }
+}
+
+/// A line's name as it is written beside it.
+fn named(name: &str) -> String {
+    let most = NAMES_MOST - END_LABEL_APART - MARGIN;
+    fitted(name, END_LABEL, most / BOLD)
+}
+
+/// The area that leaves the names their place at the right edge, however few or short they are.
+fn beside(names: &[String]) -> Area {
+    let widths = names.iter().map(|name| width_of(name, END_LABEL));
+    let names = END_LABEL_APART + widths.fold(0.0, f64::max) * BOLD + MARGIN;
+    Area {
+        right: AREA.right.min(WIDTH - names),
+        ..AREA
     }
 }
 
@@ -273,6 +301,35 @@ mod tests {
                     }
                 }
                 assert!(chart.svg.contains("SIMULATED"));
+            }
+        }
+    }
+
+    #[test]
+    fn names_with_settings_stay_on_the_page() {
+        let usual = against_load(&curves(7));
+        let long = "clipper:batch_target=100:max_batch_size=1";
+        let endless = "fugato:".to_owned() + &"leave_room=false:".repeat(9);
+        for name in [long, &endless] {
+            let mut renamed = curves(7);
+            name.clone_into(&mut renamed.lines[3].name);
+            let charts = against_load(&renamed);
+            for (chart, usual) in charts.iter().zip(&usual) {
+                let document = Document::parse(&chart.svg).expect("well-formed XML");
+                let all = document.descendants().filter_map(|node| {
+                    let size = node.attribute("font-size")?.parse().ok()?;
+                    let (x, text): (f64, _) = (node.attribute("x")?.parse().ok()?, node.text()?);
+                    let starts = node.attribute("text-anchor").is_none_or(|at| at == "start");
+                    let heavy = node.attribute("font-weight").is_some();
+                    let wide = width_of(text, size) * if heavy { BOLD } else { 1.0 };
+                    starts.then_some((text.to_owned(), x + wide))
+                });
+                let all: Vec<(String, f64)> = all.collect();
+                for (text, end) in &all {
+                    assert!(*end <= WIDTH, "{}: `{text}` ends at {end}", chart.file);
+                }
+                assert_eq!(all.iter().any(|(text, _)| text == name), name == long);
+                assert_ne!(&chart.svg, &usual.svg);
             }
         }
     }

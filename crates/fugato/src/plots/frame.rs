@@ -158,6 +158,12 @@ pub(super) fn axes(canvas: &mut Canvas, area: Area, x: &Axis<'_>, y: &Axis<'_>) 
     canvas.text(end, x.title, style.anchored(Anchor::End));
 }
 
+/// The size of the letters of labels at lines' ends.
+pub(super) const END_LABEL: f64 = 16.0;
+
+/// How far to the right of its line's end a label begins.
+pub(super) const END_LABEL_APART: f64 = 20.0;
+
 /// Labels to the right of their lines' ends, moved apart where they would lie on each
 /// other, and kept beside the area.
 pub(super) fn end_labels(canvas: &mut Canvas, area: Area, labels: &[(Point, String, String)]) {
@@ -177,8 +183,8 @@ pub(super) fn end_labels(canvas: &mut Canvas, area: Area, labels: &[(Point, Stri
             let ends = [(x + 6.0, *end), (x + 16.0, y)];
             canvas.line(&ends, Stroke::solid(FAINT, 1.2));
         }
-        let style = Style::plain(16.0, colour).bold();
-        canvas.text((x + 20.0, y + 5.5), text, style);
+        let style = Style::plain(END_LABEL, colour).bold();
+        canvas.text((x + END_LABEL_APART, y + 5.5), text, style);
     }
 }
 
