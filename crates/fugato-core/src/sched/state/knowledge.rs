@@ -65,6 +65,20 @@ pub(in crate::sched) struct Spot {
     beside: Beside,
 }
 
+impl Spot {
+    /// A leg of a model here.
+    fn point(self, model: ModelId, leg: LegIndex, batch: BatchSize) -> SurfacePoint {
+        SurfacePoint {
+            model,
+            leg,
+            batch,
+            share: self.share,
+            neighbours: self.beside.neighbours,
+            demand: self.beside.demand,
+        }
+    }
+}
+
 impl Plan {
     /// What one waiting item costs.
     pub(in crate::sched) fn per_item(self) -> Nanos {
@@ -135,19 +149,11 @@ impl State {
         &self,
         (model, legs): (ModelId, Range<u16>),
         batch: BatchSize,
-        Spot { share, beside }: Spot,
+        spot: Spot,
         quantile: f64,
     ) -> Option<Prediction> {
-        let Beside { neighbours, demand } = beside;
         let times = legs.map(LegIndex).map(|leg| {
-            let point = SurfacePoint {
-                model,
-                leg,
-                batch,
-                share,
-                neighbours,
-                demand,
-            };
+            let point = spot.point(model, leg, batch);
             self.latency.predict(point, quantile)
         });
         times.reduce(|sum, leg| Some(sum?.then(leg?)))?
@@ -209,16 +215,9 @@ impl State {
         let task = self.task(id);
         let (model, leg, batch, at) = (task.model, task.leg, task.batch, task.at);
         let share = self.ledger.share(at);
-        let Beside { neighbours, demand } = task.beside;
+        let beside = task.beside;
         let predicted = predicted.filter(|_| !task.suspended);
-        let point = |leg| SurfacePoint {
-            model,
-            leg,
-            batch,
-            share,
-            neighbours,
-            demand,
-        };
+        let point = |leg| Spot { share, beside }.point(model, leg, batch);
         match (task.suspended, task.unsplit) {
             (true, _) => {}
             (false, false) => self.latency.observe(point(leg), took),
