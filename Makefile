@@ -22,7 +22,7 @@ build: ## Build the release binary
 	FUGATO_COMMIT="$$(git describe --always --dirty --exclude '*' 2>/dev/null)" \
 		$(CARGO) build --release --locked --package fugato
 
-test: fmt tools typos deny runtime clippy unit doc acceptance ## Run every check and test
+test: fmt tools typos deny runtime clippy unit large doc acceptance ## Run every check and test
 	@echo "test: format, spelling, dependencies, lints, tests, docs and acceptance passed"
 
 runtime: ## Fetch ONNX Runtime into .fugato (once)
@@ -59,8 +59,9 @@ cycles: runtime build ## Load, ask and unload a model a thousand times; memory m
 	FUGATO_TEST_BINARY=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release/fugato \
 		$(CARGO) test --package fugato --test lifecycle -- --ignored --nocapture cycles
 
+# Of the whole workspace, so that nothing that `unit` built is built anew.
 large: runtime ## Load and cut a model of more than 2 GB; writes as much
-	$(CARGO) test --package fugato-device --test large -- --ignored --nocapture
+	$(CARGO) test --workspace --locked --test large -- --ignored --nocapture
 
 reference: ## Write the generated pages of docs/reference anew
 	FUGATO_BLESS=1 $(CARGO) test --package fugato --test cli_reference

@@ -1,7 +1,7 @@
 //! A model whose weights are more than 2 GB, which no single protobuf message can hold: it
 //! loads from its external data, is cut, and answers as it does in one piece.
 //!
-//! Ignored unless asked for (`make large`): it writes as much into the store.
+//! Ignored unless asked for (`make large`, a part of `make test`): it writes as much into the store.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
