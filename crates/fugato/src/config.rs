@@ -539,4 +539,4 @@ fn default_store_dir() -> Option<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

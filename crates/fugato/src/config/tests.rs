@@ -1,7 +1,8 @@
 use super::*;
 use std::path::Path;
 
-fn file(text: &str) -> Sources {
+/// Sources of which only a file says anything.
+pub(crate) fn file(text: &str) -> Sources {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let path = folder.path().join("fugato.toml");
     std::fs::write(&path, text).expect("written");

@@ -85,7 +85,7 @@ fn of_nodes(nodes: &[NodeProto], kinds: &mut BTreeSet<String>) {
 mod tests {
     use super::super::Status;
     use super::*;
-    use crate::config::{RawConfig, Sources, read_file};
+    use crate::config::tests::file;
     use fugato_onnx::proto::AttributeProto;
     use fugato_onnx::{ExternalPolicy, GraphProto, save_model};
 
@@ -111,15 +111,7 @@ mod tests {
     }
 
     fn config(text: &str) -> Config {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("fugato.toml");
-        std::fs::write(&path, text).expect("a file");
-        let sources = Sources {
-            flags: RawConfig::default(),
-            environment: RawConfig::default(),
-            file: Some(read_file(&path).expect("it can be read")),
-        };
-        Config::resolve(&sources).expect("a configuration")
+        Config::resolve(&file(text)).expect("a configuration")
     }
 
     #[test]

@@ -32,19 +32,12 @@ pub(super) fn with_streams_of(config: &DeviceConfig, tuning: GpuTuning) -> GpuTu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, RawConfig, Sources, read_file};
+    use crate::config::Config;
+    use crate::config::tests::file;
     use fugato_core::Nanos;
 
     fn config(text: &str) -> Config {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("fugato.toml");
-        std::fs::write(&path, text).expect("a file");
-        let sources = Sources {
-            flags: RawConfig::default(),
-            environment: RawConfig::default(),
-            file: Some(read_file(&path).expect("it can be read")),
-        };
-        Config::resolve(&sources).expect("a configuration")
+        Config::resolve(&file(text)).expect("a configuration")
     }
 
     #[test]
