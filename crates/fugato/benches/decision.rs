@@ -10,7 +10,9 @@
 //! 99.9th percentile tells them apart.
 //!
 //! A second table tells what `dstack`'s plans cost: the events after which another plan is in
-//! force, of sessions as long as objectives of 50 to 400 ms make them.
+//! force, of sessions as long as objectives of 50 to 400 ms make them. A third tells it of the
+//! policies that say nothing of their plans: the longest event of every quarter of a simulated
+//! second, in which each of them plans or sizes its models anew. What the machine interrupts is in it.
 
 use fugato_core::device::{DeviceSpec, LaneClass};
 use fugato_core::sched::{
@@ -28,6 +30,9 @@ const WARM_UP: usize = 500;
 /// Of a bench of plans: hundreds of sessions.
 const REPLAN_ROUNDS: usize = 200_000;
 const STEP: Nanos = Nanos::from_micros(100);
+/// As often as policies plan or size anew (`PLAN_EVERY`, `LOOK_EVERY` in `fugato-core`).
+const ANEW_EVERY: Nanos = Nanos::from_millis(250);
+const SIZES_OF_PLANS: [(u32, u16); 5] = [(10, 2), (10, 80), (100, 2), (100, 80), (100, 148)];
 
 struct World {
     scheduler: Scheduler,
@@ -40,6 +45,10 @@ struct World {
     times: Vec<Duration>,
     /// How long each event took after which another plan was in force.
     replans: Vec<Duration>,
+    /// The longest event of each [`ANEW_EVERY`].
+    longest: Vec<Duration>,
+    /// When the last of these began.
+    window: Timestamp,
 }
 
 /// What a bench is about.
@@ -79,6 +88,8 @@ impl World {
             running: VecDeque::new(),
             times: Vec::new(),
             replans: Vec::new(),
+            longest: Vec::new(),
+            window: Timestamp::ZERO,
         };
         for _ in 0..=size.queued {
             world.arrive();
@@ -121,6 +132,13 @@ impl World {
         black_box(self.scheduler.poll_timeout());
         let took = begun.elapsed();
         self.times.push(took);
+        if self.longest.is_empty() || self.now - self.window >= ANEW_EVERY {
+            self.window = self.now;
+            self.longest.push(took);
+        }
+        if let Some(longest) = self.longest.last_mut() {
+            *longest = took.max(*longest);
+        }
         if planned != self.planned() {
             self.replans.push(took);
         }
@@ -254,40 +272,75 @@ fn main() -> std::io::Result<()> {
             )?;
         }
     }
+    if wanted("replans") {
+        replans(&mut out)?;
+    }
+    writeln!(
+        out,
+        "\nlongest of 250 ms,models,slices,windows,median_us,p90_us,longest_us"
+    )?;
+    for name in PolicySpec::NAMES {
+        for (models, slices) in SIZES_OF_PLANS {
+            if wanted(&format!("longest,{name},{models},{slices}")) {
+                longest(&mut out, name, (models, slices))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a policy's plans are timed in.
+fn planning(name: &str, (models, slices): (u32, u16)) -> World {
+    let policy = PolicySpec::named(name).expect("a policy of its name");
+    let size = Size {
+        models,
+        queued: 0,
+        slices: Share(slices),
+        slo: short,
+    };
+    let mut world = World::new(policy, size);
+    for round in 0..REPLAN_ROUNDS {
+        if round == REPLAN_ROUNDS / 4 {
+            world.replans.clear();
+            world.longest.clear();
+        }
+        world.round();
+    }
+    world
+}
+
+fn microseconds(times: &mut [Duration]) -> [u128; 3] {
+    times.sort_unstable();
+    [500, 900, 1_000].map(|at| per_mille(times, at) / 1_000)
+}
+
+/// The events after which another plan of `dstack` is in force.
+fn replans(out: &mut impl Write) -> std::io::Result<()> {
     writeln!(
         out,
         "\nmodels,slices,runs,plans,median_us,p90_us,longest_us"
     )?;
-    for (models, slices) in [(10, 2), (10, 80), (100, 2), (100, 80), (100, 148)] {
-        if !wanted("replans") {
-            continue;
-        }
-        let policy = PolicySpec::named("dstack").expect("a policy of its name");
-        let size = Size {
-            models,
-            queued: 0,
-            slices: Share(slices),
-            slo: short,
-        };
-        let mut world = World::new(policy, size);
-        for round in 0..REPLAN_ROUNDS {
-            if round == REPLAN_ROUNDS / 4 {
-                world.replans.clear();
-            }
-            world.round();
-        }
-        let mut times = world.replans;
-        times.sort_unstable();
-        let runs = world
-            .scheduler
-            .plan(DeviceId(0))
-            .map_or(0, |plan| plan.runs.len());
-        let [median, p90, longest] = [500, 900, 1_000].map(|at| per_mille(&times, at) / 1_000);
+    for (models, slices) in SIZES_OF_PLANS {
+        let mut world = planning("dstack", (models, slices));
+        let plan = world.scheduler.plan(DeviceId(0));
+        let runs = plan.map_or(0, |plan| plan.runs.len());
+        let [median, p90, longest] = microseconds(&mut world.replans);
+        let plans = world.replans.len();
         writeln!(
             out,
-            "{models},{slices},{runs},{},{median},{p90},{longest}",
-            times.len()
+            "{models},{slices},{runs},{plans},{median},{p90},{longest}"
         )?;
     }
     Ok(())
+}
+
+/// The longest event of each window of a policy.
+fn longest(out: &mut impl Write, name: &str, size: (u32, u16)) -> std::io::Result<()> {
+    let mut world = planning(name, size);
+    let [median, p90, longest] = microseconds(&mut world.longest);
+    let (windows, (models, slices)) = (world.longest.len(), size);
+    writeln!(
+        out,
+        "{name},{models},{slices},{windows},{median},{p90},{longest}"
+    )
 }
