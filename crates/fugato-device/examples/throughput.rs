@@ -4,10 +4,12 @@
 //!
 //! ```text
 //! cargo run --release -p fugato-device --example throughput -- \
-//!     STORE ROUNDS SECONDS MODEL.onnx BATCH:SHARE.. [MODEL.onnx BATCH:SHARE..]..
+//!     STORE ROUNDS SECONDS MODEL.onnx BATCH:SHARE[:LANES].. [MODEL.onnx BATCH:SHARE[:LANES]..]..
 //! ```
 //!
-//! Prints, for each point, items per second and the median time of a leg by round.
+//! Prints, for each point, items per second and the median time of a leg by round. Of several
+//! `LANES` each copy's slices run as many legs at once, which share them in time: what that
+//! costs is the items per second beside those of one lane.
 
 #![allow(clippy::print_stdout, reason = "it prints its result")]
 
@@ -48,6 +50,8 @@ struct Turns {
 struct Point {
     batch: u32,
     share: Share,
+    /// That share the slices of each copy in time.
+    lanes: u16,
 }
 
 fn main() -> Result<()> {
@@ -61,10 +65,14 @@ fn main() -> Result<()> {
     let mut models: Vec<(String, Vec<Point>)> = Vec::new();
     for argument in arguments {
         match (argument.split_once(':'), models.last_mut()) {
-            (Some((batch, share)), Some((_, points))) => points.push(Point {
-                batch: batch.parse()?,
-                share: Share(share.parse()?),
-            }),
+            (Some((batch, place)), Some((_, points))) => {
+                let (share, lanes) = place.split_once(':').unwrap_or((place, "1"));
+                points.push(Point {
+                    batch: batch.parse()?,
+                    share: Share(share.parse()?),
+                    lanes: lanes.parse()?,
+                });
+            }
             _ => models.push((argument, Vec::new())),
         }
     }
@@ -91,7 +99,8 @@ fn measure(store: &ModelStore, path: &str, points: &[Point], turns: Turns) -> Re
     let stored = store.prepare(path)?;
     let mut rig = Rig::new(one_item(&stored.info().inputs, 128).into())?;
     let most = points.iter().map(|point| point.batch).max().unwrap_or(1);
-    rig.load(&stored, most)?;
+    let lanes = points.iter().map(|point| point.lanes).max().unwrap_or(1);
+    rig.load(&stored, most, lanes)?;
     let mut rates = vec![Vec::new(); points.len()];
     let mut times = vec![Vec::new(); points.len()];
     for round in 0..turns.rounds {
@@ -108,6 +117,7 @@ fn measure(store: &ModelStore, path: &str, points: &[Point], turns: Turns) -> Re
         json!({
             "batch": point.batch,
             "share": point.share.0,
+            "lanes": point.lanes,
             "copies": rig.side_by_side(point.share).len(),
             "items_per_s": rates,
             "leg_s": times,
@@ -151,12 +161,12 @@ impl Rig {
         })
     }
 
-    fn load(&self, stored: &fugato_device::StoredModel, max_batch: u32) -> Result<()> {
+    fn load(&self, stored: &fugato_device::StoredModel, max_batch: u32, lanes: u16) -> Result<()> {
         let partitions = &self.device.spec().partitions;
         let options = LoadOptions {
             max_batch,
             // One leg running and one committed for each lane.
-            slots: 2 * self.device.spec().slices.0,
+            slots: 2 * lanes * self.device.spec().slices.0,
             warm: partitions.iter().map(|partition| partition.id).collect(),
             ..LoadOptions::default()
         };
@@ -184,17 +194,22 @@ impl Rig {
 
     /// Runs one point for about `seconds`; gives items per second and the median leg.
     fn turn(&mut self, point: Point, seconds: f64) -> Result<(f64, f64)> {
-        let lanes = self.side_by_side(point.share);
+        let partitions = self.side_by_side(point.share);
         ensure!(
-            !lanes.is_empty(),
-            "the device has no partition of share {}",
-            point.share.0
+            !partitions.is_empty() && point.lanes > 0,
+            "the device has no partition of share {} and {} lanes",
+            point.share.0,
+            point.lanes
         );
+        let lanes = partitions
+            .iter()
+            .flat_map(|&at| (0..point.lanes).map(move |lane| (at, LaneId(lane))));
+        let lanes: Vec<(PartitionId, LaneId)> = lanes.collect();
         let mut lane_of = HashMap::new();
-        for (index, partition) in lanes.iter().enumerate() {
+        for (index, lane) in lanes.iter().enumerate() {
             for slot in 0..2 {
                 let slot = SlotIndex(u16::try_from(2 * index + slot)?);
-                lane_of.insert(self.start(point, *partition, slot), (index, slot));
+                lane_of.insert(self.start(point, *lane, slot), (index, slot));
             }
         }
         let mut ends: Vec<Ends> = lanes.iter().map(|_| Ends::default()).collect();
@@ -228,7 +243,12 @@ impl Rig {
         Ok(figures(&ends, point.batch))
     }
 
-    fn start(&mut self, point: Point, partition: PartitionId, slot: SlotIndex) -> TaskId {
+    fn start(
+        &mut self,
+        point: Point,
+        (partition, lane): (PartitionId, LaneId),
+        slot: SlotIndex,
+    ) -> TaskId {
         self.tasks += 1;
         let task = TaskId(self.tasks);
         let items = (0..point.batch).map(|_| RequestInputs {
@@ -243,7 +263,7 @@ impl Rig {
                 model: MODEL,
                 leg: LegIndex(0),
                 partition,
-                lane: LaneId(0),
+                lane,
                 slot,
                 batch: BatchSize(point.batch),
                 unsplit: false,
