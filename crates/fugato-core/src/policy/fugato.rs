@@ -47,7 +47,7 @@ mod pair;
 mod room;
 mod table;
 
-use super::sizes::Sizes;
+use super::sizes::{Change, Sizes};
 use super::sizing::OperatingPoint;
 use super::{Backlog, CapacityRule, Policy, QueueOrder, Ran, RunsUnsplit, ServiceBound, Verdict};
 use crate::id::{DeviceId, ModelId, Share};
@@ -135,6 +135,8 @@ pub struct Fugato {
     passes: BTreeMap<DeviceId, (ModelId, u32)>,
     /// When a leg that somebody waits for should have ended.
     overdue: Option<Timestamp>,
+    /// Those of a decision, kept for its memory.
+    heads: Vec<ReadyHead>,
 }
 
 impl Fugato {
@@ -148,15 +150,23 @@ impl Fugato {
             sizes: Sizes::new(OperatingPoint::Work),
             passes: BTreeMap::new(),
             overdue: None,
+            heads: Vec::with_capacity(HEADS),
         }
     }
 
     fn on(&mut self, view: &View<'_>, device: DeviceId) -> Option<Verdict> {
-        self.sizes.refresh(view, device, |_| {});
-        let heads: Vec<ReadyHead> = view.ready(device).take(HEADS).collect();
-        self.given_up(view, device, &heads)
-            .or_else(|| self.waits(view, device, &heads))
-            .or_else(|| self.served(view, device, &heads))
+        let rooms = &mut self.rooms;
+        self.sizes.refresh(view, device, |change| match change {
+            Change::Sized(model, _) | Change::Gone(model) => rooms.forget(model),
+        });
+        let mut heads = std::mem::take(&mut self.heads);
+        heads.clear();
+        heads.extend(view.ready(device).take(HEADS));
+        let verdict = self.given_up(view, device, &heads);
+        let verdict = verdict.or_else(|| self.waits(view, device, &heads));
+        let verdict = verdict.or_else(|| self.served(view, device, &heads));
+        self.heads = heads;
+        verdict
     }
 
     /// Whoever of all who ask gets slices, or runs over somebody.
@@ -298,8 +308,14 @@ impl Fugato {
     ) -> Option<DropReason> {
         let request = head.key.request();
         let deadline = view.enforced_deadline(request)?;
+        let table = (self.tables).find(view, device, head.model, view.items(request));
+        let in_time = |rest| view.now() + rest <= deadline;
+        // In the smallest share, which it may always have.
+        if self.tables.get(table).in_smallest(0).is_none_or(in_time) {
+            return None;
+        }
         let limit = self.limit(view, device, head.model);
-        let table = (self.tables).of(view, device, head.model, view.items(request));
+        let table = self.tables.get(table);
         let place = table.fastest_within(limit, 0)?;
         if view.now() + table.rest(place, 0) <= deadline {
             return None;
@@ -409,8 +425,8 @@ impl Policy for Fugato {
     }
 
     fn ran(&mut self, ran: &Ran) {
-        if ran.is_last {
-            self.tables.ran(ran.model);
+        if ran.is_last && self.tables.ran(ran.model) {
+            self.rooms.forget(ran.model);
         }
     }
 }

@@ -188,6 +188,12 @@ impl Rivals {
         self.asked.len() == usize::from(self.asked.contains_key(&model))
     }
 
+    /// The shortest objective of another model that asks, or did when it was last looked.
+    pub(super) fn shortest_beside(&self, model: ModelId) -> Option<Nanos> {
+        let other = self.by_slo.iter().find(|&&(_, other)| other != model);
+        other.map(|&(slo, _)| slo)
+    }
+
     /// Other models that were asked for in the last [`ASKING_FOR`] and whose objectives are under
     /// `within`, the shortest first; only of the [`TIGHTEST`] ones.
     pub(super) fn tighter(

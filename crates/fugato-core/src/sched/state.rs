@@ -104,6 +104,8 @@ pub(super) struct Model {
     pub(super) facts: Option<ModelFacts>,
     /// Rises when what is known of its latency has changed enough to size it anew.
     pub(super) knowledge: u32,
+    /// Times, and profiles, that were told of its latency.
+    pub(super) told: u64,
     /// Whether it can be run without requests.
     pub(super) measurable: bool,
     /// Whether the profile it was given lacks points that are still to be measured.
@@ -217,6 +219,7 @@ impl Model {
             had: Had::default(),
             facts: None,
             knowledge: 0,
+            told: 0,
             measurable: false,
             unfinished: false,
         }

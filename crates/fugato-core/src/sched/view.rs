@@ -161,9 +161,10 @@ impl<'a> View<'a> {
         self.state.model(model).spec.slo
     }
 
-    /// Whether no other model that shares devices with this one was asked for within a second.
-    pub fn is_alone(&self, model: ModelId) -> bool {
-        self.state.pool(model).rivals.is_alone(model)
+    /// The shortest objective of another model that shares devices with this one and was asked for
+    /// within a second or little more; `None` where there is none.
+    pub fn shortest_beside(&self, model: ModelId) -> Option<Nanos> {
+        self.state.pool(model).rivals.shortest_beside(model)
     }
 
     /// Other models that the device hosts, whose objectives are under `within` and that were
@@ -219,6 +220,12 @@ impl<'a> View<'a> {
     /// size it anew: with a profile, or as it is learned while serving.
     pub fn knowledge(&self, model: ModelId) -> u32 {
         self.state.model(model).knowledge
+    }
+
+    /// A number that rises with everything that is told of a model's latency: while it stays, what
+    /// is unknown of that stays so.
+    pub fn told(&self, model: ModelId) -> u64 {
+        self.state.model(model).told
     }
 
     /// A number that rises when a model or a device comes, goes or changes its settings, or

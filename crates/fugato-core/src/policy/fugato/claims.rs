@@ -67,10 +67,9 @@ impl Fugato {
         device: DeviceId,
         heads: &[ReadyHead],
     ) -> Vec<Claim> {
+        let mut claims = Vec::with_capacity(2 * heads.len());
         let begun = view.begun(device);
-        let mut claims: Vec<Claim> = begun
-            .map(|begun| self.of_task(view, device, begun))
-            .collect();
+        claims.extend(begun.map(|begun| self.of_task(view, device, begun)));
         let owed = self.owed(view, device);
         let heads = heads.iter().copied();
         let heads = heads.filter(|head| owed.is_none_or(|model| model == head.model));

@@ -18,7 +18,6 @@
 
 use super::Fugato;
 use super::claims::{Claim, Who};
-use super::table::Basis;
 use crate::flat::FlatMap;
 use crate::id::{BatchSize, DeviceId, ModelId, Share};
 use crate::policy::Verdict;
@@ -35,16 +34,17 @@ pub(super) const ALL: Share = Share(u16::MAX);
 #[derive(Debug, Default)]
 pub(super) struct Rooms {
     configuration: u64,
-    longest: FlatMap<(DeviceId, ModelId), Option<Longest>>,
+    /// Where anything is known of the model.
+    longest: FlatMap<(DeviceId, ModelId), Longest>,
     /// Found in this decision.
     limits: Vec<((DeviceId, ModelId), Share)>,
 }
 
-/// The longest leg of a model for one item in a share, and what that rests on.
+/// How long the longest leg of a model takes for one item in its usual share, and the knowledge
+/// that this rests on. What else it rests on is told by [`Rooms::forget`].
 #[derive(Clone, Copy, Debug)]
 struct Longest {
-    basis: Basis,
-    share: Share,
+    knowledge: u32,
     takes: Nanos,
 }
 
@@ -53,30 +53,52 @@ impl Rooms {
     pub(super) fn begin(&mut self) {
         self.limits.clear();
     }
+
+    /// Forgets a model's longest leg: its usual share, or what its times rest on, is another.
+    ///
+    /// # Cost
+    /// All models; it is seldom called.
+    pub(super) fn forget(&mut self, model: ModelId) {
+        self.longest.retain(|(_, known)| known != model);
+    }
 }
 
 impl Fugato {
     /// The most slices of a device that a model may hold now; [`ALL`] where it is not held back.
     ///
     /// # Cost
-    /// Once in a decision a few look-ups; once in 64 tasks of a model those of a table.
+    /// A look-up where no objective is short beside the model's legs; else once in a decision a
+    /// few, and once in 64 tasks of a model those of a table.
     pub(super) fn limit(&mut self, view: &View<'_>, device: DeviceId, model: ModelId) -> Share {
         let suspends = self.parts.niceness && view.has_urgent(device);
-        if !self.parts.leave_room || suspends || view.is_alone(model) {
+        if !self.parts.leave_room || suspends {
+            return ALL;
+        }
+        let Some(shortest) = view.shortest_beside(model) else {
+            return ALL;
+        };
+        let longest = self.longest_leg(view, device, model);
+        let within = longest.map_or(Nanos::ZERO, |longest| longest.times(SHORT));
+        if shortest >= within {
             return ALL;
         }
         let key = (device, model);
         if let Some(&(_, limit)) = self.rooms.limits.iter().find(|(known, _)| *known == key) {
             return limit;
         }
-        let limit = self.limited_to(view, device, model).unwrap_or(ALL);
+        let limit = self.limited_to(view, key, within).unwrap_or(ALL);
         self.rooms.limits.push((key, limit));
         limit
     }
 
-    fn limited_to(&mut self, view: &View<'_>, device: DeviceId, model: ModelId) -> Option<Share> {
-        let longest = self.longest_leg(view, device, model)?;
-        let mut short = view.tighter(device, model, longest.times(SHORT));
+    /// What a model may hold beside those whose objectives are under `within`; `None` for all.
+    fn limited_to(
+        &mut self,
+        view: &View<'_>,
+        (device, model): (DeviceId, ModelId),
+        within: Nanos,
+    ) -> Option<Share> {
+        let mut short = view.tighter(device, model, within);
         let slices = view.slices(device);
         let room = short.find_map(|other| {
             let slo = view.slo(other)?;
@@ -98,30 +120,23 @@ impl Fugato {
     /// How long the longest leg of a model takes for one item in its usual share; `None` where
     /// nothing is known of it.
     fn longest_leg(&mut self, view: &View<'_>, device: DeviceId, model: ModelId) -> Option<Nanos> {
+        let key = (device, model);
+        let knowledge = view.knowledge(model);
+        if self.rooms.configuration != view.configuration() {
+            self.rooms.configuration = view.configuration();
+            self.rooms.longest = FlatMap::default();
+        }
+        let known = self.rooms.longest.get(key);
+        if let Some(longest) = known.filter(|longest| longest.knowledge == knowledge) {
+            return Some(longest.takes);
+        }
         let usual = self.sizes.get(device, model);
         let share = usual.map_or_else(|| view.slices(device), |usual| usual.share);
-        let basis = self.tables.basis(view, model);
-        let rooms = &mut self.rooms;
-        if rooms.configuration != view.configuration() {
-            rooms.configuration = view.configuration();
-            rooms.longest = FlatMap::default();
-        }
-        let known = rooms.longest.entry((device, model));
-        match *known {
-            Some(longest) if (longest.basis, longest.share) == (basis, share) => {
-                Some(longest.takes)
-            }
-            _ => {
-                let table = self.tables.of(view, device, model, BatchSize(1));
-                let place = table.fastest(0).and_then(|_| table.within(share.0));
-                *known = place.map(|place| Longest {
-                    basis,
-                    share,
-                    takes: table.longest_leg(place),
-                });
-                known.map(|longest| longest.takes)
-            }
-        }
+        let table = self.tables.of(view, device, model, BatchSize(1));
+        let place = table.fastest(0).and_then(|_| table.within(share.0))?;
+        let takes = table.longest_leg(place);
+        self.rooms.longest.insert(key, Longest { knowledge, takes });
+        Some(takes)
     }
 
     /// What of its model's limit a claim may have, beside what other legs of the model hold.

@@ -37,6 +37,8 @@ pub(super) type Place = usize;
 #[derive(Debug, Default)]
 pub(super) struct Table {
     basis: Basis,
+    /// What had been told of the model; `None` before it was made.
+    told: Option<u64>,
     /// Rising; empty only of a table that was not made yet.
     shares: Vec<Share>,
     /// `[place][leg]`: the time of this leg and those after it; one entry more than there
@@ -54,9 +56,11 @@ struct Best {
 }
 
 impl Tables {
-    /// Counts a task that ended.
-    pub(super) fn ran(&mut self, model: ModelId) {
-        *self.ran.entry(model) += 1;
+    /// Counts a task that ended; whether its model's times are to be asked for anew.
+    pub(super) fn ran(&mut self, model: ModelId) -> bool {
+        let ran = self.ran.entry(model);
+        *ran += 1;
+        ran.is_multiple_of(ANEW_AFTER)
     }
 
     /// What is known of a model: while it stays, so do its tables.
@@ -108,9 +112,12 @@ impl Tables {
             id
         });
         let table = &mut self.tables[id.0];
-        // What is unknown may be known after any leg.
-        if table.basis != basis || !table.is_known() {
-            *table = Table::new(view, device, (model, batch), basis);
+        // What is unknown may be known after any leg of the model.
+        let may_know = || table.told != Some(view.told(model));
+        if table.basis != basis || !table.is_known() && may_know() {
+            let new = Table::new(view, device, (model, batch), basis);
+            let told = Some(view.told(model));
+            *table = Table { told, ..new };
         }
         id
     }
@@ -151,6 +158,7 @@ impl Table {
         let best = (0..legs).filter_map(|leg| best_of(&rest, leg)).collect();
         Self {
             basis,
+            told: None,
             shares,
             rest,
             best,
@@ -198,6 +206,12 @@ impl Table {
     pub(super) fn fastest(&self, leg: u16) -> Option<Place> {
         let best = self.best.get(usize::from(leg))?;
         Some(best.fastest)
+    }
+
+    /// The time from a leg on in the smallest share; `None` where nothing is known.
+    pub(super) fn in_smallest(&self, leg: u16) -> Option<Nanos> {
+        let smallest = self.rest.first()?;
+        Some(smallest[usize::from(leg)])
     }
 
     /// As [`fastest`](Self::fastest), of the shares up to one.

@@ -90,6 +90,7 @@ impl Scheduler {
         let most = || profile.grid.iter().map(|point| point.share).max();
         let slices = present.map_or_else(|| Share(most().unwrap_or(0)), |device| device.slices);
         self.state.latency.learn(model, profile, slices);
+        self.state.model_mut(model).told += 1;
     }
 
     pub(super) fn profile_wanted(&mut self, model: ModelId) {
@@ -237,7 +238,7 @@ impl Scheduler {
             neighbours,
             demand,
         };
-        self.state.latency.observe(point, took);
+        self.state.observe(point, took);
         self.state.plan_anew(model, at.device);
         // What ran beside a request says nothing of the point alone: it is run again.
         let survey = self.state.pool_mut(model).measuring.survey(model);

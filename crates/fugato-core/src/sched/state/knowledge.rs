@@ -220,7 +220,7 @@ impl State {
         let point = |leg| Spot { share, beside }.point(model, leg, batch);
         match (task.suspended, task.unsplit) {
             (true, _) => {}
-            (false, false) => self.latency.observe(point(leg), took),
+            (false, false) => self.observe(point(leg), took),
             (false, true) => self.learn_part((id, leg), took, point),
         }
         self.plan_anew(model, at.device);
@@ -262,7 +262,13 @@ impl State {
             return;
         };
         let part = took.scaled(part.as_nanos(), all.as_nanos().max(1));
-        self.latency.observe(point(leg), part);
+        self.observe(point(leg), part);
+    }
+
+    /// Takes in how long a leg took.
+    pub(in crate::sched) fn observe(&mut self, point: SurfacePoint, took: Nanos) {
+        self.latency.observe(point, took);
+        self.model_mut(point.model).told += 1;
     }
 
     /// Plans the backlog of a model with what is known.
