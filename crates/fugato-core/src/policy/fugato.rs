@@ -74,15 +74,16 @@ const HEADS: usize = 8;
 /// is what goodput may fall by there (simulated at twice the load held: by 15 % with 5/4).
 const DEAR: (u64, u64) = (11, 10);
 
-/// What of the policy is on: all but what was measured to help nowhere. Each is there to be
-/// turned off in comparisons.
+/// What of the policy is on: all but what did not gain, or too little to be sure of. Each is
+/// there to be turned off in comparisons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FugatoParts {
     /// Whether shares are chosen anew at each leg. Without it a task runs to its end in the share
     /// that it began in.
     pub preempt: bool,
-    /// Whether a leg gets no more than its own knee, so that others may have the rest.
+    /// Whether a leg gets no more than its own knee, so that others may have the rest. Then no task
+    /// runs in one go.
     pub leg_shares: bool,
     /// Whether what nobody needs goes to whoever gains by it.
     pub widen: bool,

@@ -277,8 +277,8 @@ section! {
         /// Whether shares are chosen anew at each leg. Without it a task runs to its end in the
         /// share that it began in.
         preempt: bool = true;
-        /// Whether a leg gets no more than its own knee, so that others may have the rest. Off: it
-        /// gained less than 3 % on assumed legs.
+        /// Whether a leg gets no more than its own knee, so that others may have the rest; no task runs
+        /// in one go then. Off: it gained less than 3 % on assumed legs.
         leg_shares: bool = false;
         /// Whether slices that nobody needs go to whoever gains most by them.
         widen: bool = true;
