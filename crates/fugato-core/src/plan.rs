@@ -130,8 +130,8 @@ pub struct Group {
 pub struct Leg {
     /// Its stages, counted from 0.
     pub stages: Range<u32>,
-    /// In how many parts of the batch it runs, one after the other, because the whole batch
-    /// takes longer than a leg may; from 1 to the items of the batch.
+    /// In how many parts of the batch it would have to run, one after the other, to take no longer
+    /// than a leg may; from 1 to the items of the batch. Devices run it whole.
     pub sub_batches: u32,
     /// The time of its stages for the whole batch at once, in nanoseconds.
     #[serde(rename = "predicted_ns")]

@@ -10,12 +10,12 @@ pub struct LegLimits {
     /// Stages are joined until a leg is at least this long: what dispatching it costs must
     /// be little beside it.
     pub min: Nanos,
-    /// A leg that is longer runs in parts of its batch: an urgent task waits for one part.
+    /// Of a leg that is longer the plan says in how many parts of its batch none would be.
     pub max: Nanos,
 }
 
 impl Default for LegLimits {
-    /// 500 us, fifty times what a dispatch may cost, and 2 ms, which an urgent task can wait.
+    /// 500 us, fifteen to forty times what a dispatch costs where a thread is woken, and 2 ms, which an urgent task can wait.
     fn default() -> Self {
         Self {
             min: Nanos::from_micros(500),
