@@ -160,3 +160,8 @@ fn randwire() {
 fn nasnet() {
     compare_batches("nasnet_a_large", &[1]);
 }
+
+#[test]
+fn bert_tiny() {
+    compare("bert-tiny");
+}
