@@ -32,7 +32,7 @@
 use super::Fugato;
 use super::table::Basis;
 use crate::flat::FlatMap;
-use crate::id::{BatchSize, DeviceId, ModelId};
+use crate::id::{BatchSize, DeviceId, ModelId, Share};
 use crate::policy::Verdict;
 use crate::sched::{ReadyHead, View};
 use crate::time::{Nanos, Timestamp};
@@ -47,7 +47,8 @@ const WAIT_RUNS: u64 = 4;
 const HEADROOM: (u64, u64) = (5, 4);
 
 /// A batch waits where an item of the batch that it would grow to takes no more than this much
-/// of the time of one now: on a device that gains little by batching, waiting only loses time.
+/// of the median time of one now: on a device that gains little by batching, waiting only loses
+/// time.
 const GAIN: (u64, u64) = (9, 10);
 
 /// The part of the objective that the interval of least work is planned for: the slices may not
@@ -127,14 +128,20 @@ impl Fugato {
         let tasks = at_once(view, device, head.model);
         let interval = (deadline - received).scaled(1, tasks + 1).min(longest);
         let until = (received + interval).min(latest);
+        if until <= view.now() {
+            return None;
+        }
         let comes = view.rate(head.model) * until.since(view.now()).as_secs_f64();
         let most = self.most(view, device, head.model);
         let here = view.batch_available(head.model, head.class, most);
         let later = BatchSize(here.0.saturating_add(floor(comes)).min(most.0));
-        let mut per_item = |batch: BatchSize| {
-            let table = self.tables.of(view, device, head.model, batch);
-            let place = table.within(usual.share.0).filter(|_| table.is_known())?;
-            Some(table.rest(place, 0).as_nanos() / u64::from(batch.0.max(1)))
+        let share = usual.share;
+        let place = (share, Share(view.slices(device).0.saturating_sub(share.0)));
+        // In the median: a tail is mostly delays that a batch of any size meets, and legs add
+        // theirs up, so that it makes the items of small batches look dear.
+        let per_item = |batch: BatchSize| {
+            let run = view.predict_at(head.model, batch, place, 0.5)?.time;
+            Some(run.as_nanos() / u64::from(batch.0.max(1)))
         };
         let (gain, of) = GAIN;
         let gains = per_item(later)?.saturating_mul(of) <= per_item(here)?.saturating_mul(gain);
