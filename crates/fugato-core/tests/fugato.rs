@@ -143,6 +143,50 @@ fn batches_wait_for_the_dequeue_interval_where_that_makes_them_cheaper() {
     assert!((median - figures(20.0, false).1).abs() < 0.1, "{median} ms");
 }
 
+/// Items that cost the same in any batch, on a machine whose delays of 3 ms meet one run in ten
+/// whatever its batch: in the tail two items look cheaper than one.
+#[test]
+fn nobody_waits_for_a_batch_that_is_cheaper_in_the_tail_only() {
+    let mut model = ModelProfile::new("even", "even", 8);
+    for (batch, share) in [1, 2, 4, 8].into_iter().flat_map(|b| [(b, 1), (b, 2)]) {
+        let median_s = f64::from(batch) * 0.003 / f64::from(share);
+        model.grid.push(GridPoint {
+            batch,
+            share,
+            neighbours: 0,
+            median_s: Some(median_s),
+            p95_s: Some(median_s + 0.003),
+            low_s: None,
+            high_s: None,
+            repeats: 1,
+            failed: None,
+        });
+    }
+    let mut profile = v100_dstack();
+    profile.synthetic = false;
+    profile.device.slices = 2;
+    profile.models = vec![model];
+    let arrivals = ArrivalProcess::Poisson { rate: 150.0 };
+    let load = ModelLoad::new("even", Nanos::from_millis(72), arrivals);
+    let workload = Workload::new(SECOND.times(10), SECOND, None, vec![load]).expect("valid");
+    let options = SimOptions {
+        timeline: 100_000,
+        ..SimOptions::default()
+    };
+    let device = sim_device("cpu", Share(2));
+    let scenario = Scenario::new(&profile, workload, device, options).expect("valid");
+    let median = |dequeue| {
+        let parts = FugatoParts {
+            dequeue,
+            ..FugatoParts::default()
+        };
+        let report = run(&scenario, spec(parts)).0;
+        report.models[0].p50_ms.expect("it ended")
+    };
+    let (with, without) = (median(true), median(false));
+    assert!((with - without).abs() < 0.5, "{with} ms, {without} without");
+}
+
 /// A batch is not waited for as long as an objective of minutes would allow.
 #[test]
 fn nobody_waits_long_for_a_fuller_batch() {
