@@ -42,6 +42,21 @@ fn profile(knees: &[(&str, u16)]) -> Profile {
     }
 }
 
+/// A point that could not be measured.
+fn failed(why: &str) -> GridPoint {
+    GridPoint {
+        batch: 8,
+        share: 4,
+        neighbours: 0,
+        median_s: None,
+        p95_s: None,
+        low_s: None,
+        high_s: None,
+        repeats: 0,
+        failed: Some(why.to_owned()),
+    }
+}
+
 #[test]
 fn a_knee_below_the_whole_of_any_model_is_enough_once_all_were_measured() {
     let verdict = |knees: &[(&str, u16)], faults: &[String]| {
@@ -101,17 +116,7 @@ fn a_fault_of_a_model_that_no_mix_holds_is_told_and_fails_nothing() {
     assert_eq!(of_mix.verdict, Verdict::Fails, "{}", of_mix.words);
     // The same of a point of its grid.
     let mut found = profile(&[("resnet18", 4), ("bert-tiny", 4)]);
-    let failed = GridPoint {
-        batch: 8,
-        share: 4,
-        neighbours: 0,
-        median_s: None,
-        p95_s: None,
-        low_s: None,
-        high_s: None,
-        repeats: 0,
-        failed: Some("no kernel".to_owned()),
-    };
+    let failed = failed("no kernel");
     found.models[1].grid.push(failed.clone());
     assert_eq!(answer(Some(&found), &plan, 2, &[]).verdict, Verdict::Holds);
     found.models[0].grid.push(failed);
@@ -209,17 +214,7 @@ fn the_first_models_have_most_of_the_time_and_leave_some_to_the_others() {
 #[test]
 fn a_point_that_failed_is_named() {
     let mut found = profile(&[("resnet18", 4), ("bert-tiny", 4)]);
-    found.models[1].grid.push(GridPoint {
-        batch: 8,
-        share: 4,
-        neighbours: 0,
-        median_s: None,
-        p95_s: None,
-        low_s: None,
-        high_s: None,
-        repeats: 0,
-        failed: Some("no memory".to_owned()),
-    });
+    found.models[1].grid.push(failed("no memory"));
     let Answer { verdict, words, .. } = answer(Some(&found), &plan(), 2, &[]);
     assert_eq!(verdict, Verdict::Fails);
     assert!(
