@@ -15,6 +15,12 @@ const INSET: f64 = 0.8;
 /// More boxes than this are a grey wall: later stages are then left out.
 const STAGES_MAX: usize = 300;
 
+/// How many of what there are, in words.
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
 /// Draws the stages of a plan: time goes right, the groups of a stage lie above each other, a
 /// leg has one colour.
 pub fn stages(plan: &Plan, title: &str) -> Chart {
@@ -26,10 +32,10 @@ pub fn stages(plan: &Plan, title: &str) -> Chart {
         CostBasis::Modelled => "Times of segments are COMPUTED, not measured.",
     };
     let subtitle = format!(
-        "{}: {} stages in {} legs, {} on {}, {}",
+        "{}: {} in {}, {} on {}, {}",
         plan.planner,
-        plan.stages.len(),
-        plan.legs.len(),
+        counted(plan.stages.len(), "stage"),
+        counted(plan.legs.len(), "leg"),
         plan.key.batch,
         plan.key.share,
         plan.predicted
