@@ -143,8 +143,8 @@ fn batches_wait_for_the_dequeue_interval_where_that_makes_them_cheaper() {
     assert!((median - figures(20.0, false).1).abs() < 0.1, "{median} ms");
 }
 
-/// Items that cost the same in any batch, on a machine whose delays of 3 ms meet one run in ten
-/// whatever its batch: in the tail two items look cheaper than one.
+/// Items that cost the same in any batch, on a machine whose delays of 3 ms meet one run in
+/// twenty whatever its batch: in the tail two items look cheaper than one.
 #[test]
 fn nobody_waits_for_a_batch_that_is_cheaper_in_the_tail_only() {
     let mut model = ModelProfile::new("even", "even", 8);

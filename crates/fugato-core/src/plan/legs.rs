@@ -15,7 +15,8 @@ pub struct LegLimits {
 }
 
 impl Default for LegLimits {
-    /// 500 us, fifteen to forty times what a dispatch costs where a thread is woken, and 2 ms, which an urgent task can wait.
+    /// 500 us, fifteen to forty times what a dispatch costs where a thread is woken, and 2 ms,
+    /// which an urgent task can wait.
     fn default() -> Self {
         Self {
             min: Nanos::from_micros(500),
