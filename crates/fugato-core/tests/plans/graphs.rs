@@ -15,8 +15,6 @@ pub(crate) const DEVICE: CostModel = CostModel {
     lane_slices: Share(u16::MAX),
     lanes: 4,
     fork_s: 4e-6,
-    group_s: 1e-6,
-    crowding: 0.1,
 };
 pub(crate) const SHARE: Share = Share(8);
 pub(crate) const BATCH: BatchSize = BatchSize(1);

@@ -1,7 +1,8 @@
 //! The cost model against IOS's published times.
 //!
-//! It is calibrated on the times of the sequential and the greedy schedule of four models
-//! (batch 1, V100), and asked for those of IOS's own schedules, which it was not shown.
+//! It is calibrated on the times of sequential and greedy schedules (V100): those of four
+//! models at batch 1, and the sequential ones of Inception-v3 at larger batches. It is asked for
+//! those of IOS's own schedules, which it was not shown.
 
 use crate::graphs::total;
 use crate::models;
@@ -16,18 +17,21 @@ use std::io::Write;
 /// IOS (MLSys 2021), table of the artifact: V100 at 1530 MHz, cuDNN 7.6.5, 32-bit floats.
 struct Model {
     name: &'static str,
-    graph: Graph,
-    segments: Segments,
+    /// Of a model whose graph is random: some of its kind, of which the mean counts.
+    graphs: Vec<(Graph, Segments)>,
     sequential: f64,
     greedy: f64,
     ios: f64,
 }
 
-fn model(name: &'static str, graph: Graph, [sequential, greedy, ios]: [f64; 3]) -> Model {
+fn model(name: &'static str, graphs: Vec<Graph>, [sequential, greedy, ios]: [f64; 3]) -> Model {
+    let apart = |graph: Graph| {
+        let segments = graph.apart();
+        (graph, segments)
+    };
     Model {
         name,
-        segments: graph.apart(),
-        graph,
+        graphs: graphs.into_iter().map(apart).collect(),
         sequential,
         greedy,
         ios,
@@ -35,23 +39,36 @@ fn model(name: &'static str, graph: Graph, [sequential, greedy, ios]: [f64; 3]) 
 }
 
 fn published() -> [Model; 4] {
-    let inception = models::inception_v3();
+    let randwires = (1..=4).map(models::randwire).collect();
+    let nasnet = vec![models::nasnet_large()];
     [
-        model("inception-v3", inception, [6.51, 4.62, 4.11]),
-        model("randwire", models::randwire(1), [8.49, 6.27, 6.02]),
         model(
-            "nasnet-a-large",
-            models::nasnet_large(),
-            [22.95, 16.78, 16.04],
+            "inception-v3",
+            vec![models::inception_v3()],
+            [6.51, 4.62, 4.11],
         ),
-        model("squeezenet", models::squeezenet(), [0.86, 0.98, 0.82]),
+        model("randwire", randwires, [8.49, 6.27, 6.02]),
+        model("nasnet-a-large", nasnet, [22.95, 16.78, 16.04]),
+        model("squeezenet", vec![models::squeezenet()], [0.86, 0.98, 0.82]),
     ]
 }
 
+/// Inception-v3 by batch: sequential and IOS's, in milliseconds, of another run of the artifact.
+const BY_BATCH: [(u32, f64, f64); 5] = [
+    (1, 6.20, 3.94),
+    (16, 17.95, 15.17),
+    (32, 30.54, 27.00),
+    (64, 55.67, 51.11),
+    (128, 108.55, 102.74),
+];
+
 fn millis(model: &Model, planner: &impl Planner, device: &CostModel, batch: u32) -> f64 {
-    let mut costs = device.costs(&model.graph, &model.segments, BatchSize(batch), Share(80));
-    let Ok(stages) = planner.stages(&model.segments, &mut costs, &mut |_| ());
-    total(&stages).as_millis_f64()
+    let of = |(graph, segments): &(Graph, Segments)| {
+        let mut costs = device.costs(graph, segments, BatchSize(batch), Share(80));
+        let Ok(stages) = planner.stages(segments, &mut costs, &mut |_| ());
+        total(&stages).as_millis_f64()
+    };
+    model.graphs.iter().map(of).sum::<f64>() / model.graphs.len() as f64
 }
 
 /// IOS plans a stage of RandWire (32 operators) at once, and each cell of NASNet on its own;
@@ -64,19 +81,17 @@ const BLOCKS_OF_IOS: Ios = Ios {
     merge: false,
 };
 
-/// What is fitted: the logarithms of bandwidth, grain, launch and group, and crowding. The
-/// data sheet says the operations per second; a fork cannot be told from a group, because
-/// greedy's stages are alike in width.
-type Point = [f64; 5];
+/// What is fitted: the logarithms of bandwidth, grain, launch and fork. The data sheet says the
+/// operations per second.
+type Point = [f64; 4];
 
 fn device(point: Point) -> CostModel {
-    let [bytes, grain, launch, group, crowding] = point;
+    let [bytes, grain, launch, fork] = point.map(f64::exp);
     CostModel {
-        bytes_per_slice: bytes.exp(),
-        grain_bytes: grain.exp(),
-        launch_s: launch.exp(),
-        group_s: group.exp(),
-        crowding: crowding.max(0.0),
+        bytes_per_slice: bytes,
+        grain_bytes: grain,
+        launch_s: launch,
+        fork_s: fork,
         ..CostModel::IOS_V100
     }
 }
@@ -84,11 +99,20 @@ fn device(point: Point) -> CostModel {
 /// The mean square of the relative errors at what the model is calibrated on.
 fn loss(models: &[Model], device: &CostModel) -> f64 {
     let error = |predicted: f64, published: f64| (predicted / published).ln().powi(2);
-    let of = |model: &Model| {
+    let mut errors = Vec::new();
+    for model in models {
         let greedy = millis(model, &Greedy::default(), device, 1);
-        error(millis(model, &Sequential, device, 1), model.sequential) + error(greedy, model.greedy)
-    };
-    models.iter().map(of).sum::<f64>() / (2 * models.len()) as f64
+        errors.push(error(
+            millis(model, &Sequential, device, 1),
+            model.sequential,
+        ));
+        errors.push(error(greedy, model.greedy));
+    }
+    for (batch, sequential, _) in BY_BATCH.into_iter().skip(1) {
+        let predicted = millis(&models[0], &Sequential, device, batch);
+        errors.push(error(predicted, sequential));
+    }
+    errors.iter().sum::<f64>() / errors.len() as f64
 }
 
 /// Pattern search: a step along each axis while it helps, then half the step.
@@ -117,10 +141,7 @@ fn fitted(models: &[Model], mut point: Point) -> (f64, Point) {
 
 /// From the bandwidth of the data sheet, and guesses of what it does not say.
 fn starts() -> [Point; 3] {
-    [8e3_f64, 16e3, 32e3].map(|grain| {
-        let (bytes, launch, group): (f64, f64, f64) = (900e9 / 80.0, 1e-6, 1e-5);
-        [bytes.ln(), grain.ln(), launch.ln(), group.ln(), 0.1]
-    })
+    [8e3, 16e3, 32e3].map(|grain| [900e9 / 80.0, grain, 1e-6, 1e-5].map(f64::ln))
 }
 
 #[test]
@@ -133,15 +154,12 @@ fn the_model_of_the_v100_is_what_the_calibration_finds() {
     let known = loss(&models, &CostModel::IOS_V100);
     assert!(known <= 1.02 * best, "{known} is not {best}, of {point:?}");
     assert!(
-        known.sqrt() < 0.07,
+        known.sqrt() < 0.06,
         "calibrated with an error of {}",
         known.sqrt()
     );
 }
 
-/// Within 10 % but for NASNet, where the time of the sequential schedule is missed by as much
-/// already: its many convolutions by channel are slower on the device than their operations
-/// say.
 #[test]
 fn times_that_it_was_not_shown_are_predicted() {
     let device = CostModel::IOS_V100;
@@ -163,19 +181,16 @@ fn times_that_it_was_not_shown_are_predicted() {
             100.0 * error
         )
         .expect("stdout");
-        let within = if name == "nasnet-a-large" { 0.15 } else { 0.1 };
         let published = model.ios;
-        assert!(
-            error.abs() < within,
-            "{name}: {ios} ms, published {published}"
-        );
+        assert!(error.abs() < 0.1, "{name}: {ios} ms, published {published}");
     }
 }
 
-/// IOS with merge stages too took 4.03 ms for Inception-v3, and 4.11 without.
+/// IOS with merge stages too took 4.03 ms for Inception-v3 and 4.11 without; for SqueezeNet 0.73,
+/// from convolutions of two sizes in one, which do not merge here.
 #[test]
 fn merged_stages_are_predicted_too() {
-    let [inception, ..] = published();
+    let [inception, _, _, squeezenet] = published();
     let merging = Ios {
         merge: true,
         ..BLOCKS_OF_IOS
@@ -183,17 +198,17 @@ fn merged_stages_are_predicted_too() {
     let device = CostModel::IOS_V100;
     let both = millis(&inception, &merging, &device, 1);
     let plain = millis(&inception, &BLOCKS_OF_IOS, &device, 1);
-    let mut costs = device.costs(
-        &inception.graph,
-        &inception.segments,
-        BatchSize(1),
-        Share(80),
-    );
-    let Ok(stages) = merging.stages(&inception.segments, &mut costs, &mut |_| ());
+    let small = millis(&squeezenet, &merging, &device, 1);
+    let [(graph, segments)] = &inception.graphs[..] else {
+        panic!("Inception-v3 is one graph");
+    };
+    let mut costs = device.costs(graph, segments, BatchSize(1), Share(80));
+    let Ok(stages) = merging.stages(segments, &mut costs, &mut |_| ());
     let merged = stages.iter().filter(|stage| stage.merged).count();
     writeln!(
         std::io::stdout(),
-        "inception-v3: {both:.2} ms with {merged} merged stages, published 4.03; {plain:.2} without"
+        "inception-v3: {both:.3} ms with {merged} merged stages, published 4.03; {plain:.3} without; \
+         squeezenet: {small:.3} ms, published 0.73"
     )
     .expect("stdout");
     assert!(
@@ -202,24 +217,27 @@ fn merged_stages_are_predicted_too() {
     );
 }
 
-/// Published gains over the sequential schedule with Inception-v3: 1.57, 1.18 and 1.06 at
-/// batch 1, 16 and 128. The model's falls from 1.67 to 1.29, and no further: it takes
-/// waiting for memory and computing to overlap perfectly.
+/// The gain over the sequential schedule falls with the batch as it does on the device.
 #[test]
 fn the_gain_falls_with_the_batch() {
     let [inception, ..] = published();
-    let gain = |batch| {
-        let device = CostModel::IOS_V100;
-        let ios = millis(&inception, &BLOCKS_OF_IOS, &device, batch);
-        millis(&inception, &Sequential, &device, batch) / ios
-    };
-    let [one, sixteen, many] = [1, 16, 128].map(gain);
-    writeln!(
-        std::io::stdout(),
-        "gains: {one:.2}, {sixteen:.2}, {many:.2}"
-    )
-    .expect("stdout");
-    let close = |gain: f64, published: f64| (gain / published - 1.0).abs() < 0.1;
-    assert!(close(one, 1.57) && close(sixteen, 1.18), "{one}, {sixteen}");
-    assert!(many <= sixteen, "{many}, {sixteen}");
+    let device = CostModel::IOS_V100;
+    let mut last = f64::INFINITY;
+    for (batch, sequential, ios) in BY_BATCH {
+        let predicted = millis(&inception, &Sequential, &device, batch);
+        let gain = predicted / millis(&inception, &BLOCKS_OF_IOS, &device, batch);
+        let published = sequential / ios;
+        let error = gain / published - 1.0;
+        writeln!(
+            std::io::stdout(),
+            "batch {batch}: sequential {predicted:.1} ms, published {sequential:.1}; gain {gain:.2}, \
+             {published:.2}: {:+.1} %",
+            100.0 * error
+        )
+        .expect("stdout");
+        assert!(error.abs() < 0.1, "batch {batch}: {gain}, {published}");
+        // It rises by 0.1 % from 32 items to 64, where all that fills the device is alike.
+        assert!(gain < 1.01 * last, "batch {batch}: {gain}, {last}");
+        last = gain;
+    }
 }

@@ -219,7 +219,7 @@ fn thousands_of_operators_side_by_side_are_no_trouble() {
 #[test]
 fn thousands_of_operators_beside_a_long_one_are_no_trouble() {
     // Each of the short ones waits for the two before it, so that it could follow them.
-    let short = |place: usize| ((place.max(3) - 2..place).collect(), 100, 1_000);
+    let short = |place: usize| ((place.max(3) - 2..place).collect(), 100, 20_000);
     let mut nodes = vec![(Vec::new(), 100, 1_000_000_000)];
     nodes.extend((1..20_000).map(short));
     let graph = graph_of(&nodes);

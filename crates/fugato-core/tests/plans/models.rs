@@ -3,8 +3,10 @@
 //! Their shapes are those of the papers (Inception-v3, SqueezeNet with complex bypass,
 //! NASNet-A 6 @ 4032, RandWire), their operators those of IOS: a ReLU with the separable
 //! convolution after it is one, a sum or a concatenation that feeds an operator is part of
-//! it. RandWire's graphs are random; these are of the same kind as the ones that IOS drew,
-//! not the same ones.
+//! it. Their kernels are those of IOS's runtime (its `ios_runtime.cu`): a convolution without an
+//! activation after it adds its bias in a second one, and a concatenation copies term by term.
+//! RandWire's graphs are random; these are of the same kind as the ones that IOS drew, not the
+//! same ones.
 
 use fugato_core::TensorIndex;
 use fugato_core::graph::{Graph, Operator, Tensor};
@@ -153,9 +155,23 @@ impl Net {
     /// Sums, one beside the other: terms of one or two values.
     fn concat(&mut self, terms: &[&[Value]]) -> Value {
         let channels = terms.iter().map(|term| term[0].channels).sum();
+        let mut read = Vec::new();
+        for (place, term) in terms.iter().enumerate() {
+            let mut x = term[0];
+            if term.len() > 1 {
+                x = self.sum("Sum", term);
+                x = self.within(x);
+            }
+            if place + 1 < terms.len() {
+                // What it writes is counted with the last one, which stands for the whole.
+                let copied = self.value(0, x.height, x.width);
+                self.operator("Copy", &[x], copied, 0, 0);
+                x = self.within(copied);
+            }
+            read.push(x);
+        }
         let output = self.value(channels, terms[0][0].height, terms[0][0].width);
-        let inputs = terms.concat();
-        self.operator("Concat", &inputs, output, 0, 0);
+        self.operator("Concat", &read, output, 0, 0);
         output
     }
 
@@ -166,10 +182,17 @@ impl Net {
         value
     }
 
+    /// The bias of a convolution that no activation follows.
+    fn biased(&mut self, x: Value) -> Value {
+        let x = self.within(x);
+        self.sum("Bias", &[x])
+    }
+
     fn relu_conv(&mut self, x: Value, channels: u64, window: Window) -> Value {
         let x = self.sum("Relu", &[x]);
         let x = self.within(x);
-        self.conv(x, channels, window)
+        let x = self.conv(x, channels, window);
+        self.biased(x)
     }
 
     /// ReLU of a sum, then a convolution by channel, then one by point.
@@ -182,8 +205,10 @@ impl Net {
         let x = self.sum("Relu", &[x]);
         let x = self.within(x);
         let x = self.grouped(x, x.channels, window, 1);
+        let x = self.biased(x);
         let x = self.within(x);
-        self.conv(x, channels, POINT)
+        let x = self.conv(x, channels, POINT);
+        self.biased(x)
     }
 
     /// Two of them, the first with the stride.
@@ -360,7 +385,12 @@ impl Net {
         let third = [self.pool(right, same(3, 1)), left];
         let fourth = [0; 2].map(|_| self.pool(left, same(3, 1)));
         let fifth = [self.branch(right, channels, 3, 1), right];
-        self.concat(&[&first, &second, &third, &fourth, &fifth])
+        let terms: [&[Value]; 5] = [&first, &second, &third, &fourth, &fifth];
+        match before.height == x.height {
+            true => self.concat(&terms),
+            // IOS's first cell of each size passes this on too.
+            false => self.concat(&[&[&[left] as &[Value]], &terms[..]].concat()),
+        }
     }
 
     /// A value with `channels` channels and the size of `like`, which may be half its own.
@@ -379,6 +409,7 @@ pub(crate) fn nasnet_large() -> Graph {
     let input = net.value(3, 331, 331);
     let filters = 168;
     let stem = net.conv(input, 96, valid(3, 2));
+    let stem = net.biased(stem);
     let narrow = net.relu_conv(stem, filters / 4, POINT);
     let mut before = net.reduction(narrow, stem, filters / 4);
     let right = net.fitted(stem, before, filters / 2);
@@ -406,7 +437,8 @@ pub(crate) fn randwire(seed: u64) -> Graph {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut net = Net::default();
     let input = net.value(3, 224, 224);
-    let mut x = net.conv(input, 77, same(3, 2));
+    let x = net.conv(input, 77, same(3, 2));
+    let mut x = net.biased(x);
     for (nodes, channels) in [(16, 154), (32, 308), (32, 616), (32, 1232)] {
         let edges = watts_strogatz(nodes, 4, 0.75, &mut random);
         let mut values: Vec<Value> = Vec::new();
@@ -423,7 +455,7 @@ pub(crate) fn randwire(seed: u64) -> Graph {
         let last: Vec<Value> = last.map(|node| values[node]).collect();
         x = net.sum("Sum", &last);
     }
-    x = net.conv(x, 1280, POINT);
+    x = net.relu_conv(x, 1280, POINT);
     let output = net.pool(x, valid(x.height, 1));
     net.graph(input, output)
 }

@@ -99,8 +99,6 @@ fn speed(bench: &mut PlanBench, rounds: usize) -> Result<CostModel, PlanBenchErr
         lane_slices: Share(1),
         lanes: share.0,
         fork_s: FORK.as_secs_f64(),
-        group_s: 0.0,
-        crowding: 0.0,
     })
 }
 

@@ -12,9 +12,7 @@ const DEVICE: CostModel = CostModel {
     sync_s: 0.0,
     lane_slices: Share(u16::MAX),
     lanes: 4,
-    fork_s: 3e-6,
-    group_s: 2e-6,
-    crowding: 0.0,
+    fork_s: 5e-6,
 };
 
 /// Independent operators of these widths, each operation of 100 floating-point operations.
@@ -70,22 +68,20 @@ fn a_kernel_alone_fills_as_many_slices_as_it_has_operations() {
 
 #[test]
 fn groups_share_the_slices_and_pay_for_fork_and_join() {
-    // Four slices of eight each: neither waits.
-    close(micros(DEVICE, &[4, 4], 8, &[&[0], &[1]]), 115.0);
-    // All slices each: the work takes twice as long, launching does not.
-    close(micros(DEVICE, &[8, 8], 8, &[&[0], &[1]]), 215.0);
-    let crowded = CostModel {
-        crowding: 0.5,
-        ..DEVICE
-    };
+    // Four slices of eight each: neither waits but for the other's launch.
     close(
-        micros(crowded, &[8, 8], 8, &[&[0], &[1]]),
-        10.0 + 250.0 + 5.0,
+        micros(DEVICE, &[4, 4], 8, &[&[0], &[1]]),
+        5.0 + 20.0 + 100.0,
+    );
+    // All slices each: the work takes twice as long.
+    close(
+        micros(DEVICE, &[8, 8], 8, &[&[0], &[1]]),
+        5.0 + 20.0 + 200.0,
     );
     // One of 100 us, and two of them: beside the first they take 150, then one is alone.
     close(
         micros(DEVICE, &[8, 4, 4], 8, &[&[0], &[1, 2]]),
-        10.0 + 150.0 + 110.0 + 5.0,
+        5.0 + 20.0 + 150.0 + 110.0,
     );
 }
 
@@ -97,7 +93,7 @@ fn groups_wait_for_lanes_and_lanes_have_slices() {
         lane_slices: Share(1),
         ..DEVICE
     };
-    close(micros(threads, &[2, 2], 2, &[&[0], &[1]]), 215.0);
+    close(micros(threads, &[2, 2], 2, &[&[0], &[1]]), 225.0);
     close(micros(threads, &[2, 2], 2, &[&[0, 1]]), 220.0);
 }
 
@@ -110,8 +106,28 @@ fn bandwidth_is_shared_and_empty_kernels_cost_their_launch() {
         ..DEVICE
     };
     close(micros(slow, &[1], 2, &[&[0]]), 60.0);
-    close(micros(slow, &[1, 1], 2, &[&[0], &[1]]), 115.0);
-    close(micros(slow, &[0, 0], 2, &[&[0], &[1]]), 15.0);
+    close(micros(slow, &[1, 1], 2, &[&[0], &[1]]), 5.0 + 20.0 + 100.0);
+    close(micros(slow, &[0, 0], 2, &[&[0], &[1]]), 25.0);
+}
+
+#[test]
+fn a_kernel_computes_while_it_moves_its_bytes() {
+    // 400 bytes out are four operations: 100 us on four slices of eight, and at 1 byte per us and
+    // slice 50 us on eight.
+    let both = CostModel {
+        bytes_per_slice: 1e6,
+        ..DEVICE
+    };
+    close(micros(both, &[4], 8, &[&[0]]), 110.0);
+    // Half of the slices and half of the bandwidth each: two fit.
+    close(micros(both, &[4, 4], 8, &[&[0], &[1]]), 125.0);
+    let slower = CostModel {
+        bytes_per_slice: 0.25e6,
+        ..DEVICE
+    };
+    close(micros(slower, &[4], 8, &[&[0]]), 210.0);
+    // All of the bandwidth each.
+    close(micros(slower, &[4, 4], 8, &[&[0], &[1]]), 425.0);
 }
 
 /// Two operators that read one tensor, of a slice each, and one of another kind.
@@ -153,9 +169,9 @@ fn operators_alike_merge_into_one_and_a_split() {
         let Ok(time) = costs.merged(&segments);
         time.map(|time| time.as_secs_f64() * 1e6)
     };
-    // 10 us of launch, 100 us of work in two slices, 2,000 bytes of weights, 100 read and 200
-    // written; then 10 us of launch, and 200 bytes read and written.
-    let expected = 10.0 + 100.0 + 115.0 + 10.0 + 20.0;
+    // 10 us of launch, then 100 us of work in two slices beside 2,000 bytes of weights, 100 read and
+    // 200 written; then 10 us of launch, and 200 bytes read and written.
+    let expected = 10.0 + 115.0 + 10.0 + 20.0;
     close(merged(&[0, 1]).expect("they are alike"), expected);
     assert_eq!(merged(&[0, 2]), None);
     assert_eq!(merged(&[]), None);
