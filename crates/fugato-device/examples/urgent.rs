@@ -20,11 +20,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Niceness of normal and urgent lanes, and whether normal ones have the longest slices.
-const CLASSES: [(i32, i32, bool); 5] = [
+const CLASSES: [(i32, i32, bool); 7] = [
     (15, 15, true),
-    (15, 10, false),
     (15, 10, true),
     (19, 10, true),
+    (19, 5, true),
+    (15, 0, false),
+    (15, 0, true),
     (19, 0, true),
 ];
 

@@ -58,10 +58,11 @@ impl Default for CpuOptions {
             cores: Vec::new(),
             // As many instances as a person would give one device of a few cores.
             lanes: 8,
-            // 5 steps of niceness are a weight of 3 to 1 in Linux's fair scheduler, and
-            // 10 to 15 steps one of 10 and 30 to 1 for the server's threads.
+            // 15 steps of niceness are a weight of about 30 to 1 in Linux's fair scheduler, for
+            // the server's threads and for urgent legs. With 5 steps, 3 to 1, a suspended leg has
+            // its part of the core back within a few milliseconds.
             niceness_normal: 15,
-            niceness_urgent: 10,
+            niceness_urgent: 0,
             layered: false,
             // Most waits between operators are shorter, and a thread whose partner lost its
             // core to something else soon sleeps. On two idle cores 20 us give what endless

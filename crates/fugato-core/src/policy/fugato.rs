@@ -7,7 +7,7 @@
 //!
 //! | question | answer |
 //! |---|---|
-//! | who goes first | tasks that are begun, then heads of queues, then tasks whose first request is late; among each the one that must go on first: its deadline less its time in the best share |
+//! | who goes first | tasks that are begun and heads that cannot wait for one of them to end, then other heads of queues, then tasks whose first request is late; among each the one that must go on first: its deadline less its time in the best share ([`claims`]) |
 //! | which share | the smallest in which the rest of the task ends by its first request's deadline |
 //! | which batch | all that waits, or as many as end in time in the slices that are free |
 //! | what is left | slice by slice to whoever saves the largest part of its time by it, up to the knee of its next leg |
@@ -217,9 +217,12 @@ impl Fugato {
         let same = |claim: &&Claim| {
             let grows = !free.is_empty() && self.parts.widen && claim.held < claim.most;
             let may = claim.held <= claim.allowed;
-            may && claim.need <= claim.held && !grows && (!unmet || claim.need == claim.held)
+            let gives_up = unmet.is_some() && claim.need < claim.held;
+            may && claim.need <= claim.held && !grows && !gives_up
         };
-        let running = claims
+        // Whoever goes before them and waits may take what the others hold, at the boundary.
+        let before = unmet.unwrap_or(claims.len());
+        let running = claims[..before]
             .iter()
             .filter(same)
             .find_map(|claim| match claim.who {

@@ -313,6 +313,15 @@ impl<'a> View<'a> {
         self.state.enforced(first.deadline)
     }
 
+    /// By when the first of a task's requests that has not ended is to be served: its enforced
+    /// deadline, or what queues by deadline take for one; `None` for a task without requests.
+    pub fn head_order(&self, task: TaskId) -> Option<Timestamp> {
+        let mut requests = self.state.task(task).requests.iter();
+        let first = requests.find_map(|id| self.state.requests.get(id))?;
+        let enforced = self.state.enforced(first.deadline);
+        Some(enforced.unwrap_or(first.received + self.best_effort()))
+    }
+
     /// Tasks that a model may have in flight.
     pub fn slots(&self, model: ModelId) -> u16 {
         self.state.model(model).spec.slots

@@ -57,11 +57,11 @@ fn legs_of_a_task_run_in_order_and_ahead_of_new_tasks() {
 }
 
 /// Models of three legs, of which each takes the model's number + 1 in milliseconds.
-fn in_three_legs(models: &[ModelSpec]) -> World {
+fn in_three_legs(policy: PolicySpec, models: &[ModelSpec]) -> World {
     let mut world = world(
         SchedulerConfig {
             deadlines: DeadlineMode::Enforce,
-            ..config(PolicySpec::EdfLegs)
+            ..config(policy)
         },
         vec![device(0, 1, 1)],
         |start| Nanos::from_millis(u64::from(start.model.0) + 1),
@@ -146,7 +146,7 @@ fn what_cannot_run_unsplit_or_is_told_not_to_runs_in_legs() {
         ..FugatoParts::default()
     });
     let mut world = that_can_run_unsplit(off);
-    let mut in_legs = in_three_legs(&[model(0)]);
+    let mut in_legs = in_three_legs(PolicySpec::EdfLegs, &[model(0)]);
     for world in [&mut world, &mut in_legs] {
         for request in 0..3 {
             world.push_arrival(arrival(request, 0, request * 10 * MS));
@@ -183,7 +183,7 @@ fn edf_legs_lets_an_urgent_task_in_between_two_legs() {
         slo: Some(Nanos::from_millis(millis)),
         ..model(id)
     };
-    let mut world = in_three_legs(&[slo(0, 20), slo(4, 100)]);
+    let mut world = in_three_legs(PolicySpec::EdfLegs, &[slo(0, 20), slo(4, 100)]);
     world.push_arrival(arrival(0, 4, 0));
     world.push_arrival(arrival(1, 0, 2 * MS));
     world.push_arrival(arrival(2, 0, 12 * MS));
@@ -206,6 +206,60 @@ fn edf_legs_lets_an_urgent_task_in_between_two_legs() {
     assert_eq!(ends, expected, "one leg is the most that anybody waits");
 }
 
+/// Under `fugato`: model 4 of three legs of 5 ms, due after `long`, and model 0 of three of 1 ms, due
+/// after `short` milliseconds. Both have run; a task of model 4 begins at 40 ms.
+fn long_beside_short(long: Option<u64>, short: u64) -> World {
+    let slo = |id, millis: Option<u64>| ModelSpec {
+        slo: millis.map(Nanos::from_millis),
+        slots: 1,
+        ..model(id)
+    };
+    let fugato = PolicySpec::Fugato(FugatoParts::default());
+    let mut world = in_three_legs(fugato, &[slo(0, Some(short)), slo(4, long)]);
+    for (request, model, when) in [(0, 4, 0), (1, 0, 20), (2, 4, 40)] {
+        world.push_arrival(arrival(request, model, when * MS));
+    }
+    world
+}
+
+#[test]
+fn fugato_lets_a_head_in_between_two_legs_that_cannot_wait_for_the_task() {
+    let alone = [(4, 0), (4, 1), (4, 2), (0, 0), (0, 1), (0, 2)];
+    // It has 17 ms to spare, of which the rest of the task would take 13: more than a quarter.
+    let mut world = long_beside_short(Some(500), 20);
+    world.push_arrival(arrival(3, 0, 42 * MS));
+    world.run();
+    let pressed = [(4, 0), (0, 0), (0, 1), (0, 2), (4, 1), (4, 2)];
+    assert_eq!(model_and_leg(&mut world), [alone, pressed].concat());
+    let ended = &world.effects_mut().ended;
+    let ends: Vec<(u64, Timestamp)> = ended.iter().map(|end| (end.request.0, end.at)).collect();
+    assert_eq!(ends[2..], [(3, at(48 * MS)), (2, at(58 * MS))]);
+    // It has 97 ms to spare: it waits.
+    let mut world = long_beside_short(Some(500), 100);
+    world.push_arrival(arrival(3, 0, 42 * MS));
+    world.run();
+    assert_eq!(model_and_leg(&mut world), [alone, alone].concat());
+    // The task is the more urgent one by then: it was received at 40 ms, and has 4 ms to spare.
+    let mut world = long_beside_short(Some(19), 20);
+    world.push_arrival(arrival(3, 0, 42 * MS));
+    world.run();
+    assert_eq!(model_and_leg(&mut world), [alone, alone].concat());
+}
+
+#[test]
+fn fugato_lets_heads_pass_a_task_without_a_deadline_for_a_second_at_most() {
+    let mut world = long_beside_short(None, 20);
+    // As much as the device can do.
+    for turn in 0..500 {
+        world.push_arrival(arrival(3 + turn, 0, (42 + 3 * turn) * MS));
+    }
+    world.run();
+    let ended = &world.effects_mut().ended;
+    let task = ended.iter().find(|end| end.request.0 == 2);
+    let task = task.expect("it ends").at;
+    assert!(at(100 * MS) < task && task < at(1_100 * MS), "{task}");
+}
+
 #[test]
 fn edf_legs_gives_a_task_up_that_can_no_longer_be_in_time() {
     let slo = |id, millis| ModelSpec {
@@ -213,7 +267,7 @@ fn edf_legs_gives_a_task_up_that_can_no_longer_be_in_time() {
         slots: 1,
         ..model(id)
     };
-    let mut world = in_three_legs(&[slo(0, 10), slo(4, 17)]);
+    let mut world = in_three_legs(PolicySpec::EdfLegs, &[slo(0, 10), slo(4, 17)]);
     // What a leg takes is known after one run of each.
     world.push_arrival(arrival(0, 0, 0));
     world.push_arrival(arrival(1, 4, 10 * MS));

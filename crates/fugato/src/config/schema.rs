@@ -134,9 +134,10 @@ section! {
         /// threads, at 0, are a weight of about 1 to 30, so that the server answers at once
         /// when all cores are busy.
         niceness: i32 = 15;
-        /// Niceness of the threads that run urgent legs. Five steps above other legs are a
-        /// weight of 3 to 1, and the server still comes first. Policy `fugato` uses them.
-        niceness_urgent: i32 = 10;
+        /// Niceness of the threads that run urgent legs. Fifteen steps above other legs are a
+        /// weight of about 30 to 1, as that of the server's threads, which still run at once when
+        /// they wake up, because they ask for less. Policy `fugato` uses them.
+        niceness_urgent: i32 = 0;
         /// How long a thread of a model that runs on several cores waits for the others by
         /// spinning before it sleeps, while its leg runs; 0s for not at all. 20 us catch most
         /// waits between operators (a quarter of SqueezeNet's time on two cores) and cost

@@ -1,11 +1,20 @@
 //! Who asks for slices at a boundary, in which order, and how many each needs to be in time.
+//!
+//! Tasks that are begun go before heads of queues: what they hold is paid for, and ends. But a head that
+//! would lose a quarter of its time to spare by waiting for the first of them to end is **pressed**. It goes
+//! before tasks with more time to spare that are in time in the share they have even after its run: at a
+//! boundary between two of their legs it takes what they had. Others would need a larger share
+//! afterwards, which costs more than it gives: on seven models and 80 slices, four tasks of each in
+//! flight, 3 to 8 % of the load. A task without a deadline is as if due when its queue takes it to be, so
+//! that heads do not pass it for ever.
 
 use super::Fugato;
+use super::over::PATIENCE;
 use super::room::ALL;
 use super::table::TableId;
 use crate::id::{BatchSize, DeviceId, ModelId, Share};
 use crate::sched::{Begun, ReadyHead, View};
-use crate::time::Timestamp;
+use crate::time::{Nanos, Timestamp};
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +40,9 @@ pub(super) struct Claim {
     /// By when the first request is due; `None` where deadlines are not enforced, or it has
     /// none.
     pub(super) due: Option<Timestamp>,
+    /// By when it goes in the order of claims: when it is due, or what its queue takes for that of a task
+    /// without a deadline.
+    served: Timestamp,
     /// The smallest share in which that is kept; the usual one where none does.
     pub(super) need: Share,
     /// The share above which the next leg gains nothing.
@@ -55,6 +67,8 @@ struct Urgency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
     Begun,
+    /// Heads that cannot wait for tasks, and the tasks that can wait for them.
+    Pressed,
     Head,
     Late,
 }
@@ -74,9 +88,58 @@ impl Fugato {
         let heads = heads.iter().copied();
         let heads = heads.filter(|head| owed.is_none_or(|model| model == head.model));
         claims.extend(heads.map(|head| self.of_head(view, device, head)));
+        if self.parts.preempt {
+            self.press(view, &mut claims);
+        }
         // In the order of ids, and of deadlines, where equally urgent.
         claims.sort_by_key(|claim| claim.urgency);
         claims
+    }
+
+    /// Puts heads that cannot wait for the first task to end among the tasks that can wait for
+    /// them.
+    fn press(&self, view: &View<'_>, claims: &mut [Claim]) {
+        let ends = claims.iter().filter_map(|claim| self.ends(claim));
+        let Some(end) = ends.min() else {
+            return;
+        };
+        let wait = end - view.now();
+        let (part, whole) = PATIENCE;
+        let mut longest = None;
+        for claim in claims.iter_mut() {
+            let spare = claim.urgency.latest - view.now();
+            if claim.urgency.class == Class::Head && wait > spare.scaled(part, whole) {
+                claim.urgency.class = Class::Pressed;
+                longest = longest.max(self.run(claim, claim.need));
+            }
+        }
+        let Some(longest) = longest else {
+            return;
+        };
+        for claim in claims {
+            let can_wait = |end: Timestamp| claim.served - end >= longest;
+            if claim.urgency.class == Class::Begun && self.ends(claim).is_some_and(can_wait) {
+                claim.urgency.class = Class::Pressed;
+            }
+        }
+    }
+
+    /// When a task that is begun ends in the share that it holds, or else needs; `None` of a head,
+    /// and where nothing is known.
+    fn ends(&self, claim: &Claim) -> Option<Timestamp> {
+        let share = match claim.who {
+            Who::Running(_) => claim.held,
+            Who::Between(_) => claim.need,
+            Who::Head(_) => return None,
+        };
+        Some(claim.from + self.run(claim, share)?)
+    }
+
+    /// What is left of a task, or all of a head's, takes in a share; `None` where nothing is known.
+    fn run(&self, claim: &Claim, share: Share) -> Option<Nanos> {
+        let table = self.tables.get(claim.table);
+        let place = table.within(share.0).filter(|_| table.is_known())?;
+        Some(table.rest(place, claim.leg))
     }
 
     fn of_task(&mut self, view: &View<'_>, device: DeviceId, begun: Begun) -> Claim {
@@ -89,7 +152,8 @@ impl Fugato {
         let table = self.tables.find(view, device, begun.model, begun.batch);
         let task = (begun.model, begun.batch, begun.leg.0 + 1);
         let due = view.head_deadline(begun.task);
-        let claim = blank(who, task, table, (due, from));
+        let mut claim = blank(who, task, table, (due, from));
+        claim.served = view.head_order(begun.task).unwrap_or(Timestamp::MAX);
         let last = view.last_deadline(begun.task);
         self.sized(view, device, Claim { held, ..claim }, last)
     }
@@ -153,7 +217,7 @@ impl Fugato {
             allowed,
             urgency: Urgency {
                 class,
-                latest: claim.due.unwrap_or(Timestamp::MAX).before(quick),
+                latest: claim.served.before(quick),
             },
             ..claim
         }
@@ -166,6 +230,7 @@ fn blank(
     table: TableId,
     (due, from): (Option<Timestamp>, Timestamp),
 ) -> Claim {
+    let served = due.unwrap_or(Timestamp::MAX);
     Claim {
         who,
         model,
@@ -173,6 +238,7 @@ fn blank(
         table,
         leg,
         due,
+        served,
         need: Share(0),
         most: Share(0),
         held: Share(0),
@@ -180,7 +246,7 @@ fn blank(
         from,
         urgency: Urgency {
             class: Class::Head,
-            latest: due.unwrap_or(Timestamp::MAX),
+            latest: served,
         },
     }
 }

@@ -56,17 +56,17 @@ impl Grant {
 
 impl Fugato {
     /// Divides the free slices of a device among claims, the most urgent first, and says
-    /// whether somebody gets less than it needs.
+    /// which is the first that gets less than it needs.
     pub(super) fn grants(
         &mut self,
         view: &View<'_>,
         device: DeviceId,
         claims: &[Claim],
-    ) -> (Vec<Grant>, bool) {
+    ) -> (Vec<Grant>, Option<usize>) {
         let mut free = view.free(device).count();
         let (mut grants, mut kept) = (Vec::new(), Vec::new());
-        let mut unmet = false;
-        for claim in claims {
+        let mut unmet = None;
+        for (place, claim) in claims.iter().enumerate() {
             if let Who::Running(_) = claim.who {
                 let slices = claim.need.0.saturating_sub(claim.held.0);
                 let from = claim.from;
@@ -79,17 +79,19 @@ impl Fugato {
             }
             if free == 0 {
                 // Nothing is left to be given, or to be kept.
-                unmet = true;
+                unmet = unmet.or(Some(place));
                 continue;
             }
             match self.fits(view, device, claim, free, &kept) {
                 Some(grant) => {
-                    unmet |= grant.share < claim.need;
+                    if grant.share < claim.need {
+                        unmet = unmet.or(Some(place));
+                    }
                     free -= grant.share.0;
                     grants.push(grant);
                 }
                 None => {
-                    unmet = true;
+                    unmet = unmet.or(Some(place));
                     let (slices, ends) = (claim.need.0, view.falls_free(device, claim.need));
                     let from = ends.map_or(view.now(), |(_, end)| end);
                     kept.push(Kept { slices, from });
