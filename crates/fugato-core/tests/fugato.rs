@@ -278,7 +278,7 @@ fn what_is_urgent_runs_over_a_leg_that_is_longer_than_its_objective() {
         "{:?}",
         short(&without)
     );
-    // A leg of equal weight would take twice its time, not 4/3 of it; and it waits for one of
+    // A leg of equal weight would take twice its time, not 29/28 of it; and it waits for one of
     // its own kind at times.
     let p99 = short(&with).p99_ms.expect("it ended");
     assert!(p99 < 2.5 * 2.0, "{p99} ms");

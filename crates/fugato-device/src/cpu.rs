@@ -40,9 +40,10 @@ pub struct CpuOptions {
     pub cores: Vec<usize>,
     /// Normal lanes of each partition, for policies that oversubscribe the device.
     pub lanes: u16,
-    /// Niceness of normal lanes, 0 to 19 (higher yields more).
+    /// Niceness of normal lanes (higher yields more), 0 to 19, beyond that of the thread that makes
+    /// the device; 19 at most.
     pub niceness_normal: i32,
-    /// Niceness of urgent lanes, 0 to 19.
+    /// Niceness of urgent lanes, likewise.
     pub niceness_urgent: i32,
     /// Whether urgent legs are going to be started over running ones, which then have longer
     /// slices. [`CpuDevice::set_layered`] changes it.
@@ -121,6 +122,8 @@ pub struct CpuDevice {
 struct Shared {
     spec: DeviceSpec,
     cores: Vec<usize>,
+    /// That of the process.
+    niceness: i32,
     options: CpuOptions,
     clock: MonotonicClock,
     sink: EventSink,
@@ -187,6 +190,7 @@ impl CpuDevice {
             shared: Arc::new(Shared {
                 spec,
                 cores,
+                niceness: os::niceness(),
                 options,
                 clock,
                 sink,
@@ -439,6 +443,10 @@ fn resolve_cores(options: &CpuOptions) -> Result<Vec<usize>, CpuError> {
 impl Shared {
     fn place(&self, partition: PartitionId, class: LaneClass) -> Option<Place> {
         let atoms = self.spec.partitions.get(usize::from(partition.0))?.atoms;
+        let beyond = match class {
+            LaneClass::Normal => self.options.niceness_normal,
+            LaneClass::Urgent => self.options.niceness_urgent,
+        };
         Some(Place {
             atoms,
             cores: atoms
@@ -446,10 +454,7 @@ impl Shared {
                 .map(|atom| self.cores[usize::from(atom)])
                 .collect(),
             class,
-            niceness: match class {
-                LaneClass::Normal => self.options.niceness_normal,
-                LaneClass::Urgent => self.options.niceness_urgent,
-            },
+            niceness: (self.niceness + beyond).min(19),
             slice: self.slice(class),
         })
     }

@@ -65,6 +65,12 @@ impl Slice {
     }
 }
 
+/// The niceness of the calling thread.
+pub(crate) fn niceness() -> i32 {
+    // SAFETY: takes numbers only; 0 is the calling thread, of which it can always be told.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
 /// Has the calling thread, and threads it starts, yield to others: with a niceness (Linux
 /// has one per thread), and with a slice where the kernel knows slices.
 pub(crate) fn yield_to_others(niceness: i32, slice: Slice) -> io::Result<()> {

@@ -202,9 +202,9 @@ fn an_urgent_leg_overtakes_a_normal_one_inside_an_operator() {
     let (urgent, normal) = (rig.finished(), rig.finished());
     assert_eq!([urgent.task, normal.task], tasks, "{urgent:?} {normal:?}");
     assert!(urgent.started >= normal.started);
-    // At equal shares both would end together, within a slice. Five steps of niceness
-    // are shares of 3 to 1: when the urgent leg ends, the normal one, begun before it,
-    // has a third of its time to go. A tenth is asked for, since other tests and
+    // At equal shares both would end together, within a slice. Fifteen steps of niceness
+    // are shares of 28 to 1: when the urgent leg ends, the normal one, begun before it,
+    // has nearly half of its time to go. A tenth is asked for, since other tests and
     // programs want the core too.
     let left = (normal.ended - urgent.ended).as_nanos();
     let whole = (normal.ended - normal.started).as_nanos();

@@ -1,4 +1,4 @@
-//! What a stage takes, computed: the parallelism model of a profile, with groups that share
+//! What a stage takes, computed: a parallelism model of each operator, with groups that share
 //! the slices.
 //!
 //! | design, section 5 | here |
@@ -10,7 +10,7 @@
 //! | `t_sync` | [`CostModel::sync_s`] |
 //!
 //! A kernel alone is launched, then computes and moves its bytes at the same time, so that the
-//! longer of the two is what it takes (roofline). While it runs it **demands** the slices that its
+//! longer of the two is what it takes (roofline), and what its further slices cost. While it runs it **demands** the slices that its
 //! parallel operations fill for as long as they compute, and the share's bandwidth for as long as
 //! its bytes take. Groups run their kernels in order, at once. Where the demands of the running
 //! kernels exceed the share, all go slower by as much; launches share the one thread that makes
@@ -136,8 +136,8 @@ impl CostModel {
     /// A V100 as IOS used it: 80 slices, cuDNN 7.6, 32-bit floats, ten streams.
     ///
     /// # Source
-    /// Operations per second are those of the data sheet (5,120 lanes at 1.53 GHz). The rest
-    /// is fitted to published times of sequential and greedy schedules (IOS, MLSys 2021): of four
+    /// Operations per second are those of the data sheet (5,120 lanes at 1.53 GHz). Bandwidth,
+    /// grain, launch and fork are fitted to published times of sequential and greedy schedules (IOS, MLSys 2021): of four
     /// models at batch 1, and of one at batches up to 128. It stands for the runtime of then as
     /// much as for the device: `tests/plans/ios_paper.rs` fits it again, and holds it against
     /// times that it was not fitted to.

@@ -79,8 +79,8 @@ const DEAR: (u64, u64) = (11, 10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FugatoParts {
-    /// Whether shares are chosen anew at each leg. Without it a task runs to its end in the share
-    /// that it began in.
+    /// Whether shares are chosen anew at each leg, and pressed heads go in between. Without it a task
+    /// runs to its end in the share that it began in.
     pub preempt: bool,
     /// Whether a leg gets no more than its own knee, so that others may have the rest. Then no task
     /// runs in one go.
@@ -198,7 +198,7 @@ impl Fugato {
     }
 
     /// Gives the free slices to those who can take them now; where all of them are given,
-    /// commits legs of tasks that go on as they are.
+    /// commits legs of tasks that go on as they are, those behind a pressed head left out.
     fn shared_out(
         &mut self,
         view: &View<'_>,
@@ -217,11 +217,11 @@ impl Fugato {
         let same = |claim: &&Claim| {
             let grows = !free.is_empty() && self.parts.widen && claim.held < claim.most;
             let may = claim.held <= claim.allowed;
-            let gives_up = unmet.is_some() && claim.need < claim.held;
+            let gives_up = unmet.anybody && claim.need < claim.held;
             may && claim.need <= claim.held && !grows && !gives_up
         };
-        // Whoever goes before them and waits may take what the others hold, at the boundary.
-        let before = unmet.unwrap_or(claims.len());
+        // A pressed head may take what those behind it hold, at the boundary.
+        let before = unmet.pressed.unwrap_or(claims.len());
         let running = claims[..before]
             .iter()
             .filter(same)

@@ -215,6 +215,7 @@ fn merged_stages_are_predicted_too() {
         merged > 0 && both < plain && (both / 4.03 - 1.0).abs() < 0.1,
         "{both}, {plain}"
     );
+    assert!((small / 0.73 - 1.0).abs() < 0.12, "{small}");
 }
 
 /// The gain over the sequential schedule falls with the batch as it does on the device.
@@ -236,6 +237,12 @@ fn the_gain_falls_with_the_batch() {
         )
         .expect("stdout");
         assert!(error.abs() < 0.1, "batch {batch}: {gain}, {published}");
+        let predicted = predicted / gain;
+        let error = predicted / ios - 1.0;
+        assert!(
+            error.abs() < 0.1,
+            "batch {batch}: {predicted} ms, published {ios}"
+        );
         // It rises by 0.1 % from 32 items to 64, where all that fills the device is alike.
         assert!(gain < 1.01 * last, "batch {batch}: {gain}, {last}");
         last = gain;

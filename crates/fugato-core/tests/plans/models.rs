@@ -3,8 +3,9 @@
 //! Their shapes are those of the papers (Inception-v3, SqueezeNet with complex bypass,
 //! NASNet-A 6 @ 4032, RandWire), their operators those of IOS: a ReLU with the separable
 //! convolution after it is one, a sum or a concatenation that feeds an operator is part of
-//! it. Their kernels are those of IOS's runtime (its `ios_runtime.cu`): a convolution without an
-//! activation after it adds its bias in a second one, and a concatenation copies term by term.
+//! it. Such an operator is several kernels, those of IOS's runtime (its `ios_runtime.cu`): a
+//! convolution without an activation after it adds its bias in one of its own, so is each sum, and
+//! a concatenation copies term by term.
 //! RandWire's graphs are random; these are of the same kind as the ones that IOS drew, not the
 //! same ones.
 

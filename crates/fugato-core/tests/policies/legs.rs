@@ -247,6 +247,48 @@ fn fugato_lets_a_head_in_between_two_legs_that_cannot_wait_for_the_task() {
 }
 
 #[test]
+fn a_long_head_that_is_pressed_does_not_bar_the_way_of_a_short_one() {
+    let slo = |id, millis| ModelSpec {
+        slo: Some(Nanos::from_millis(millis)),
+        slots: 1,
+        ..model(id)
+    };
+    let fugato = PolicySpec::Fugato(FugatoParts::default());
+    let models = [slo(0, 20), slo(4, 60), slo(19, 100)];
+    let mut world = in_three_legs(fugato, &models);
+    for (request, model, when) in [(0, 4, 0), (1, 0, 20), (2, 19, 40), (3, 4, 120)] {
+        world.push_arrival(arrival(request, model, when * MS));
+    }
+    // Legs of 5 ms, of 20 and of 1. The task has 60 ms, of which it needs 15: the one of 60 ms in all
+    // must begin before it must, and it cannot wait for that one.
+    world.push_arrival(arrival(4, 19, 121 * MS));
+    world.push_arrival(arrival(5, 0, 122 * MS));
+    world.run();
+    let found = model_and_leg(&mut world);
+    let expected = [(4, 0), (0, 0), (0, 1), (0, 2), (4, 1), (4, 2)];
+    assert_eq!(found[9..15], expected, "{found:?}");
+}
+
+#[test]
+fn a_task_of_which_nothing_is_known_is_not_passed() {
+    let fugato = PolicySpec::Fugato(FugatoParts::default());
+    let slo = |id, slo| ModelSpec {
+        slo,
+        slots: 1,
+        ..model(id)
+    };
+    let short = slo(0, Some(Nanos::from_millis(20)));
+    let mut world = in_three_legs(fugato, &[short, slo(4, None)]);
+    world.push_arrival(arrival(0, 0, 0));
+    world.push_arrival(arrival(1, 4, 20 * MS));
+    for turn in 0..200 {
+        world.push_arrival(arrival(2 + turn, 0, (21 + 3 * turn) * MS));
+    }
+    world.run();
+    assert_eq!(model_and_leg(&mut world)[3..6], [(4, 0), (4, 1), (4, 2)]);
+}
+
+#[test]
 fn fugato_lets_heads_pass_a_task_without_a_deadline_for_a_second_at_most() {
     let mut world = long_beside_short(None, 20);
     // As much as the device can do.

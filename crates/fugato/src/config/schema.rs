@@ -130,13 +130,14 @@ section! {
         /// once where a policy oversubscribes it. As many instances as a person gives one
         /// device of a few cores; one that is used costs a thread.
         lanes: u16 = 8;
-        /// Niceness of the threads that run models. Fifteen steps below the server's
-        /// threads, at 0, are a weight of about 1 to 30, so that the server answers at once
-        /// when all cores are busy.
+        /// Niceness of the threads that run models, beyond the server's own (which is 0 unless it
+        /// was started otherwise), up to 19 in all. Fifteen steps are a weight of about 1 to 30, so
+        /// that the server answers at once when all cores are busy.
         niceness: i32 = 15;
-        /// Niceness of the threads that run urgent legs. Fifteen steps above other legs are a
-        /// weight of about 30 to 1, as that of the server's threads, which still run at once when
-        /// they wake up, because they ask for less. Policy `fugato` uses them.
+        /// Niceness of the threads that run urgent legs, likewise. Fifteen steps above other legs
+        /// are a weight of about 30 to 1. The server's threads weigh as much, and with Linux 6.12
+        /// and later run at once all the same when they wake up, because they ask for shorter slices.
+        /// Policy `fugato` uses them.
         niceness_urgent: i32 = 0;
         /// How long a thread of a model that runs on several cores waits for the others by
         /// spinning before it sleeps, while its leg runs; 0s for not at all. 20 us catch most
@@ -275,8 +276,9 @@ section! {
     /// Policy `fugato`: which of its parts are on. Those that are on helped by 3 % or more somewhere
     /// in simulations; each can be turned off to compare.
     "policy.fugato" RawFugato => FugatoConfig in FUGATO {
-        /// Whether shares are chosen anew at each leg. Without it a task runs to its end in the
-        /// share that it began in.
+        /// Whether shares are chosen anew at each leg, and a request that cannot wait for a task to end
+        /// goes in between two of its legs. Without it a task runs to its end in the share that it
+        /// began in.
         preempt: bool = true;
         /// Whether a leg gets no more than its own knee, so that others may have the rest; no task runs
         /// in one go then. Off: it gained less than 3 % on assumed legs.

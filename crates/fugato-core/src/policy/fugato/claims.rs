@@ -1,7 +1,8 @@
 //! Who asks for slices at a boundary, in which order, and how many each needs to be in time.
 //!
 //! Tasks that are begun go before heads of queues: what they hold is paid for, and ends. But a head that
-//! would lose a quarter of its time to spare by waiting for the first of them to end is **pressed**. It goes
+//! would lose a quarter of its time to spare by waiting for the first of them to end is **pressed**
+//! (those on their last leg are not looked at). It goes
 //! before tasks with more time to spare that are in time in the share they have even after its run: at a
 //! boundary between two of their legs it takes what they had. Others would need a larger share
 //! afterwards, which costs more than it gives: on seven models and 80 slices, four tasks of each in
@@ -73,6 +74,13 @@ enum Class {
     Late,
 }
 
+impl Claim {
+    /// Whether it is that of a head that goes before tasks that are begun.
+    pub(super) fn is_pressed(&self) -> bool {
+        matches!(self.who, Who::Head(_)) && self.urgency.class == Class::Pressed
+    }
+}
+
 impl Fugato {
     /// Everybody who asks for slices of a device, the most urgent first.
     pub(super) fn claims(
@@ -96,8 +104,8 @@ impl Fugato {
         claims
     }
 
-    /// Puts heads that cannot wait for the first task to end among the tasks that can wait for
-    /// them.
+    /// Puts heads that cannot wait for the first task with legs left to end among the tasks that can
+    /// wait for them.
     fn press(&self, view: &View<'_>, claims: &mut [Claim]) {
         let ends = claims.iter().filter_map(|claim| self.ends(claim));
         let Some(end) = ends.min() else {
@@ -105,22 +113,32 @@ impl Fugato {
         };
         let wait = end - view.now();
         let (part, whole) = PATIENCE;
-        let mut longest = None;
+        let mut pressed = Vec::new();
         for claim in claims.iter_mut() {
-            let spare = claim.urgency.latest - view.now();
-            if claim.urgency.class == Class::Head && wait > spare.scaled(part, whole) {
+            let Urgency { class, latest } = claim.urgency;
+            if class == Class::Head && wait > (latest - view.now()).scaled(part, whole) {
                 claim.urgency.class = Class::Pressed;
-                longest = longest.max(self.run(claim, claim.need));
+                pressed.extend(self.run(claim, claim.need).map(|run| (latest, run)));
             }
         }
-        let Some(longest) = longest else {
+        if pressed.is_empty() {
             return;
-        };
+        }
+        pressed.sort_unstable();
         for claim in claims {
-            let can_wait = |end: Timestamp| claim.served - end >= longest;
-            if claim.urgency.class == Class::Begun && self.ends(claim).is_some_and(can_wait) {
-                claim.urgency.class = Class::Pressed;
-            }
+            let Urgency { class, latest } = claim.urgency;
+            let Some(end) = self.ends(claim).filter(|_| class == Class::Begun) else {
+                continue;
+            };
+            // Before the first that it cannot wait for: equal keys stay in the order they are in,
+            // which is tasks before heads.
+            let spare = claim.served - end;
+            let mut earlier = pressed.iter().take_while(|(other, _)| *other < latest);
+            let barred = earlier.find(|&&(_, run)| run > spare);
+            claim.urgency = Urgency {
+                class: Class::Pressed,
+                latest: barred.map_or(latest, |&(other, _)| other),
+            };
         }
     }
 
@@ -185,10 +203,18 @@ impl Fugato {
         let table = self.tables.get(claim.table);
         let Some(fastest) = table.fastest_within(limit, claim.leg) else {
             // Nothing is known of it.
+            let class = match claim.who {
+                Who::Running(_) | Who::Between(_) => Class::Begun,
+                Who::Head(_) => Class::Head,
+            };
             return Claim {
                 need: usual.min(allowed),
                 most: usual.min(allowed),
                 allowed,
+                urgency: Urgency {
+                    class,
+                    latest: claim.served,
+                },
                 ..claim
             };
         };

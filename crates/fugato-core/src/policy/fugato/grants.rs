@@ -27,6 +27,23 @@ struct Kept {
     from: Timestamp,
 }
 
+/// Who gets less than it needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unmet {
+    pub(super) anybody: bool,
+    /// The place of the first pressed head among them.
+    pub(super) pressed: Option<usize>,
+}
+
+impl Unmet {
+    fn add(&mut self, place: usize, claim: &Claim) {
+        self.anybody = true;
+        if claim.is_pressed() {
+            self.pressed = self.pressed.or(Some(place));
+        }
+    }
+}
+
 impl Grant {
     /// The verdict that gives it; `None` where no partition of free atoms is left for it.
     pub(super) fn verdict(&self, view: &View<'_>, device: DeviceId) -> Option<Verdict> {
@@ -56,16 +73,16 @@ impl Grant {
 
 impl Fugato {
     /// Divides the free slices of a device among claims, the most urgent first, and says
-    /// which is the first that gets less than it needs.
+    /// who gets less than it needs.
     pub(super) fn grants(
         &mut self,
         view: &View<'_>,
         device: DeviceId,
         claims: &[Claim],
-    ) -> (Vec<Grant>, Option<usize>) {
+    ) -> (Vec<Grant>, Unmet) {
         let mut free = view.free(device).count();
         let (mut grants, mut kept) = (Vec::new(), Vec::new());
-        let mut unmet = None;
+        let mut unmet = Unmet::default();
         for (place, claim) in claims.iter().enumerate() {
             if let Who::Running(_) = claim.who {
                 let slices = claim.need.0.saturating_sub(claim.held.0);
@@ -79,19 +96,19 @@ impl Fugato {
             }
             if free == 0 {
                 // Nothing is left to be given, or to be kept.
-                unmet = unmet.or(Some(place));
+                unmet.add(place, claim);
                 continue;
             }
             match self.fits(view, device, claim, free, &kept) {
                 Some(grant) => {
                     if grant.share < claim.need {
-                        unmet = unmet.or(Some(place));
+                        unmet.add(place, claim);
                     }
                     free -= grant.share.0;
                     grants.push(grant);
                 }
                 None => {
-                    unmet = unmet.or(Some(place));
+                    unmet.add(place, claim);
                     let (slices, ends) = (claim.need.0, view.falls_free(device, claim.need));
                     let from = ends.map_or(view.now(), |(_, end)| end);
                     kept.push(Kept { slices, from });
