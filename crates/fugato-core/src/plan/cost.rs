@@ -10,11 +10,11 @@
 //! | `t_sync` | [`CostModel::sync_s`] |
 //!
 //! A kernel alone is launched, then computes and moves its bytes at the same time, so that the
-//! longer of the two is what it takes (roofline), and what its further slices cost. While it runs it **demands** the slices that its
-//! parallel operations fill for as long as they compute, and the share's bandwidth for as long as
-//! its bytes take. Groups run their kernels in order, at once. Where the demands of the running
-//! kernels exceed the share, all go slower by as much; launches share the one thread that makes
-//! them. A stage of several groups pays a fork and a join.
+//! longer of the two is what it takes (roofline), and what its further slices cost. While it runs
+//! it **demands** the slices that its parallel operations fill for as long as they compute, and the
+//! share's bandwidth for as long as its bytes take. Groups run their kernels in order, at once. Where
+//! the demands of the running kernels exceed the share, all go slower by as much; launches share the
+//! one thread that makes them. A stage of several groups pays a fork and a join.
 //!
 //! A merged stage is one kernel with the operations, weights and outputs of all, which reads
 //! its input once, and one that copies its output apart.
@@ -137,10 +137,10 @@ impl CostModel {
     ///
     /// # Source
     /// Operations per second are those of the data sheet (5,120 lanes at 1.53 GHz). Bandwidth,
-    /// grain, launch and fork are fitted to published times of sequential and greedy schedules (IOS, MLSys 2021): of four
-    /// models at batch 1, and of one at batches up to 128. It stands for the runtime of then as
-    /// much as for the device: `tests/plans/ios_paper.rs` fits it again, and holds it against
-    /// times that it was not fitted to.
+    /// grain, launch and fork are fitted to published times of sequential and greedy schedules
+    /// (IOS, MLSys 2021): of four models at batch 1, and of one at batches up to 128. They stand
+    /// for the runtime of then as much as for the device: `tests/plans/ios_paper.rs` fits them
+    /// again, and holds them against times that they were not fitted to.
     pub const IOS_V100: Self = Self {
         flops_per_slice: 196e9,
         bytes_per_slice: 4.48e9,

@@ -9,9 +9,9 @@ use crate::sched::{Running, View};
 use crate::time::{Nanos, Timestamp};
 
 /// The part of its time to spare that a task waits for the end of a leg that runs, or a head for
-/// that of a task. To suspend a leg costs it no more than the run that it is suspended for, but what it had in the caches
-/// of its core; to wait costs the one that waits, and those that come behind it, what they would
-/// need when the next surprise comes.
+/// that of a task. To suspend a leg costs it no more than the run that it is suspended for, but what
+/// it had in the caches of its core; to wait costs the one that waits, and those that come behind
+/// it, what they would need when the next surprise comes.
 pub(super) const PATIENCE: (u64, u64) = (1, 4);
 
 impl Fugato {
