@@ -527,3 +527,24 @@ impl Drop for CpuDevice {
         lanes().for_each(Lane::join);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_are_no_more_urgent_than_the_thread_that_makes_the_device() {
+        let made = std::thread::spawn(|| {
+            os::yield_to_others(7, os::Slice::Long).expect("any thread may yield");
+            let (clock, sink) = (MonotonicClock::start(), Arc::new(|_| ()));
+            let device = CpuDevice::new(DeviceId(0), CpuOptions::default(), clock, sink);
+            let device = device.expect("it has cores");
+            [LaneClass::Urgent, LaneClass::Normal].map(|class| {
+                let place = device.shared.place(PartitionId(0), class);
+                place.expect("a device has a partition").niceness
+            })
+        });
+        // 7 and 0, 7 and 15 of which 19 is the most.
+        assert_eq!(made.join().expect("the thread ends"), [7, 19]);
+    }
+}
