@@ -263,14 +263,15 @@ fn two_cores() -> Scenario {
 
 #[test]
 fn what_is_urgent_runs_over_a_leg_that_is_longer_than_its_objective() {
-    let figures = |niceness| {
+    let figures = |niceness, leave_room| {
         let parts = FugatoParts {
             niceness,
+            leave_room,
             ..FugatoParts::default()
         };
         run(&two_cores(), spec(parts)).0
     };
-    let (with, without) = (figures(true), figures(false));
+    let (with, without) = (figures(true, true), figures(false, false));
     let short = |report: &PolicyReport| report.models[0].clone();
     assert!(short(&with).attainment > Some(0.99), "{:?}", short(&with));
     assert!(
@@ -289,6 +290,11 @@ fn what_is_urgent_runs_over_a_leg_that_is_longer_than_its_objective() {
             "{with:?} {without:?}"
         );
     }
+    // A core that is left to it serves it too, and the others less: they ask for 1.25 of them.
+    let room = figures(false, true);
+    assert!(short(&room).attainment > Some(0.99), "{:?}", short(&room));
+    assert!(room.attainment > without.attainment, "{room:?}");
+    assert!(with.attainment > room.attainment, "{with:?} {room:?}");
 }
 
 #[test]

@@ -184,7 +184,7 @@ impl Fugato {
             return None;
         }
         let claims = self.claims(view, device, heads);
-        if let Some(verdict) = Self::held_back(view, device, &claims) {
+        if let Some(verdict) = self.held_back(view, device, &claims) {
             return Some(verdict);
         }
         let shared_out = match shares_out {

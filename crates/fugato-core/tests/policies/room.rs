@@ -100,6 +100,15 @@ fn ran_on(
     let long = (0..60).flat_map(|turn| [100 * turn; 2]);
     let short = (0..20).map(|turn| 1_003 + 100 * turn);
     let loads = vec![at("long", long_ms, long), at("short", short_ms, short)];
+    simulated(device, profile, loads, parts)
+}
+
+fn simulated(
+    device: DeviceSpec,
+    profile: &Profile,
+    loads: Vec<ModelLoad>,
+    parts: FugatoParts,
+) -> (PolicyReport, Vec<TimelineLeg>) {
     let workload = Workload::new(Nanos::from_millis(6_000), Nanos::ZERO, None, loads);
     let options = SimOptions {
         timeline: 10_000,
@@ -122,9 +131,13 @@ fn usual(slos: [u64; 2]) -> (PolicyReport, Vec<TimelineLeg>) {
 
 /// The most slices that `long` held at once, of legs that began within some milliseconds.
 fn most_held(legs: &[TimelineLeg], millis: Range<u64>) -> u16 {
+    most_held_by(&[LONG], legs, millis)
+}
+
+fn most_held_by(models: &[ModelId], legs: &[TimelineLeg], millis: Range<u64>) -> u16 {
     let time = |millis| Timestamp::ZERO + Nanos::from_millis(millis);
     let within = time(millis.start)..time(millis.end);
-    let long = legs.iter().filter(|leg| leg.model == LONG);
+    let long = legs.iter().filter(|leg| models.contains(&leg.model));
     let long: Vec<&TimelineLeg> = long.filter(|leg| within.contains(&leg.started)).collect();
     let held = |at: Timestamp| {
         let there = long
@@ -174,6 +187,45 @@ fn nobody_is_held_back_for_nothing() {
         ..FugatoParts::default()
     };
     assert_eq!(most(ran("cpu", 2, LATE, without)), 1, "it cannot now");
+}
+
+/// `short` and two models of a long leg, asked for together, of which the second is due after so
+/// many milliseconds and takes so many.
+fn with_second(second_ms: u64, times: Times) -> (PolicyReport, Vec<TimelineLeg>) {
+    let mut profile = profile(2, LEG);
+    profile.models.push(model("second", &[times], 2));
+    let long = |offset: u64| (0..30).map(move |turn| 100 * turn + offset);
+    let short = (0..20).map(|turn| 1_003 + 100 * turn);
+    let loads = vec![
+        at("long", 500, long(0)),
+        at("short", 10, short),
+        at("second", second_ms, long(1)),
+    ];
+    simulated(
+        sim_device("other", Share(2)),
+        &profile,
+        loads,
+        FugatoParts::default(),
+    )
+}
+
+#[test]
+fn models_of_long_legs_leave_a_slice_together() {
+    let (report, legs) = with_second(500, LEG);
+    assert_eq!(most_held_by(&[LONG, ModelId(2)], &legs, 1_030..2_900), 1);
+    let in_time = |model: usize| report.models[model].attainment;
+    assert_eq!([in_time(0), in_time(2)], [Some(1.0); 2], "{report:?}");
+    assert!(in_time(1) >= Some(0.95), "{report:?}");
+}
+
+#[test]
+fn who_cannot_wait_for_a_long_leg_takes_the_slice_that_it_leaves() {
+    // Its own leg is too long for `short`, and that of `long` for it.
+    let (report, legs) = with_second(30, [8.0, 5.0]);
+    assert_eq!(most_held(&legs, 1_030..2_900), 1);
+    assert_eq!(most_held_by(&[LONG, ModelId(2)], &legs, 1_030..2_900), 2);
+    let second = &report.models[2];
+    assert!(second.attainment >= Some(0.95), "{report:?}");
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl Fugato {
         let usual = sizing.map_or_else(|| view.slices(device), |sizing| sizing.share);
         let leg_shares = self.parts.leg_shares;
         let limit = self.limit(view, device, claim.model);
-        let allowed = Self::allowed(view, device, &claim, limit);
+        let allowed = self.allowed(view, device, &claim, limit);
         let table = self.tables.get(claim.table);
         let Some(fastest) = table.fastest_within(limit, claim.leg) else {
             // Nothing is known of it.

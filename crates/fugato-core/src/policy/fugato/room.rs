@@ -14,14 +14,15 @@
 //!   of one slice;
 //! - where one item of the model itself would be late in what it may hold.
 //!
-//! Several models of long legs may still hold a device together: each leaves what it must.
+//! Of several models of long legs each leaves room beside what the others hold, but for those whose
+//! own legs are too long for it: it need not wait for them, and takes what they left.
 
 use super::Fugato;
 use super::claims::{Claim, Who};
 use crate::flat::FlatMap;
 use crate::id::{BatchSize, DeviceId, ModelId, Share};
 use crate::policy::Verdict;
-use crate::sched::View;
+use crate::sched::{Running, View};
 use crate::time::Nanos;
 
 /// An objective of less than this many of a leg is short beside it.
@@ -139,20 +140,31 @@ impl Fugato {
         Some(takes)
     }
 
-    /// What of its model's limit a claim may have, beside what other legs of the model hold.
-    pub(super) fn allowed(view: &View<'_>, device: DeviceId, claim: &Claim, limit: Share) -> Share {
-        match limit {
-            ALL => ALL,
-            limit => {
-                let others = held(view, device, claim.model).saturating_sub(claim.held.0);
-                Share(limit.0.saturating_sub(others))
-            }
+    /// What of its model's limit a claim may have, beside what those hold that leave room too.
+    ///
+    /// # Cost
+    /// Nothing where the model is not held back; else some look-ups for each leg that runs.
+    pub(super) fn allowed(
+        &mut self,
+        view: &View<'_>,
+        device: DeviceId,
+        claim: &Claim,
+        limit: Share,
+    ) -> Share {
+        if limit == ALL {
+            return ALL;
         }
+        let mut others = 0_u16;
+        for leg in self.in_the_way(view, device, claim.model) {
+            others = others.saturating_add(view.share_of(leg.at).0);
+        }
+        Share(limit.0.saturating_sub(others.saturating_sub(claim.held.0)))
     }
 
-    /// Leaves a model out whose head may have nothing, for what the model holds already, until
-    /// the first leg of that should end.
+    /// Leaves a model out whose head may have nothing, for what is held already, until the first of
+    /// the legs that hold it should end.
     pub(super) fn held_back(
+        &mut self,
         view: &View<'_>,
         device: DeviceId,
         claims: &[Claim],
@@ -160,16 +172,24 @@ impl Fugato {
         let is_held =
             |claim: &&Claim| matches!(claim.who, Who::Head(_)) && claim.allowed == Share(0);
         let model = claims.iter().find(is_held)?.model;
-        let own = view.running(device).filter(|leg| leg.model == model);
-        let ends = own.filter_map(|leg| leg.ends);
+        let legs = self.in_the_way(view, device, model);
+        let ends = legs.iter().filter_map(|leg| leg.ends);
         let until = ends.filter(|&end| end > view.now()).min();
         Some(Verdict::Park { model, until })
     }
-}
 
-/// The slices that legs of a model hold.
-fn held(view: &View<'_>, device: DeviceId, model: ModelId) -> u16 {
-    let own = view.running(device).filter(|leg| leg.model == model);
-    let shares = own.map(|leg| view.share_of(leg.at).0);
-    shares.fold(0, u16::saturating_add)
+    /// The legs that run beside which a model that is held back leaves room: its own, and those of
+    /// others that are held back and for whose legs it has the time to wait.
+    fn in_the_way(&mut self, view: &View<'_>, device: DeviceId, model: ModelId) -> Vec<Running> {
+        let slo = view.slo(model).unwrap_or(Nanos::MAX);
+        let legs = view.running(device);
+        let in_the_way = legs.filter(|leg| {
+            leg.model == model || {
+                let longest = self.longest_leg(view, device, leg.model);
+                let can_wait = longest.is_none_or(|longest| longest.times(SHORT) <= slo);
+                can_wait && self.limit(view, device, leg.model) != ALL
+            }
+        });
+        in_the_way.collect()
+    }
 }
