@@ -11,6 +11,7 @@ mod leg;
 mod model;
 mod output;
 mod slot;
+mod ways;
 mod worker;
 
 use crate::batch::Failed;

@@ -269,6 +269,10 @@ pub struct LoadOptions {
     /// Whether a cut model can run in one go besides, where the device has that: for one more
     /// session of it in each partition.
     pub unsplit: bool,
+    /// Whether groups at once run as is faster at each share and batch, found out while the model
+    /// is served, on the CPU; or else as the cuts have them, always. For one more session of each
+    /// such part in each partition of several slices.
+    pub finds_ways: bool,
     /// What only an NVIDIA device heeds.
     pub gpu: GpuTuning,
 }
@@ -283,6 +287,7 @@ impl Default for LoadOptions {
             batches: Batches::AsFound,
             cuts: None,
             unsplit: false,
+            finds_ways: false,
             gpu: GpuTuning::default(),
         }
     }

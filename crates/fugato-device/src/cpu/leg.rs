@@ -7,6 +7,7 @@ use super::crew::{Crew, Done, Job};
 use super::model::{LoadedModel, Output, Ran, Ride, SessionKey, runtime_failure, session_key};
 use super::output::value_bytes;
 use super::slot::{Bound, Held, Slot};
+use super::ways::{Spot, Way};
 use crate::batch::{Column, Failed, all_faulty, divide, gather_failure};
 use crate::capi::{Binding, OrtError, Value};
 use crate::clock::MonotonicClock;
@@ -41,7 +42,16 @@ impl LoadedModel {
         if all_faulty.is_none() {
             let (first, stages) = self.stages(ride);
             for (stage, parts) in (first..).zip(stages) {
-                self.run_stage(parts, slot, (place, crew), flight.rows)?;
+                match crew.filter(|_| parts.len() > 1) {
+                    Some(crew) => {
+                        let of = (stage, parts);
+                        self.run_groups(of, slot, (place, crew), flight.rows, clock)?;
+                    }
+                    None => {
+                        let on = (place, session_key(parts, place));
+                        self.run_in_turn(parts, slot, on, flight.rows)?;
+                    }
+                }
                 slot.kept.release(&self.course.kept, stage);
             }
         }
@@ -143,48 +153,80 @@ impl LoadedModel {
         slot.kept.let_go();
     }
 
-    /// Runs the parts of a stage: at once with a crew, else one after the other.
-    fn run_stage(
+    /// Runs the groups of a stage in the way that is faster there, or is to be timed.
+    fn run_groups(
+        &self,
+        (stage, parts): (usize, &[usize]),
+        slot: &mut Slot,
+        (place, crew): (&Place, &Crew),
+        rows: u32,
+        clock: &MonotonicClock,
+    ) -> Result<(), Failed> {
+        let threads = place.threads();
+        let spot = Spot {
+            stage,
+            threads,
+            rows,
+        };
+        let found = self.ways.as_ref().map(|ways| (ways, ways.of(spot)));
+        let (way, is_timed) = found.map_or((Way::AtOnce, false), |(_, found)| found);
+        let begun = is_timed.then(|| clock.now());
+        match way {
+            Way::AtOnce => self.run_at_once(parts, slot, (place, crew), rows)?,
+            Way::InTurn => {
+                self.run_in_turn(parts, slot, (place, place.session_key()), rows)?;
+            }
+        }
+        if let (Some((ways, _)), Some(begun)) = (found, begun)
+            && let Some(way) = ways.timed(spot, way, clock.now() - begun)
+        {
+            tracing::debug!(stage, threads, rows, ?way, "the faster way to run groups");
+        }
+        Ok(())
+    }
+
+    /// Runs the parts of a stage one after the other.
+    fn run_in_turn(
         &self,
         parts: &[usize],
         slot: &mut Slot,
-        (place, crew): (&Place, Option<&Crew>),
+        on: (&Place, SessionKey),
         rows: u32,
     ) -> Result<(), Failed> {
-        let key = session_key(parts, place);
-        match crew.filter(|_| parts.len() > 1) {
-            None => {
-                for &part in parts {
-                    let Job {
-                        part,
-                        mut bound,
-                        is_allocated,
-                    } = self.job(part, slot, (place, key), rows)?;
-                    let result = run_bound(&mut bound.binding, is_allocated);
-                    self.keep(
-                        Done {
-                            part,
-                            bound,
-                            result,
-                        },
-                        slot,
-                        rows,
-                    )?;
-                }
-                Ok(())
-            }
-            Some(crew) => {
-                let jobs = parts.iter();
-                let jobs = jobs.map(|&part| self.job(part, slot, (place, key), rows));
-                let done = crew.run(jobs.collect::<Result<_, _>>()?);
-                // All are taken in, whatever became of one.
-                let kept: Vec<_> = done
-                    .into_iter()
-                    .map(|done| self.keep(done, slot, rows))
-                    .collect();
-                kept.into_iter().collect()
-            }
+        for &part in parts {
+            let Job {
+                part,
+                mut bound,
+                is_allocated,
+            } = self.job(part, slot, on, rows)?;
+            let result = run_bound(&mut bound.binding, is_allocated);
+            let done = Done {
+                part,
+                bound,
+                result,
+            };
+            self.keep(done, slot, rows)?;
         }
+        Ok(())
+    }
+
+    /// Runs the parts of a stage side by side, each on a thread.
+    fn run_at_once(
+        &self,
+        parts: &[usize],
+        slot: &mut Slot,
+        (place, crew): (&Place, &Crew),
+        rows: u32,
+    ) -> Result<(), Failed> {
+        let on = (place, session_key(parts, place));
+        let jobs = parts.iter().map(|&part| self.job(part, slot, on, rows));
+        let done = crew.run(jobs.collect::<Result<_, _>>()?);
+        // All are taken in, whatever became of one.
+        let kept: Vec<_> = done
+            .into_iter()
+            .map(|done| self.keep(done, slot, rows))
+            .collect();
+        kept.into_iter().collect()
     }
 
     /// Binds what a part reads and writes, where that is not as it was for its last run.

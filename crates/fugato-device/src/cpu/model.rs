@@ -3,6 +3,7 @@
 
 use super::output::{OutputPool, OutputShape};
 use super::slot::Slot;
+use super::ways::Ways;
 use super::{LoadOptions, Place};
 use crate::batch::{BatchLimits, Failed, batched, full_bytes, zeros};
 use crate::capi::{Options, OrtError, Session};
@@ -44,6 +45,8 @@ pub(super) struct LoadedModel {
     pub(super) slots: Vec<Mutex<Slot>>,
     /// By part and place.
     sessions: Mutex<HashMap<(usize, SessionKey), SessionCell>>,
+    /// How groups run; `None`: at once, wherever there are threads for it.
+    pub(super) ways: Option<Ways>,
     /// What has all its sessions for a place.
     ready: Mutex<HashSet<(Ride, SessionKey)>>,
 }
@@ -140,6 +143,7 @@ impl LoadedModel {
             outputs: outputs.collect(),
             slots,
             sessions: Mutex::default(),
+            ways: options.finds_ways.then(Ways::default),
             ready: Mutex::default(),
             course,
             stored: stored.clone(),
@@ -178,8 +182,12 @@ impl LoadedModel {
             return Ok(());
         }
         for stage in self.stages(ride).1 {
-            for &part in stage {
-                self.session(part, (place, session_key(stage, place)))?;
+            let at_once = session_key(stage, place);
+            let in_turn = self.ways.as_ref().map(|_| place.session_key());
+            for key in [Some(at_once), in_turn].into_iter().flatten() {
+                for &part in stage {
+                    self.session(part, (place, key))?;
+                }
             }
         }
         self.stored.give_pages_back();

@@ -249,14 +249,22 @@ fn groups_of_a_stage_have_threads_of_their_own() {
     let cuts = Cuts::new(vec![vec![groups, vec![last]]]);
     let rig = Rig::new();
     rig.load(1, &stored, 4);
-    rig.device
-        .load(ModelId(2), &stored, &options(cuts, 4))
-        .unwrap();
-    let work = || vec![request(4, vec![random_rows(3, 4, 1000)])];
-    let expected = rig.run(1, work()).unwrap();
+    let as_planned = options(cuts, 4);
+    let by_time = LoadOptions {
+        finds_ways: true,
+        ..as_planned.clone()
+    };
+    rig.device.load(ModelId(2), &stored, &as_planned).unwrap();
+    rig.device.load(ModelId(3), &stored, &by_time).unwrap();
+    let work = |items| vec![request(items, vec![random_rows(3, items.into(), 1000)])];
+    let expected = [4, 1].map(|items| rig.run(1, work(items)).unwrap());
     assert_eq!(helpers(), [""; 0], "a model in one piece needs none");
+    // Long enough for either way to be tried, and for the faster to be kept.
     for _ in 0..20 {
-        assert_eq!(rig.run(2, work()).unwrap(), expected);
+        for (items, expected) in [4, 1].into_iter().zip(&expected) {
+            assert_eq!(rig.run(2, work(items)).unwrap(), *expected);
+            assert_eq!(rig.run(3, work(items)).unwrap(), *expected);
+        }
     }
     // One for each core but the lane's own. A thread gives itself its name when it first runs,
     // which may be after the lane has done all the work.

@@ -239,6 +239,7 @@ impl Loader {
             unsplit: planned
                 .as_ref()
                 .is_some_and(|planned| settings.model.unsplit && planned.cuts.is_in_turn()),
+            finds_ways: true,
             gpu: with_streams_of(&self.config.device, options.gpu),
             ..options
         };
