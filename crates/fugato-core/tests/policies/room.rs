@@ -228,6 +228,59 @@ fn who_cannot_wait_for_a_long_leg_takes_the_slice_that_it_leaves() {
     assert!(second.attainment >= Some(0.95), "{report:?}");
 }
 
+/// A model whose runs take up to half as long again as their median, and more.
+fn uneven(name: &str, legs: &[Times]) -> ModelProfile {
+    let mut model = model(name, legs, 2);
+    let points = model.legs.iter_mut().flat_map(|leg| &mut leg.grid);
+    for point in points.chain(&mut model.grid) {
+        point.p95_s = point.median_s.map(|median| 1.5 * median);
+    }
+    model
+}
+
+#[test]
+fn who_waits_for_others_goes_on_when_they_end_whenever_that_is() {
+    let mut profile = profile(2, LEG);
+    profile.models[0] = uneven("long", &[LEG]);
+    profile.models.push(uneven("second", &[LEG]));
+    // Nothing of its own brings `second` back: its next request comes much later.
+    let short = (0..60).map(|turn| 100 * turn);
+    let second = (0..20).map(|turn| 300 * turn + 20);
+    let loads = vec![
+        at("long", 500, (0..120).map(|turn| 50 * turn)),
+        at("short", 10, short),
+        at("second", 5_000, second),
+    ];
+    let device = sim_device("other", Share(2));
+    let (report, _) = simulated(device, &profile, loads, FugatoParts::default());
+    assert_eq!(report.models[0].attainment, Some(1.0), "{report:?}");
+    let second = &report.models[2];
+    assert_eq!(second.requests, 20);
+    assert!(second.p99_ms < Some(150.0), "{report:?}");
+}
+
+#[test]
+fn who_waits_for_another_gets_what_it_has_at_a_boundary() {
+    let mut profile = profile(2, LEG);
+    // Two tasks of 120 ms every 250 ms, and between their legs of 6 ms whoever is due in 60 ms.
+    profile.models[0] = model("long", &[[6.0; 2]; 20], 2);
+    profile.models.push(model("second", &[[8.0; 2]], 2));
+    let loads = vec![
+        at(
+            "long",
+            2_000,
+            (0..24).map(|turn| 250 * turn).flat_map(|at| [at; 2]),
+        ),
+        at("short", 10, (0..60).map(|turn| 100 * turn)),
+        at("second", 60, (0..58).map(|turn| 100 * turn + 130)),
+    ];
+    let device = sim_device("other", Share(2));
+    let (report, legs) = simulated(device, &profile, loads, FugatoParts::default());
+    assert_eq!(most_held_by(&[LONG, ModelId(2)], &legs, 1_000..5_000), 1);
+    let in_time = [0, 1, 2].map(|model: usize| report.models[model].attainment);
+    assert!(in_time.iter().all(|&part| part >= Some(0.98)), "{report:?}");
+}
+
 #[test]
 fn one_slice_is_for_whoever_comes() {
     let (report, legs) = ran("other", 1, [500, 100], FugatoParts::default());

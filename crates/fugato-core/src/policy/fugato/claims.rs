@@ -44,7 +44,8 @@ pub(super) struct Claim {
     /// By when it goes in the order of claims: when it is due, or what its queue takes for that of a task
     /// without a deadline.
     served: Timestamp,
-    /// The smallest share in which that is kept; the usual one where none does.
+    /// The smallest share in which that is kept, and the usual one where none does: as far as it is
+    /// allowed, and of a head that is allowed nothing as far as it ever may be.
     pub(super) need: Share,
     /// The share above which the next leg gains nothing.
     pub(super) most: Share,
@@ -237,8 +238,13 @@ impl Fugato {
             Who::Running(_) | Who::Between(_) => Class::Begun,
             Who::Head(_) => Class::Head,
         };
+        let may = match (claim.who, allowed) {
+            // If those that it waits for held nothing.
+            (Who::Head(_), Share(0)) => limit,
+            _ => allowed,
+        };
         Claim {
-            need: need.min(allowed),
+            need: need.min(may),
             most: table.share(most).min(allowed),
             allowed,
             urgency: Urgency {

@@ -91,7 +91,8 @@ impl Fugato {
                 continue;
             }
             if claim.allowed == Share(0) {
-                // It waits for its own model.
+                // It waits for others that leave room, and may take what they have at a boundary.
+                unmet.add(place, claim);
                 continue;
             }
             if free == 0 {

@@ -12,17 +12,18 @@
 //! - where the device suspends a leg for an urgent one, which then does not wait for its end;
 //! - where the other is in time in the whole device only, or not even there: that covers devices
 //!   of one slice;
-//! - where one item of the model itself would be late in what it may hold.
+//! - where one item of the model itself, alone in what it may hold, would be late.
 //!
 //! Of several models of long legs each leaves room beside what the others hold, but for those whose
-//! own legs are too long for it: it need not wait for them, and takes what they left.
+//! own legs are too long for it: it need not wait for them, and takes what they left. The others have
+//! one share between them then, however many they are: that is the price of the short objective.
 
 use super::Fugato;
 use super::claims::{Claim, Who};
 use crate::flat::FlatMap;
 use crate::id::{BatchSize, DeviceId, ModelId, Share};
 use crate::policy::Verdict;
-use crate::sched::{Running, View};
+use crate::sched::View;
 use crate::time::Nanos;
 
 /// An objective of less than this many of a leg is short beside it.
@@ -39,6 +40,18 @@ pub(super) struct Rooms {
     longest: FlatMap<(DeviceId, ModelId), Longest>,
     /// Found in this decision.
     limits: Vec<((DeviceId, ModelId), Share)>,
+    /// What runs of models that are held back; found in this decision, for the device that was
+    /// looked at last.
+    holders: Option<(DeviceId, Vec<Holder>)>,
+}
+
+/// A leg that runs of a model that is held back.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    model: ModelId,
+    share: Share,
+    /// What the model's longest leg takes.
+    longest: Nanos,
 }
 
 /// How long the longest leg of a model takes for one item in its usual share, and the knowledge
@@ -53,6 +66,7 @@ impl Rooms {
     /// Forgets what held for the last decision.
     pub(super) fn begin(&mut self) {
         self.limits.clear();
+        self.holders = None;
     }
 
     /// Forgets a model's longest leg: its usual share, or what its times rest on, is another.
@@ -143,7 +157,8 @@ impl Fugato {
     /// What of its model's limit a claim may have, beside what those hold that leave room too.
     ///
     /// # Cost
-    /// Nothing where the model is not held back; else some look-ups for each leg that runs.
+    /// Nothing where the model is not held back; else once in a decision some look-ups for each leg
+    /// that runs.
     pub(super) fn allowed(
         &mut self,
         view: &View<'_>,
@@ -154,15 +169,39 @@ impl Fugato {
         if limit == ALL {
             return ALL;
         }
-        let mut others = 0_u16;
-        for leg in self.in_the_way(view, device, claim.model) {
-            others = others.saturating_add(view.share_of(leg.at).0);
+        let known = self.rooms.holders.as_ref();
+        if known.is_none_or(|&(of, _)| of != device) {
+            let holders = self.holders(view, device);
+            self.rooms.holders = Some((device, holders));
         }
-        Share(limit.0.saturating_sub(others.saturating_sub(claim.held.0)))
+        let slo = view.slo(claim.model).unwrap_or(Nanos::MAX);
+        let holders = self.rooms.holders.iter().flat_map(|(_, holders)| holders);
+        let in_the_way = holders
+            .filter(|holder| holder.model == claim.model || holder.longest.times(SHORT) <= slo);
+        let held = in_the_way.map(|holder| holder.share.0);
+        let held = held.fold(0, u16::saturating_add);
+        let others = held.saturating_sub(claim.held.0);
+        Share(limit.0.saturating_sub(others))
     }
 
-    /// Leaves a model out whose head may have nothing, for what is held already, until the first of
-    /// the legs that hold it should end.
+    /// The legs that run of models that are held back.
+    fn holders(&mut self, view: &View<'_>, device: DeviceId) -> Vec<Holder> {
+        let legs = view.running(device);
+        let holders = legs.filter_map(|leg| {
+            let is_held_back = self.limit(view, device, leg.model) != ALL;
+            let longest = self.longest_leg(view, device, leg.model)?;
+            is_held_back.then_some(Holder {
+                model: leg.model,
+                share: view.share_of(leg.at),
+                longest,
+            })
+        });
+        holders.collect()
+    }
+
+    /// Leaves a model out whose own legs hold all that it may have, until the first of them should
+    /// end. One that waits for others stays: their ends would not bring it back, and it may be
+    /// pressed, so that it gets what they have at a boundary.
     pub(super) fn held_back(
         &mut self,
         view: &View<'_>,
@@ -171,25 +210,19 @@ impl Fugato {
     ) -> Option<Verdict> {
         let is_held =
             |claim: &&Claim| matches!(claim.who, Who::Head(_)) && claim.allowed == Share(0);
-        let model = claims.iter().find(is_held)?.model;
-        let legs = self.in_the_way(view, device, model);
-        let ends = legs.iter().filter_map(|leg| leg.ends);
+        let mut models = claims.iter().filter(is_held).map(|claim| claim.model);
+        let model =
+            models.find(|&model| held(view, device, model) >= self.limit(view, device, model).0)?;
+        let own = view.running(device).filter(|leg| leg.model == model);
+        let ends = own.filter_map(|leg| leg.ends);
         let until = ends.filter(|&end| end > view.now()).min();
         Some(Verdict::Park { model, until })
     }
+}
 
-    /// The legs that run beside which a model that is held back leaves room: its own, and those of
-    /// others that are held back and for whose legs it has the time to wait.
-    fn in_the_way(&mut self, view: &View<'_>, device: DeviceId, model: ModelId) -> Vec<Running> {
-        let slo = view.slo(model).unwrap_or(Nanos::MAX);
-        let legs = view.running(device);
-        let in_the_way = legs.filter(|leg| {
-            leg.model == model || {
-                let longest = self.longest_leg(view, device, leg.model);
-                let can_wait = longest.is_none_or(|longest| longest.times(SHORT) <= slo);
-                can_wait && self.limit(view, device, leg.model) != ALL
-            }
-        });
-        in_the_way.collect()
-    }
+/// The slices that legs of a model hold.
+fn held(view: &View<'_>, device: DeviceId, model: ModelId) -> u16 {
+    let own = view.running(device).filter(|leg| leg.model == model);
+    let shares = own.map(|leg| view.share_of(leg.at).0);
+    shares.fold(0, u16::saturating_add)
 }
