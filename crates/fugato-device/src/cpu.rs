@@ -131,6 +131,7 @@ struct Shared {
     layered: AtomicBool,
     models: RwLock<HashMap<ModelId, Arc<LoadedModel>>>,
     legs: AtomicU64,
+    legs_at_once: AtomicU64,
     bytes_copied_in: AtomicU64,
     bytes_copied_out: AtomicU64,
 }
@@ -198,6 +199,7 @@ impl CpuDevice {
                 layered,
                 models: RwLock::default(),
                 legs: AtomicU64::new(0),
+                legs_at_once: AtomicU64::new(0),
                 bytes_copied_in: AtomicU64::new(0),
                 bytes_copied_out: AtomicU64::new(0),
             }),
@@ -358,7 +360,7 @@ impl CpuDevice {
     pub fn metrics(&self) -> DeviceMetrics {
         DeviceMetrics {
             legs: self.shared.legs.load(Ordering::Relaxed),
-            legs_at_once: 0,
+            legs_at_once: self.shared.legs_at_once.load(Ordering::Relaxed),
             legs_captured: 0,
             bytes_copied_in: self.shared.bytes_copied_in.load(Ordering::Relaxed),
             bytes_copied_out: self.shared.bytes_copied_out.load(Ordering::Relaxed),

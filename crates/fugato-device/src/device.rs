@@ -271,7 +271,7 @@ pub struct LoadOptions {
     pub unsplit: bool,
     /// Whether groups at once run as is faster at each share and batch, found out while the model
     /// is served, on the CPU; or else as the cuts have them, always. For one more session of each
-    /// such part in each partition of several slices.
+    /// such part, with a thread for each slice, on each lane of several.
     pub finds_ways: bool,
     /// What only an NVIDIA device heeds.
     pub gpu: GpuTuning,
@@ -335,7 +335,7 @@ pub struct GpuHealth {
 pub struct DeviceMetrics {
     /// Legs that ended, well or badly.
     pub legs: u64,
-    /// Legs that an NVIDIA device was given with their groups at once, in one graph.
+    /// Legs that ran with groups at once: on an NVIDIA device, that it was given so, in one graph.
     pub legs_at_once: u64,
     /// Other legs that an NVIDIA device was given all in graphs of the runtime's.
     pub legs_captured: u64,

@@ -38,6 +38,7 @@ impl LoadedModel {
             Ride::Leg(_) => (Flight::resume(&mut slot.flight, &work.start)?, 0),
         };
         let gathered = clock.now();
+        let mut at_once = false;
         let all_faulty = all_faulty(&flight.faults, flight.items.len());
         if all_faulty.is_none() {
             let (first, stages) = self.stages(ride);
@@ -45,7 +46,8 @@ impl LoadedModel {
                 match crew.filter(|_| parts.len() > 1) {
                     Some(crew) => {
                         let of = (stage, parts);
-                        self.run_groups(of, slot, (place, crew), flight.rows, clock)?;
+                        let way = self.run_groups(of, slot, (place, crew), flight.rows, clock)?;
+                        at_once |= way == Way::AtOnce;
                     }
                     None => {
                         let on = (place, session_key(parts, place));
@@ -66,6 +68,7 @@ impl LoadedModel {
             (outputs, bytes_copied_out) = self.answer(slot, flight)?;
         }
         Ok(Ran {
+            at_once,
             outputs,
             split: RunSplit {
                 input: gathered - begun,
@@ -153,7 +156,8 @@ impl LoadedModel {
         slot.kept.let_go();
     }
 
-    /// Runs the groups of a stage in the way that is faster there, or is to be timed.
+    /// Runs the groups of a stage in the way that is faster there, or is to be timed, and says which
+    /// that was.
     fn run_groups(
         &self,
         (stage, parts): (usize, &[usize]),
@@ -161,7 +165,7 @@ impl LoadedModel {
         (place, crew): (&Place, &Crew),
         rows: u32,
         clock: &MonotonicClock,
-    ) -> Result<(), Failed> {
+    ) -> Result<Way, Failed> {
         let threads = place.threads();
         let spot = Spot {
             stage,
@@ -171,18 +175,23 @@ impl LoadedModel {
         let found = self.ways.as_ref().map(|ways| (ways, ways.of(spot)));
         let (way, is_timed) = found.map_or((Way::AtOnce, false), |(_, found)| found);
         let begun = is_timed.then(|| clock.now());
-        match way {
-            Way::AtOnce => self.run_at_once(parts, slot, (place, crew), rows)?,
-            Way::InTurn => {
-                self.run_in_turn(parts, slot, (place, place.session_key()), rows)?;
+        let ran = match way {
+            Way::AtOnce => self.run_at_once(parts, slot, (place, crew), rows),
+            Way::InTurn => self.run_in_turn(parts, slot, (place, place.session_key()), rows),
+        };
+        if let (Some((ways, _)), Some(begun)) = (found, begun) {
+            let chosen = match &ran {
+                Ok(()) => ways.timed(spot, way, clock.now() - begun),
+                Err(_) => {
+                    ways.failed(spot, way);
+                    None
+                }
+            };
+            if let Some(way) = chosen {
+                tracing::debug!(stage, threads, rows, ?way, "the faster way to run groups");
             }
         }
-        if let (Some((ways, _)), Some(begun)) = (found, begun)
-            && let Some(way) = ways.timed(spot, way, clock.now() - begun)
-        {
-            tracing::debug!(stage, threads, rows, ?way, "the faster way to run groups");
-        }
-        Ok(())
+        ran.map(|()| way)
     }
 
     /// Runs the parts of a stage one after the other.

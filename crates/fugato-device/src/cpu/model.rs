@@ -1,6 +1,7 @@
 //! A model loaded on the CPU: its sessions, slots and output pools. How a leg of it is run
 //! is in `leg`.
 
+use super::crew::Crew;
 use super::output::{OutputPool, OutputShape};
 use super::slot::Slot;
 use super::ways::Ways;
@@ -26,6 +27,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Where a tensor may begin in a slot's memory, in bytes: a cache line, and the widest vector
 /// register.
 const ALIGN: usize = 64;
+
+/// How long loading looks for the faster way to run groups: what it did not find then is found while
+/// the model is served.
+const TRY_FOR: Nanos = Nanos::from_millis(2_000);
 
 /// Which session of a model: `None` is the one of a single thread, which lanes of any
 /// single core share; the others have threads pinned to their atoms, in their class.
@@ -83,6 +88,8 @@ impl Ride {
 
 /// What a leg gave.
 pub(super) struct Ran {
+    /// Whether groups ran at once in it.
+    pub(super) at_once: bool,
     pub(super) outputs: TaskOutputs,
     pub(super) split: RunSplit,
     pub(super) bytes_copied_in: u64,
@@ -182,12 +189,22 @@ impl LoadedModel {
             return Ok(());
         }
         for stage in self.stages(ride).1 {
-            let at_once = session_key(stage, place);
-            let in_turn = self.ways.as_ref().map(|_| place.session_key());
-            for key in [Some(at_once), in_turn].into_iter().flatten() {
-                for &part in stage {
-                    self.session(part, (place, key))?;
-                }
+            let key = session_key(stage, place);
+            for &part in stage {
+                self.session(part, (place, key))?;
+            }
+            let Some(ways) = self.ways.as_ref().filter(|_| stage.len() > 1) else {
+                continue;
+            };
+            let mut parts = stage.iter();
+            let made = parts.try_for_each(|&part| {
+                let session = self.session(part, (place, place.session_key()));
+                session.map(drop)
+            });
+            if let Err(error) = made {
+                let threads = place.threads();
+                tracing::warn!(%error, threads, "groups of the model's plan run at once only");
+                ways.only_at_once(threads);
             }
         }
         self.stored.give_pages_back();
@@ -243,7 +260,7 @@ impl LoadedModel {
         let last = self.legs() - 1;
         let legs = (0..=last).map(|leg| (leg, false));
         let unsplit = self.course.unsplit.map(|_| (last, true));
-        for (leg, unsplit) in legs.chain(unsplit) {
+        let run = |(leg, unsplit), crew: Option<&Crew>| {
             let begins = leg == 0 || unsplit;
             let leg = leg_index(leg);
             let work = LegWork {
@@ -262,9 +279,26 @@ impl LoadedModel {
                 },
                 requests: begins.then(|| request.clone()).into_iter().collect(),
             };
-            self.run(&work, (place, None), clock)?;
+            self.run(&work, (place, crew), clock).map(drop)
+        };
+        legs.clone()
+            .chain(unsplit)
+            .try_for_each(|leg| run(leg, None))?;
+        let tries = self.has_groups() && place.threads() > 1;
+        let Some(ways) = self.ways.as_ref().filter(|_| tries) else {
+            return Ok(());
+        };
+        // Without helpers lanes run groups one after the other as well.
+        let Ok(crew) = Crew::new(place.threads()) else {
+            return Ok(());
+        };
+        let begun = clock.now();
+        loop {
+            legs.clone().try_for_each(|leg| run(leg, Some(&crew)))?;
+            if !ways.is_trying() || clock.now() - begun > TRY_FOR {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Refuses a leg that is not of this model's shape.

@@ -2,11 +2,12 @@
 //! the lane.
 //!
 //! A plan was measured at one share and batch. At each that a model is served at, both ways take
-//! turns until either was timed [`TURNS`] times; from then on it is the one of the smaller median.
-//! What ran beside them is the same for both, as they take turns.
+//! turns until each was timed [`TURNS`] times; from then on it is the one of the smaller median.
+//! As they take turns, what runs beside them on the device is much the same for both. At batch 1
+//! that is found out while the model is loaded.
 
 use fugato_core::Nanos;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Times of each way after which one is chosen: the median leaves out what other tasks, or memory
@@ -32,7 +33,14 @@ pub(super) struct Spot {
 
 /// The ways of a model's stages of several groups.
 #[derive(Debug, Default)]
-pub(super) struct Ways(Mutex<HashMap<Spot, Trial>>);
+pub(super) struct Ways(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    spots: HashMap<Spot, Trial>,
+    /// Lanes of so many threads have no sessions for groups in turn.
+    at_once_only: BTreeSet<u16>,
+}
 
 /// What is known of a spot.
 #[derive(Debug)]
@@ -47,7 +55,11 @@ enum Trial {
 impl Ways {
     /// The way to run a stage now, and whether [`timed`](Self::timed) wants to know what it took.
     pub(super) fn of(&self, spot: Spot) -> (Way, bool) {
-        match self.lock().get(&spot) {
+        let known = self.lock();
+        if known.at_once_only.contains(&spot.threads) {
+            return (Way::AtOnce, false);
+        }
+        match known.spots.get(&spot) {
             None => (Way::AtOnce, true),
             Some(Trial::Open { at_once, in_turn }) if in_turn.len() < at_once.len() => {
                 (Way::InTurn, true)
@@ -60,8 +72,8 @@ impl Ways {
     /// Takes in what a stage took; gives the way that it is run in from now on, the first time
     /// that this is known.
     pub(super) fn timed(&self, spot: Spot, way: Way, took: Nanos) -> Option<Way> {
-        let mut spots = self.lock();
-        let trial = spots.entry(spot).or_insert_with(|| Trial::Open {
+        let mut known = self.lock();
+        let trial = known.spots.entry(spot).or_insert_with(|| Trial::Open {
             at_once: Vec::with_capacity(TURNS),
             in_turn: Vec::with_capacity(TURNS),
         });
@@ -84,7 +96,27 @@ impl Ways {
         Some(way)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Spot, Trial>> {
+    /// Takes in that a stage failed in a way that was to be timed: it is not tried again where it
+    /// is not the plan's.
+    pub(super) fn failed(&self, spot: Spot, way: Way) {
+        if way == Way::InTurn {
+            (self.lock().spots).insert(spot, Trial::Chosen(Way::AtOnce));
+        }
+    }
+
+    /// Takes in that lanes of so many threads cannot run groups in turn.
+    pub(super) fn only_at_once(&self, threads: u16) {
+        self.lock().at_once_only.insert(threads);
+    }
+
+    /// Whether a stage is being tried for which no way was chosen yet.
+    pub(super) fn is_trying(&self) -> bool {
+        let known = self.lock();
+        let is_open = |trial: &Trial| matches!(trial, Trial::Open { .. });
+        known.spots.values().any(is_open)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -170,6 +202,25 @@ mod tests {
         ] {
             assert_eq!(ways.of(other), (Way::AtOnce, true), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_way_that_fails_is_not_tried_again() {
+        let ways = Ways::default();
+        assert_eq!(ways.timed(SPOT, Way::AtOnce, Nanos::from_micros(3)), None);
+        assert!(ways.is_trying());
+        assert_eq!(ways.of(SPOT), (Way::InTurn, true));
+        ways.failed(SPOT, Way::InTurn);
+        assert_eq!(ways.of(SPOT), (Way::AtOnce, false));
+        assert!(!ways.is_trying());
+    }
+
+    #[test]
+    fn lanes_without_sessions_for_it_never_run_groups_in_turn() {
+        let ways = Ways::default();
+        ways.only_at_once(SPOT.threads);
+        assert_eq!(ways.of(SPOT), (Way::AtOnce, false));
+        assert!(ways.of(Spot { threads: 4, ..SPOT }).1);
     }
 
     #[test]

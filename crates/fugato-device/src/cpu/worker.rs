@@ -84,6 +84,8 @@ impl Worker for CpuWorker {
         let crew = self.crew(&model);
         match model.run(work, (&self.place, crew), &shared.clock) {
             Ok(ran) => {
+                let at_once = u64::from(ran.at_once);
+                shared.legs_at_once.fetch_add(at_once, Ordering::Relaxed);
                 for (counter, copied) in [
                     (&shared.bytes_copied_in, ran.bytes_copied_in),
                     (&shared.bytes_copied_out, ran.bytes_copied_out),

@@ -240,7 +240,7 @@ impl Telemetry {
         );
         registry.register(
             "device_legs_at_once",
-            "Legs that an NVIDIA device was given with their groups side by side, in one graph",
+            "Legs of which groups ran side by side; on an NVIDIA device, that it was given so, in one graph",
             self.device_legs_at_once.clone(),
         );
         registry.register(
