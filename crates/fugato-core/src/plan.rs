@@ -69,10 +69,25 @@ pub struct Plan {
     /// The time of all stages, in nanoseconds.
     #[serde(rename = "predicted_ns")]
     pub predicted: Nanos,
+    /// What it took, timed in turns with the model as it is; `None` where it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timed: Option<Timed>,
     /// The stages, in the order they run.
     pub stages: Vec<Stage>,
     /// The legs, in the order they run: every stage is in one.
     pub legs: Vec<Leg>,
+}
+
+/// Median times of runs in turns, at the plan's share and batch, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timed {
+    /// Of the plan's legs one after the other, their dispatch included.
+    #[serde(rename = "legs_ns")]
+    pub legs: Nanos,
+    /// Of the model as it is.
+    #[serde(rename = "unsplit_ns")]
+    pub unsplit: Nanos,
 }
 
 /// What must be equal for a plan to apply.
@@ -154,6 +169,7 @@ impl Plan {
             costs,
             segment_flops: None,
             stackable_apart: false,
+            timed: None,
             predicted: total(&stages),
             legs: limits.legs(&stages, key.batch),
             key,

@@ -18,7 +18,7 @@ use choose::Chosen;
 use fugato_core::graph::Segments;
 use fugato_core::plan::{
     AnyPlanner, CostBasis, CostModel, Group, LegLimits, Plan, PlanError, PlanKey, Planner,
-    Sequential, Stage, StageCost,
+    Sequential, Stage, StageCost, Timed,
 };
 use fugato_core::{Nanos, SegmentIndex, Share};
 use fugato_device::{Cuts, ModelGraph};
@@ -333,6 +333,11 @@ fn measure(
     };
     for ((chosen, &reckoned), timed) in plans.iter().zip(reckoned).zip(of_plans.chunks(2)) {
         let (plan, whole) = (&chosen.plan, timed[0].whole);
+        let fell_back = chosen.fell_back || timed[0].legs.len() != plan.legs.len();
+        let in_turns = Timed {
+            legs: whole,
+            unsplit,
+        };
         let ratio = |time: Nanos| time.as_secs_f64() / whole.as_secs_f64();
         report.plans.push(Planned {
             reckoned,
@@ -345,11 +350,14 @@ fn measure(
             measured: whole,
             stages: timed[1].legs.clone(),
             unsplit: chosen.is_unsplit(),
-            fell_back: chosen.fell_back || timed[0].legs.len() != plan.legs.len(),
+            fell_back,
             difference: None,
             farthest_output: None,
             prunings: None,
-            plan: plan.clone(),
+            plan: Plan {
+                timed: (!fell_back).then_some(in_turns),
+                ..plan.clone()
+            },
         });
     }
     Ok(report)

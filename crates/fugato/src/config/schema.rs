@@ -273,8 +273,8 @@ section! {
 }
 
 section! {
-    /// Policy `fugato`: which of its parts are on. Those that are on helped by 3 % or more somewhere
-    /// in simulations; each can be turned off to compare.
+    /// Policy `fugato`: which of its parts are on. Those that are on helped by 3 % or more somewhere,
+    /// simulated or on a device; each can be turned off to compare.
     "policy.fugato" RawFugato => FugatoConfig in FUGATO {
         /// Whether shares are chosen anew at each leg, and a request that cannot wait for a task to end
         /// goes in between two of its legs. Without it a task runs to its end in the share that it
@@ -368,7 +368,7 @@ section! {
         /// kernels of a run at once. On; a model that cannot be captured runs without.
         cuda_graphs: bool = true;
         /// Whether a task runs in one go although the model has legs, where no other model was asked
-        /// for within a second and its plan runs nothing side by side; under `fugato` only while no other
+        /// for within a second and its plan is not faster for groups side by side; under `fugato` only while no other
         /// task runs or waits. For one more session of the model in each partition. On the CPU.
         unsplit: bool = true;
     }

@@ -238,7 +238,7 @@ impl Loader {
             cuts: planned.as_ref().map(|planned| planned.cuts.clone()),
             unsplit: planned
                 .as_ref()
-                .is_some_and(|planned| settings.model.unsplit && planned.cuts.is_in_turn()),
+                .is_some_and(|planned| settings.model.unsplit && !planned.is_faster_than_unsplit()),
             finds_ways: true,
             gpu: with_streams_of(&self.config.device, options.gpu),
             ..options

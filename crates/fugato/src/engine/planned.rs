@@ -56,6 +56,14 @@ pub(super) struct Here<'a> {
 }
 
 impl Planned {
+    /// Whether its legs one after the other take less than the model in one go. Where all groups
+    /// run one after the other they do not; where some run at once or are merged, unless they were
+    /// timed and did not either.
+    pub(super) fn is_faster_than_unsplit(&self) -> bool {
+        let timed = self.plan.timed;
+        !self.cuts.is_in_turn() && timed.is_none_or(|timed| timed.legs < timed.unsplit)
+    }
+
     pub(super) fn of(plan: Plan, segments: &Segments) -> Self {
         Self {
             cuts: Cuts::of(&plan, segments),
@@ -355,8 +363,9 @@ fn longest_run(profile: &ModelProfile) -> Option<((BatchSize, Share), Nanos)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fugato_core::OperatorIndex;
     use fugato_core::SegmentIndex;
-    use fugato_core::plan::{CostBasis, Group, LegLimits, Stage};
+    use fugato_core::plan::{CostBasis, Group, LegLimits, Stage, Timed};
     use fugato_core::profile::{LegPlan, v100_dstack};
 
     /// A plan of two legs, the second three times as long.
@@ -381,6 +390,30 @@ mod tests {
         Planned {
             cuts: Cuts::default(),
             plan: Plan::new(key, "sequential", CostBasis::Measured, stages, limits),
+        }
+    }
+
+    #[test]
+    fn a_plan_of_groups_at_once_is_faster_unless_it_was_timed_and_is_not() {
+        let mut planned = planned(&v100_dstack().models[0]);
+        assert!(
+            !planned.is_faster_than_unsplit(),
+            "it does the same in parts"
+        );
+        planned.plan.stages[0]
+            .groups
+            .push(Group::from(vec![SegmentIndex(2)]));
+        planned.cuts = Cuts::new(vec![vec![vec![
+            vec![OperatorIndex::at(0)],
+            vec![OperatorIndex::at(1)],
+        ]]]);
+        assert!(planned.is_faster_than_unsplit(), "why else at once");
+        for (legs, is_faster) in [(9, true), (10, false), (11, false)] {
+            planned.plan.timed = Some(Timed {
+                legs: Nanos::from_millis(legs),
+                unsplit: Nanos::from_millis(10),
+            });
+            assert_eq!(planned.is_faster_than_unsplit(), is_faster, "{legs} ms");
         }
     }
 
