@@ -18,7 +18,7 @@ BINARY = Path(os.environ.get("FUGATO_BINARY", str(ROOT / "target" / "release" / 
 KEPT = ROOT / ".fugato" / "acceptance"
 
 # The zoo's models that are served. Those left out are larger or slower and add no sort of
-# operator; the tests of the device run them.
+# operator; the tests of the device run them, and test_zoo checks them.
 ZOO = [
     "squeezenet1_1", "mobilenet_v2", "shufflenet_v2_x1_0", "densenet121", "resnet18", "resnet50",
     "googlenet", "vgg19", "bert-base", "bert-tiny", "identity",

@@ -8,7 +8,7 @@
 //! answers are not. The standard deviation of each layer's output stays between 0.05 and
 //! 10 at any depth, outputs are finite and spread, and different inputs give clearly
 //! different outputs (`tests/check_models.py` checks it, the layers with `--layers`; the
-//! acceptance suite has it check the models that it serves).
+//! acceptance suite has it check every model).
 //!
 //! **Invariant:** the same seed and zoo version give the same bytes on any machine and
 //! number of threads.
