@@ -40,10 +40,7 @@ impl Alone<'_> {
         let (kind, slices) = self.device;
         let device = sim_device(kind, slices);
         let scenario = Scenario::new(self.profile, workload, device, options).expect("valid");
-        let policy = PolicySpec::Fugato(FugatoParts {
-            best_batch: true,
-            ..FugatoParts::default()
-        });
+        let policy = PolicySpec::Fugato(FugatoParts::default());
         let config = SchedulerConfig {
             policy,
             ..SchedulerConfig::default()

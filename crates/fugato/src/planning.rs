@@ -24,6 +24,7 @@ use fugato_core::{Nanos, SegmentIndex, Share};
 use fugato_device::{Cuts, ModelGraph};
 use prices::{SegmentTimes, Source};
 use serde::Serialize;
+use std::time::Instant;
 
 /// The schema of a [`Report`].
 pub const REPORT_SCHEMA: &str = "fugato.plan-report/2";
@@ -86,6 +87,9 @@ pub struct Planned {
     /// The limits that the planner looked within, where it is `ios`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prunings: Option<Prunings>,
+    /// How long the planner looked for stages, on this machine; segments were timed before that.
+    #[serde(rename = "planned_in_ns")]
+    pub planned_in: Nanos,
     /// What the planner reckoned with: sums of the times of segments, and for groups at once
     /// a time that is computed from these.
     #[serde(rename = "reckoned_ns")]
@@ -156,9 +160,10 @@ pub fn plan(
     let (segments, flops) = cut(bench, (share, wanted.rounds), wanted.legs, apart)?;
     let costs = Source::of(bench, &segments, wanted, tell)?.prices(bench, &segments);
     let mut plans = Vec::new();
-    let mut reckoned = Vec::new();
+    let (mut reckoned, mut planned_in) = (Vec::new(), Vec::new());
     for planner in &wanted.planners {
         let mut costs = costs.clone();
+        let begun = Instant::now();
         let Ok(stages) = planner.stages(&segments, &mut costs, &mut |progress| {
             tell(Step {
                 what: format!("{}: segments placed", planner.name()),
@@ -166,6 +171,7 @@ pub fn plan(
                 all: progress.segments,
             });
         });
+        planned_in.push(begun.elapsed());
         let key = bench.key().clone();
         let mut plan = Plan::new(key, planner.name(), costs.basis(), stages, wanted.legs);
         plan.segment_flops = Some(flops);
@@ -188,8 +194,10 @@ pub fn plan(
     while lengthened(&mut chosen, &report, &segments, wanted.cost_max) {
         report = measure(bench, (&chosen, &reckoned), &segments, wanted.rounds)?;
     }
-    for (planned, planner) in report.plans.iter_mut().zip(&wanted.planners) {
+    let planners = wanted.planners.iter().zip(planned_in);
+    for (planned, (planner, planned_in)) in report.plans.iter_mut().zip(planners) {
         planned.plan.check(&segments)?;
+        planned.planned_in = Nanos::from_secs_f64(planned_in.as_secs_f64());
         planned.prunings = Prunings::of(planner);
         if wanted.check {
             let found = bench.difference(&planned.plan, &segments)?;
@@ -340,6 +348,7 @@ fn measure(
         };
         let ratio = |time: Nanos| time.as_secs_f64() / whole.as_secs_f64();
         report.plans.push(Planned {
+            planned_in: Nanos::ZERO,
             reckoned,
             merged_planned: chosen.merged_planned,
             merged: merged(&plan.stages),

@@ -113,7 +113,7 @@ impl Default for FugatoParts {
             widen: true,
             dequeue: true,
             work_interval: false,
-            best_batch: false,
+            best_batch: true,
             give_up: true,
             niceness: true,
             unsplit: true,

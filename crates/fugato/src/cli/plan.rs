@@ -383,6 +383,7 @@ mod tests {
                 LegLimits::default(),
             ),
             prunings: None,
+            planned_in: Nanos::ZERO,
             reckoned: Nanos::ZERO,
             merged_planned: 0,
             merged: 0,

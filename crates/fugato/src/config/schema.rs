@@ -292,8 +292,7 @@ section! {
         work_interval: bool = false;
         /// Whether batches grow no larger than the one that holds the most, by what is known of
         /// latencies: where an item of a larger batch is no cheaper, large ones make others wait.
-        /// Off: simulated it gains, on a real device it was not shown to.
-        best_batch: bool = false;
+        best_batch: bool = true;
         /// Whether tasks that are too late, and requests that would make a batch dear, are given
         /// up.
         give_up: bool = true;

@@ -222,6 +222,7 @@ mod tests {
             plans: vec![Planned {
                 plan: chosen.plan.clone(),
                 prunings: None,
+                planned_in: Nanos::ZERO,
                 reckoned: chosen.plan.predicted,
                 merged_planned: 0,
                 merged: 0,

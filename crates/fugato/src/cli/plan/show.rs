@@ -60,6 +60,8 @@ pub(super) fn table(report: &Report, segments: &Segments, graph: &Graph, key: &P
     }
     for planned in &report.plans {
         text += &within(&planned.plan.planner, planned.prunings);
+        let (planner, took) = (&planned.plan.planner, ms(planned.planned_in));
+        text += &format!("{planner}: found its stages in {took}\n");
         if planned.merged_planned > 0 {
             text += &format!(
                 "{}: {} of {} merged stages were measured to be faster than their segments one \
