@@ -78,6 +78,10 @@ fn a_plan_gives_the_models_answers_and_its_legs_are_served() {
         assert_eq!(stages, measured);
         assert_eq!(planned["fell_back"], false);
         assert_eq!(planned["plan"]["costs"], "measured");
+        assert!(planned["planned_in_ns"].as_u64() > Some(0));
+        let timed = &planned["plan"]["timed"];
+        assert_eq!(timed["legs_ns"], planned["measured_ns"]);
+        assert_eq!(timed["unsplit_ns"], report["unsplit_ns"]);
     }
     let read = |path: &str| std::fs::read_to_string(path).expect("it was written");
     let written: Value = serde_json::from_str(&read(&out)).expect("JSON");
