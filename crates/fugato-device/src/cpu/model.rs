@@ -292,13 +292,14 @@ impl LoadedModel {
         let Ok(crew) = Crew::new(place.threads()) else {
             return Ok(());
         };
+        let pass = || legs.clone().try_for_each(|leg| run(leg, Some(&crew)));
         let begun = clock.now();
-        loop {
-            legs.clone().try_for_each(|leg| run(leg, Some(&crew)))?;
-            if !ways.is_trying() || clock.now() - begun > TRY_FOR {
-                return Ok(());
-            }
+        let mut ran = pass();
+        while ways.is_trying() && clock.now() - begun <= TRY_FOR {
+            ran = pass();
         }
+        // A way that failed is not tried again; what is left has to run.
+        ran.or_else(|_| pass())
     }
 
     /// Refuses a leg that is not of this model's shape.

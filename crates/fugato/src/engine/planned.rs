@@ -400,9 +400,6 @@ mod tests {
             !planned.is_faster_than_unsplit(),
             "it does the same in parts"
         );
-        planned.plan.stages[0]
-            .groups
-            .push(Group::from(vec![SegmentIndex(2)]));
         planned.cuts = Cuts::new(vec![vec![vec![
             vec![OperatorIndex::at(0)],
             vec![OperatorIndex::at(1)],
