@@ -13,7 +13,7 @@ use super::Fugato;
 use super::over::PATIENCE;
 use super::room::ALL;
 use super::table::TableId;
-use crate::id::{BatchSize, DeviceId, ModelId, Share};
+use crate::id::{BatchSize, DeviceId, ModelId, Share, TaskId};
 use crate::sched::{Begun, ReadyHead, View};
 use crate::time::{Nanos, Timestamp};
 
@@ -80,6 +80,14 @@ impl Claim {
     pub(super) fn is_pressed(&self) -> bool {
         matches!(self.who, Who::Head(_)) && self.urgency.class == Class::Pressed
     }
+
+    /// The task whose leg runs, if it is that of one.
+    pub(super) fn running(&self) -> Option<TaskId> {
+        match self.who {
+            Who::Running(begun) => Some(begun.task),
+            Who::Between(_) | Who::Head(_) => None,
+        }
+    }
 }
 
 impl Fugato {
@@ -145,7 +153,7 @@ impl Fugato {
 
     /// When a task that is begun ends in the share that it holds, or else needs; `None` of a head,
     /// and where nothing is known.
-    fn ends(&self, claim: &Claim) -> Option<Timestamp> {
+    pub(super) fn ends(&self, claim: &Claim) -> Option<Timestamp> {
         let share = match claim.who {
             Who::Running(_) => claim.held,
             Who::Between(_) => claim.need,
