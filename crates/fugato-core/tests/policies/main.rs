@@ -9,6 +9,7 @@ mod changes;
 mod common;
 mod legs;
 mod order;
+mod over;
 mod refusals;
 mod room;
 

@@ -20,7 +20,7 @@ const LONG: ModelId = ModelId(0);
 const LATE: [u64; 2] = [500, 10];
 
 /// Milliseconds in one and in two slices.
-type Times = [f64; 2];
+pub(super) type Times = [f64; 2];
 
 /// Of the second leg of `long`.
 const LEG: Times = [24.0, 13.0];
@@ -41,7 +41,7 @@ fn grid(times: Times, slices: u16) -> Vec<GridPoint> {
     points.collect()
 }
 
-fn model(name: &str, legs: &[Times], slices: u16) -> ModelProfile {
+pub(super) fn model(name: &str, legs: &[Times], slices: u16) -> ModelProfile {
     let whole = |share: usize| legs.iter().map(|times| times[share]).sum();
     let mut model = ModelProfile::new(name, name, 1);
     model.grid = grid([whole(0), whole(1)], slices);
@@ -71,7 +71,7 @@ fn profile(slices: u16, leg: Times) -> Profile {
 }
 
 /// Requests at these milliseconds.
-fn at(name: &str, slo_ms: u64, millis: impl Iterator<Item = u64>) -> ModelLoad {
+pub(super) fn at(name: &str, slo_ms: u64, millis: impl Iterator<Item = u64>) -> ModelLoad {
     let rows = millis.map(|millis| format!("{},{name},1\n", millis as f64 / 1e3));
     let rows: String = rows.collect();
     let rows = parse_trace(&format!("time,model,count\n{rows}")).expect("valid rows");
@@ -103,7 +103,7 @@ fn ran_on(
     simulated(device, profile, loads, parts)
 }
 
-fn simulated(
+pub(super) fn simulated(
     device: DeviceSpec,
     profile: &Profile,
     loads: Vec<ModelLoad>,

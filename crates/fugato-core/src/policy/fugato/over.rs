@@ -2,12 +2,13 @@
 //!
 //! One due earlier goes over one due later, as under preemptive earliest deadline first. On several
 //! slices that is not enough: who is suspended keeps its slices, so it loses time though others, due
-//! later still, run on beside it. So a task gives way only where it has more time to spare than the one
-//! that goes over it, and as long as the run to spare once more after it; and of several that would,
-//! those with the most. Where a task is late anyway, nothing is lost.
+//! later still, run on beside it. So a task gives way only where it has as long as the run to spare
+//! once more after it, and, to one that would be in time after it too, where it has more time to spare
+//! than that; and of several that would, those with the most. Where a task is late anyway, nothing is
+//! lost.
 //!
-//! Without these bounds long models pay for short ones: of the load that is held, simulated on two
-//! cores by 24 seeds, 6 % where batching pays and 1 % on six models.
+//! Without these bounds long models pay for short ones: 6 % of the load that is held on two cores
+//! where batching pays, simulated by 24 seeds.
 
 use super::Fugato;
 use super::claims::{Claim, Who};
@@ -36,6 +37,8 @@ struct Over {
     run: Nanos,
     /// What it has left after that.
     spare: Nanos,
+    /// Whether it is late if it waits for what runs.
+    cannot_wait: bool,
 }
 
 /// A leg that runs, and the time to spare of its task; `None` where that is late.
@@ -62,7 +65,7 @@ impl Fugato {
         claims.find_map(|claim| self.overtakes(view, device, claim, &running))
     }
 
-    /// When a task that runs is late if it is suspended from now on; `None` where it is late
+    /// For how long a task that runs may be suspended before it is late; `None` where it is late
     /// already. One that need not end by any time has all there is, and one of which nothing is
     /// known is taken to end at once.
     fn spare_of(&self, view: &View<'_>, leg: &Running, claims: &[Claim]) -> Option<Nanos> {
@@ -70,7 +73,10 @@ impl Fugato {
             return Some(Nanos::MAX);
         };
         let is_its = |claim: &&Claim| claim.running() == Some(leg.task);
-        let end = claims.iter().find(is_its).and_then(|claim| self.ends(claim));
+        let end = claims
+            .iter()
+            .find(is_its)
+            .and_then(|claim| self.ends(claim));
         let end = end.or(leg.ends).unwrap_or(view.now());
         (end <= due).then(|| due - end)
     }
@@ -97,7 +103,12 @@ impl Fugato {
             self.overdue = Some(self.overdue.map_or(late, |known| known.min(late)));
             return None;
         }
-        let over = Over { due, run, spare };
+        let over = Over {
+            due,
+            run,
+            spare,
+            cannot_wait: free - view.now() > spare,
+        };
         let give_way = running.iter().filter(|below| gives_way(view, below, over));
         let mut give_way: Vec<Below> = give_way.copied().collect();
         give_way.sort_by_key(|&(_, spare)| Reverse(spare));
@@ -134,7 +145,10 @@ fn gives_way(view: &View<'_>, &(leg, spare): &Below, over: Over) -> bool {
     let due = view.head_deadline(leg.task);
     let is_later = due.is_none_or(|due| due > over.due);
     match spare {
-        Some(spare) => is_later && spare > over.spare && spare >= over.run.times(RUNS),
+        Some(spare) => {
+            let has_more = over.cannot_wait || spare > over.spare;
+            is_later && has_more && spare >= over.run.times(RUNS)
+        }
         None => is_later || leg.ends.is_some_and(|ends| Some(ends) > due),
     }
 }
