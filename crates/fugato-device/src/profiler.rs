@@ -127,7 +127,7 @@ pub struct Profiler<D> {
     events: Receiver<DeviceEvent>,
     next_task: u64,
     /// The legs on the device, and where they run.
-    in_flight: BTreeMap<TaskId, (LegIndex, Place)>,
+    in_flight: BTreeMap<(TaskId, LegIndex), Place>,
     /// Of the legs that the last visit timed, by the host's clock.
     by_host: Vec<Nanos>,
 }
@@ -161,6 +161,11 @@ const LANE: LaneId = LaneId(0);
 
 /// The buffers of timed legs; each busy partition has its own.
 const TIMED: SlotIndex = SlotIndex(0);
+
+/// Legs of a task that are on the device at once: one runs, one is committed, as where a scheduler
+/// goes on with a task as it is. So a lane goes from one to the next by itself, without having
+/// slept in between.
+const AHEAD: usize = 2;
 
 /// Where a leg runs: its partition and the buffers that go with it.
 type Place = (PartitionId, SlotIndex);
@@ -267,10 +272,16 @@ impl<D: Device> Profiler<D> {
             outputs: TaskOutputs::default(),
         };
         let mut begun = None;
-        for leg in (0..walk.legs).map(LegIndex) {
-            let work = (walk.model, &walk.item, walk.batch);
+        let work = (walk.model, &walk.item, walk.batch);
+        let mut next = (0..walk.legs).map(LegIndex);
+        for leg in next.by_ref().take(AHEAD) {
             self.hand_over((task, leg), work, (walk.partition, TIMED));
-            let (took, (started, ended), outputs) = self.end_of(task)?;
+        }
+        for leg in (0..walk.legs).map(LegIndex) {
+            let (took, (started, ended), outputs) = self.end_of(task, leg)?;
+            if let Some(leg) = next.next() {
+                self.hand_over((task, leg), work, (walk.partition, TIMED));
+            }
             walked.legs.push(took.leg());
             walked.on_device = walked.on_device.zip(took.on_device).map(|(a, b)| a + b);
             walked.span = (*begun.get_or_insert(started), ended);
@@ -280,20 +291,22 @@ impl<D: Device> Profiler<D> {
         Ok(walked)
     }
 
-    /// Waits until the only leg on the device ends: what it took, its start and end, what it gave.
-    fn end_of(&self, task: TaskId) -> Result<(Took, Span, TaskOutputs), VisitError> {
+    /// Waits until a leg of the only task on the device ends: what it took, its start and end, what it
+    /// gave.
+    fn end_of(&self, task: TaskId, leg: LegIndex) -> Result<(Took, Span, TaskOutputs), VisitError> {
         loop {
             let event = self.events.recv_timeout(PATIENCE);
             let event = event.map_err(|_| VisitError::Silent)?;
             if let DeviceEvent::Finished {
                 task: ended_task,
+                leg: ended_leg,
                 started,
                 ended,
                 split,
                 result,
                 ..
             } = event
-                && ended_task == task
+                && (ended_task, ended_leg) == (task, leg)
             {
                 let outputs = result.map_err(VisitError::Run)?;
                 let took = Took::new((started, ended), &split);
@@ -338,15 +351,19 @@ impl<D: Device> Profiler<D> {
             let timed = self.next_task();
             *under_way = Some(timed);
             let mut task = Vec::with_capacity(usize::from(legs));
-            for leg in (0..legs).map(LegIndex) {
-                let work = (visit.model, &visit.item, visit.batch);
+            let work = (visit.model, &visit.item, visit.batch);
+            let mut next = (0..legs).map(LegIndex);
+            for leg in next.by_ref().take(AHEAD) {
                 self.start((timed, leg), work, (visit.partition, TIMED));
-                let took = loop {
-                    let (ended, _, took) = self.keep_busy(visit)?;
-                    if ended == timed {
-                        break took;
-                    }
-                };
+            }
+            while task.len() < usize::from(legs) {
+                let (ended, _, took) = self.keep_busy(visit)?;
+                if ended != timed {
+                    continue;
+                }
+                if let Some(leg) = next.next() {
+                    self.start((timed, leg), work, (visit.partition, TIMED));
+                }
                 task.push(took.leg());
                 if run >= visit.warm_up {
                     self.by_host.push(took.by_host);
@@ -373,7 +390,7 @@ impl<D: Device> Profiler<D> {
 
     /// Empties the device: takes back what has not begun, and waits for the rest.
     fn quiet(&mut self) -> Result<(), VisitError> {
-        for (&task, &(leg, (partition, _))) in &self.in_flight {
+        for (&(task, leg), &(partition, _)) in &self.in_flight {
             self.device.revoke(&RevokeLeg {
                 task,
                 leg,
@@ -393,12 +410,13 @@ impl<D: Device> Profiler<D> {
     fn next_end(&mut self) -> Result<(TaskId, Place, Result<Took, VisitError>), VisitError> {
         loop {
             let event = self.events.recv_timeout(PATIENCE);
-            let (task, took) = match event.map_err(|_| VisitError::Silent)? {
+            let (task, leg, took) = match event.map_err(|_| VisitError::Silent)? {
                 // A loss ends the legs too, each with an event of its own.
                 DeviceEvent::Started { .. } | DeviceEvent::Lost { .. } => continue,
-                DeviceEvent::Revoked { task, .. } => (task, Ok(Took::default())),
+                DeviceEvent::Revoked { task, leg, .. } => (task, leg, Ok(Took::default())),
                 DeviceEvent::Finished {
                     task,
+                    leg,
                     started,
                     ended,
                     split,
@@ -406,10 +424,10 @@ impl<D: Device> Profiler<D> {
                     ..
                 } => {
                     let took = Took::new((started, ended), &split);
-                    (task, check(result).map(|()| took))
+                    (task, leg, check(result).map(|()| took))
                 }
             };
-            if let Some((_, place)) = self.in_flight.remove(&task) {
+            if let Some(place) = self.in_flight.remove(&(task, leg)) {
                 return Ok((task, place, took));
             }
         }
@@ -432,7 +450,7 @@ impl<D: Device> Profiler<D> {
         work: (ModelId, &RequestInputs, u32),
         place: Place,
     ) {
-        self.in_flight.insert(task, (leg, place));
+        self.in_flight.insert((task, leg), place);
         self.hand_over((task, leg), work, place);
     }
 
