@@ -19,6 +19,9 @@
 //! in time; on cores, where it costs the same or, with caches that hold the activations of few
 //! items, more, it is often one.
 //!
+//! Of batches whose scores are as good, the largest is taken while the model is asked for alone, and
+//! the smallest while others are asked for too, whom a long run costs time that no score holds.
+//!
 //! It rests on what is known of latencies, so it is corrected as they are learned, and looked for
 //! anew as [tables](super::table) are. The batch in use stays until another is clearly better, so
 //! that it does not go back and forth. A batch that was never measured is tried.
@@ -30,8 +33,7 @@ use crate::id::{BatchSize, DeviceId, ModelId, Share};
 use crate::sched::View;
 use crate::time::Nanos;
 
-/// The part of the best score that is as good: of such batches the largest is taken, as each task
-/// costs the device its launch, which latencies do not hold.
+/// The part of the best score that is as good.
 const NEAR: f64 = 0.97;
 
 /// The part down to which the batch in use stays.
@@ -41,7 +43,24 @@ const STAYS: f64 = 0.95;
 #[derive(Debug, Default)]
 pub(super) struct Pairs {
     configuration: u64,
-    known: FlatMap<DeviceId, FlatMap<ModelId, Option<(Basis, BatchSize)>>>,
+    known: FlatMap<DeviceId, FlatMap<ModelId, Option<Known>>>,
+}
+
+/// What was found, and what it rests on.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    basis: Basis,
+    near: Near,
+    most: BatchSize,
+}
+
+/// Which of batches that are as good as the best is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Near {
+    /// Each task costs the device its launch, which latencies do not hold.
+    Largest,
+    /// A long run costs others time, which its own score does not hold.
+    Smallest,
 }
 
 /// A batch, and its score in the best number in flight; `None` where that was not measured.
@@ -64,14 +83,19 @@ impl Fugato {
             pairs.known = FlatMap::default();
         }
         let basis = self.tables.basis(view, model);
+        let near = match view.shortest_beside(model) {
+            Some(_) => Near::Smallest,
+            None => Near::Largest,
+        };
         let known = pairs.known.entry(device).entry(model);
-        let kept = known.map_or(max, |(_, most)| most);
-        match *known {
-            Some((rests_on, most)) if rests_on == basis => most,
+        let same = known.filter(|known| known.near == near);
+        match same {
+            Some(known) if known.basis == basis => known.most,
             _ => {
-                let found = best(&scores(view, device, model), kept);
+                let kept = same.map(|known| known.most);
+                let found = best(&scores(view, device, model), near, kept);
                 let most = found.unwrap_or(max);
-                *known = Some((basis, most));
+                *known = Some(Known { basis, near, most });
                 most
             }
         }
@@ -116,18 +140,22 @@ fn scores(view: &View<'_>, device: DeviceId, model: ModelId) -> Vec<Scored> {
     batches.map(score).collect()
 }
 
-/// The largest batch that is as good as the best, or that nothing is known of; `None` without
-/// any. The one in use, `kept`, stays until it is clearly worse.
-fn best(scores: &[Scored], kept: BatchSize) -> Option<BatchSize> {
+/// The largest or smallest batch that is as good as the best; one that nothing is known of counts as
+/// good, and goes first where the smallest is asked for. `None` without any. The one in use, `kept`,
+/// stays until it is clearly worse.
+fn best(scores: &[Scored], near: Near, kept: Option<BatchSize>) -> Option<BatchSize> {
     let highest = scores.iter().filter_map(|&(_, score)| score);
     let highest = highest.fold(0.0, f64::max);
     let reaches = |score: Option<f64>, part: f64| score.is_none_or(|score| score >= part * highest);
-    let unknown = scores.iter().any(|(_, score)| score.is_none());
-    let stays = |&&(batch, score): &&Scored| batch == kept && reaches(score, STAYS);
-    let stays = scores.iter().find(stays).filter(|_| !unknown);
+    let unknown = scores.iter().rev().find(|(_, score)| score.is_none());
+    let stays = |&&(batch, score): &&Scored| Some(batch) == kept && reaches(score, STAYS);
+    let stays = scores.iter().find(stays).filter(|_| unknown.is_none());
     let chosen = stays.or_else(|| {
-        let mut falling = scores.iter().rev();
-        falling.find(|&&(_, score)| reaches(score, NEAR))
+        let mut good = scores.iter().filter(|(_, score)| reaches(*score, NEAR));
+        match near {
+            Near::Largest => good.next_back(),
+            Near::Smallest => unknown.or_else(|| good.next()),
+        }
     });
     chosen.map(|&(batch, _)| batch)
 }
@@ -145,6 +173,7 @@ mod tests {
     fn the_batch_in_use_stays_until_another_is_clearly_better() {
         let rising = scores([10.0, 18.0, 30.0, 40.0, 41.0].map(Some));
         let all = BatchSize(12);
+        let best = |scores: &[Scored], kept| best(scores, Near::Largest, Some(kept));
         assert_eq!(best(&rising, BatchSize(1)), Some(all));
         assert_eq!(best(&rising, BatchSize(8)), Some(BatchSize(8)));
         let falling = scores([96.0, 100.0, 98.0, 87.0, 60.0].map(Some));
@@ -156,9 +185,21 @@ mod tests {
     }
 
     #[test]
+    fn of_equal_ones_the_smallest_is_taken_where_others_are_asked_for() {
+        let even = scores([98.0, 100.0, 99.0, 98.0, 90.0].map(Some));
+        assert_eq!(best(&even, Near::Smallest, None), Some(BatchSize(1)));
+        assert_eq!(best(&even, Near::Largest, None), Some(BatchSize(8)));
+        let rising = scores([10.0, 18.0, 30.0, 40.0, 41.0].map(Some));
+        assert_eq!(best(&rising, Near::Smallest, None), Some(BatchSize(8)));
+    }
+
+    #[test]
     fn what_was_never_measured_is_tried() {
         let seen = scores([Some(100.0), Some(50.0), None, Some(10.0), Some(10.0)]);
-        assert_eq!(best(&seen, BatchSize(1)), Some(BatchSize(4)));
-        assert_eq!(best(&scores([None; 5]), BatchSize(1)), Some(BatchSize(12)));
+        for near in [Near::Largest, Near::Smallest] {
+            let best = |scores: &[Scored]| best(scores, near, Some(BatchSize(1)));
+            assert_eq!(best(&seen), Some(BatchSize(4)));
+            assert_eq!(best(&scores([None; 5])), Some(BatchSize(12)));
+        }
     }
 }
