@@ -2,7 +2,7 @@
 //!
 //! `short` takes 2 ms in one slice; the others gain nothing by a second one.
 
-use super::room::{at, model, simulated};
+use super::room::{Times, at, model, simulated};
 use fugato_core::device::LaneClass;
 use fugato_core::policy::FugatoParts;
 use fugato_core::profile::{Profile, v100_dstack};
@@ -11,15 +11,17 @@ use fugato_core::timeline::TimelineLeg;
 use fugato_core::workload::ModelLoad;
 use fugato_core::{ModelId, Share};
 
-/// Models in the order of their loads, by what they take.
-fn ran(takes: &[(&str, f64)], loads: Vec<ModelLoad>) -> (PolicyReport, Vec<TimelineLeg>) {
+/// Two models that take 40 ms, in so many legs, and `short`.
+fn ran(legs: usize, loads: Vec<ModelLoad>) -> (PolicyReport, Vec<TimelineLeg>) {
     let mut profile: Profile = v100_dstack();
     profile.synthetic = false;
     profile.device.slices = 2;
-    let models = takes.iter();
-    profile.models = models
-        .map(|&(name, millis)| model(name, &[[millis; 2]], 2))
-        .collect();
+    let long: Vec<Times> = vec![[40.0 / legs as f64; 2]; legs];
+    profile.models = vec![
+        model("first", &long, 2),
+        model("second", &long, 2),
+        model("short", &[[2.0; 2]], 2),
+    ];
     let device = sim_device("cpu", Share(2));
     simulated(device, &profile, loads, FugatoParts::default())
 }
@@ -49,21 +51,23 @@ fn each(name: &str, slo_ms: u64, offset: u64) -> ModelLoad {
     at(name, slo_ms, (0..TURNS).map(|turn| 100 * turn + offset))
 }
 
-/// `short`, due after 8 ms, while two runs of 40 ms hold both cores, due after so many milliseconds.
-fn beside_two(slos: [u64; 2]) -> (PolicyReport, Vec<TimelineLeg>) {
-    ran_two(slos, each("short", 8, 10))
+/// `first` and a little later `second`, due after so many milliseconds, and `short`.
+fn beside_two(legs: usize, slos: [u64; 2], short: (u64, u64)) -> (PolicyReport, Vec<TimelineLeg>) {
+    let loads = vec![
+        each("first", slos[0], 0),
+        each("second", slos[1], 1),
+        each("short", short.0, short.1),
+    ];
+    ran(legs, loads)
 }
 
-fn ran_two(slos: [u64; 2], short: ModelLoad) -> (PolicyReport, Vec<TimelineLeg>) {
-    let takes = [("first", 40.0), ("second", 40.0), ("short", 2.0)];
-    let loads = vec![each("first", slos[0], 0), each("second", slos[1], 0), short];
-    ran(&takes, loads)
-}
+/// Due after 8 ms, and received while both run.
+const URGENT: (u64, u64) = (8, 10);
 
 #[test]
 fn of_two_that_run_the_one_with_the_most_time_to_spare_is_suspended() {
     for (slos, most) in [([60, 90], 1), ([90, 60], 0)] {
-        let (report, legs) = beside_two(slos);
+        let (report, legs) = beside_two(1, slos, URGENT);
         assert_eq!(report.attainment, Some(1.0), "{report:?}");
         let below = suspended(&legs);
         assert_eq!(below, [ModelId(most); TURNS as usize], "{slos:?}");
@@ -72,28 +76,25 @@ fn of_two_that_run_the_one_with_the_most_time_to_spare_is_suspended() {
 
 #[test]
 fn nobody_is_suspended_whom_that_would_make_late() {
-    // Both have 1 ms to spare.
-    let (report, legs) = beside_two([41, 41]);
-    assert_eq!(suspended(&legs), []);
-    let attained = report.models.iter().map(|model| model.attainment);
-    let attained: Vec<_> = attained.collect();
-    assert_eq!(attained, [Some(1.0), Some(1.0), Some(0.0)], "{report:?}");
-}
-
-/// `short`, due after so many milliseconds and received so many after two runs of 40 ms began, which
-/// have 20 ms to spare.
-fn beside_two_at(slo_ms: u64, offset: u64) -> (PolicyReport, Vec<TimelineLeg>) {
-    ran_two([60, 60], each("short", slo_ms, offset))
+    // Both have 1 ms to spare. Cut or not, and also before a leg is known to have begun.
+    for (legs, received) in [(1, 10), (4, 10), (4, 0), (20, 1)] {
+        let (report, below) = beside_two(legs, [41, 41], (4, received));
+        let over: Vec<ModelId> = suspended(&below);
+        assert_eq!(over, [], "{legs} legs, {received} ms");
+        for model in &report.models[..2] {
+            assert_eq!(model.attainment, Some(1.0), "{legs} legs: {report:?}");
+        }
+    }
 }
 
 #[test]
 fn nobody_is_suspended_for_one_that_can_wait_and_has_more_time_to_spare() {
     // 26 ms to spare, of which it would wait for 10.
-    let (report, legs) = beside_two_at(28, 30);
+    let (report, legs) = beside_two(1, [60, 60], (28, 30));
     assert_eq!(report.attainment, Some(1.0), "{report:?}");
     assert_eq!(suspended(&legs), []);
     // 16 ms.
-    let (report, legs) = beside_two_at(18, 30);
+    let (report, legs) = beside_two(1, [60, 60], (18, 30));
     assert_eq!(report.attainment, Some(1.0), "{report:?}");
     assert_eq!(suspended(&legs).len(), TURNS as usize);
 }
@@ -101,7 +102,19 @@ fn nobody_is_suspended_for_one_that_can_wait_and_has_more_time_to_spare() {
 #[test]
 fn one_that_cannot_wait_goes_over_those_with_less_time_to_spare() {
     // 24 ms to spare, and 30 until a core is free.
-    let (report, legs) = beside_two_at(26, 10);
+    let (report, legs) = beside_two(1, [60, 60], (26, 10));
     assert_eq!(report.attainment, Some(1.0), "{report:?}");
     assert_eq!(suspended(&legs).len(), TURNS as usize);
+}
+
+#[test]
+fn who_may_not_go_over_anybody_yet_is_looked_at_again_when_it_may() {
+    // 26 ms to spare at 20 ms, where the others have 20 and end at 40: not over them before 26 ms, and
+    // then at once, though nothing else happens.
+    let (report, legs) = beside_two(1, [60, 60], (28, 20));
+    assert_eq!(report.attainment, Some(1.0), "{report:?}");
+    let short = legs.iter().filter(|leg| leg.model == ModelId(2));
+    let begun = short.map(|leg| leg.started.as_nanos() / 1_000_000 % 100);
+    let begun: Vec<u64> = begun.collect();
+    assert_eq!(begun, [26; TURNS as usize]);
 }

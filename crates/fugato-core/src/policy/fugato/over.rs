@@ -41,8 +41,17 @@ struct Over {
     cannot_wait: bool,
 }
 
-/// A leg that runs, and the time to spare of its task; `None` where that is late.
-type Below = (Running, Option<Nanos>);
+/// A leg that runs, and for how long it may be suspended.
+type Below = (Running, Spare);
+
+/// For how long a task may be suspended before it is late. Smaller loses less by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Spare {
+    /// All that is waited for is late, whatever is done.
+    Late,
+    /// So long; nothing where that is uncertain.
+    Time(Reverse<Nanos>),
+}
 
 impl Fugato {
     /// Whether anything runs that somebody could run over.
@@ -57,28 +66,39 @@ impl Fugato {
         device: DeviceId,
         claims: &[Claim],
     ) -> Option<Verdict> {
-        let running: Vec<Below> = view
-            .running(device)
-            .map(|leg| (leg, self.spare_of(view, &leg, claims)))
-            .collect();
+        let running: Vec<Running> = view.running(device).collect();
+        let running = running.into_iter().map(|leg| {
+            let spare = self.spare_of(view, device, &leg);
+            (leg, spare)
+        });
+        let running: Vec<Below> = running.collect();
         let mut claims = claims.iter();
         claims.find_map(|claim| self.overtakes(view, device, claim, &running))
     }
 
-    /// For how long a task that runs may be suspended before it is late; `None` where it is late
-    /// already. One that need not end by any time has all there is, and one of which nothing is
-    /// known is taken to end at once.
-    fn spare_of(&self, view: &View<'_>, leg: &Running, claims: &[Claim]) -> Option<Nanos> {
-        let Some(due) = view.head_deadline(leg.task) else {
-            return Some(Nanos::MAX);
+    /// For how long the task of a leg that runs may be suspended. One whose first request is late is
+    /// served for the last one; one that need not end by any time has all there is.
+    fn spare_of(&mut self, view: &View<'_>, device: DeviceId, leg: &Running) -> Spare {
+        let time = |time| Spare::Time(Reverse(time));
+        let Some(first) = view.head_deadline(leg.task) else {
+            return time(Nanos::MAX);
         };
-        let is_its = |claim: &&Claim| claim.running() == Some(leg.task);
-        let end = claims
-            .iter()
-            .find(is_its)
-            .and_then(|claim| self.ends(claim));
-        let end = end.or(leg.ends).unwrap_or(view.now());
-        (end <= due).then(|| due - end)
+        let last = view.last_deadline(leg.task).unwrap_or(Timestamp::MAX);
+        if leg.ends.is_some_and(|ends| ends > last) {
+            return Spare::Late;
+        }
+        let goes_on = (view.committed(leg.at)).is_some_and(|(task, _)| task == leg.task);
+        let ends = match goes_on {
+            true => view.free_at(leg.at),
+            false => leg.ends.unwrap_or(view.now()),
+        };
+        let table = self.tables.of(view, device, leg.model, leg.batch);
+        let place = table.within(view.share_of(leg.at).0);
+        let place = place.filter(|_| table.is_known());
+        let rest = place.map_or(Nanos::ZERO, |place| table.rest(place, leg.issued.0 + 1));
+        let end = ends + rest;
+        let due = if end <= first { first } else { last };
+        time(due - end)
     }
 
     fn overtakes(
@@ -93,35 +113,52 @@ impl Fugato {
         let slack: Nanos = due - view.now();
         let place = table.enough(claim.leg, slack)?;
         let (share, run) = (table.share(place), table.rest(place, claim.leg));
+        if view.place(device, share).is_some() {
+            // It is kept for somebody who goes before this one.
+            return None;
+        }
         let (_, free) = view.falls_free(device, share)?;
         let spare = slack.saturating_sub(run);
         let (part, whole) = PATIENCE;
-        let waits = free > view.now() && free - view.now() <= spare.scaled(part, whole);
-        if waits {
-            // That it ends is an event; that it does not, is none.
-            let late = free + Nanos::new(1);
-            self.overdue = Some(self.overdue.map_or(late, |known| known.min(late)));
+        let wait = free - view.now();
+        if free > view.now() && wait <= spare.scaled(part, whole) {
+            self.look_again(free);
             return None;
         }
         let over = Over {
             due,
             run,
             spare,
-            cannot_wait: free - view.now() > spare,
+            // Nobody knows how long, where it should have been free by now; and one that is begun goes on.
+            cannot_wait: wait > spare || free <= view.now() || matches!(claim.who, Who::Between(_)),
         };
         let give_way = running.iter().filter(|below| gives_way(view, below, over));
         let mut give_way: Vec<Below> = give_way.copied().collect();
-        give_way.sort_by_key(|&(_, spare)| Reverse(spare));
-        // Over as few as will do of those that lose the least by it; what is free is shared out.
+        give_way.sort_by_key(|&(_, spare)| spare);
+        // Over as few as will do of those that lose the least by it.
         let at = (1..=give_way.len()).find_map(|most| {
             let may_be_suspended =
                 |leg: &Running| give_way[..most].iter().any(|(other, _)| other.at == leg.at);
             view.place_over(device, share, |atoms: AtomSet| {
                 let legs = running.iter().map(|(leg, _)| leg);
-                let mut below = legs.filter(|leg| leg.atoms.overlaps(atoms)).peekable();
-                below.peek().is_some() && below.all(may_be_suspended)
+                let mut below = legs.filter(|leg| leg.atoms.overlaps(atoms));
+                below.all(may_be_suspended)
             })
-        })?;
+        });
+        let Some(at) = at else {
+            // What it waits for may not end, and it comes to have less time to spare than others.
+            if free > view.now() {
+                self.look_again(free);
+            }
+            for &(_, below) in running {
+                if let Spare::Time(Reverse(below)) = below
+                    && below < spare
+                {
+                    self.look_again(view.now() + spare.saturating_sub(below));
+                }
+            }
+            return None;
+        };
         Some(match claim.who {
             Who::Head(head) => {
                 self.count(view, device, head.model);
@@ -138,17 +175,28 @@ impl Fugato {
             },
         })
     }
+
+    /// Has the policy asked again right after a time that is no event: that something ends is one, that
+    /// it does not is none.
+    fn look_again(&mut self, time: Timestamp) {
+        let after = time + Nanos::new(1);
+        self.overdue = Some(self.overdue.map_or(after, |known| known.min(after)));
+    }
 }
 
 /// Whether a leg that runs may be suspended for one that goes over it.
 fn gives_way(view: &View<'_>, &(leg, spare): &Below, over: Over) -> bool {
-    let due = view.head_deadline(leg.task);
-    let is_later = due.is_none_or(|due| due > over.due);
     match spare {
-        Some(spare) => {
+        Spare::Time(Reverse(spare)) => {
+            let due = view.head_deadline(leg.task);
+            let is_later = due.is_none_or(|due| due > over.due);
             let has_more = over.cannot_wait || spare > over.spare;
             is_later && has_more && spare >= over.run.times(RUNS)
         }
-        None => is_later || leg.ends.is_some_and(|ends| Some(ends) > due),
+        // Until its boundary, where it is given up, it may keep others of its model waiting.
+        Spare::Late => {
+            let holds_up = view.waits(leg.model) && view.free_slots(leg.model) == 0;
+            over.cannot_wait || !holds_up
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::View;
 use crate::device::{AtomSet, PartitionSpec};
-use crate::id::{BatchSize, DeviceId, ModelId, PartitionId, Share, TaskId};
+use crate::id::{BatchSize, DeviceId, LegIndex, ModelId, PartitionId, Share, TaskId};
 use crate::sched::ledger::{LaneRef, Offer};
 use crate::sched::queue::QueueKey;
 use crate::time::{Nanos, Timestamp};
@@ -17,6 +17,8 @@ pub struct Running {
     pub model: ModelId,
     /// Items in the task's batch.
     pub batch: BatchSize,
+    /// The leg of its task that was issued last: this one, or one that is committed behind it.
+    pub issued: LegIndex,
     /// The lane.
     pub at: LaneRef,
     /// The atoms of its partition.
@@ -115,6 +117,7 @@ impl<'a> View<'a> {
                 task: leg.task,
                 model: task.model,
                 batch: task.batch,
+                issued: task.leg,
                 at,
                 atoms: state.ledger.atoms(at),
                 ends: leg.predicted.map(|run| (begun + run).max(state.now)),
