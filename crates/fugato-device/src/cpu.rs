@@ -157,10 +157,12 @@ impl Place {
 
     /// Confines the calling thread to this place.
     fn enter(&self) {
-        let entered =
-            os::pin(&self.cores).and_then(|()| os::yield_to_others(self.niceness, self.slice));
-        if let Err(error) = entered {
+        if let Err(error) = os::pin(&self.cores) {
             tracing::warn!(%error, cores = ?self.cores, "a lane's thread runs unpinned");
+        }
+        if let Err(error) = os::yield_to_others(self.niceness, self.slice) {
+            let niceness = self.niceness;
+            tracing::warn!(%error, niceness, "a lane's thread keeps the niceness that it has");
         }
     }
 }

@@ -258,7 +258,8 @@ impl<D: Device> Profiler<D> {
         quiet.and(timed)
     }
 
-    /// Runs a task, leg after leg, on a device that does nothing else.
+    /// Runs a task, leg after leg, on a device that does nothing else. When this returns, the device
+    /// is idle.
     ///
     /// # Errors
     /// [`VisitError`]; the first one that a leg ended with.
@@ -278,7 +279,16 @@ impl<D: Device> Profiler<D> {
             self.hand_over((task, leg), work, (walk.partition, TIMED));
         }
         for leg in (0..walk.legs).map(LegIndex) {
-            let (took, (started, ended), outputs) = self.end_of(task, leg)?;
+            let (took, (started, ended), outputs) = match self.end_of(task, leg) {
+                Ok(ended) => ended,
+                Err(error) => {
+                    // The one committed behind it fails too.
+                    if leg.0 + 1 < walk.legs {
+                        let _failed = self.end_of(task, LegIndex(leg.0 + 1));
+                    }
+                    return Err(error);
+                }
+            };
             if let Some(leg) = next.next() {
                 self.hand_over((task, leg), work, (walk.partition, TIMED));
             }

@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// The schema of the file.
-const SCHEMA: &str = "fugato.times/1";
+const SCHEMA: &str = "fugato.times/2";
 
 /// What the model as it is goes by.
 pub(super) const WHOLE: &str = "whole";
