@@ -259,7 +259,7 @@ impl<D: Device> Profiler<D> {
     }
 
     /// Runs a task, leg after leg, on a device that does nothing else. When this returns, the device
-    /// is idle.
+    /// is idle, unless it fell silent.
     ///
     /// # Errors
     /// [`VisitError`]; the first one that a leg ended with.
@@ -283,7 +283,8 @@ impl<D: Device> Profiler<D> {
                 Ok(ended) => ended,
                 Err(error) => {
                     // The one committed behind it fails too.
-                    if leg.0 + 1 < walk.legs {
+                    let has_failed = matches!(error, VisitError::Run(_));
+                    if has_failed && leg.0 + 1 < walk.legs {
                         let _failed = self.end_of(task, LegIndex(leg.0 + 1));
                     }
                     return Err(error);

@@ -167,6 +167,12 @@ impl<'a> View<'a> {
         self.state.pool(model).rivals.shortest_beside(model)
     }
 
+    /// Whether no other model that shares devices with this one was asked for within a second or little
+    /// more.
+    pub fn is_alone(&self, model: ModelId) -> bool {
+        self.state.pool(model).rivals.is_alone(model)
+    }
+
     /// Other models that the device hosts, whose objectives are under `within` and that were
     /// asked for within a second, the shortest objective first. At most eight are looked at.
     pub fn tighter(
@@ -353,6 +359,17 @@ impl<'a> View<'a> {
         let open = requests.filter_map(|id| self.state.requests.get(id));
         let deadlines = open.map(|request| self.state.enforced(request.deadline));
         deadlines.reduce(|latest, deadline| Some(latest?.max(deadline?)))?
+    }
+
+    /// The earliest enforced deadline of a task's requests that is not before a time.
+    ///
+    /// # Cost
+    /// The requests of the batch.
+    pub fn deadline_from(&self, task: TaskId, time: Timestamp) -> Option<Timestamp> {
+        let requests = self.state.task(task).requests.iter();
+        let open = requests.filter_map(|id| self.state.requests.get(id));
+        let deadlines = open.filter_map(|request| self.state.enforced(request.deadline));
+        deadlines.filter(|&deadline| deadline >= time).min()
     }
 
     /// The committed leg of a lane that may be revoked, and that starts too late for its

@@ -44,11 +44,15 @@ fn suspended(legs: &[TimelineLeg]) -> Vec<ModelId> {
     below.map(|leg| leg.model).collect()
 }
 
-const TURNS: u64 = 20;
+const TURNS: usize = 20;
 
 /// Turns of 100 ms, in each of which one comes so many milliseconds after its begin.
 fn each(name: &str, slo_ms: u64, offset: u64) -> ModelLoad {
-    at(name, slo_ms, (0..TURNS).map(|turn| 100 * turn + offset))
+    at(
+        name,
+        slo_ms,
+        (0..TURNS as u64).map(|turn| 100 * turn + offset),
+    )
 }
 
 /// `first` and a little later `second`, due after so many milliseconds, and `short`.
@@ -61,23 +65,26 @@ fn beside_two(legs: usize, slos: [u64; 2], short: (u64, u64)) -> (PolicyReport, 
     ran(legs, loads)
 }
 
-/// Due after 8 ms, and received while both run.
-const URGENT: (u64, u64) = (8, 10);
+/// Shorter than what is left of a leg.
+const URGENT_MS: u64 = 8;
 
 #[test]
 fn of_two_that_run_the_one_with_the_most_time_to_spare_is_suspended() {
     for (slos, most) in [([60, 90], 1), ([90, 60], 0)] {
-        let (report, legs) = beside_two(1, slos, URGENT);
-        assert_eq!(report.attainment, Some(1.0), "{report:?}");
-        let below = suspended(&legs);
-        assert_eq!(below, [ModelId(most); TURNS as usize], "{slos:?}");
+        // Cut, 2 ms after a boundary of the first and 1 ms after one of the second.
+        for (legs, received) in [(1, 10), (4, 12)] {
+            let (report, timeline) = beside_two(legs, slos, (URGENT_MS, received));
+            assert_eq!(report.attainment, Some(1.0), "{report:?}");
+            let below = suspended(&timeline);
+            assert_eq!(below, [ModelId(most); TURNS], "{slos:?}, {legs} legs");
+        }
     }
 }
 
 #[test]
 fn nobody_is_suspended_whom_that_would_make_late() {
     // Both have 1 ms to spare. Cut or not, and also before a leg is known to have begun.
-    for (legs, received) in [(1, 10), (4, 10), (4, 0), (20, 1)] {
+    for (legs, received) in [(1, 10), (4, 12), (20, 1), (20, 3)] {
         let (report, below) = beside_two(legs, [41, 41], (4, received));
         let over: Vec<ModelId> = suspended(&below);
         assert_eq!(over, [], "{legs} legs, {received} ms");
@@ -96,7 +103,7 @@ fn nobody_is_suspended_for_one_that_can_wait_and_has_more_time_to_spare() {
     // 16 ms.
     let (report, legs) = beside_two(1, [60, 60], (18, 30));
     assert_eq!(report.attainment, Some(1.0), "{report:?}");
-    assert_eq!(suspended(&legs).len(), TURNS as usize);
+    assert_eq!(suspended(&legs).len(), TURNS);
 }
 
 #[test]
@@ -104,7 +111,7 @@ fn one_that_cannot_wait_goes_over_those_with_less_time_to_spare() {
     // 24 ms to spare, and 30 until a core is free.
     let (report, legs) = beside_two(1, [60, 60], (26, 10));
     assert_eq!(report.attainment, Some(1.0), "{report:?}");
-    assert_eq!(suspended(&legs).len(), TURNS as usize);
+    assert_eq!(suspended(&legs).len(), TURNS);
 }
 
 #[test]
@@ -116,5 +123,5 @@ fn who_may_not_go_over_anybody_yet_is_looked_at_again_when_it_may() {
     let short = legs.iter().filter(|leg| leg.model == ModelId(2));
     let begun = short.map(|leg| leg.started.as_nanos() / 1_000_000 % 100);
     let begun: Vec<u64> = begun.collect();
-    assert_eq!(begun, [26; TURNS as usize]);
+    assert_eq!(begun, [26; TURNS]);
 }

@@ -43,14 +43,14 @@ const STAYS: f64 = 0.95;
 #[derive(Debug, Default)]
 pub(super) struct Pairs {
     configuration: u64,
-    known: FlatMap<DeviceId, FlatMap<ModelId, Option<Known>>>,
+    /// Alone and beside others.
+    known: FlatMap<DeviceId, FlatMap<ModelId, [Option<Known>; 2]>>,
 }
 
 /// What was found, and what it rests on.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     basis: Basis,
-    near: Near,
     most: BatchSize,
 }
 
@@ -83,19 +83,19 @@ impl Fugato {
             pairs.known = FlatMap::default();
         }
         let basis = self.tables.basis(view, model);
-        let near = match view.shortest_beside(model) {
-            Some(_) => Near::Smallest,
-            None => Near::Largest,
+        let near = match view.is_alone(model) {
+            true => Near::Largest,
+            false => Near::Smallest,
         };
         let known = pairs.known.entry(device).entry(model);
-        let same = known.filter(|known| known.near == near);
-        match same {
+        let known = &mut known[usize::from(near == Near::Smallest)];
+        match *known {
             Some(known) if known.basis == basis => known.most,
             _ => {
-                let kept = same.map(|known| known.most);
+                let kept = known.map(|known| known.most);
                 let found = best(&scores(view, device, model), near, kept);
                 let most = found.unwrap_or(max);
-                *known = Some(Known { basis, near, most });
+                *known = Some(Known { basis, most });
                 most
             }
         }

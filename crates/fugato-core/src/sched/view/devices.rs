@@ -17,8 +17,8 @@ pub struct Running {
     pub model: ModelId,
     /// Items in the task's batch.
     pub batch: BatchSize,
-    /// The leg of its task that was issued last: this one, or one that is committed behind it.
-    pub issued: LegIndex,
+    /// Which of its task it is; the last, of a task that runs in one go.
+    pub leg: LegIndex,
     /// The lane.
     pub at: LaneRef,
     /// The atoms of its partition.
@@ -117,7 +117,7 @@ impl<'a> View<'a> {
                 task: leg.task,
                 model: task.model,
                 batch: task.batch,
-                issued: task.leg,
+                leg: leg.leg,
                 at,
                 atoms: state.ledger.atoms(at),
                 ends: leg.predicted.map(|run| (begun + run).max(state.now)),
