@@ -1,5 +1,6 @@
 //! Measures what cutting costs: all segments of a model in sequence on one lane of one
-//! core, against the model in one piece; each by turns, so that both see the same machine.
+//! core, and of all, against the model in one piece; each by turns, so that both see the same
+//! machine.
 //! And the gap between a leg and the next, which is committed meanwhile.
 //!
 //! ```text
@@ -123,33 +124,47 @@ fn measure(name: &str, rounds: usize) -> Result<Value> {
     let zoo = fugato_zoo::find(name).with_context(|| format!("the zoo has no `{name}`"))?;
     fugato_onnx::save_model(&zoo.build(1), &path, ExternalPolicy::Never)?;
     let stored = ModelStore::open(&runtime, scratch.path().join("store"))?.prepare(&path)?;
-    let runner = Runner::new(CpuOptions::default())?;
-    let partitions = &runner.device.spec().partitions;
-    let single = partitions.iter().find(|partition| partition.share().0 == 1);
-    let partition = single.context("no partition of one core")?.id;
-    let options = LoadOptions {
-        warm: vec![partition],
-        ..LoadOptions::default()
-    };
-    runner.device.load(ModelId(1), &stored, &options)?;
-    let mut pair = Pair {
-        runner,
-        partition,
-        inputs: one_item(&stored.info().inputs, 1).into(),
-        stored: &stored,
-    };
     let graph = stored.graph()?;
     let segments = graph.segments();
-    let all = Cuts::segment_by_segment(&segments);
-    let apart = Cuts::sequential(segments.all().iter().map(|one| one.operators.clone()));
-    Ok(json!({
+    let mut report = json!({
         "model": name,
         "segments": segments.count(),
         "operators": graph.graph().operators().len(),
-        "one_leg_of_all_segments": compare(&mut pair, all, rounds)?,
-        "a_leg_for_each_segment": compare(&mut pair, apart, rounds)?,
-        "eight_legs": compare(&mut pair, even_legs(&graph, 8), rounds)?,
-    }))
+    });
+    let runner = Runner::new(CpuOptions::default())?;
+    let partitions = &runner.device.spec().partitions;
+    let single = partitions.iter().find(|partition| partition.share().0 == 1);
+    let single = single.context("no partition of one core")?.id;
+    let mut pair = Pair {
+        runner,
+        partition: single,
+        inputs: one_item(&stored.info().inputs, 1).into(),
+        stored: &stored,
+    };
+    for (cores, partition) in [("one_core", single), ("all_cores", PartitionId(0))] {
+        pair.partition = partition;
+        report[cores] = at(&mut pair, &graph, rounds)?;
+    }
+    Ok(report)
+}
+
+/// What each way of cutting costs in the pair's partition.
+fn at(pair: &mut Pair<'_>, graph: &ModelGraph, rounds: usize) -> Result<Value> {
+    let options = LoadOptions {
+        warm: vec![pair.partition],
+        ..LoadOptions::default()
+    };
+    pair.runner.device.load(ModelId(1), pair.stored, &options)?;
+    let segments = graph.segments();
+    let all = Cuts::segment_by_segment(&segments);
+    let apart = Cuts::sequential(segments.all().iter().map(|one| one.operators.clone()));
+    let found = json!({
+        "one_leg_of_all_segments": compare(pair, all, rounds)?,
+        "a_leg_for_each_segment": compare(pair, apart, rounds)?,
+        "eight_legs": compare(pair, even_legs(graph, 8), rounds)?,
+    });
+    pair.runner.device.unload(ModelId(1));
+    Ok(found)
 }
 
 fn main() -> Result<()> {

@@ -137,10 +137,18 @@ struct Shared {
 }
 
 /// Where a leg runs: the cores, and the class of the lane.
+///
+/// Of several cores, each thread of a session has one of its own, and the first is for the lane's
+/// thread. Left to choose, the system wakes a thread that has slept where it last ran, often
+/// beside the lane's, and a core stays empty for the length of a leg
+/// (bench/runs/2026-11-23-x86_64-2cpu-cut-3).
 #[derive(Clone, Debug)]
 struct Place {
     atoms: AtomSet,
     cores: Vec<usize>,
+    /// Whether the lane's thread stays on the first core. It does on the first lane of its class;
+    /// further ones, whose legs run at the same time, go where there is room.
+    is_seated: bool,
     class: LaneClass,
     niceness: i32,
     slice: os::Slice,
@@ -157,8 +165,12 @@ impl Place {
 
     /// Confines the calling thread to this place.
     fn enter(&self) {
-        if let Err(error) = os::pin(&self.cores) {
-            tracing::warn!(%error, cores = ?self.cores, "a lane's thread runs unpinned");
+        let cores = match self.is_seated {
+            true => &self.cores[..1],
+            false => &self.cores,
+        };
+        if let Err(error) = os::pin(cores) {
+            tracing::warn!(%error, ?cores, "a lane's thread runs unpinned");
         }
         if let Err(error) = os::yield_to_others(self.niceness, self.slice) {
             let niceness = self.niceness;
@@ -446,6 +458,7 @@ fn resolve_cores(options: &CpuOptions) -> Result<Vec<usize>, CpuError> {
 }
 
 impl Shared {
+    /// That of a class's first lane.
     fn place(&self, partition: PartitionId, class: LaneClass) -> Option<Place> {
         let atoms = self.spec.partitions.get(usize::from(partition.0))?.atoms;
         let beyond = match class {
@@ -458,6 +471,7 @@ impl Shared {
                 .iter()
                 .map(|atom| self.cores[usize::from(atom)])
                 .collect(),
+            is_seated: true,
             class,
             niceness: (self.niceness + beyond).min(19),
             slice: self.slice(class),
@@ -492,7 +506,9 @@ impl Device for CpuDevice {
         let name = format!("lane-{}.{}", partition.0, lane.0);
         place.start(work, &name, || {
             let place = self.shared.place(partition, class);
-            let place = place.expect("the lane was found by this partition");
+            let mut place = place.expect("the lane was found by this partition");
+            let first = lanes.iter().position(|other| *other == class);
+            place.is_seated = first == Some(usize::from(lane.0));
             Arc::new(CpuWorker::new(Arc::clone(&self.shared), place))
         });
     }

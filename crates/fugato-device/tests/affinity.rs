@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Bench, Rig, cores, dense, random_rows, request};
+use common::{Bench, Rig, allowed_cores, cores, dense, random_rows, request};
 use fugato_core::device::LaneClass;
 use fugato_core::{LaneId, PartitionId};
 use fugato_device::{CpuError, CpuOptions, Device, MonotonicClock};
@@ -19,24 +19,23 @@ fn threads() -> BTreeMap<String, Vec<(Vec<usize>, i32)>> {
         let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap();
         let name = read("comm").trim().to_owned();
         let status = read("status");
-        let list = status
-            .lines()
-            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-        let allowed = list.unwrap().trim().split(',').flat_map(|range| {
-            let (first, last) = range.split_once('-').unwrap_or((range, range));
-            first.parse::<usize>().unwrap()..=last.parse().unwrap()
-        });
         let stat = read("stat");
         // The name may hold spaces; niceness is the 17th field after it.
         let niceness = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16);
-        let found = (allowed.collect(), niceness.unwrap().parse().unwrap());
+        let found = (allowed_cores(&status), niceness.unwrap().parse().unwrap());
         threads.entry(name).or_default().push(found);
     }
     threads
 }
 
+fn sorted(threads: &[(Vec<usize>, i32)]) -> Vec<(Vec<usize>, i32)> {
+    let mut threads = threads.to_vec();
+    threads.sort();
+    threads
+}
+
 #[test]
-fn lanes_and_their_pools_stay_on_their_cores_at_their_priority() {
+fn lanes_and_their_pools_have_their_cores_and_priority() {
     let bench = Bench::new();
     let rig = Rig::new();
     rig.load(1, &bench.prepare(&dense(64)), 1);
@@ -68,18 +67,22 @@ fn lanes_and_their_pools_stay_on_their_cores_at_their_priority() {
             // its own threads bear: the whole device's normal one when loading.
             let loaded = partition.id == PartitionId(0) && *class == LaneClass::Normal;
             let first = partition.lanes.iter().position(|other| other == class) == Some(lane);
-            let pool = if first && !loaded { own.len() - 1 } else { 0 };
-            assert_eq!(
-                threads[&name],
-                vec![(own.clone(), niceness); 1 + pool],
-                "{name}"
-            );
+            // The first of a class stays on one core, and each thread of the pool on another.
+            let lanes_own = if first { vec![own[0]] } else { own.clone() };
+            let pool = if first && !loaded { &own[1..] } else { &[] };
+            let pool = pool.iter().map(|&core| vec![core]);
+            let mut expected: Vec<_> = std::iter::once(lanes_own)
+                .chain(pool)
+                .map(|cores| (cores, niceness))
+                .collect();
+            expected.sort();
+            assert_eq!(sorted(&threads[&name]), expected, "{name}");
         }
     }
     // The session made when loading: its threads bear the loading thread's name.
     if cores.len() > 1 {
-        let pool = &threads["fugato-load"];
-        assert_eq!(*pool, vec![(cores.clone(), 15); cores.len() - 1]);
+        let expected: Vec<_> = cores[1..].iter().map(|&core| (vec![core], 15)).collect();
+        assert_eq!(sorted(&threads["fugato-load"]), expected);
     }
     let mut others = threads.iter();
     assert!(others.any(|(name, own)| {

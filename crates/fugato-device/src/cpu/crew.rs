@@ -8,6 +8,7 @@ use super::slot::Bound;
 use crate::batch::Failed;
 use crate::capi::Value;
 use crate::device::RunErrorKind;
+use crate::os;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -28,8 +29,8 @@ pub(super) struct Done {
     pub(super) result: Result<Vec<Value>, Failed>,
 }
 
-/// The helpers of a lane. They have the affinity and niceness of the thread that makes
-/// them, and sleep while there is nothing to do.
+/// The helpers of a lane, each on a core of its own. They have the niceness of the thread that
+/// makes them, and sleep while there is nothing to do.
 pub(super) struct Crew {
     board: Arc<Board>,
     helpers: Vec<JoinHandle<()>>,
@@ -84,18 +85,18 @@ fn run(job: Job) -> Done {
 }
 
 impl Crew {
-    /// A crew of `size` threads, the calling one counted.
-    pub(super) fn new(size: u16) -> std::io::Result<Self> {
+    /// A crew of a thread for each of `cores`, the first for the calling one.
+    pub(super) fn new(cores: &[usize]) -> std::io::Result<Self> {
         let mut crew = Self {
             board: Arc::default(),
             helpers: Vec::new(),
         };
         let lane = std::thread::current();
-        for helper in 1..size {
+        for (helper, &core) in cores.iter().enumerate().skip(1) {
             let board = Arc::clone(&crew.board);
             let name = format!("{}+{helper}", lane.name().unwrap_or("lane"));
             let thread = std::thread::Builder::new().name(name);
-            crew.helpers.push(thread.spawn(move || help(&board))?);
+            crew.helpers.push(thread.spawn(move || help(&board, core))?);
         }
         Ok(crew)
     }
@@ -124,7 +125,10 @@ impl Crew {
     }
 }
 
-fn help(board: &Board) {
+fn help(board: &Board, core: usize) {
+    if let Err(error) = os::pin(&[core]) {
+        tracing::warn!(%error, core, "a lane's helper runs unpinned");
+    }
     let mut state = board.lock();
     loop {
         if let Some(job) = state.jobs.pop_front() {

@@ -181,7 +181,7 @@ impl LoadedModel {
     }
 
     /// Makes the sessions of a ride for `place` where they are missing. On this thread:
-    /// their own threads inherit its affinity and niceness.
+    /// their own threads inherit its niceness.
     pub(super) fn make_ready(&self, ride: Ride, place: &Place) -> Result<(), OrtError> {
         let key = (ride, place.session_key());
         let ready = || self.ready.lock().unwrap_or_else(PoisonError::into_inner);
@@ -229,6 +229,9 @@ impl LoadedModel {
         }
         let threads = key.map_or(1, |_| place.threads());
         let mut options = session_options(threads, self.spin)?;
+        if threads > 1 {
+            give_cores(&mut options, &place.cores[1..])?;
+        }
         let session = match &self.course.parts[part].file {
             None => self.stored.session(options)?,
             Some(file) => {
@@ -289,7 +292,7 @@ impl LoadedModel {
             return Ok(());
         };
         // Without helpers lanes run groups one after the other as well.
-        let Ok(crew) = Crew::new(place.threads()) else {
+        let Ok(crew) = Crew::new(&place.cores) else {
             return Ok(());
         };
         let pass = || legs.clone().try_for_each(|leg| run(leg, Some(&crew)));
@@ -359,6 +362,15 @@ fn session_options(threads: u16, spin: Nanos) -> Result<Options, OrtError> {
     // Threads stop spinning when their run ends, so a lane without work burns no core.
     options.entry(c"session.force_spinning_stop", c"1")?;
     Ok(options)
+}
+
+/// Gives each of a session's own threads a core. Where the system refuses one, the runtime logs
+/// it, and that thread has the cores of the thread that makes the session.
+fn give_cores(options: &mut Options, cores: &[usize]) -> Result<(), OrtError> {
+    // The runtime counts from one.
+    let cores: Vec<String> = cores.iter().map(|core| (core + 1).to_string()).collect();
+    let cores = CString::new(cores.join(";")).map_err(|error| OrtError::new(error.to_string()))?;
+    options.entry(c"session.intra_op_thread_affinities", &cores)
 }
 
 pub(super) fn runtime_failure(error: OrtError) -> Failed {

@@ -46,17 +46,18 @@ impl CpuWorker {
     /// The threads that run groups of a stage beside the lane's own; `None` on one core,
     /// for models in one piece, and where there are no more threads to have.
     fn crew(&self, model: &LoadedModel) -> Option<&Crew> {
-        let size = self.place.threads();
-        if size < 2 || !model.has_groups() {
+        if self.place.threads() < 2 || !model.has_groups() {
             return None;
         }
-        let made = self.crew.get_or_init(|| match Crew::new(size) {
-            Ok(crew) => Some(crew),
-            Err(error) => {
-                tracing::warn!(%error, "a lane has no helpers; groups run one after the other");
-                None
-            }
-        });
+        let made = self
+            .crew
+            .get_or_init(|| match Crew::new(&self.place.cores) {
+                Ok(crew) => Some(crew),
+                Err(error) => {
+                    tracing::warn!(%error, "a lane has no helpers; groups run one after the other");
+                    None
+                }
+            });
         made.as_ref()
     }
 }

@@ -421,7 +421,11 @@ pub fn logged<T>(work: impl FnOnce() -> T) -> (T, String) {
 
 /// The cores this process may run on.
 pub fn cores() -> Vec<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    allowed_cores(&std::fs::read_to_string("/proc/self/status").unwrap())
+}
+
+/// The cores that a thread may run on, by its `status` under `/proc`.
+pub fn allowed_cores(status: &str) -> Vec<usize> {
     let list = status
         .lines()
         .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))

@@ -213,16 +213,20 @@ fn a_file_that_is_not_its_part_is_written_anew() {
     assert_eq!(bytes.len(), 16);
 }
 
-/// The names of this process's threads that help lanes: those of one test, since no other
-/// here has stages of several groups.
-fn helpers() -> Vec<String> {
+/// The cores of each of this process's threads that help lanes: those of one test, since no
+/// other here has stages of several groups.
+fn helpers() -> Vec<Vec<usize>> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let names = tasks.filter_map(|task| {
-        let name = std::fs::read_to_string(task.unwrap().path().join("comm"));
+    let cores = tasks.filter_map(|task| {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status"));
         // A thread may end while the folder is read.
-        name.ok().map(|name| name.trim().to_owned())
+        let status = status.ok()?;
+        let (name, _) = status.split_once('\n')?;
+        name.contains('+').then(|| common::allowed_cores(&status))
     });
-    names.filter(|name| name.contains('+')).collect()
+    let mut cores: Vec<_> = cores.collect();
+    cores.sort();
+    cores
 }
 
 #[test]
@@ -258,7 +262,8 @@ fn groups_of_a_stage_have_threads_of_their_own() {
     rig.device.load(ModelId(3), &stored, &by_time).unwrap();
     let work = |items| vec![request(items, vec![random_rows(3, items.into(), 1000)])];
     let expected = [4, 1].map(|items| rig.run(1, work(items)).unwrap());
-    assert_eq!(helpers(), [""; 0], "a model in one piece needs none");
+    let none: [Vec<usize>; 0] = [];
+    assert_eq!(helpers(), none, "a model in one piece needs none");
     let at_once = |model, items, runs: u32| {
         let before = rig.device.metrics().legs_at_once;
         for _ in 0..runs {
@@ -275,14 +280,15 @@ fn groups_of_a_stage_have_threads_of_their_own() {
         let found = at_once(3, items, 20);
         assert!([0, each(20)].contains(&found), "{found} of 20");
     }
-    // One for each core but the lane's own. A thread gives itself its name when it first runs,
-    // which may be after the lane has done all the work.
-    let wanted = common::cores().len() - 1;
+    // One on each core but the lane's own. A thread gives itself its name and core when it first
+    // runs, which may be after the lane has done all the work.
+    let cores = common::cores();
+    let wanted: Vec<_> = cores[1..].iter().map(|&core| vec![core]).collect();
     let begun = std::time::Instant::now();
-    while helpers().len() != wanted && begun.elapsed().as_secs() < 30 {
+    while helpers() != wanted && begun.elapsed().as_secs() < 30 {
         std::thread::yield_now();
     }
-    assert_eq!(helpers().len(), wanted);
+    assert_eq!(helpers(), wanted);
     rig.drop_device();
-    assert_eq!(helpers(), [""; 0]);
+    assert_eq!(helpers(), none);
 }
