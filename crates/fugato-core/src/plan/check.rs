@@ -56,6 +56,14 @@ pub enum PlanError {
         /// The batch at hand.
         expected: BatchSize,
     },
+    /// It was made for a larger batch than any of the model's.
+    #[error("plan was made for a {found}, the model runs at most a {max}")]
+    BatchMax {
+        /// The plan's batch.
+        found: BatchSize,
+        /// The model's largest.
+        max: BatchSize,
+    },
     /// A stage or a group has nothing in it.
     #[error("plan's {place} is empty, expected at least one segment in each group of each stage")]
     Empty {

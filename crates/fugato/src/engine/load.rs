@@ -227,7 +227,8 @@ impl Loader {
         let VersionOrder { name, settings, .. } = order;
         let LoadPlan { info, options } = LoadPlan::of(name, order.number, settings, stored)?;
         let id = ModelId(self.next.fetch_add(1, Ordering::Relaxed));
-        let (planned, left_out) = self.plan(site, order, stored)?;
+        let max_batch = BatchSize(options.max_batch);
+        let (planned, left_out) = self.plan(site, order, (stored, max_batch))?;
         let profile = self.enter_profile((id, site.id()), &info, settings, stored)?;
         let planned = planned.or_else(|| {
             let on = (&*self.config, site, self.runner.profiles.runtime());
@@ -307,11 +308,11 @@ impl Loader {
         &self,
         site: &Site,
         order: &VersionOrder,
-        stored: &StoredModel,
+        (stored, max_batch): (&StoredModel, BatchSize),
     ) -> Result<(Option<Planned>, Option<PlanFileError>), PlanFileError> {
         let (runner, settings) = (&self.runner, &order.settings.model);
         let here = Here::at(site, runner.profiles.runtime());
-        let planned = planned::read(settings, stored, &here);
+        let planned = planned::read(settings, (stored, max_batch), &here);
         let is_other = |error: &PlanFileError| {
             let device = error.of_device();
             let mut others = runner.devices.all();

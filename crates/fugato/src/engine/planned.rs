@@ -154,10 +154,11 @@ fn flags(settings: &ModelConfig) -> &'static str {
 /// Reads the plan that a model's settings name, if they do, and checks that it is of this model, runtime and device.
 ///
 /// The batch and the share that it was made for need not be those that tasks run at: its legs
-/// are right for any, and as long as planned at its own.
+/// are right for any, and as long as planned at its own. But they are such as tasks may run at:
+/// a batch of at most `max_batch` items, and a share of a partition.
 pub(super) fn read(
     settings: &ModelConfig,
-    stored: &StoredModel,
+    (stored, max_batch): (&StoredModel, BatchSize),
     here: &Here<'_>,
 ) -> Result<Option<Planned>, PlanFileError> {
     let Some(path) = settings.plan.as_deref() else {
@@ -195,6 +196,12 @@ pub(super) fn read(
         batch: plan.key.batch,
     };
     plan.matches(&key).map_err(other)?;
+    if plan.key.batch > max_batch {
+        return Err(other(PlanError::BatchMax {
+            found: plan.key.batch,
+            max: max_batch,
+        }));
+    }
     let partitions = &here.spec.partitions;
     if !partitions.iter().any(|part| part.share() == plan.key.share) {
         return Err(other(PlanError::Share {

@@ -13,7 +13,7 @@ use crate::config::{self, Config, ModelConfig, ModelDevice};
 use crate::repository::{self, ModelEntry, Repository};
 use fugato_core::plan::Plan;
 use fugato_core::profile::{DeviceKey, LegPlan, ModelKey, ModelProfile};
-use fugato_core::{ModelId, Nanos};
+use fugato_core::{BatchSize, ModelId, Nanos};
 use fugato_device::{
     AnyDevice, Cuts, Device, LoadOptions, ModelStore, Precision, Profiler, RequestInputs,
     StoredModel, partitions_beside, slots_beside,
@@ -171,7 +171,11 @@ impl Workbench {
             let loaded = device.load(id, &stored, &options);
             loaded.map_err(|error| error.report())?;
             stored.give_pages_back();
-            let legs = self.legs(&found.settings.model, &stored, asked.legs);
+            let legs = self.legs(
+                &found.settings.model,
+                (&stored, BatchSize(options.max_batch)),
+                asked.legs,
+            );
             self.models.push(BenchModel {
                 id,
                 name: info.name.clone(),
@@ -194,7 +198,7 @@ impl Workbench {
     fn legs(
         &self,
         settings: &ModelConfig,
-        stored: &StoredModel,
+        (stored, max_batch): (&StoredModel, BatchSize),
         asked: Option<Nanos>,
     ) -> LegsWanted {
         if asked == Some(Nanos::ZERO) {
@@ -206,7 +210,7 @@ impl Workbench {
             spec: device.spec(),
             runtime: &self.runtime,
         };
-        match planned::read(settings, stored, &here) {
+        match planned::read(settings, (stored, max_batch), &here) {
             Ok(Some(planned)) => LegsWanted::Planned(Box::new(planned.plan)),
             Ok(None) => {
                 let configured = settings.legs.map(|legs| legs.nanos());

@@ -136,7 +136,7 @@ fn walks_through_its_legs(server: &Server, legs: usize) {
 }
 
 #[test]
-fn a_plan_of_another_model_or_share_is_refused_by_name() {
+fn a_plan_of_another_model_share_or_batch_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let out = folder.path().join("plan.json");
     let out_flags = ["--out", out.to_str().expect("UTF-8"), "--cost-max", "1000%"];
@@ -155,6 +155,11 @@ fn a_plan_of_another_model_or_share_is_refused_by_name() {
             "made for the model with hash `00ff`",
         ),
         ("/key/share", json!(77), "made for a share of 77"),
+        (
+            "/key/batch",
+            json!(4_000),
+            "made for a batch of 4000, the model runs at most a batch of ",
+        ),
         (
             "/key/runtime",
             json!("other 1"),
