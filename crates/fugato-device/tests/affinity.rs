@@ -28,12 +28,6 @@ fn threads() -> BTreeMap<String, Vec<(Vec<usize>, i32)>> {
     threads
 }
 
-fn sorted(threads: &[(Vec<usize>, i32)]) -> Vec<(Vec<usize>, i32)> {
-    let mut threads = threads.to_vec();
-    threads.sort();
-    threads
-}
-
 #[test]
 fn lanes_and_their_pools_have_their_cores_and_priority() {
     let bench = Bench::new();
@@ -49,8 +43,8 @@ fn lanes_and_their_pools_have_their_cores_and_priority() {
             rig.finished().result.unwrap();
         }
     }
-    let threads = threads();
     let cores = cores();
+    let mut expected = BTreeMap::new();
     for partition in &spec.partitions {
         let own: Vec<usize> = partition
             .atoms
@@ -71,23 +65,80 @@ fn lanes_and_their_pools_have_their_cores_and_priority() {
             let lanes_own = if first { vec![own[0]] } else { own.clone() };
             let pool = if first && !loaded { &own[1..] } else { &[] };
             let pool = pool.iter().map(|&core| vec![core]);
-            let mut expected: Vec<_> = std::iter::once(lanes_own)
-                .chain(pool)
-                .map(|cores| (cores, niceness))
-                .collect();
-            expected.sort();
-            assert_eq!(sorted(&threads[&name]), expected, "{name}");
+            let threads = std::iter::once(lanes_own).chain(pool);
+            let mut threads: Vec<_> = threads.map(|cores| (cores, niceness)).collect();
+            threads.sort();
+            expected.insert(name, threads);
         }
     }
     // The session made when loading: its threads bear the loading thread's name.
     if cores.len() > 1 {
-        let expected: Vec<_> = cores[1..].iter().map(|&core| (vec![core], 15)).collect();
-        assert_eq!(sorted(&threads["fugato-load"]), expected);
+        let pool = cores[1..].iter().map(|&core| (vec![core], 15)).collect();
+        expected.insert("fugato-load".to_owned(), pool);
     }
+    // A thread of a pool takes its core when it first runs, which may be after its session has.
+    let found = || {
+        let mut found = threads();
+        found.retain(|name, _| expected.contains_key(name));
+        found.values_mut().for_each(|threads| threads.sort());
+        found
+    };
+    let begun = std::time::Instant::now();
+    while found() != expected && begun.elapsed().as_secs() < 30 {
+        std::thread::yield_now();
+    }
+    assert_eq!(found(), expected);
+    let threads = threads();
     let mut others = threads.iter();
     assert!(others.any(|(name, own)| {
         !name.starts_with("lane-") && own.iter().any(|(_, niceness)| *niceness == 0)
     }));
+    rig.drop_device();
+    lanes_that_may_be_suspended_are_of_the_class_for_idle_work(&bench);
+}
+
+/// The scheduling class of the whole device's first and urgent lane.
+fn classes() -> [i32; 2] {
+    let of = |wanted: &str| {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+        let named = |stat: &String| stat.contains(&format!("({wanted})"));
+        let stat = stats.filter(named).max_by_key(String::len).unwrap();
+        // The 39th field after the name.
+        let class = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(38);
+        class.unwrap().parse().unwrap()
+    };
+    [of("lane-0.0"), of("lane-0.8")]
+}
+
+fn lanes_that_may_be_suspended_are_of_the_class_for_idle_work(bench: &Bench) {
+    let (usual, idle) = (0, 5);
+    for (idle_class, normal) in [(true, idle), (false, usual)] {
+        let rig = Rig::with(CpuOptions {
+            layered: true,
+            idle_class,
+            ..CpuOptions::default()
+        });
+        rig.load(1, &bench.prepare(&dense(64)), 1);
+        let run = || {
+            for lane in [0, 8] {
+                let mut leg = rig.leg(1, vec![request(1, vec![random_rows(1, 1, 64)])]);
+                leg.start.lane = LaneId(lane);
+                rig.device.start(leg);
+                rig.finished().result.unwrap();
+            }
+        };
+        run();
+        assert_eq!(classes(), [normal, usual]);
+        // A policy without urgent lanes: out of the class again, if the process may.
+        rig.device.set_layered(false);
+        run();
+        assert!([[normal, usual], [usual; 2]].contains(&classes()));
+        rig.device.set_layered(true);
+        run();
+        assert_eq!(classes(), [normal, usual]);
+        rig.drop_device();
+    }
 }
 
 #[test]

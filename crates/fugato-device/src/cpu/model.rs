@@ -232,16 +232,16 @@ impl LoadedModel {
         if threads > 1 {
             give_cores(&mut options, &place.cores[1..])?;
         }
-        let session = match &self.course.parts[part].file {
-            None => self.stored.session(options)?,
+        let session = place.make(|| match &self.course.parts[part].file {
+            None => self.stored.session(options),
             Some(file) => {
                 // Its tensors are few and short-lived, and those of all parts take turns.
                 self.stored.runtime().share_arena()?;
                 options.entry(c"session.use_env_allocators", c"1")?;
-                self.stored.part_session(file, options)?
+                self.stored.part_session(file, options)
             }
-        };
-        let session = Arc::new(session);
+        });
+        let session = Arc::new(session?);
         *cell = Some(Arc::clone(&session));
         Ok(session)
     }
@@ -292,7 +292,7 @@ impl LoadedModel {
             return Ok(());
         };
         // Without helpers lanes run groups one after the other as well.
-        let Ok(crew) = Crew::new(&place.cores) else {
+        let Ok(crew) = place.make(|| Crew::new(&place.cores)) else {
             return Ok(());
         };
         let pass = || legs.clone().try_for_each(|leg| run(leg, Some(&crew)));

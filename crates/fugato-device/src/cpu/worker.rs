@@ -39,7 +39,7 @@ impl CpuWorker {
         if std::mem::replace(&mut *has, wanted) != wanted
             && let Err(error) = os::yield_to_others(self.place.niceness, wanted)
         {
-            tracing::warn!(%error, "a lane's thread keeps its slice");
+            tracing::warn!(%error, "a lane's thread keeps its slice and class");
         }
     }
 
@@ -49,15 +49,14 @@ impl CpuWorker {
         if self.place.threads() < 2 || !model.has_groups() {
             return None;
         }
-        let made = self
-            .crew
-            .get_or_init(|| match Crew::new(&self.place.cores) {
-                Ok(crew) => Some(crew),
-                Err(error) => {
-                    tracing::warn!(%error, "a lane has no helpers; groups run one after the other");
-                    None
-                }
-            });
+        let new = || Crew::new(&self.place.cores);
+        let made = self.crew.get_or_init(|| match self.place.make(new) {
+            Ok(crew) => Some(crew),
+            Err(error) => {
+                tracing::warn!(%error, "a lane has no helpers; groups run one after the other");
+                None
+            }
+        });
         made.as_ref()
     }
 }
