@@ -19,25 +19,16 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Niceness of normal and urgent lanes, and what normal ones have for urgent ones to run over them.
-const CLASSES: [(i32, i32, Below); 6] = [
-    (15, 0, Below::Slices),
-    (15, 0, Below::LongestSlices),
-    (19, 0, Below::LongestSlices),
-    (19, 5, Below::LongestSlices),
-    (15, 0, Below::IdleClass),
-    (19, 5, Below::IdleClass),
+/// Niceness of normal and urgent lanes, and whether normal ones have the longest slices.
+const CLASSES: [(i32, i32, bool); 7] = [
+    (15, 15, true),
+    (15, 10, true),
+    (19, 10, true),
+    (19, 5, true),
+    (15, 0, false),
+    (15, 0, true),
+    (19, 0, true),
 ];
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Below {
-    /// Slices of 5 ms, as under policies that start nothing over them.
-    Slices,
-    /// Slices of 30 ms.
-    LongestSlices,
-    /// The class for idle work.
-    IdleClass,
-}
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -52,12 +43,11 @@ fn main() -> Result<()> {
         |model: &fugato_device::StoredModel| Arc::from(one_item(&model.info().inputs, 128));
     let (below, above) = (inputs(&long), inputs(&short));
     let mut rows = Vec::new();
-    for (niceness_normal, niceness_urgent, below_has) in CLASSES {
+    for (niceness_normal, niceness_urgent, layered) in CLASSES {
         let mut runner = Runner::new(CpuOptions {
             niceness_normal,
             niceness_urgent,
-            layered: below_has != Below::Slices,
-            idle_class: below_has == Below::IdleClass,
+            layered,
             ..CpuOptions::default()
         })?;
         let mut partitions = runner.device.spec().partitions.iter();
@@ -101,7 +91,7 @@ fn main() -> Result<()> {
         };
         rows.push(json!({
             "niceness": [niceness_normal, niceness_urgent],
-            "below_has": format!("{below_has:?}"),
+            "longest_slices": layered,
             "short_alone_p50_ms": at(&alone, 50),
             "short_alone_p99_ms": at(&alone, 99),
             "short_p50_ms": at(&above, 50),

@@ -46,11 +46,9 @@ pub struct CpuOptions {
     pub niceness_normal: i32,
     /// Niceness of urgent lanes, likewise.
     pub niceness_urgent: i32,
-    /// Whether urgent legs are going to be started over running ones, which then give way to
-    /// them more. [`CpuDevice::set_layered`] changes it.
+    /// Whether urgent legs are going to be started over running ones, which then have longer
+    /// slices. [`CpuDevice::set_layered`] changes it.
     pub layered: bool,
-    /// Whether normal lanes are in the class for idle work then, in place of those slices.
-    pub idle_class: bool,
     /// How long a thread of a session of several waits for the others by spinning before
     /// it sleeps, while their lane runs; zero for not at all.
     pub spin: Nanos,
@@ -68,10 +66,6 @@ impl Default for CpuOptions {
             niceness_normal: 15,
             niceness_urgent: 0,
             layered: false,
-            // Beside a niceness of 19 one urgent leg in fifty waits 4 to 11 ms for the leg below
-            // it, whose part of the core it has had by then
-            // (bench/runs/2026-11-23-x86_64-2cpu-classes-2).
-            idle_class: true,
             // Most waits between operators are shorter, and a thread whose partner lost its
             // core to something else soon sleeps. On two idle cores 20 us give what endless
             // spinning gives (SqueezeNet: 1.64 ms against 2.16 ms without); on busy ones
@@ -247,7 +241,7 @@ impl CpuDevice {
 
     /// Says whether urgent legs are going to be started over running ones
     /// ([`CpuOptions::layered`]). Lanes heed it from their next leg on; threads of sessions
-    /// of several keep the slices and the class that they were made with.
+    /// of several keep the slices that they were made with.
     pub fn set_layered(&self, layered: bool) {
         self.shared.layered.store(layered, Ordering::Relaxed);
     }
@@ -506,12 +500,7 @@ impl Shared {
     fn slice(&self, class: LaneClass) -> os::Slice {
         match class {
             LaneClass::Urgent => os::Slice::Urgent,
-            LaneClass::Normal if self.layered.load(Ordering::Relaxed) => {
-                match self.options.idle_class {
-                    true => os::Slice::Leftover,
-                    false => os::Slice::Longest,
-                }
-            }
+            LaneClass::Normal if self.layered.load(Ordering::Relaxed) => os::Slice::Longest,
             LaneClass::Normal => os::Slice::Long,
         }
     }

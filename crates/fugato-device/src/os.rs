@@ -53,28 +53,14 @@ pub(crate) enum Slice {
     /// 10 ms, of an urgent thread: longer than most of its legs, so that none is interrupted by
     /// the leg that it has suspended because it has had its part of the core.
     Urgent,
-    /// As the system has them, of a thread of the class for idle work (`SCHED_IDLE`), which
-    /// urgent ones may suspend. Any other thread runs at once when it wakes up, and what is suspended
-    /// is owed a twelfth of what it is at a niceness of 15. A process without the right to raise its
-    /// threads cannot take one out of the class again.
-    Leftover,
 }
 
 impl Slice {
-    /// Zero for one that is the system's.
     fn nanos(self) -> u64 {
         match self {
             Self::Long => 5_000_000,
             Self::Longest => 30_000_000,
             Self::Urgent => 10_000_000,
-            Self::Leftover => 0,
-        }
-    }
-
-    fn policy(self) -> i32 {
-        match self {
-            Self::Long | Self::Longest | Self::Urgent => libc::SCHED_OTHER,
-            Self::Leftover => libc::SCHED_IDLE,
         }
     }
 }
@@ -87,13 +73,10 @@ pub(crate) fn niceness() -> i32 {
 
 /// Has the calling thread, and threads it starts, yield to others: with a niceness (Linux
 /// has one per thread), and with a slice where the kernel knows slices.
-///
-/// # Errors
-/// Where it may not have the niceness, or not leave the class for idle work.
 pub(crate) fn yield_to_others(niceness: i32, slice: Slice) -> io::Result<()> {
     let fair = SchedAttr {
         size: u32::try_from(size_of::<SchedAttr>()).unwrap_or(0),
-        policy: u32::try_from(slice.policy()).unwrap_or(0),
+        policy: u32::try_from(libc::SCHED_OTHER).unwrap_or(0),
         flags: 0,
         nice: niceness,
         priority: 0,
@@ -101,24 +84,15 @@ pub(crate) fn yield_to_others(niceness: i32, slice: Slice) -> io::Result<()> {
         deadline: 0,
         period: 0,
     };
-    // A sandbox may know only the older call, which has no slices and no classes.
+    // A sandbox may know only the older call, which has no slices.
     if set_attributes(&fair) {
         return Ok(());
-    }
-    if slice != Slice::Leftover && is_leftover() {
-        return Err(io::ErrorKind::PermissionDenied.into());
     }
     // SAFETY: takes numbers only; 0 is the calling thread.
     match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// Whether the calling thread is in the class for idle work.
-fn is_leftover() -> bool {
-    // SAFETY: takes a number only; 0 is the calling thread.
-    unsafe { libc::sched_getscheduler(0) == libc::SCHED_IDLE }
 }
 
 /// What the operating system gave a thread that must run as soon as it is woken.
@@ -306,18 +280,5 @@ mod tests {
             assert_eq!((given.nice, given.runtime), (15, expected));
             assert!(usual.runtime <= slice.nanos());
         }
-    }
-    #[test]
-    fn a_thread_that_may_not_leave_the_class_for_idle_work_is_told_so() {
-        let own = std::thread::spawn(|| {
-            assert!(!is_leftover());
-            for _ in 0..2 {
-                yield_to_others(15, Slice::Leftover).expect("any thread may enter it");
-                assert!(is_leftover());
-            }
-            let left = yield_to_others(15, Slice::Long);
-            assert_eq!(left.is_ok(), !is_leftover(), "{left:?}");
-        });
-        own.join().expect("the thread ends");
     }
 }

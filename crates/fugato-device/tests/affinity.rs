@@ -93,52 +93,6 @@ fn lanes_and_their_pools_have_their_cores_and_priority() {
     assert!(others.any(|(name, own)| {
         !name.starts_with("lane-") && own.iter().any(|(_, niceness)| *niceness == 0)
     }));
-    rig.drop_device();
-    lanes_that_may_be_suspended_are_of_the_class_for_idle_work(&bench);
-}
-
-/// The scheduling class of the whole device's first and urgent lane.
-fn classes() -> [i32; 2] {
-    let of = |wanted: &str| {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
-        let named = |stat: &String| stat.contains(&format!("({wanted})"));
-        let stat = stats.filter(named).max_by_key(String::len).unwrap();
-        // The 39th field after the name.
-        let class = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(38);
-        class.unwrap().parse().unwrap()
-    };
-    [of("lane-0.0"), of("lane-0.8")]
-}
-
-fn lanes_that_may_be_suspended_are_of_the_class_for_idle_work(bench: &Bench) {
-    let (usual, idle) = (0, 5);
-    for (idle_class, normal) in [(true, idle), (false, usual)] {
-        let rig = Rig::with(CpuOptions {
-            layered: true,
-            idle_class,
-            ..CpuOptions::default()
-        });
-        rig.load(1, &bench.prepare(&dense(64)), 1);
-        let run = || {
-            for lane in [0, 8] {
-                let mut leg = rig.leg(1, vec![request(1, vec![random_rows(1, 1, 64)])]);
-                leg.start.lane = LaneId(lane);
-                rig.device.start(leg);
-                rig.finished().result.unwrap();
-            }
-        };
-        run();
-        assert_eq!(classes(), [normal, usual]);
-        // A policy without urgent lanes: out of the class again, if the process may.
-        rig.device.set_layered(false);
-        run();
-        assert!([[normal, usual], [usual; 2]].contains(&classes()));
-        rig.device.set_layered(true);
-        run();
-        assert_eq!(classes(), [normal, usual]);
-        rig.drop_device();
-    }
 }
 
 #[test]

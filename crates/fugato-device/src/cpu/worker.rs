@@ -39,7 +39,7 @@ impl CpuWorker {
         if std::mem::replace(&mut *has, wanted) != wanted
             && let Err(error) = os::yield_to_others(self.place.niceness, wanted)
         {
-            tracing::warn!(%error, "a lane's thread keeps its slice and class");
+            tracing::warn!(%error, "a lane's thread keeps its slice");
         }
     }
 

@@ -139,13 +139,6 @@ section! {
         /// and later run at once all the same when they wake up, because they ask for shorter slices.
         /// Policy `fugato` uses them.
         niceness_urgent: i32 = 0;
-        /// Whether other legs run in the class for idle work (Linux's `SCHED_IDLE`) where the policy
-        /// starts urgent legs over them: what is suspended then keeps a third of a per cent of its core, where by
-        /// niceness it keeps three per cent and takes them in pieces of up to 10 ms, which one urgent leg
-        /// in fifty waits for. Other programs on the machine are then also before the models, and may start on
-        /// their cores although others are idle. Without the right to raise its threads (`CAP_SYS_NICE`) a
-        /// server cannot take them out of the class when its policy is changed; lanes stay in it then.
-        idle_class: bool = true;
         /// How long a thread of a model that runs on several cores waits for the others by
         /// spinning before it sleeps, while its leg runs; 0s for not at all. 20 us catch most
         /// waits between operators (a quarter of SqueezeNet's time on two cores) and cost

@@ -193,7 +193,6 @@ pub(super) fn cpu(
         lanes: config.device.lanes,
         niceness_normal: config.device.niceness,
         niceness_urgent: config.device.niceness_urgent,
-        idle_class: config.device.idle_class,
         layered: is_layered(&config.policy_spec(config.scheduler.policy)),
         spin: config.device.spin.nanos(),
     };
