@@ -19,7 +19,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Niceness of normal and urgent lanes, and whether normal ones have the longest slices.
+/// Niceness of normal and urgent lanes, and whether normal ones have the slices of what may be suspended.
 const CLASSES: [(i32, i32, bool); 7] = [
     (15, 15, true),
     (15, 10, true),
@@ -91,7 +91,7 @@ fn main() -> Result<()> {
         };
         rows.push(json!({
             "niceness": [niceness_normal, niceness_urgent],
-            "longest_slices": layered,
+            "layered": layered,
             "short_alone_p50_ms": at(&alone, 50),
             "short_alone_p99_ms": at(&alone, 99),
             "short_p50_ms": at(&above, 50),

@@ -46,7 +46,7 @@ pub struct CpuOptions {
     pub niceness_normal: i32,
     /// Niceness of urgent lanes, likewise.
     pub niceness_urgent: i32,
-    /// Whether urgent legs are going to be started over running ones, which then have longer
+    /// Whether urgent legs are going to be started over running ones, which then have shorter
     /// slices. [`CpuDevice::set_layered`] changes it.
     pub layered: bool,
     /// How long a thread of a session of several waits for the others by spinning before
@@ -500,7 +500,7 @@ impl Shared {
     fn slice(&self, class: LaneClass) -> os::Slice {
         match class {
             LaneClass::Urgent => os::Slice::Urgent,
-            LaneClass::Normal if self.layered.load(Ordering::Relaxed) => os::Slice::Longest,
+            LaneClass::Normal if self.layered.load(Ordering::Relaxed) => os::Slice::Suspended,
             LaneClass::Normal => os::Slice::Long,
         }
     }
