@@ -12,7 +12,7 @@
 //! | which batch | all that waits, or as many as end in time in the slices that are free |
 //! | what is left | slice by slice to whoever saves the largest part of its time by it, up to the knee of its next leg |
 //! | what is left free | where the device suspends nothing, what a model of short objective needs, by each model whose longest leg takes more than half of that ([`room`]) |
-//! | who is suspended | where the device has urgent lanes, whoever is due later and has time for it, for a task that would lose a quarter of its time to spare by waiting for the end of the leg that runs ([`over`]) |
+//! | who is suspended | where the device has urgent lanes, whoever is due later and has time for it, for a task that would lose a thirtieth of its time to spare by waiting for the end of the leg that runs ([`over`]) |
 //! | when a batch begins | when it is full, or its first request has waited for the model's *dequeue interval* |
 //! | what is not served | a task none of whose requests can be in time; a head that would need a dear share, while enough later ones wait for a batch that ends in time in a cheap one |
 //!

@@ -96,8 +96,8 @@ fn nobody_is_suspended_whom_that_would_make_late() {
 
 #[test]
 fn nobody_is_suspended_for_one_that_can_wait_and_has_more_time_to_spare() {
-    // 26 ms to spare, of which it would wait for 10.
-    let (report, legs) = beside_two(1, [60, 60], (28, 30));
+    // 32 ms to spare, of which it would wait for 10; the others have 20.
+    let (report, legs) = beside_two(1, [60, 60], (34, 30));
     assert_eq!(report.attainment, Some(1.0), "{report:?}");
     assert_eq!(suspended(&legs), []);
     // 16 ms.

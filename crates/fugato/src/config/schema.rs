@@ -297,7 +297,7 @@ section! {
         /// up.
         give_up: bool = true;
         /// Whether urgent work begins over what runs, which the device then suspends (on a CPU, by
-        /// niceness), where waiting for the end of a leg would cost a quarter of its time to spare.
+        /// niceness), where waiting for the end of a leg would cost a thirtieth of its time to spare.
         niceness: bool = true;
         /// Whether a task of a model that is cut runs in one go where it is the only task and no
         /// other model was asked for within a second.

@@ -10,12 +10,14 @@
 //! that heads do not pass it for ever.
 
 use super::Fugato;
-use super::over::PATIENCE;
 use super::room::ALL;
 use super::table::TableId;
 use crate::id::{BatchSize, DeviceId, ModelId, Share, TaskId};
 use crate::sched::{Begun, ReadyHead, View};
 use crate::time::{Nanos, Timestamp};
+
+/// The part of its time to spare that a head waits for the first of the tasks with legs left to end.
+const PATIENCE: (u64, u64) = (1, 4);
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]

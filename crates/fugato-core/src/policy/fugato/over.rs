@@ -20,11 +20,20 @@ use crate::sched::{Running, View};
 use crate::time::{Nanos, Timestamp};
 use std::cmp::Reverse;
 
-/// The part of its time to spare that a task waits for the end of a leg that runs, or a head for
-/// that of a task. To suspend a leg costs it no more than the run that it is suspended for, but what
-/// it had in the caches of its core; to wait costs the one that waits, and those that come behind
-/// it, what they would need when the next surprise comes.
-pub(super) const PATIENCE: (u64, u64) = (1, 4);
+/// The part of its time to spare that one waits for the end of a leg that runs, where its own run
+/// keeps nobody waiting for long. To suspend a leg costs it no more than the run that it is suspended
+/// for, but what it had in the caches of its core; to wait costs the one that waits, and those that
+/// come behind it, what they would need when the next surprise comes. With a quarter as much is held,
+/// simulated, and real latencies have a longer tail
+/// (bench/runs/2026-11-23-x86_64-2cpu-urgent-6).
+const PATIENCE: (u64, u64) = (1, 32);
+
+/// The part that others wait. Nobody goes over a leg that has gone over another, so who goes over
+/// one early may make somebody late.
+const PATIENCE_OF_LONG: (u64, u64) = (1, 4);
+
+/// An objective of less than this many runs makes a run long.
+const SHORT: u64 = 2;
 
 /// Runs of the one that goes over it that a task has time to spare for: this one, and as long again
 /// for what comes after it.
@@ -137,7 +146,11 @@ impl Fugato {
         }
         let (_, free) = view.falls_free(device, share)?;
         let spare = slack.saturating_sub(run);
-        let (part, whole) = PATIENCE;
+        let is_long = |shortest| run.times(SHORT) > shortest;
+        let (part, whole) = match view.shortest_beside(claim.model).is_some_and(is_long) {
+            true => PATIENCE_OF_LONG,
+            false => PATIENCE,
+        };
         let wait = free - view.now();
         if free > view.now() && wait <= spare.scaled(part, whole) {
             self.look_again(free);
