@@ -1,6 +1,6 @@
 //! Who is suspended, under `fugato` on two cores of which one that runs may be.
 //!
-//! `short` takes 2 ms in one slice; the others gain nothing by a second one.
+//! `short` takes 2 ms in one slice, `tight` 1; the others gain nothing by a second one.
 
 use super::room::{Times, at, model, simulated};
 use fugato_core::device::LaneClass;
@@ -11,7 +11,7 @@ use fugato_core::timeline::TimelineLeg;
 use fugato_core::workload::ModelLoad;
 use fugato_core::{ModelId, Share};
 
-/// Two models that take 40 ms, in so many legs, and `short`.
+/// Two models that take 40 ms, in so many legs, `short`, and `tight` where it is asked for.
 fn ran(legs: usize, loads: Vec<ModelLoad>) -> (PolicyReport, Vec<TimelineLeg>) {
     let mut profile: Profile = v100_dstack();
     profile.synthetic = false;
@@ -21,6 +21,7 @@ fn ran(legs: usize, loads: Vec<ModelLoad>) -> (PolicyReport, Vec<TimelineLeg>) {
         model("first", &long, 2),
         model("second", &long, 2),
         model("short", &[[2.0; 2]], 2),
+        model("tight", &[[1.0; 2]], 2),
     ];
     let device = sim_device("cpu", Share(2));
     simulated(device, &profile, loads, FugatoParts::default())
@@ -104,6 +105,24 @@ fn nobody_is_suspended_for_one_that_can_wait_and_has_more_time_to_spare() {
     let (report, legs) = beside_two(1, [60, 60], (18, 30));
     assert_eq!(report.attainment, Some(1.0), "{report:?}");
     assert_eq!(suspended(&legs).len(), TURNS);
+}
+
+#[test]
+fn one_that_could_wait_goes_over_others_if_its_run_is_short_beside_their_objectives() {
+    // 16 ms to spare, of which it would wait for 2, and the others have 20. Half of 60 is 30.
+    let (report, legs) = beside_two(1, [60, 60], (18, 38));
+    assert_eq!(report.attainment, Some(1.0), "{report:?}");
+    assert_eq!(suspended(&legs).len(), TURNS);
+    // One that is due after 3 ms could not go over it; it is asked for after the first turn's.
+    let loads = vec![
+        each("first", 60, 0),
+        each("second", 60, 1),
+        each("short", 18, 38),
+        each("tight", 3, 70),
+    ];
+    let (report, legs) = ran(1, loads);
+    assert_eq!(report.attainment, Some(1.0), "{report:?}");
+    assert_eq!(suspended(&legs).len(), 1);
 }
 
 #[test]
