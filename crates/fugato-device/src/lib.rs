@@ -43,7 +43,7 @@ pub use runtime::{Runtime, RuntimeError, RuntimeErrorKind};
 pub use shared::{InputFault, SharedSlice};
 pub use store::{
     Batching, CutError, Cuts, HalfError, Indivisible, LoadError, LoadErrorKind, ModelGraph,
-    ModelInfo, ModelStore, Precision, StackError, StoredModel,
+    ModelInfo, ModelStore, Precision, StackError, StoredModel, WeightPages,
 };
 pub use tensor::{ElementType, InputData, InputTensor, OutputTensor, TensorData, TensorSpec};
 pub use urgency::Urgency;

@@ -1,6 +1,7 @@
 //! The operating system's part: affinity, niceness, heap.
 
 use std::io;
+use std::os::unix::fs::FileExt;
 
 /// The cores that this thread, and threads it starts, may run on, rising.
 pub(crate) fn affinity() -> io::Result<Vec<usize>> {
@@ -183,6 +184,32 @@ fn set_attributes(attributes: &SchedAttr) -> bool {
             0,
         ) == 0
     }
+}
+
+/// Of each page of `bytes`, whether this process has it in memory. The first one counts from the
+/// page's beginning.
+///
+/// # Errors
+/// Where the system does not tell: it is no Linux, or hides it.
+pub(crate) fn pages_present(bytes: &[u8]) -> io::Result<Vec<bool>> {
+    /// Of an entry, that the page is there.
+    const PRESENT: u64 = 1 << 63;
+    let page = page_bytes();
+    let first = bytes.as_ptr().addr() / page;
+    let end = (bytes.as_ptr().addr() + bytes.len()).div_ceil(page);
+    let mut entries = vec![0; (end - first) * size_of::<u64>()];
+    let offset = u64::try_from(first * size_of::<u64>()).unwrap_or(u64::MAX);
+    std::fs::File::open("/proc/self/pagemap")?.read_exact_at(&mut entries, offset)?;
+    let (entries, _) = entries.as_chunks();
+    let entries = entries.iter().map(|entry| u64::from_ne_bytes(*entry));
+    Ok(entries.map(|entry| entry & PRESENT != 0).collect())
+}
+
+/// Bytes of a page of memory.
+pub(crate) fn page_bytes() -> usize {
+    // SAFETY: takes a number only.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).unwrap_or(4096)
 }
 
 /// Has the allocator give free pages back to the operating system, where it can.

@@ -41,7 +41,7 @@ pub use operators::{Indivisible, ModelGraph};
 pub use part::CutError;
 pub(crate) use part::Part;
 pub use stack::StackError;
-pub use stored::StoredModel;
+pub use stored::{StoredModel, WeightPages};
 
 use crate::capi::{Options, OrtError, Session};
 use crate::reference::PlainSession;

@@ -5,12 +5,14 @@
 
 mod common;
 
-use common::{Bench, Rig, as_f32, batched, dense, identity, model, node, random_rows, request};
-use fugato_core::{ModelId, PartitionId};
+use common::{
+    Bench, Rig, as_f32, batched, dense, identity, later_leg, model, node, random_rows, request,
+};
+use fugato_core::{ModelId, OperatorIndex, PartitionId};
 use fugato_device::reference::PlainSession;
 use fugato_device::{
-    Batching, ElementType, LoadErrorKind, LoadOptions, ModelStore, Runtime, RuntimeErrorKind,
-    StoredModel,
+    Batching, Cuts, Device, ElementType, LoadErrorKind, LoadOptions, ModelStore, Runtime,
+    RuntimeErrorKind, StoredModel,
 };
 use fugato_onnx::proto::{StringStringEntryProto, TypeProto, ValueInfoProto, type_proto};
 use fugato_onnx::{DataType, ExternalPolicy, ModelProto, TensorProto};
@@ -38,6 +40,49 @@ fn assert_works(bench: &Bench, stored: &StoredModel) {
     let mut plain = PlainSession::load(&bench.runtime, stored.origin(), 1).unwrap();
     let expected = plain.run(&[input]).unwrap();
     common::assert_close(&as_f32(&found[0][0]), &as_f32(&expected[0]), 1e-5);
+}
+
+#[test]
+fn weights_that_kernels_read_stay_in_memory_while_sessions_are_made() {
+    const FLOATS: i64 = 1 << 20;
+    let bench = Bench::new();
+    // The kernel of `Add` reads its weights where they are.
+    let offset = TensorProto::from_f32s("w", &[FLOATS], &common::floats(1, 1 << 20));
+    let stored = bench.prepare(&model(
+        vec![
+            node("Add", &["x", "w"], &["h"]),
+            node("Neg", &["h"], &["y"]),
+        ],
+        vec![batched("x", DataType::Float, &[FLOATS])],
+        vec![batched("y", DataType::Float, &[FLOATS])],
+        vec![offset],
+    ));
+    let in_use = || stored.pages().count().unwrap();
+    assert_eq!(in_use(), 0);
+    let rig = Rig::new();
+    let each = (0..2).map(|place| vec![OperatorIndex::at(place)]);
+    let options = LoadOptions {
+        cuts: Some(Cuts::sequential(each)),
+        ..LoadOptions::default()
+    };
+    let loaded = rig.device.load(ModelId(1), &stored, &options).unwrap();
+    assert_eq!(loaded.legs, 2);
+    // Sessions of one core are made as each leg first runs there.
+    stored.give_pages_back();
+    let mut partitions = rig.device.spec().partitions.iter();
+    let single = partitions.find(|partition| partition.share().0 == 1);
+    let mut first = rig.leg(1, vec![request(1, vec![random_rows(1, 1, 1 << 20)])]);
+    first.start.partition = single.unwrap().id;
+    let second = later_leg(&first, 1);
+    rig.device.start(first);
+    rig.finished().result.unwrap();
+    let all = in_use();
+    assert!(all >= (4 << 20) / (64 << 10), "{all} pages of 4 MiB");
+    rig.device.start(second);
+    rig.finished().result.unwrap();
+    assert_eq!(in_use(), all);
+    stored.give_pages_back();
+    assert_eq!(in_use(), 0);
 }
 
 #[test]

@@ -188,6 +188,7 @@ impl LoadedModel {
         if ready().contains(&key) {
             return Ok(());
         }
+        let in_use = self.stored.pages();
         for stage in self.stages(ride).1 {
             let key = session_key(stage, place);
             for &part in stage {
@@ -207,7 +208,7 @@ impl LoadedModel {
                 ways.only_at_once(threads);
             }
         }
-        self.stored.give_pages_back();
+        self.stored.give_other_pages_back(&in_use);
         ready().insert(key);
         Ok(())
     }

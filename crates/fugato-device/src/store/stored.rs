@@ -6,11 +6,13 @@ use super::{
     CutModel, Cuts, LoadCause, LoadError, ModelGraph, ModelInfo, ModelStore, Part, halving, part,
 };
 use crate::capi::{Options, OrtError, Prepacked, Session, Value, onnx_of_number};
+use crate::os;
 use crate::runtime::Runtime;
 use fugato_core::graph::Segments;
 use fugato_onnx::ModelProto;
 use memmap2::{Mmap, UncheckedAdvice};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -69,7 +71,7 @@ impl ModelStore {
             info: entry.info,
             runtime: Arc::clone(&self.runtime),
         };
-        weights.give_back();
+        weights.give_back(None);
         Ok(weights)
     }
 }
@@ -89,20 +91,72 @@ fn share_one(mapping: &Mmap, initializer: &Initializer) -> Result<Option<Value>,
     value.map(Some).map_err(LoadCause::Runtime)
 }
 
+/// The pages of a model's weights that are in memory. Those that kernels read as they run are in
+/// use, as long as all others have been given back.
+#[derive(Clone, Debug)]
+pub struct WeightPages {
+    /// By page of the mapping; `None` where the system does not tell.
+    present: Option<Vec<bool>>,
+}
+
+impl WeightPages {
+    /// How many; `None` where the system does not tell.
+    pub fn count(&self) -> Option<usize> {
+        let present = self.present.as_ref()?.iter();
+        Some(present.filter(|&&present| present).count())
+    }
+}
+
 impl Weights {
-    /// Gives the memory of mapped pages back; those still needed come back from the page
-    /// cache when they are touched.
-    fn give_back(&self) {
+    fn pages(&self) -> WeightPages {
+        let present = self
+            .mapping
+            .as_ref()
+            .map(|mapping| os::pages_present(mapping));
+        let present = present.transpose().unwrap_or_else(|error| {
+            tracing::debug!(%error, "the system does not tell which pages are in memory");
+            None
+        });
+        WeightPages { present }
+    }
+
+    /// Gives the memory of mapped pages back, but of those `kept`; what is needed after all comes back from the
+    /// page cache when it is touched. Where nobody knows which are in use, all stay.
+    fn give_back(&self, kept: Option<&WeightPages>) {
         if let Some(mapping) = &self.mapping {
-            // SAFETY: the mapping is of a file and never written, so dropping its pages
-            // loses nothing.
-            let advised = unsafe { mapping.unchecked_advise(UncheckedAdvice::DontNeed) };
-            if let Err(error) = advised {
-                tracing::debug!(%error, "pages of weights could not be given back");
+            for pages in others(mapping.len().div_ceil(os::page_bytes()), kept) {
+                let start = pages.start * os::page_bytes();
+                let bytes = (pages.end * os::page_bytes()).min(mapping.len()) - start;
+                // SAFETY: the mapping is of a file and never written, so dropping its pages
+                // loses nothing.
+                let advised = unsafe {
+                    mapping.unchecked_advise_range(UncheckedAdvice::DontNeed, start, bytes)
+                };
+                if let Err(error) = advised {
+                    tracing::debug!(%error, "pages of weights could not be given back");
+                }
             }
         }
-        crate::os::trim_heap();
+        os::trim_heap();
     }
+}
+
+/// Runs of pages, of so many, that are not `kept`.
+fn others(pages: usize, kept: Option<&WeightPages>) -> Vec<Range<usize>> {
+    let Some(kept) = kept else {
+        return vec![0..pages];
+    };
+    let Some(present) = &kept.present else {
+        return Vec::new();
+    };
+    let mut start = 0;
+    let runs = present.chunk_by(|one, next| one == next).map(|run| {
+        let pages = start..start + run.len();
+        start = pages.end;
+        (pages, run[0])
+    });
+    runs.filter_map(|(pages, kept)| (!kept).then_some(pages))
+        .collect()
 }
 
 impl StoredModel {
@@ -133,10 +187,23 @@ impl StoredModel {
         (weights.values.len(), bytes as u64)
     }
 
-    /// Gives back the memory of weight pages that are not in use: kernels keep some
-    /// weights in a form of their own, and need the original no more.
+    /// Gives back the memory of all weight pages: kernels keep some weights in a form of their
+    /// own, and need the original no more. Those that they read come back when they are touched,
+    /// which takes half a second for 400 MB: a model that serves keeps them
+    /// ([`give_other_pages_back`](Self::give_other_pages_back)).
     pub fn give_pages_back(&self) {
-        self.weights.give_back();
+        self.weights.give_back(None);
+    }
+
+    /// The weight pages in memory.
+    pub fn pages(&self) -> WeightPages {
+        self.weights.pages()
+    }
+
+    /// Gives back the memory of weight pages but those `kept`, such as what was in use before a
+    /// session was made, which reads all.
+    pub fn give_other_pages_back(&self, kept: &WeightPages) {
+        self.weights.give_back(Some(kept));
     }
 
     /// The optimised graph's operators and tensors, which plans are made of.

@@ -150,12 +150,7 @@ impl Loader {
             return Err(VersionError::Stopping);
         }
         let device = self.runner.devices.get(served.device).name().to_owned();
-        tokio::task::spawn_blocking(move || {
-            stored.give_pages_back();
-            log_loaded(&order, &stored, &device);
-        })
-        .await
-        .map_err(|panic| VersionError::Panicked(panic.to_string()))?;
+        log_loaded(&order, &stored, &device);
         Ok(LoadedVersion::New(served))
     }
 
