@@ -143,10 +143,10 @@ impl Weights {
 
 /// Runs of pages, of so many, that are not `kept`.
 fn others(pages: usize, kept: Option<&WeightPages>) -> Vec<Range<usize>> {
-    let Some(kept) = kept else {
-        return vec![0..pages];
+    let none = WeightPages {
+        present: Some(vec![false; pages]),
     };
-    let Some(present) = &kept.present else {
+    let Some(present) = &kept.unwrap_or(&none).present else {
         return Vec::new();
     };
     let mut start = 0;
