@@ -23,9 +23,9 @@ use std::cmp::Reverse;
 /// The part of its time to spare that one waits for the end of a leg that runs, where its own run
 /// keeps nobody waiting for long. To suspend a leg costs it no more than the run that it is suspended
 /// for, but what it had in the caches of its core; to wait costs the one that waits, and those that
-/// come behind it, what they would need when the next surprise comes. With a quarter as much is held,
-/// simulated, and real latencies have a longer tail
-/// (bench/runs/2026-11-23-x86_64-2cpu-urgent-6).
+/// come behind it, what they would need when the next surprise comes. With a quarter no more is
+/// held, simulated by 24 seeds while it was made, and real latencies have a longer tail (the tries
+/// of bench/runs/2026-11-23-x86_64-2cpu-urgent-6).
 const PATIENCE: (u64, u64) = (1, 32);
 
 /// The part that others wait. Nobody goes over a leg that has gone over another, so who goes over
