@@ -189,6 +189,15 @@ impl LoadedModel {
             return Ok(());
         }
         let in_use = self.stored.pages();
+        let made = self.make_sessions(ride, place);
+        // Also of what could not be made.
+        self.stored.give_other_pages_back(&in_use);
+        made?;
+        ready().insert(key);
+        Ok(())
+    }
+
+    fn make_sessions(&self, ride: Ride, place: &Place) -> Result<(), OrtError> {
         for stage in self.stages(ride).1 {
             let key = session_key(stage, place);
             for &part in stage {
@@ -208,8 +217,6 @@ impl LoadedModel {
                 ways.only_at_once(threads);
             }
         }
-        self.stored.give_other_pages_back(&in_use);
-        ready().insert(key);
         Ok(())
     }
 
