@@ -101,6 +101,14 @@ fn nobody_is_suspended_for_one_that_can_wait_and_has_more_time_to_spare() {
     let (report, legs) = beside_two(1, [60, 60], (34, 30));
     assert_eq!(report.attainment, Some(1.0), "{report:?}");
     assert_eq!(suspended(&legs), []);
+    // 26 ms, which is less than theirs 6 ms later, while it would still wait for 4.
+    let (report, legs) = beside_two(1, [60, 60], (28, 30));
+    assert_eq!(report.attainment, Some(1.0), "{report:?}");
+    let short = legs.iter().filter(|leg| leg.model == ModelId(2));
+    let begun: Vec<u64> = short
+        .map(|leg| leg.started.as_nanos() / 1_000_000 % 100)
+        .collect();
+    assert_eq!(begun, [36; TURNS]);
     // 16 ms.
     let (report, legs) = beside_two(1, [60, 60], (18, 30));
     assert_eq!(report.attainment, Some(1.0), "{report:?}");
