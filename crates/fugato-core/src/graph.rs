@@ -16,6 +16,7 @@ mod stack;
 pub use cut::{Segment, Segments};
 pub use error::GraphError;
 pub use merge::{InFlight, MergeError, Merged, Origin};
+pub use stack::{Span, Stack, Stacks, Window};
 
 use crate::id::{BatchSize, OperatorIndex, TensorIndex};
 use std::cmp::Reverse;
@@ -61,10 +62,12 @@ pub struct Operator {
     pub flops: u64,
     /// Bytes of the weights it reads.
     pub weight_bytes: u64,
-    /// What another must say too to be **stacked** with it: where both read the same tensor
-    /// first, and weights besides, one operator with the weights of both gives what both give.
-    /// `None` where it cannot be stacked.
-    pub stacks: Option<String>,
+    /// With what others it can be **stacked**: where they read the same tensor first, and weights
+    /// besides, one operator with the weights of all gives what all give. `None` where with none.
+    pub stacks: Option<Stacks>,
+    /// Whether what it gives is what it reads, one after the other along the axis along which
+    /// operators are stacked; then it need not run after one that stands for all it reads.
+    pub joins: bool,
 }
 
 /// The operators of a model, checked.

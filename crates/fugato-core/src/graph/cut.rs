@@ -104,19 +104,20 @@ impl Graph {
     }
 
     /// As [`Graph::segments_from`], with operators that can be stacked cut from what follows
-    /// them: each is a segment of its own, apart from those that tensors hold together.
+    /// them: each is a segment of its own, apart from those that tensors hold together, and so is
+    /// what joins them ([`Graph::join_of`]).
     ///
     /// # Cost
     /// O(n log n) in operators and edges; no recursion.
     #[must_use]
     pub fn segments_to_stack(&self, flops: u64) -> Segments {
-        self.chains(flops, &self.stackable())
+        self.chains(flops, &self.ends_to_stack())
     }
 
-    /// Chains that end at forks, joins, and the operators of these lists.
-    fn chains(&self, flops: u64, ends: &[Vec<OperatorIndex>]) -> Segments {
+    /// Chains that end at forks, joins, and these operators.
+    fn chains(&self, flops: u64, ends: &[OperatorIndex]) -> Segments {
         let mut is_end = vec![false; self.operators().len()];
-        for end in ends.iter().flatten() {
+        for end in ends {
             is_end[end.place()] = true;
         }
         let mut sets = self.uncut();

@@ -332,6 +332,7 @@ impl<'a> Copies<'a> {
                 flops: operator.flops.saturating_mul(u64::from(batch.0)),
                 weight_bytes: operator.weight_bytes,
                 stacks: operator.stacks.clone(),
+                joins: operator.joins,
             });
             let own = SegmentIndex::at(label);
             parts.origins_of_operators.push((own, index));
@@ -404,6 +405,7 @@ mod tests {
             flops: 100,
             weight_bytes: 10,
             stacks: None,
+            joins: false,
         };
         let operators = vec![
             operator("A", &[0], 1),

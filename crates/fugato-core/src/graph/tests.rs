@@ -21,6 +21,7 @@ fn graph(edges: &[&[usize]], outputs: &[usize]) -> Result<Graph, GraphError> {
         flops: 10,
         weight_bytes: 1,
         stacks: None,
+        joins: false,
     });
     let outputs = outputs.iter().map(|&tensor| TensorIndex::at(tensor));
     Graph::new(

@@ -17,7 +17,8 @@
 //! one thread that makes them. A stage of several groups pays a fork and a join.
 //!
 //! A merged stage is one kernel with the operations, weights and outputs of all, which reads
-//! its input once, and one that copies its output apart.
+//! its input once, and one that copies its output apart. Operations and weights of a window that is
+//! padded to a larger one grow as its places do. With what joins its outputs it is one kernel.
 //!
 //! # Source
 //! Kernels that fill as many slices as they have operations are D-STACK's. Ours differs from that
@@ -27,10 +28,10 @@
 //! it is said in `docs/concepts/plans.md`.
 
 use super::{CostBasis, Group, StageCost};
-use crate::graph::{Graph, Operator, Segments};
+use crate::graph::{Graph, Operator, Segments, Window};
 use crate::id::{BatchSize, SegmentIndex, Share};
 use crate::time::Nanos;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 
 /// A device, and the runtime on it, in the terms of the parallelism model.
@@ -64,6 +65,8 @@ pub struct ModelledCost {
     beside: Vec<Vec<Piece>>,
     /// By segment: its operator, where that can be stacked with others.
     stacks: Vec<Option<Stackable>>,
+    /// Segments that only join what a whole list gives.
+    joins: BTreeMap<SegmentIndex, Joined>,
     model: CostModel,
     share: Share,
     lanes: usize,
@@ -81,10 +84,11 @@ struct Piece {
 }
 
 /// An operator that can be stacked with those of the same list.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Stackable {
     list: usize,
     work: Work,
+    window: Window,
 }
 
 /// What an operator does, at a batch.
@@ -94,6 +98,13 @@ struct Work {
     weight_bytes: f64,
     read_bytes: f64,
     written_bytes: f64,
+}
+
+/// What a segment joins: all that the members of a list give.
+#[derive(Clone, Copy, Debug)]
+struct Joined {
+    list: usize,
+    members: usize,
 }
 
 impl Work {
@@ -111,6 +122,15 @@ impl Work {
             weight_bytes: operator.weight_bytes as f64,
             read_bytes: read as f64,
             written_bytes: written as f64,
+        }
+    }
+
+    /// The same with a window of so many times the places.
+    fn padded(self, times: f64) -> Self {
+        Self {
+            flops: times * self.flops,
+            weight_bytes: times * self.weight_bytes,
+            ..self
         }
     }
 
@@ -170,16 +190,27 @@ impl CostModel {
                 .collect()
         };
         let mut stacks = vec![None; segments.count()];
+        let mut joins = BTreeMap::new();
         for (list, alike) in graph.stacks(segments).into_iter().enumerate() {
-            for index in alike {
-                let operators = segments.segment(index).operators.iter();
-                let works = operators.map(|&one| Work::of(graph, graph.operator(one), batch));
-                let work = works.reduce(Work::stacked).unwrap_or_default();
-                stacks[index.place()] = Some(Stackable { list, work });
+            let members = alike.members.len();
+            joins.extend(alike.join.map(|join| (join, Joined { list, members })));
+            for index in alike.members {
+                // It is a segment of its own.
+                let operator = segments.segment(index).operators.first();
+                stacks[index.place()] = operator.map(|&one| {
+                    let operator = graph.operator(one);
+                    let stacks = operator.stacks.as_ref();
+                    Stackable {
+                        list,
+                        work: Work::of(graph, operator, batch),
+                        window: stacks.map_or_else(Window::default, |one| one.window.clone()),
+                    }
+                });
             }
         }
         ModelledCost {
             stacks,
+            joins,
             model: *self,
             share,
             alone: pieces(share),
@@ -243,10 +274,24 @@ impl StageCost for ModelledCost {
     /// # Panics
     /// Where a segment is not of the graph.
     fn merged(&mut self, segments: &[SegmentIndex]) -> Result<Option<Nanos>, Infallible> {
-        let found = segments.iter().map(|segment| self.stacks[segment.place()]);
-        let found: Option<Vec<Stackable>> = found.collect();
+        let join = segments.iter().find_map(|one| self.joins.get(one));
+        let members = segments.iter().filter(|one| !self.joins.contains_key(one));
+        let found = members.map(|one| self.stacks[one.place()].as_ref());
+        let found: Option<Vec<&Stackable>> = found.collect();
         let alike = found.filter(|all| all.windows(2).all(|two| two[0].list == two[1].list));
-        let works = alike.iter().flatten().map(|one| one.work);
+        let alike = alike.unwrap_or_default();
+        if let Some(join) = join {
+            let of_it = alike.iter().filter(|one| one.list == join.list);
+            if of_it.count() != join.members || segments.len() != join.members + 1 {
+                return Ok(None);
+            }
+        }
+        let windows = alike.iter().map(|one| one.window.clone());
+        let window = windows.reduce(|one, other| one.joined(&other));
+        let places = window.unwrap_or_default().places() as f64;
+        let works = alike
+            .iter()
+            .map(|one| one.work.padded(places / one.window.places() as f64));
         let Some(stacked) = works.reduce(Work::stacked) else {
             return Ok(None);
         };
@@ -256,6 +301,7 @@ impl StageCost for ModelledCost {
             ..Work::default()
         };
         let pieces = [stacked, split].map(|work| self.model.piece(work, self.share, self.share));
+        let pieces = &pieces[..if join.is_some() { 1 } else { 2 }];
         let time: f64 = pieces.iter().map(|p| p.launch_ns + p.work_ns).sum();
         Ok(Some(Nanos::from_secs_f64(time / 1e9)))
     }

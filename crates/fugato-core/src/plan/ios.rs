@@ -41,8 +41,9 @@ use std::ops::Range;
 /// ending; here groups are grown from what is ready, and disjoint ones cannot depend on each
 /// other, so that only valid stages are visited. Its blocks are given by hand; here the model
 /// is cut at each segment that all others wait for, or are waited for by, which loses nothing.
-/// Its merge stages pad convolutions to the largest kernel; here only equal ones merge, and
-/// each such segment is one operator.
+/// Its merge stages pad convolutions to the largest kernel, and so do those here where operators
+/// have a window; each such segment is one operator. What joins them can be part of the stage, if
+/// the group is within `r`; IOS lets operators read parts of what a merged one gives.
 ///
 /// # Cost
 /// O(states x stages from each): `(n/d + 1)^(2d)` for n segments of width d in a block.
@@ -104,7 +105,7 @@ impl Planner for Ios {
         let cuts = split::Cuts::new(segments);
         let mut stages = Vec::new();
         // The next block last, so that a cut puts its two parts where the whole was.
-        let mut blocks: Vec<Range<usize>> = split::blocks(segments);
+        let mut blocks: Vec<Range<usize>> = split::blocks(segments, self.merge);
         blocks.reverse();
         let size_max = self.block_segments_max.clamp(1, BLOCK_MAX);
         while let Some(range) = blocks.pop() {
@@ -228,8 +229,9 @@ impl Ios {
             merged: false,
         };
         let are_single = groups.iter().all(|group| group.segments.len() == 1);
-        if self.merge && groups.len() > 1 && are_single {
-            let Group { segments } = all(block, stage);
+        let Group { segments } = all(block, stage);
+        // Several that are alike, or these and what joins them.
+        if self.merge && segments.len() > 1 && (are_single || groups.len() == 1) {
             if let Some(time) = pricing.merged(&segments)?.filter(|&merged| merged < time) {
                 price = Price { time, merged: true };
             }

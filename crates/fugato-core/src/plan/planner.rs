@@ -18,8 +18,9 @@ pub trait StageCost {
     /// Where there is no answer; the planner then stops with the same error.
     fn stage(&mut self, groups: &[Group]) -> Result<Nanos, Self::Error>;
 
-    /// The time of these segments, which rise and none of which waits for another, as one
-    /// operator; `None` where they cannot be one, or what it takes is not known.
+    /// The time of these segments, which rise, as one operator: some that can be stacked, or all of a
+    /// list with what joins them ([`Stack`](crate::graph::Stack)). `None` where they cannot be one, or
+    /// what it takes is not known.
     ///
     /// # Errors
     /// As [`StageCost::stage`].

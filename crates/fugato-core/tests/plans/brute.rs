@@ -34,13 +34,12 @@ fn prices(segments: &Segments, costs: &mut impl StageCost<Error = Infallible>) -
         let mut groups: Vec<Group> = parts.iter().map(group).collect();
         groups.sort();
         let Ok(price) = costs.stage(&groups);
-        if groups.len() < 2 || groups.len() < set.count_ones() as usize {
+        let are_single = groups.len() == set.count_ones() as usize;
+        if set.count_ones() < 2 || !(are_single || groups.len() == 1) {
             return price;
         }
-        let members = groups
-            .iter()
-            .map(|group| group.segments[0])
-            .collect::<Vec<_>>();
+        let members = segments.indices().filter(|index| set >> index.0 & 1 == 1);
+        let members: Vec<SegmentIndex> = members.collect();
         let Ok(merged) = costs.merged(&members);
         merged.map_or(price, |merged| merged.min(price))
     };
@@ -68,8 +67,9 @@ fn cheapest(done: u32, all: u32, waits: &[u32], prices: &[Nanos]) -> Nanos {
 #[derive(Clone)]
 struct Arbitrary {
     seed: u64,
-    /// Whether some sets of segments can be merged.
-    merges: bool,
+    /// By segment: those that it waits for, where some sets can be merged: of segments that do not
+    /// wait for each other, and of these with one that waits for them.
+    merges: Option<Vec<u32>>,
 }
 
 impl StageCost for Arbitrary {
@@ -90,8 +90,17 @@ impl StageCost for Arbitrary {
         let set = segments
             .iter()
             .fold(0, |set, segment| set | 1_u64 << segment.0);
+        let Some(waits) = &self.merges else {
+            return Ok(None);
+        };
+        let (last, first) = segments.split_last().expect("nothing is not merged");
+        let set_of_first = set & !(1 << last.0);
+        let waits = |index: &SegmentIndex| u64::from(waits[index.place()]);
+        let are_apart = first.iter().all(|index| waits(index) & set == 0);
+        let is_join = first.len() > 1 && waits(last) & set == set_of_first;
         let found = mix(!self.seed, set);
-        Ok((self.merges && found.is_multiple_of(2)).then(|| Nanos::new(found % 1_000)))
+        let is_one = are_apart && (waits(last) & set == 0 || is_join);
+        Ok((is_one && found.is_multiple_of(2)).then(|| Nanos::new(found % 1_000)))
     }
 
     fn basis(&self) -> CostBasis {
@@ -131,7 +140,7 @@ proptest! {
         let graph = graph(&nodes);
         let segments = graph.segments();
         prop_assume!(segments.count() <= 8);
-        let mut costs = Arbitrary { seed, merges: false };
+        let mut costs = Arbitrary { seed, merges: None };
         let found = total(&plan(&Ios::EXACT, &segments, &mut costs));
         let all = (1 << segments.count()) - 1;
         let prices = prices(&segments, &mut costs);
@@ -147,7 +156,8 @@ proptest! {
         let graph = graph(&nodes);
         let segments = graph.segments();
         prop_assume!(segments.count() <= 7);
-        let mut costs = Arbitrary { seed, merges: true };
+        let merges = Some(waits(&segments));
+        let mut costs = Arbitrary { seed, merges };
         let stages = plan(&Ios { merge: true, ..Ios::EXACT }, &segments, &mut costs);
         let all = (1 << segments.count()) - 1;
         let prices = prices(&segments, &mut costs);
@@ -178,7 +188,7 @@ fn nothing_is_cheaper_for_ten_segments() {
         checked += 1;
         let mut costs = Arbitrary {
             seed: checked,
-            merges: false,
+            merges: None,
         };
         let found = total(&plan(&Ios::EXACT, &segments, &mut costs));
         let prices = prices(&segments, &mut costs);

@@ -10,7 +10,7 @@
 //! same ones.
 
 use fugato_core::TensorIndex;
-use fugato_core::graph::{Graph, Operator, Tensor};
+use fugato_core::graph::{Graph, Operator, Span, Stacks, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -99,6 +99,7 @@ impl Net {
             flops: 2 * macs,
             weight_bytes: 4 * weights,
             stacks: None,
+            joins: matches!(op_type, "Copy" | "Concat"),
         });
     }
 
@@ -111,12 +112,14 @@ impl Net {
         if let Some(operator) = self.operators.last_mut()
             && per_group == x.channels
         {
-            let Window {
-                size,
-                stride,
-                padding,
-            } = window;
-            operator.stacks = Some(format!("{size:?} by {stride}, {padding:?} around"));
+            let span = |size, before| Span { before, size };
+            operator.stacks = Some(Stacks {
+                alike: format!("{height} x {width} by {}", window.stride),
+                window: fugato_core::graph::Window(vec![
+                    span(window.size.0, window.padding.0),
+                    span(window.size.1, window.padding.1),
+                ]),
+            });
         }
         output
     }

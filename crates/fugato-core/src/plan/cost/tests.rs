@@ -1,5 +1,5 @@
 use super::*;
-use crate::graph::{Operator, Tensor};
+use crate::graph::{Operator, Span, Stacks, Tensor, Window};
 use crate::id::{SegmentIndex, TensorIndex};
 
 /// A device where one operation of 100 bytes of output takes 100 us on one slice, and each
@@ -130,7 +130,8 @@ fn a_kernel_computes_while_it_moves_its_bytes() {
     close(micros(slower, &[4, 4], 8, &[&[0], &[1]]), 425.0);
 }
 
-/// Two operators that read one tensor, of a slice each, and one of another kind.
+/// Three operators that read one tensor, of a slice each and the second of a window half as long
+/// as the others', and one of another kind.
 fn alike() -> Graph {
     let tensor = |name: &str| Tensor {
         name: name.to_owned(),
@@ -138,16 +139,24 @@ fn alike() -> Graph {
         per_item: true,
         ..Tensor::default()
     };
-    let operator = |writes: u32, stacks: &str| Operator {
+    let operator = |writes: u32, alike: &str, size: u64| Operator {
         inputs: vec![TensorIndex(0)],
         outputs: vec![TensorIndex(writes)],
         flops: 100,
         weight_bytes: 1_000,
-        stacks: Some(stacks.to_owned()),
+        stacks: Some(Stacks {
+            alike: alike.to_owned(),
+            window: Window(vec![Span { before: 0, size }]),
+        }),
         ..Operator::default()
     };
-    let operators = vec![operator(1, "a"), operator(2, "a"), operator(3, "b")];
-    let tensors = ["x", "p", "q", "r"]
+    let operators = vec![
+        operator(1, "a", 2),
+        operator(2, "a", 1),
+        operator(3, "b", 2),
+        operator(4, "a", 2),
+    ];
+    let tensors = ["x", "p", "q", "r", "s"]
         .iter()
         .map(|name| tensor(name))
         .collect();
@@ -172,7 +181,11 @@ fn operators_alike_merge_into_one_and_a_split() {
     // 10 us of launch, then 100 us of work in two slices beside 2,000 bytes of weights, 100 read and
     // 200 written; then 10 us of launch, and 200 bytes read and written.
     let expected = 10.0 + 115.0 + 10.0 + 20.0;
-    close(merged(&[0, 1]).expect("they are alike"), expected);
+    close(merged(&[0, 3]).expect("they are alike"), expected);
+    // The shorter window twice over: half as much work and weights more.
+    let padded = 10.0 + 165.0 + 10.0 + 20.0;
+    close(merged(&[0, 1]).expect("they are alike"), padded);
+    close(merged(&[1, 3]).expect("they are alike"), padded);
     assert_eq!(merged(&[0, 2]), None);
     assert_eq!(merged(&[]), None);
 }

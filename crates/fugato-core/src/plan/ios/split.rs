@@ -7,11 +7,12 @@ use std::ops::Range;
 /// The blocks of a model, in order: each **waist** (a segment that every other one waits
 /// for, or is waited for by) alone, and what lies between two of them.
 ///
-/// No stage of several groups holds a waist, or segments of both its sides.
+/// No stage of several groups holds a waist, or segments of both its sides. A `merged` one may: the
+/// waist, as what joins the others. Then it is in the block with what lies before it.
 ///
 /// # Cost
 /// O(segments + edges).
-pub(super) fn blocks(segments: &Segments) -> Vec<Range<usize>> {
+pub(super) fn blocks(segments: &Segments, merged: bool) -> Vec<Range<usize>> {
     let count = segments.count();
     // All before a segment are ancestors where each has a successor up to there; all after
     // it descendants where each has a predecessor from there on.
@@ -36,8 +37,12 @@ pub(super) fn blocks(segments: &Segments) -> Vec<Range<usize>> {
     let mut blocks = Vec::new();
     let mut start = 0;
     for waist in waists.into_iter().rev() {
-        blocks.extend((start < waist).then_some(start..waist));
-        blocks.push(waist..waist + 1);
+        if merged {
+            blocks.push(start..waist + 1);
+        } else {
+            blocks.extend((start < waist).then_some(start..waist));
+            blocks.push(waist..waist + 1);
+        }
         start = waist + 1;
     }
     blocks.extend((start < count).then_some(start..count));

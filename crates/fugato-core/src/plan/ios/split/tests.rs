@@ -5,14 +5,18 @@ use crate::plan::tests::segments_of;
 fn a_model_is_cut_at_what_all_others_wait_for() {
     // 0 -> {1, 2} -> 3 -> {4, 5} -> 6: the fork, the joins, and what is between.
     let two = segments_of(&[&[], &[0], &[0], &[1, 2], &[3], &[3], &[4, 5]]);
-    assert_eq!(blocks(&two), [0..1, 1..3, 3..4, 4..6, 6..7]);
+    assert_eq!(blocks(&two, false), [0..1, 1..3, 3..4, 4..6, 6..7]);
     // A tensor past the first join leaves it a waist: 6 waits for 3 anyway.
     let skip = segments_of(&[&[], &[0], &[0], &[1, 2], &[3], &[3], &[4, 5, 0]]);
-    assert_eq!(blocks(&skip), [0..1, 1..3, 3..4, 4..6, 6..7]);
+    assert_eq!(blocks(&skip, false), [0..1, 1..3, 3..4, 4..6, 6..7]);
     // A segment beside all others leaves none.
     let beside = segments_of(&[&[], &[0], &[0], &[1, 2], &[]]);
-    assert_eq!(blocks(&beside), vec![0..5; 1]);
-    assert_eq!(blocks(&segments_of(&[])), []);
+    assert_eq!(blocks(&beside, false), vec![0..5; 1]);
+    assert_eq!(blocks(&segments_of(&[]), false), []);
+    // What joins others can be merged with them.
+    assert_eq!(blocks(&two, true), [0..1, 1..4, 4..7]);
+    assert_eq!(blocks(&beside, true), vec![0..5; 1]);
+    assert_eq!(blocks(&segments_of(&[]), true), []);
 }
 
 #[test]
