@@ -231,10 +231,12 @@ impl Ios {
         let are_single = groups.iter().all(|group| group.segments.len() == 1);
         let Group { segments } = all(block, stage);
         // Several that are alike, or these and what joins them.
-        if self.merge && segments.len() > 1 && (are_single || groups.len() == 1) {
-            if let Some(time) = pricing.merged(&segments)?.filter(|&merged| merged < time) {
-                price = Price { time, merged: true };
-            }
+        if self.merge
+            && segments.len() > 1
+            && (are_single || groups.len() == 1)
+            && let Some(time) = pricing.merged(&segments)?.filter(|&merged| merged < time)
+        {
+            price = Price { time, merged: true };
         }
         Ok(price)
     }

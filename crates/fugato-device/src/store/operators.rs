@@ -276,7 +276,7 @@ impl Importer {
             self.uncounted.push(OperatorIndex::at(self.operators));
         }
         self.operators += 1;
-        let stacks = stack::key(node, &|name| {
+        let stacks = stack::stacks(node, &|name| {
             let index = self.by_name.get(name)?.place();
             let weight = self.tensors[index].weight.then_some(index)?;
             self.types[weight].as_ref()?.dims_at_one()
@@ -294,6 +294,7 @@ impl Importer {
             outputs,
             flops: flops.unwrap_or(0),
             stacks,
+            joins: stack::joins(node),
         }
     }
 }

@@ -164,6 +164,15 @@ impl Border {
         };
         let lists = graph.stackable();
         let list = lists.iter().find(|list| list.contains(&first));
+        // All of them, and what joins what they give.
+        let join = list.and_then(|list| graph.join_of(list));
+        let with_join = list.into_iter().flatten().chain(join.iter().flatten());
+        if join.is_some() && with_join.copied().collect::<BTreeSet<_>>() == self.operators {
+            return Ok(Self {
+                merged: true,
+                ..self
+            });
+        }
         let is_alike = |index: &OperatorIndex| list.is_some_and(|list| list.contains(index));
         match self.operators.iter().find(|index| !is_alike(index)) {
             None => Ok(Self {

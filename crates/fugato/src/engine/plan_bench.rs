@@ -15,7 +15,7 @@ use super::open;
 use super::sample::ends;
 use crate::api::ModelInfo;
 use crate::config::Config;
-use apart::{apart_from_the_rest, stacks_apart};
+use apart::{apart_from_the_rest, stacked_ways};
 use compare::{differ, median};
 use draw::{Draw, model_info};
 use fugato_core::device::DeviceSpec;
@@ -284,7 +284,8 @@ impl PlanBench {
     }
 
     /// The least time of segments that can be one operator, as that, on the bench's share: by all
-    /// that are alike. None where a part does not run by itself.
+    /// that can be stacked, and by these with what joins them. None where a part does not run by
+    /// itself.
     ///
     /// # Errors
     /// Where the model cannot be loaded or run.
@@ -297,13 +298,13 @@ impl PlanBench {
         if stacks.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let stages = stacks_apart(segments, &stacks);
-        let cuts = Cuts::stage_by_stage(&stages, segments);
-        let timed = self.time(&[Some(cuts)], rounds)?;
-        let timed = timed
-            .iter()
-            .filter(|timed| timed.legs.len() == stages.len());
-        let legs = timed.flat_map(|timed| stages.iter().zip(&timed.least));
+        let ways = stacked_ways(segments, &stacks);
+        let cuts = ways.iter();
+        let cuts = cuts.map(|stages| Some(Cuts::stage_by_stage(stages, segments)));
+        let timed = self.time(&cuts.collect::<Vec<_>>(), rounds)?;
+        let timed = timed.iter().zip(&ways);
+        let timed = timed.filter(|(timed, stages)| timed.legs.len() == stages.len());
+        let legs = timed.flat_map(|(timed, stages)| stages.iter().zip(&timed.least));
         let merged = legs.filter(|(stage, _)| stage.merged);
         Ok(merged
             .map(|(stage, &least)| (stage.segments().collect(), least))

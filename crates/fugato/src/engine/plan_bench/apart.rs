@@ -1,6 +1,6 @@
 //! Cuts that time parts of a model by themselves, and join what lies between them.
 
-use fugato_core::graph::Segments;
+use fugato_core::graph::{Segments, Stack};
 use fugato_core::plan::{Group, Stage};
 use fugato_core::{Nanos, OperatorIndex, SegmentIndex};
 use fugato_device::Cuts;
@@ -26,8 +26,21 @@ pub(super) fn apart_from_the_rest(segments: &Segments, alone: &[usize]) -> (Cuts
     (Cuts::sequential(legs), places)
 }
 
+/// The stages of each way to merge: all that can be stacked, and besides, if some can, with what
+/// joins it.
+pub(super) fn stacked_ways(segments: &Segments, stacks: &[Stack]) -> Vec<Vec<Stage>> {
+    let members = stacks.iter().map(|stack| stack.members.clone());
+    let joined = stacks.iter().filter_map(|stack| {
+        let members = stack.members.iter().copied();
+        Some(members.chain([stack.join?]).collect())
+    });
+    let ways: [Vec<Vec<SegmentIndex>>; 2] = [members.collect(), joined.collect()];
+    let ways = ways.iter().filter(|lists| !lists.is_empty());
+    ways.map(|lists| stacks_apart(segments, lists)).collect()
+}
+
 /// Stages in which each of these lists is merged, and what lies between them is joined.
-pub(super) fn stacks_apart(segments: &Segments, stacks: &[Vec<SegmentIndex>]) -> Vec<Stage> {
+fn stacks_apart(segments: &Segments, stacks: &[Vec<SegmentIndex>]) -> Vec<Stage> {
     let mut lists = BTreeMap::new();
     for list in stacks {
         lists.extend(list.iter().map(|&member| (member, list)));
