@@ -20,7 +20,7 @@ use fugato_core::plan::{
     AnyPlanner, CostBasis, CostModel, Group, LegLimits, Plan, PlanError, PlanKey, Planner,
     Sequential, Stage, StageCost, Timed,
 };
-use fugato_core::{Nanos, SegmentIndex, Share};
+use fugato_core::{BatchSize, Nanos, SegmentIndex, Share};
 use fugato_device::{Cuts, ModelGraph};
 use prices::{SegmentTimes, Source};
 use serde::Serialize;
@@ -112,6 +112,10 @@ pub struct Planned {
     pub over_sequential: Option<f64>,
     /// How many times as fast it is as the model as it is.
     pub over_unsplit: f64,
+    /// What it takes at other shares and batches at which it may be served: at the least and the
+    /// most of the device and at one item. None where it is the model as it is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<Elsewhere>,
     /// Whether it is the model as it is, because all else cost more than it may.
     pub unsplit: bool,
     /// `max|a-b| / max|b|` against the model as it is, over several inputs, of the output that
@@ -121,6 +125,21 @@ pub struct Planned {
     pub farthest_output: Option<String>,
     /// Whether a part of it did not run by itself, so that the model ran as it is.
     pub fell_back: bool,
+}
+
+/// Median times of a plan at another share and batch than its own, in turns with the model as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Elsewhere {
+    /// The slices.
+    pub share: Share,
+    /// The items.
+    pub batch: BatchSize,
+    /// Of the plan's legs one after the other, their dispatch included.
+    #[serde(rename = "measured_ns")]
+    pub measured: Nanos,
+    /// Of the model as it is.
+    #[serde(rename = "unsplit_ns")]
+    pub unsplit: Nanos,
 }
 
 /// The limits within which `ios` looks for stages.
@@ -190,8 +209,21 @@ pub fn plan(
         chosen.push(choose::by_measurement(bench, plan, &segments, wanted)?);
     }
     let mut report = measure(bench, (&chosen, &reckoned), &segments, wanted.rounds)?;
-    // What costs too much gets longer legs, and is measured again.
-    while lengthened(&mut chosen, &report, &segments, wanted.cost_max) {
+    // What costs too much gets longer legs, and is measured again: first here, then where else
+    // it may be served.
+    loop {
+        while lengthened(&mut chosen, &report, &segments, wanted.cost_max) {
+            report = measure(bench, (&chosen, &reckoned), &segments, wanted.rounds)?;
+        }
+        tell(Step {
+            what: "plans timed at other shares and batches".to_owned(),
+            done: 0,
+            all: bench.elsewhere().len(),
+        });
+        measure_elsewhere(bench, &mut report, &segments, wanted.rounds)?;
+        if !lengthened(&mut chosen, &report, &segments, wanted.cost_max) {
+            break;
+        }
         report = measure(bench, (&chosen, &reckoned), &segments, wanted.rounds)?;
     }
     let planners = wanted.planners.iter().zip(planned_in);
@@ -211,10 +243,16 @@ pub fn plan(
 /// Lengthens the legs of plans that were measured to cost more than they may over the model as
 /// it is; says whether there were any.
 fn lengthened(plans: &mut [Chosen], report: &Report, segments: &Segments, cost_max: f64) -> bool {
-    let most = report.unsplit.as_secs_f64() * (1.0 + cost_max);
     let mut any = false;
     for (plan, planned) in plans.iter_mut().zip(&report.plans) {
-        if planned.measured.as_secs_f64() > most && !planned.unsplit && !planned.fell_back {
+        let elsewhere = planned.elsewhere.iter();
+        let mut times = elsewhere
+            .map(|there| (there.measured, there.unsplit))
+            .chain([(planned.measured, report.unsplit)]);
+        let costs_too_much = times.any(|(measured, unsplit)| {
+            measured.as_secs_f64() > unsplit.as_secs_f64() * (1.0 + cost_max)
+        });
+        if costs_too_much && !planned.unsplit && !planned.fell_back {
             plan.lengthen(segments, report.unsplit);
             any = true;
         }
@@ -358,6 +396,7 @@ fn measure(
             over_unsplit: ratio(unsplit),
             measured: whole,
             stages: timed[1].legs.clone(),
+            elsewhere: Vec::new(),
             unsplit: chosen.is_unsplit(),
             fell_back,
             difference: None,
@@ -370,6 +409,41 @@ fn measure(
         });
     }
     Ok(report)
+}
+
+/// Times the plans where else they may be served, in turns with the model as it is.
+fn measure_elsewhere(
+    bench: &mut PlanBench,
+    report: &mut Report,
+    segments: &Segments,
+    rounds: usize,
+) -> Result<(), PlanBenchError> {
+    let plans = report.plans.iter_mut();
+    let mut plans: Vec<&mut Planned> = plans
+        .filter(|planned| !planned.unsplit && !planned.fell_back)
+        .collect();
+    if plans.is_empty() {
+        return Ok(());
+    }
+    let cuts = plans
+        .iter()
+        .map(|planned| Some(Cuts::of(&planned.plan, segments)));
+    let ways: Vec<Option<Cuts>> = std::iter::once(None).chain(cuts).collect();
+    for (share, batch) in bench.elsewhere() {
+        let timed = bench.time_at((share, batch), &ways, rounds)?;
+        let Some((unsplit, timed)) = timed.split_first() else {
+            continue;
+        };
+        for (planned, timed) in plans.iter_mut().zip(timed) {
+            planned.elsewhere.push(Elsewhere {
+                share,
+                batch,
+                measured: timed.whole,
+                unsplit: unsplit.whole,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Stages of several groups.

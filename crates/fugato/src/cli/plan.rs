@@ -29,7 +29,8 @@ Examples:
 
 Each segment is timed on the device, and kept for the next time. Groups stay side by side where
 that is measured to be faster than one after the other on all cores; legs are joined until the
-plan costs no more than `--cost-max` over the model as it is, which in the end it is.
+plan costs no more than `--cost-max` over the model as it is, which in the end it is. That is
+measured at `--batch` and at one item, on `--share`, one slice, and all slices.
 
 On an NVIDIA device groups run one after the other, unless `device.plan_lanes` is on.
 
@@ -75,7 +76,7 @@ pub struct Args {
     /// Least time of a leg: stages are joined until they take so long
     #[arg(long, value_name = "TIME", default_value = "500us")]
     pub leg_min: Span,
-    /// What a plan may cost over the model as it is; legs are joined until it does not
+    /// What a plan may cost over the model as it is; legs are joined until it costs no more
     #[arg(long, value_name = "PERCENT", default_value = "3%", value_parser = percent)]
     pub cost_max: f64,
     /// Where planners have the times of stages from
@@ -391,6 +392,7 @@ mod tests {
             at_once: 0,
             measured: Nanos::ZERO,
             stages: Vec::new(),
+            elsewhere: Vec::new(),
             over_sequential: None,
             over_unsplit: 1.0,
             unsplit: false,

@@ -223,7 +223,36 @@ impl PlanBench {
         ways: &[Option<Cuts>],
         rounds: usize,
     ) -> Result<Vec<Timing>, PlanBenchError> {
-        self.time_on(self.partition, ways, rounds)
+        self.time_on((self.partition, self.key.batch), ways, rounds)
+    }
+
+    /// As [`PlanBench::time`], at another share and batch than the bench's.
+    ///
+    /// # Errors
+    /// Where the device has no partition of the share, and as [`PlanBench::time`].
+    pub fn time_at(
+        &mut self,
+        (share, batch): (Share, BatchSize),
+        ways: &[Option<Cuts>],
+        rounds: usize,
+    ) -> Result<Vec<Timing>, PlanBenchError> {
+        let partition = partition_of(self.profiler.device().spec(), share)?;
+        self.time_on((partition, batch), ways, rounds)
+    }
+
+    /// Where a plan made here may cost more than it does here: the bench's share, the least and the
+    /// most of the device, each at the bench's batch and at one item; without the bench's own.
+    pub fn elsewhere(&self) -> Vec<(Share, BatchSize)> {
+        let PlanKey { share, batch, .. } = self.key;
+        let shares = self.profiler.device().spec().partitions.iter();
+        let shares: BTreeSet<Share> = shares.map(|part| part.share()).collect();
+        let ends = [shares.first(), shares.last()];
+        let shares: BTreeSet<Share> = ends.into_iter().flatten().copied().chain([share]).collect();
+        let batches = BTreeSet::from([BatchSize(1), batch]);
+        let places = shares
+            .iter()
+            .flat_map(|&share| batches.iter().map(move |&batch| (share, batch)));
+        places.filter(|&place| place != (share, batch)).collect()
     }
 
     /// The median time of the model as it is on the share; from the disk where it was
@@ -237,7 +266,7 @@ impl PlanBench {
             return Ok(known);
         }
         let partition = partition_of(self.profiler.device().spec(), share)?;
-        let timed = self.time_on(partition, &[None], rounds)?;
+        let timed = self.time_on((partition, self.key.batch), &[None], rounds)?;
         let whole = timed.first().map(|timed| timed.whole).unwrap_or_default();
         known.insert(WHOLE, whole);
         known.save();
@@ -271,7 +300,7 @@ impl PlanBench {
             let now = &missing[..missing.len().min(TIMED_AT_ONCE)];
             let (cuts, legs) = apart_from_the_rest(segments, now);
             let count = cuts.legs();
-            let timed = self.time_on(partition, &[Some(cuts)], rounds)?;
+            let timed = self.time_on((partition, self.key.batch), &[Some(cuts)], rounds)?;
             let Some(timed) = timed.first().filter(|timed| timed.legs.len() == count) else {
                 // The model ran as it is, and what a segment takes is not known.
                 return Ok(None);
@@ -324,12 +353,12 @@ impl PlanBench {
 
     fn time_on(
         &mut self,
-        partition: PartitionId,
+        place: (PartitionId, BatchSize),
         ways: &[Option<Cuts>],
         rounds: usize,
     ) -> Result<Vec<Timing>, PlanBenchError> {
         let mut loaded = Vec::with_capacity(ways.len());
-        let timed = self.load_and_time(partition, ways, rounds.max(1), &mut loaded);
+        let timed = self.load_and_time(place, ways, rounds.max(1), &mut loaded);
         for walk in &loaded {
             self.profiler.device().unload(walk.model);
         }
@@ -338,13 +367,13 @@ impl PlanBench {
 
     fn load_and_time(
         &mut self,
-        partition: PartitionId,
+        place: (PartitionId, BatchSize),
         ways: &[Option<Cuts>],
         rounds: usize,
         loaded: &mut Vec<Walk>,
     ) -> Result<Vec<Timing>, PlanBenchError> {
         for cuts in ways {
-            loaded.push(self.load(partition, cuts.clone())?);
+            loaded.push(self.load(place, cuts.clone())?);
         }
         let mut walked: Vec<Vec<Walked>> = ways.iter().map(|_| Vec::new()).collect();
         for round in 0..WARM_UP + rounds {
@@ -424,11 +453,15 @@ impl PlanBench {
     }
 
     /// Loads the model cut that way: the task that goes through it.
-    fn load(&mut self, partition: PartitionId, cuts: Option<Cuts>) -> Result<Walk, PlanBenchError> {
+    fn load(
+        &mut self,
+        (partition, BatchSize(batch)): (PartitionId, BatchSize),
+        cuts: Option<Cuts>,
+    ) -> Result<Walk, PlanBenchError> {
         let id = ModelId(self.next);
         self.next += 1;
         let options = LoadOptions {
-            max_batch: self.key.batch.0,
+            max_batch: batch,
             slots: 1,
             warm: vec![partition],
             cuts,
@@ -439,7 +472,7 @@ impl PlanBench {
         Ok(Walk {
             model: id,
             item: self.item.clone(),
-            batch: self.key.batch.0,
+            batch,
             partition,
             legs: loaded.legs,
         })
@@ -447,7 +480,7 @@ impl PlanBench {
 
     /// Runs one task of the model cut that way.
     fn answer(&mut self, cuts: Option<Cuts>) -> Result<Walked, PlanBenchError> {
-        let walk = self.load(self.partition, cuts)?;
+        let walk = self.load((self.partition, self.key.batch), cuts)?;
         let walked = self.profiler.walk(&walk);
         self.profiler.device().unload(walk.model);
         Ok(walked?)

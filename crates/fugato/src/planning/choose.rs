@@ -149,7 +149,7 @@ fn whole(plan: &Plan, segments: &Segments, time: Nanos) -> Plan {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Planned, REPORT_SCHEMA, Report, lengthened};
+    use super::super::{Elsewhere, Planned, REPORT_SCHEMA, Report, lengthened};
     use super::*;
     use fugato_core::graph::{Graph, Operator, Tensor};
     use fugato_core::plan::PlanKey;
@@ -230,6 +230,7 @@ mod tests {
                 at_once: 0,
                 measured: Nanos::from_micros(measured),
                 stages: Vec::new(),
+                elsewhere: Vec::new(),
                 over_sequential: None,
                 over_unsplit: 1.0,
                 unsplit: chosen.is_unsplit(),
@@ -263,6 +264,26 @@ mod tests {
         };
         assert!(!join(&mut fallen, 20_000), "it was never measured");
         plan.plan.check(&segments).expect("a plan of all segments");
+    }
+
+    #[test]
+    fn legs_are_joined_as_long_as_they_cost_too_much_elsewhere() {
+        let segments = segments();
+        let mut plan = chosen();
+        let mut join = |measured| {
+            let mut report = report(&plan, 10_000);
+            let there = |micros| Elsewhere {
+                share: Share(2),
+                batch: BatchSize(1),
+                measured: Nanos::from_micros(micros),
+                unsplit: Nanos::from_millis(5),
+            };
+            report.plans[0].elsewhere = vec![there(5_000), there(measured)];
+            lengthened(std::slice::from_mut(&mut plan), &report, &segments, 0.03)
+        };
+        assert!(!join(5_150), "3 % more is no more than it may");
+        assert!(join(5_151));
+        assert_eq!(plan.plan.legs.len(), 4);
     }
 
     #[test]

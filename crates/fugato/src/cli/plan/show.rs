@@ -58,6 +58,18 @@ pub(super) fn table(report: &Report, segments: &Segments, graph: &Graph, key: &P
              more than it may\n"
         );
     }
+    for planned in report.plans.iter().filter(|planned| !planned.unsplit) {
+        for there in &planned.elsewhere {
+            text += &format!(
+                "{}: at a {} and a {} {}, {:.2} times the model as it is\n",
+                planned.plan.planner,
+                there.share,
+                there.batch,
+                ms(there.measured),
+                there.measured.as_secs_f64() / there.unsplit.as_secs_f64()
+            );
+        }
+    }
     for planned in &report.plans {
         text += &within(&planned.plan.planner, planned.prunings);
         let (planner, took) = (&planned.plan.planner, ms(planned.planned_in));
