@@ -253,7 +253,12 @@ fn lengthened(plans: &mut [Chosen], report: &Report, segments: &Segments, cost_m
             measured.as_secs_f64() > unsplit.as_secs_f64() * (1.0 + cost_max)
         });
         if costs_too_much && !planned.unsplit && !planned.fell_back {
-            plan.lengthen(segments, report.unsplit);
+            // Here merging was measured to pay.
+            let here = report.unsplit.as_secs_f64() * (1.0 + cost_max);
+            let is_only_elsewhere = planned.measured.as_secs_f64() <= here;
+            if !(is_only_elsewhere && plan.unmerge()) {
+                plan.lengthen(segments, report.unsplit);
+            }
             any = true;
         }
     }

@@ -132,7 +132,7 @@ impl Graph {
     /// are none.
     ///
     /// # Cost
-    /// O(n log n) in the operators and what they read.
+    /// O(n^2 log n) in the operators and what they read.
     ///
     /// # Panics
     /// Where an index is not of this graph.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// in one group, and reads only what the group itself or an earlier stage gives.
 ///
 /// A group may be **merged**: its operators, which read the same tensor and are alike, then run
-/// as one.
+/// as one, with what joins all that they give if that is in it.
 ///
 /// # Shape
 /// `legs[leg][stage][group]`.

@@ -130,8 +130,14 @@ fn window(node: &NodeProto, kernel: &[u64]) -> Option<(Window, Vec<i64>)> {
     let mut spans = Vec::with_capacity(axes);
     let mut grown = Vec::with_capacity(axes);
     for ((&size, &begin), &end) in kernel.iter().zip(begins).zip(ends) {
+        let pads = begin.min(end)..=begin.max(end);
+        // What is padded by more than its filter reads nothing but zeros somewhere.
+        let usual = 0..=i64::try_from(size).ok()?;
+        if size == 0 || !usual.contains(pads.start()) || !usual.contains(pads.end()) {
+            return None;
+        }
         let before = u64::try_from(begin).ok()?;
-        grown.push(begin + end - i64::try_from(size).ok()?);
+        grown.push(begin + end - usual.end());
         spans.push(Span { before, size });
     }
     Some((Window(spans), grown))
@@ -540,6 +546,17 @@ mod tests {
         let steps = AttributeProto::ints("dilations", &[2, 2]);
         let sparse = [&one, &around(&wide)].map(|node| of(&node.clone().with([steps.clone()])));
         assert_ne!(sparse[0], sparse[1], "only equal ones");
+        let far = |begin, end| {
+            let pads = AttributeProto::ints(PADS, &[begin, begin, end, end]);
+            stacks(&one.clone().with([pads]), &dims).map(|stacks| stacks.window)
+        };
+        assert_eq!(far(i64::MAX, i64::MAX), Some(Window::default()));
+        assert_eq!(
+            far(9, -9),
+            Some(Window::default()),
+            "it has a window of one size"
+        );
+        assert_ne!(far(1, 1), Some(Window::default()));
         let blocked = [&one, &around(&wide)].map(|node| NodeProto {
             domain: Some(NCHWC.to_owned()),
             ..node.clone()

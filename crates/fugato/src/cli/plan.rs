@@ -30,7 +30,7 @@ Examples:
 Each segment is timed on the device, and kept for the next time. Groups stay side by side where
 that is measured to be faster than one after the other on all cores; legs are joined until the
 plan costs no more than `--cost-max` over the model as it is, which in the end it is. That is
-measured at `--batch` and at one item, on `--share`, one slice, and all slices.
+measured at `--batch` and at one item, on `--share` and the device's least and most slices.
 
 On an NVIDIA device groups run one after the other, unless `device.plan_lanes` is on.
 

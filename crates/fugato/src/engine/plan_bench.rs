@@ -34,6 +34,10 @@ use times::{TimesFile, WHOLE};
 /// Tasks that run before times count.
 const WARM_UP: usize = 2;
 
+/// Further ones of several items in which a device finds out whether groups are faster at once:
+/// of one item it does while it loads them.
+const GROUPS_IN_TURNS: usize = 16;
+
 /// Segments that are timed in one go, each a leg of its own; what was timed is then kept.
 const TIMED_AT_ONCE: usize = 64;
 
@@ -313,8 +317,8 @@ impl PlanBench {
     }
 
     /// The least time of segments that can be one operator, as that, on the bench's share: by all
-    /// that can be stacked, and by these with what joins them. None where a part does not run by
-    /// itself.
+    /// that can be stacked, by these with what joins them, and by those of one window. None where a
+    /// part does not run by itself.
     ///
     /// # Errors
     /// Where the model cannot be loaded or run.
@@ -327,7 +331,7 @@ impl PlanBench {
         if stacks.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let ways = stacked_ways(segments, &stacks);
+        let ways = stacked_ways(self.graph.graph(), segments, &stacks);
         let cuts = ways.iter();
         let cuts = cuts.map(|stages| Some(Cuts::stage_by_stage(stages, segments)));
         let timed = self.time(&cuts.collect::<Vec<_>>(), rounds)?;
@@ -376,10 +380,15 @@ impl PlanBench {
             loaded.push(self.load(place, cuts.clone())?);
         }
         let mut walked: Vec<Vec<Walked>> = ways.iter().map(|_| Vec::new()).collect();
-        for round in 0..WARM_UP + rounds {
+        let of_groups = |cuts: &Option<Cuts>| cuts.as_ref().is_some_and(|cuts| !cuts.is_in_turn());
+        let warm_up = match place.1 > BatchSize(1) && ways.iter().any(of_groups) {
+            true => WARM_UP + GROUPS_IN_TURNS,
+            false => WARM_UP,
+        };
+        for round in 0..warm_up + rounds {
             for (walk, walked) in loaded.iter().zip(&mut walked) {
                 let one = self.profiler.walk(walk)?;
-                if round >= WARM_UP {
+                if round >= warm_up {
                     walked.push(one);
                 }
             }

@@ -20,6 +20,8 @@ pub(super) struct Chosen {
     pub(super) legs: LegLimits,
     /// Whether a part did not run by itself.
     pub(super) fell_back: bool,
+    /// The stages with none merged, where some are.
+    unmerged: Option<Vec<Stage>>,
 }
 
 /// Keeps groups side by side, and stages merged, where that is measured to be faster than one
@@ -36,10 +38,14 @@ pub(super) fn by_measurement(
         merged_planned: merged(&plan.stages),
         legs: wanted.legs,
         fell_back: false,
+        unmerged: None,
     };
     if chosen.at_once_planned + chosen.merged_planned > 0 {
         match faster_stages(bench, plan, wanted.rounds, segments)? {
-            Some(stages) => chosen.plan = rebuilt(plan, stages, wanted.legs),
+            Some(Faster { stages, unmerged }) => {
+                chosen.unmerged = Some(unmerged).filter(|_| merged(&stages) > 0);
+                chosen.plan = rebuilt(plan, stages, wanted.legs);
+            }
             None => chosen.fell_back = true,
         }
     }
@@ -47,6 +53,16 @@ pub(super) fn by_measurement(
 }
 
 impl Chosen {
+    /// Runs one after the other what is merged; false where nothing is. What padding costs is
+    /// more where a share has fewer slices to spare, and no joining of legs makes it less.
+    pub(super) fn unmerge(&mut self) -> bool {
+        let Some(stages) = self.unmerged.take() else {
+            return false;
+        };
+        self.plan = rebuilt(&self.plan, stages, self.legs);
+        true
+    }
+
     /// Joins legs into ones that are twice as long; a plan that is one leg already becomes
     /// the model as it is, which takes `unsplit`.
     pub(super) fn lengthen(&mut self, segments: &Segments, unsplit: Nanos) {
@@ -54,7 +70,12 @@ impl Chosen {
             self.plan = whole(&self.plan, segments, unsplit);
             return;
         }
-        self.legs.min = self.legs.min + self.legs.min;
+        // Twice nothing joins nothing.
+        let shortest = self.plan.legs.iter().map(|leg| leg.predicted).min();
+        self.legs.min = match self.legs.min {
+            Nanos::ZERO => shortest.unwrap_or_default().max(Nanos::new(1)),
+            min => min + min,
+        };
         let stages = std::mem::take(&mut self.plan.stages);
         self.plan = rebuilt(&self.plan, stages, self.legs);
     }
@@ -67,14 +88,21 @@ impl Chosen {
     }
 }
 
+/// Stages as they were measured to be faster.
+struct Faster {
+    stages: Vec<Stage>,
+    /// The same with none merged.
+    unmerged: Vec<Stage>,
+}
+
 /// The plan's stages, those of several groups and merged ones as they were measured to be faster, with that
-/// time; `None` where a part does not run by itself.
+/// time; and the same with none merged. `None` where a part does not run by itself.
 fn faster_stages(
     bench: &mut PlanBench,
     plan: &Plan,
     rounds: usize,
     segments: &Segments,
-) -> Result<Option<Vec<Stage>>, PlanBenchError> {
+) -> Result<Option<Faster>, PlanBenchError> {
     let in_order = plan.stages.iter().map(one_after_the_other);
     let in_order: Vec<Stage> = in_order.collect();
     let ways = [&plan.stages, &in_order].map(|stages| Some(Cuts::stage_by_stage(stages, segments)));
@@ -90,22 +118,25 @@ fn faster_stages(
         .zip(timed[0].legs.iter().zip(&timed[1].legs));
     let faster = stages.map(|((stage, in_order), (&as_planned, &one_by_one))| {
         if stage.groups.len() == 1 && !stage.merged {
-            return stage.clone();
+            return (stage.clone(), stage.clone());
         }
-        let (chosen, time) = match as_planned < one_by_one {
-            true => (stage.clone(), as_planned),
-            false => (in_order, one_by_one),
-        };
-        Stage {
+        let of = |chosen: Stage, time| Stage {
             // A plan with computed prices has no measured ones among them.
             predicted: match plan.costs {
                 CostBasis::Measured => time,
                 CostBasis::Modelled => stage.predicted,
             },
             ..chosen
+        };
+        let plain = of(in_order, one_by_one);
+        match as_planned < one_by_one {
+            true if stage.merged => (of(stage.clone(), as_planned), plain),
+            true => (of(stage.clone(), as_planned), of(stage.clone(), as_planned)),
+            false => (plain.clone(), plain),
         }
     });
-    Ok(Some(faster.collect()))
+    let (stages, unmerged) = faster.unzip();
+    Ok(Some(Faster { stages, unmerged }))
 }
 
 /// The stage with its segments in one group, in an order that all of them can run in.
@@ -207,6 +238,7 @@ mod tests {
             merged_planned: 0,
             legs,
             fell_back: false,
+            unmerged: None,
         }
     }
 
@@ -284,6 +316,46 @@ mod tests {
         assert!(!join(5_150), "3 % more is no more than it may");
         assert!(join(5_151));
         assert_eq!(plan.plan.legs.len(), 4);
+    }
+
+    #[test]
+    fn what_is_merged_goes_first_where_it_costs_too_much_elsewhere() {
+        let segments = segments();
+        let mut plan = chosen();
+        plan.unmerged = Some(plan.plan.stages.clone());
+        plan.plan.stages[0].merged = true;
+        let mut found = report(&plan, 10_000);
+        found.plans[0].elsewhere = vec![Elsewhere {
+            share: Share(2),
+            batch: BatchSize(1),
+            measured: Nanos::from_millis(6),
+            unsplit: Nanos::from_millis(5),
+        }];
+        assert!(lengthened(
+            std::slice::from_mut(&mut plan),
+            &found,
+            &segments,
+            0.03
+        ));
+        assert_eq!((plan.plan.legs.len(), merged(&plan.plan.stages)), (8, 0));
+        assert!(lengthened(
+            std::slice::from_mut(&mut plan),
+            &found,
+            &segments,
+            0.03
+        ));
+        assert_eq!(plan.plan.legs.len(), 4);
+    }
+
+    #[test]
+    fn legs_of_any_length_are_joined_too() {
+        let segments = segments();
+        let mut plan = chosen();
+        plan.legs.min = Nanos::ZERO;
+        for _ in 0..6 {
+            plan.lengthen(&segments, Nanos::from_millis(10));
+        }
+        assert!(plan.is_unsplit());
     }
 
     #[test]
