@@ -21,7 +21,7 @@ use fugato_core::sched::{
 use fugato_core::sim::{SimDevice, World};
 use fugato_core::workload::{ArrivalProcess, ModelLoad, Workload};
 use fugato_core::{
-    BatchSize, DeviceId, ModelId, Nanos, RequestId, ShapeClass, Share, TaskId, Timestamp,
+    BatchSize, DeviceId, LegIndex, ModelId, Nanos, RequestId, ShapeClass, Share, TaskId, Timestamp,
 };
 use fugato_device::{
     Device, DeviceEvent, LegWork, MonotonicClock, OutputTensor, RevokeLeg, RunSplit, TaskOutputs,
@@ -68,17 +68,23 @@ struct SeamDevice {
     spec: DeviceSpec,
     clock: ManualClock,
     sim: Mutex<SimDevice>,
-    members: Mutex<BTreeMap<TaskId, usize>>,
+    /// By task: its requests, and its last leg.
+    members: Mutex<BTreeMap<TaskId, (usize, LegIndex)>>,
+    last_legs: BTreeMap<ModelId, LegIndex>,
 }
 
 impl SeamDevice {
-    fn new(spec: DeviceSpec, clock: ManualClock) -> Self {
+    fn new(spec: DeviceSpec, clock: ManualClock, models: &[ModelSpec]) -> Self {
         let sim = Mutex::new(SimDevice::new(spec.clone()));
         Self {
             spec,
             clock,
             sim,
             members: Mutex::default(),
+            last_legs: models
+                .iter()
+                .map(|model| (model.id, LegIndex(model.legs - 1)))
+                .collect(),
         }
     }
 
@@ -122,7 +128,9 @@ impl SeamDevice {
                         shape: vec![1],
                         data: TensorData::Raw(bytes::Bytes::new()),
                     };
-                    let requests = vec![Ok(vec![output]); members[&task]];
+                    let (count, last) = members[&task];
+                    let count = if leg == last { count } else { 0 };
+                    let requests = vec![Ok(vec![output]); count];
                     let result = Ok(TaskOutputs { requests });
                     DeviceEvent::Finished {
                         device,
@@ -147,7 +155,10 @@ impl Device for SeamDevice {
 
     fn start(&self, work: LegWork) {
         let mut members = self.members.lock().expect("no test thread panicked");
-        members.insert(work.start.task, work.requests.len());
+        if work.start.leg == LegIndex(0) {
+            let last = self.last_legs[&work.start.model];
+            members.insert(work.start.task, (work.requests.len(), last));
+        }
         let service = service(&work.start);
         self.sim.lock().expect("no test thread panicked").start(
             self.clock.now(),
@@ -196,17 +207,39 @@ fn config(policy: PolicySpec) -> SchedulerConfig {
     }
 }
 
-fn spec() -> DeviceSpec {
-    DeviceSpec::nested(
-        DEVICE,
-        "sim",
-        Share(2),
-        &[LaneClass::Normal; 4],
-        &[LaneClass::Normal],
-    )
+/// A policy, and how the device and the models are made for it.
+#[derive(Clone, Debug)]
+struct Case {
+    policy: PolicySpec,
+    /// The legs of the model with the longer objective.
+    legs: u16,
+    /// The lanes of the whole device, and of its parts.
+    lanes: [Vec<LaneClass>; 2],
 }
 
-fn models() -> Vec<ModelSpec> {
+impl Case {
+    fn whole(policy: PolicySpec) -> Self {
+        Self {
+            policy,
+            legs: 1,
+            lanes: [vec![LaneClass::Normal; 4], vec![LaneClass::Normal]],
+        }
+    }
+
+    fn in_legs(policy: &str, lanes: &[LaneClass]) -> Self {
+        Self {
+            policy: PolicySpec::named(policy).expect("a policy's name"),
+            legs: 3,
+            lanes: [lanes.to_vec(), lanes.to_vec()],
+        }
+    }
+
+    fn spec(&self) -> DeviceSpec {
+        DeviceSpec::nested(DEVICE, "sim", Share(2), &self.lanes[0], &self.lanes[1])
+    }
+}
+
+fn models(case: &Case) -> Vec<ModelSpec> {
     let model = |id, slo, preferred| ModelSpec {
         id: ModelId(id),
         name: format!("model-{id}"),
@@ -227,7 +260,11 @@ fn models() -> Vec<ModelSpec> {
             max_queue_delay: Nanos::from_micros(700),
         },
     };
-    vec![model(0, 4, vec![]), model(1, 20, vec![BatchSize(4)])]
+    let long = ModelSpec {
+        legs: case.legs,
+        ..model(1, 20, vec![BatchSize(4)])
+    };
+    vec![model(0, 4, vec![]), long]
 }
 
 /// A steady and a bursty stream that together overload the device at times.
@@ -261,12 +298,12 @@ fn arrivals() -> Vec<Arrival> {
     (0..).zip(arrivals).map(arrival).collect()
 }
 
-fn on_simulator(policy: PolicySpec) -> (Vec<RecordedInputs>, u64, u64) {
+fn on_simulator(case: &Case) -> (Vec<RecordedInputs>, u64, u64) {
     let log = Log::default();
-    let scheduler = Scheduler::new(config(policy));
-    let mut world = World::new(scheduler, vec![SimDevice::new(spec())], service)
+    let scheduler = Scheduler::new(config(case.policy.clone()));
+    let mut world = World::new(scheduler, vec![SimDevice::new(case.spec())], service)
         .recording(Box::new(log.clone()));
-    for model in models() {
+    for model in models(case) {
         world.push(Timestamp::ZERO, Input::ModelAdded(model));
     }
     for arrival in arrivals() {
@@ -291,13 +328,14 @@ fn settle(mailbox: &Mailbox, events: Vec<DeviceEvent>, inputs: Vec<Input>) -> Op
         .expect("the driver answers")
 }
 
-fn on_driver(policy: PolicySpec) -> (Vec<RecordedInputs>, u64, u64, Vec<ReplyResult>) {
+fn on_driver(case: &Case) -> (Vec<RecordedInputs>, u64, u64, Vec<ReplyResult>) {
     let (clock, log) = (ManualClock::default(), Log::default());
-    let device = Arc::new(SeamDevice::new(spec(), clock.clone()));
+    let models = models(case);
+    let device = Arc::new(SeamDevice::new(case.spec(), clock.clone(), &models));
     let mailbox = Arc::new(Mailbox::new(MonotonicClock::start(), 1_000));
     let driver = driver::spawn(DriverParts {
         clock: clock.clone(),
-        scheduler: Scheduler::new(config(policy)),
+        scheduler: Scheduler::new(config(case.policy.clone())),
         devices: [(DEVICE, Arc::clone(&device) as Arc<dyn Device>)].into(),
         mailbox: Arc::clone(&mailbox),
         metrics: Telemetry::new().driver(),
@@ -314,9 +352,9 @@ fn on_driver(policy: PolicySpec) -> (Vec<RecordedInputs>, u64, u64, Vec<ReplyRes
         ended: CancellationToken::new(),
     })
     .expect("a thread can be had");
-    let setup = [Input::DeviceAdded(spec())]
+    let setup = [Input::DeviceAdded(case.spec())]
         .into_iter()
-        .chain(models().into_iter().map(Input::ModelAdded));
+        .chain(models.into_iter().map(Input::ModelAdded));
     let mut timeout = settle(&mailbox, Vec::new(), setup.collect());
     let mut outside = arrivals().into_iter().peekable();
     let mut replies: Vec<oneshot::Receiver<Answer>> = Vec::new();
@@ -368,16 +406,23 @@ fn on_driver(policy: PolicySpec) -> (Vec<RecordedInputs>, u64, u64, Vec<ReplyRes
 
 #[test]
 fn the_simulator_and_the_driver_decide_alike() {
-    for policy in [
-        PolicySpec::Fifo,
-        PolicySpec::Edf,
-        PolicySpec::Uncontrolled {
-            lanes: 3,
-            share: None,
-        },
+    let uncontrolled = PolicySpec::Uncontrolled {
+        lanes: 3,
+        share: None,
+    };
+    let (normal, urgent) = (LaneClass::Normal, LaneClass::Urgent);
+    for case in [
+        Case::whole(PolicySpec::Fifo),
+        Case::whole(PolicySpec::Edf),
+        Case::whole(uncontrolled),
+        Case::in_legs("fifo", &[normal]),
+        Case::in_legs("edf-legs", &[normal]),
+        Case::in_legs("fugato", &[normal]),
+        Case::in_legs("fugato", &[normal, urgent]),
     ] {
-        let (simulated, actions, hash) = on_simulator(policy.clone());
-        let (driven, driver_actions, driver_hash, replies) = on_driver(policy.clone());
+        let policy = &case;
+        let (simulated, actions, hash) = on_simulator(&case);
+        let (driven, driver_actions, driver_hash, replies) = on_driver(&case);
         let strip = |log: Vec<RecordedInputs>| -> Vec<(Timestamp, Input)> {
             let inputs = log.into_iter().flat_map(|recorded| {
                 let at = recorded.at;

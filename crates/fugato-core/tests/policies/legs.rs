@@ -353,6 +353,11 @@ fn finished(task: u64, leg: u16, when: u64) -> Input {
     }
 }
 
+/// Policies under which a task's legs follow each other while nobody else asks.
+fn of_legs() -> [PolicySpec; 3] {
+    ["fifo", "edf-legs", "fugato"].map(|name| PolicySpec::named(name).expect("a policy's name"))
+}
+
 /// A scheduler that knows from a first task that each of the three legs of its model takes 1 ms.
 fn taught(settings: SchedulerConfig) -> Scheduler {
     let mut scheduler = Scheduler::new(settings);
@@ -391,7 +396,7 @@ fn in_flight(scheduler: &Scheduler) -> Option<u16> {
 
 #[test]
 fn no_leg_is_committed_for_a_task_that_nobody_waits_for() {
-    for policy in [PolicySpec::Fifo, PolicySpec::EdfLegs] {
+    for policy in of_legs() {
         let (mut scheduler, actions) = client_goes_away(policy, 10 * MS + 100 * US);
         assert!(
             matches!(actions[..], [Action::Finish { .. }]),
@@ -406,7 +411,7 @@ fn no_leg_is_committed_for_a_task_that_nobody_waits_for() {
 
 #[test]
 fn a_leg_that_nobody_waits_for_is_not_committed_again_when_it_was_taken_back() {
-    for policy in [PolicySpec::Fifo, PolicySpec::EdfLegs] {
+    for policy in of_legs() {
         let (mut scheduler, actions) = client_goes_away(policy, 10 * MS + 800 * US);
         let [Action::Finish { .. }, Action::Revoke { leg, .. }] = actions[..] else {
             panic!("{actions:?}");
