@@ -127,7 +127,7 @@ impl Graph {
         found
     }
 
-    /// The operators that join what these give and nothing else ([`Operator::joins`]), rising, where
+    /// The operators that join what these give and nothing else ([`joins`](super::Operator::joins)), rising, where
     /// nobody else reads that: after them there is one tensor, in which all are. `None` where there
     /// are none.
     ///
