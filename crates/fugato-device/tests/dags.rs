@@ -1,5 +1,5 @@
-//! Random networks under random plans: whatever is cut where, the answers are those of
-//! the model in one piece.
+//! Random networks under random plans and under those of every planner: whatever is cut where,
+//! the answers are those of the model in one piece.
 //!
 //! A failing seed is run alone with `FUGATO_DAG_SEED=N`.
 
@@ -11,9 +11,10 @@ use common::{
     Bench, Random, Rig, as_f32, assert_close, batched, f32_bytes, floats, model, node, raw, request,
 };
 use fugato_core::graph::Segments;
-use fugato_core::{ModelId, SegmentIndex};
-
-use fugato_device::{Cuts, InputTensor, LoadOptions};
+use fugato_core::plan::{AnyPlanner, CostModel, LegLimits, Plan, PlanKey, Planner};
+use fugato_core::profile::DeviceKey;
+use fugato_core::{BatchSize, ModelId, Nanos, SegmentIndex, Share};
+use fugato_device::{Cuts, InputTensor, LoadOptions, ModelGraph};
 use fugato_onnx::proto::AttributeProto;
 use fugato_onnx::{DataType, ModelProto, NodeProto, TensorProto};
 
@@ -207,7 +208,46 @@ fn input(channels: i64, rows: u64, seed: u64) -> InputTensor {
     raw(&shape, f32_bytes(&floats(seed, count.try_into().unwrap())))
 }
 
-/// Runs a network whole and cut, at two batches; gives the number of parts.
+/// The cuts of each planner's plan, by the modelled times of a device of many slices, on which
+/// groups at once pay; each of them once.
+fn planned_cuts(graph: &ModelGraph) -> Vec<(String, Cuts)> {
+    let mut all: Vec<(String, Cuts)> = Vec::new();
+    for name in AnyPlanner::NAMES {
+        let planner: AnyPlanner = name.parse().unwrap();
+        let segments = match planner.merges() {
+            true => graph.segments_to_stack(u64::MAX),
+            false => graph.segments(),
+        };
+        let (share, batch) = (Share(80), BatchSize(1));
+        let mut costs = CostModel::IOS_V100.costs(graph.graph(), &segments, batch, share);
+        let Ok(stages) = planner.stages(&segments, &mut costs, &mut |_| {});
+        let key = PlanKey {
+            model: String::new(),
+            device: DeviceKey {
+                kind: "cpu".to_owned(),
+                name: "a device that is computed".to_owned(),
+                slices: share.0,
+            },
+            runtime: String::new(),
+            share,
+            batch,
+        };
+        let legs = LegLimits {
+            min: Nanos::from_micros(20),
+            ..LegLimits::default()
+        };
+        let basis = fugato_core::plan::StageCost::basis(&costs);
+        let plan = Plan::new(key, planner.name(), basis, stages, legs);
+        plan.check(&segments).unwrap();
+        let cuts = Cuts::of(&plan, &segments);
+        if all.iter().all(|(_, known)| known != &cuts) {
+            all.push((name.to_owned(), cuts));
+        }
+    }
+    all
+}
+
+/// Runs a network whole and cut in several ways, at two batches.
 fn check(bench: &Bench, rig: &Rig, seed: u64) {
     let (model, channels) = network(seed);
     let path = bench.write(&format!("{seed}.onnx"), &model);
@@ -215,42 +255,47 @@ fn check(bench: &Bench, rig: &Rig, seed: u64) {
     let graph = stored.graph().unwrap();
     assert_eq!(graph.indivisible(), None, "seed {seed}");
     let mut random = Random::new(seed + 1_000_000);
-    let cuts = random_cuts(&graph.segments(), &mut random);
-    let legs = u16::try_from(cuts.legs()).unwrap();
+    let any = random_cuts(&graph.segments(), &mut random);
+    let ways = [("random".to_owned(), any)].into_iter();
+    let ways: Vec<_> = ways.chain(planned_cuts(&graph)).collect();
     let whole = LoadOptions {
         max_batch: 3,
         warm: vec![],
         ..LoadOptions::default()
     };
-    let cut = LoadOptions {
-        cuts: Some(cuts.clone()),
-        ..whole.clone()
-    };
     let id = u32::try_from(seed).unwrap() * 2;
     rig.device.load(ModelId(id), &stored, &whole).unwrap();
-    let loaded = rig.device.load(ModelId(id + 1), &stored, &cut).unwrap();
-    assert_eq!(loaded.legs, legs, "seed {seed}: {cuts:?}");
-    for rows in [1, 3] {
-        let work = || vec![request(rows, vec![input(channels, rows.into(), seed)])];
-        let expected = rig.run(id, work()).unwrap();
-        let found = rig.run_legs(id + 1, legs, work()).unwrap();
-        for (found, expected) in found[0].iter().zip(&expected[0]) {
-            assert_eq!(found.shape, expected.shape, "seed {seed}");
-            let (found, expected) = (as_f32(found), as_f32(expected));
-            assert!(expected.iter().all(|value| value.is_finite()));
-            match expected.iter().all(|&value| value == 0.0) {
-                true => assert_eq!(found, expected),
-                false => assert_close(&found, &expected, 1e-5),
+    let batches = [1, 3];
+    let work = |rows: u32| vec![request(rows, vec![input(channels, rows.into(), seed)])];
+    let expected = batches.map(|rows| rig.run(id, work(rows)).unwrap());
+    for (name, cuts) in ways {
+        let cut = LoadOptions {
+            cuts: Some(cuts.clone()),
+            ..whole.clone()
+        };
+        let legs = u16::try_from(cuts.legs()).unwrap();
+        let loaded = rig.device.load(ModelId(id + 1), &stored, &cut).unwrap();
+        assert_eq!(loaded.legs, legs, "seed {seed}, {name}: {cuts:?}");
+        for (&rows, expected) in batches.iter().zip(&expected) {
+            let found = rig.run_legs(id + 1, legs, work(rows)).unwrap();
+            assert_eq!(found[0].len(), expected[0].len(), "seed {seed}, {name}");
+            for (found, expected) in found[0].iter().zip(&expected[0]) {
+                assert_eq!(found.shape, expected.shape, "seed {seed}, {name}");
+                let (found, expected) = (as_f32(found), as_f32(expected));
+                assert!(expected.iter().all(|value| value.is_finite()));
+                match expected.iter().all(|&value| value == 0.0) {
+                    true => assert_eq!(found, expected, "seed {seed}, {name}"),
+                    false => assert_close(&found, &expected, 1e-5),
+                }
             }
         }
-        assert_eq!(found[0].len(), expected[0].len());
+        rig.device.unload(ModelId(id + 1));
     }
     rig.device.unload(ModelId(id));
-    rig.device.unload(ModelId(id + 1));
 }
 
 #[test]
-fn random_networks_under_random_plans_give_the_same_answers() {
+fn random_networks_under_random_and_planned_cuts_give_the_same_answers() {
     let one = std::env::var("FUGATO_DAG_SEED").ok();
     let seeds = match one.as_deref().map(str::parse) {
         Some(seed) => {
