@@ -136,7 +136,7 @@ fn walks_through_its_legs(server: &Server, legs: usize) {
 }
 
 #[test]
-fn a_plan_of_another_model_share_or_batch_is_refused_by_name() {
+fn a_plan_of_another_model_device_share_or_batch_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let out = folder.path().join("plan.json");
     let out_flags = ["--out", out.to_str().expect("UTF-8"), "--cost-max", "1000%"];
@@ -159,6 +159,16 @@ fn a_plan_of_another_model_share_or_batch_is_refused_by_name() {
             "/key/batch",
             json!(4_000),
             "made for a batch of 4000, the model runs at most a batch of ",
+        ),
+        (
+            "/key/device/name",
+            json!("another processor"),
+            "made for cpu `another processor` of ",
+        ),
+        (
+            "/key/device/slices",
+            json!(9_999),
+            "` of 9999 slices, this device is cpu `",
         ),
         (
             "/key/runtime",
