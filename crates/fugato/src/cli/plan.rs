@@ -76,6 +76,10 @@ pub struct Args {
     /// Least time of a leg: stages are joined until they take so long
     #[arg(long, value_name = "TIME", default_value = "500us")]
     pub leg_min: Span,
+    /// What a leg should take at most: of a longer one the plan says in how many parts of its
+    /// batch it would take no longer [default: 2ms, or `--leg-min` where that is longer]
+    #[arg(long, value_name = "TIME")]
+    pub leg_max: Option<Span>,
     /// What a plan may cost over the model as it is; legs are joined until it costs no more
     #[arg(long, value_name = "PERCENT", default_value = "3%", value_parser = percent)]
     pub cost_max: f64,
@@ -149,7 +153,7 @@ fn percent(text: &str) -> Result<f64, String> {
 /// # Errors
 /// Where the model cannot be run as asked, or a file cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let planners = planners(args)?;
+    let (planners, legs) = (planners(args)?, leg_limits(args)?);
     let config = resolve(args)?;
     init_logs(&config.log)?;
     let places = [&args.out, &args.gantt, &args.dot];
@@ -162,10 +166,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let mut bench = PlanBench::open(&config, &model, (share, batch), args.dim)?;
     let wanted = Wanted {
         planners,
-        legs: LegLimits {
-            min: args.leg_min.nanos(),
-            ..LegLimits::default()
-        },
+        legs,
         cost_max: args.cost_max,
         costs: match args.costs {
             Costs::Measured => CostBasis::Measured,
@@ -212,6 +213,20 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         true => Outcome::Success,
         false => Outcome::CheckFailed,
     })
+}
+
+/// How long legs should be.
+fn leg_limits(args: &Args) -> anyhow::Result<LegLimits> {
+    let min = args.leg_min.nanos();
+    let max = match args.leg_max {
+        Some(max) if max.nanos() < min => anyhow::bail!(
+            "`--leg-max` is {max}, expected at least `--leg-min`, which is {}",
+            args.leg_min
+        ),
+        Some(max) => max.nanos(),
+        None => LegLimits::default().max.max(min),
+    };
+    Ok(LegLimits { min, max })
 }
 
 /// The planners, `ios` within the limits that were given.
@@ -307,14 +322,38 @@ mod tests {
         }
     }
 
-    /// The planners of `fugato plan` with these flags.
-    fn planners_of(flags: &[&str]) -> Result<Vec<AnyPlanner>, String> {
+    /// `fugato plan` with these flags.
+    fn args_of(flags: &[&str]) -> Result<Args, String> {
         let line = [&["fugato", "plan", "--model", "m"], flags].concat();
         let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
         let Command::Plan(args) = cli.command else {
             panic!("it is `fugato plan`");
         };
-        planners(&args).map_err(|error| error.to_string())
+        Ok(args)
+    }
+
+    /// The planners of `fugato plan` with these flags.
+    fn planners_of(flags: &[&str]) -> Result<Vec<AnyPlanner>, String> {
+        planners(&args_of(flags)?).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn legs_are_limited_as_the_flags_say() {
+        let of = |flags: &[&str]| {
+            let limits = leg_limits(&args_of(flags)?).map_err(|error| error.to_string())?;
+            Ok::<_, String>((limits.min, limits.max))
+        };
+        let (us, ms) = (Nanos::from_micros, Nanos::from_millis);
+        assert_eq!(of(&[]), Ok((us(500), ms(2))));
+        assert_eq!(of(&["--leg-max", "700us"]), Ok((us(500), us(700))));
+        assert_eq!(of(&["--leg-min", "5ms"]), Ok((ms(5), ms(5))));
+        let both = ["--leg-min", "2ms", "--leg-max"];
+        assert_eq!(of(&[&both[..], &["2ms"]].concat()), Ok((ms(2), ms(2))));
+        let refused = of(&[&both[..], &["1ms"]].concat()).expect_err("too short");
+        assert_eq!(
+            refused,
+            "`--leg-max` is 1ms, expected at least `--leg-min`, which is 2ms"
+        );
     }
 
     #[test]
