@@ -61,12 +61,14 @@ pub enum Part {
     Models,
     /// Whether plans with groups side by side in one graph pay, and answer the same
     Plans,
+    /// Whether full memory refuses one model only, and how soon a killed server answers again
+    Faults,
 }
 
 impl Part {
     /// All, in the order they are tried: the riskiest assumptions first.
     /// What they leave of their time goes to the parts that measure as long as they may.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Device,
         Self::Capture,
         Self::Overlap,
@@ -78,6 +80,7 @@ impl Part {
         Self::Server,
         Self::Beside,
         Self::Models,
+        Self::Faults,
         Self::Plans,
         Self::Zoo,
         Self::Knees,
@@ -104,6 +107,7 @@ impl Part {
             Self::Beside => "beside",
             Self::Models => "models",
             Self::Plans => "plans",
+            Self::Faults => "faults",
         }
     }
 
@@ -126,6 +130,7 @@ impl Part {
             Self::Beside => "Do other models leave one alone?",
             Self::Models => "Do eight models in three partitions each fit, with weights shared?",
             Self::Plans => "Do groups of a plan gain by running side by side?",
+            Self::Faults => "Do faults hit only what they must, and not for long?",
         }
     }
 
@@ -134,11 +139,15 @@ impl Part {
         Duration::from_secs(match self {
             Self::Device => 10,
             Self::Capture => 45,
-            Self::Overlap | Self::Memory | Self::Partitions | Self::Beside => 20,
-            Self::Neighbours | Self::Models | Self::Legs => 25,
+            Self::Overlap
+            | Self::Memory
+            | Self::Partitions
+            | Self::Beside
+            | Self::Models
+            | Self::Faults => 20,
+            Self::Neighbours | Self::Legs => 25,
             Self::Retarget | Self::Switch | Self::Server => 15,
-            Self::Plans | Self::Zoo | Self::Knees => 55,
-            Self::Policies => 50,
+            Self::Plans | Self::Zoo | Self::Knees | Self::Policies => 50,
         })
     }
 }

@@ -31,6 +31,7 @@ pub(super) fn run(part: Part, setup: &Setup, budget: &mut Budget<'_>) -> anyhow:
         Part::Beside => on_gpu::beside(setup, budget),
         Part::Models => on_gpu::models(setup, budget),
         Part::Plans => on_gpu::plans(setup, budget),
+        Part::Faults => on_gpu::faults(setup, budget),
     }?;
     Ok(Report::of(part, answer))
 }

@@ -6,6 +6,7 @@
 //! `on_gpu` opens the NVIDIA device and says what is tried on it.
 
 mod beside;
+mod faults;
 mod knees;
 mod legs;
 mod load;

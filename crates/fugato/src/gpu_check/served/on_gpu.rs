@@ -1,7 +1,7 @@
 //! What is tried on an NVIDIA device.
 
 use super::stage::{Stage, named};
-use super::{beside, knees, memory, models, plans, policies, server, switch, zoo};
+use super::{beside, faults, knees, memory, models, plans, policies, server, switch, zoo};
 use crate::config::DeviceKind;
 use crate::gpu_check::Setup;
 use crate::gpu_check::report::{Answer, Budget};
@@ -10,10 +10,12 @@ use fugato_core::capacity::LargestSettings;
 use fugato_core::plan::CostModel;
 use fugato_core::profile::Profile;
 use fugato_core::{Nanos, Share};
-use fugato_device::cuda::{CudaLibraries, Driver, Gpu};
+use fugato_device::cuda::{CudaLibraries, DeviceMemory, Driver, Gpu};
 use fugato_device::{AnyDevice, Device, Precision};
 use fugato_zoo::ZooModel;
+use std::any::Any;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The models of the papers' mixes, those of the smaller mixes first.
 const OF_MIXES: [&str; 7] = [
@@ -212,6 +214,47 @@ pub(crate) fn models(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<A
         large: 512 << 20,
     };
     models::run(&mut stage, &plan, &mut free, budget)
+}
+
+/// Less than this stays free where memory is filled.
+const PIECE: usize = 64 << 20;
+
+pub(crate) fn faults(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {
+    let (mut stage, _) = gpu(setup)?;
+    let gpu = Gpu::open(Driver::find()?, setup.device)?;
+    let mut fill = || {
+        let mut taken = Vec::new();
+        let mut piece = usize::try_from(gpu.memory_free()?)?;
+        while piece >= PIECE {
+            match DeviceMemory::new(&gpu, piece) {
+                Ok(memory) => taken.push(memory),
+                Err(error) if error.is_sticky() => return Err(error.into()),
+                Err(_) => piece /= 2,
+            }
+        }
+        Ok(Box::new(taken) as Box<dyn Any>)
+    };
+    let plan = faults::Plan {
+        beside: named("mobilenet_v2")?,
+        // Its weights are far more than stays free.
+        refused: named("vgg19")?,
+        // Those of the first mix.
+        served: all(&OF_MIXES[..4])?,
+        server: served_models,
+        setup: setup.clone(),
+    };
+    faults::run(&mut stage, &plan, &mut fill, budget)
+}
+
+/// This program as a server, as people start it.
+fn served_models(plan: &faults::Plan, ready: &Path) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(faults::arguments(plan, "cuda", ready));
+    command.env("FUGATO_DEVICE_GPU", plan.setup.device.to_string());
+    if let Some(folder) = plan.setup.libraries.first() {
+        command.env("FUGATO_DEVICE_GPU_LIBRARIES", folder);
+    }
+    Ok(command)
 }
 
 pub(crate) fn beside(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<Answer> {

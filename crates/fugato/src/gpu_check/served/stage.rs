@@ -191,12 +191,16 @@ pub(super) fn sources(setup: &Setup, kind: DeviceKind) -> Sources {
     flags.device.plan_lanes = Some(PlanLanes::On);
     flags.device.gpu_libraries = setup.libraries.first().cloned();
     flags.runtime.onnxruntime = Some(setup.onnxruntime.clone());
-    let store = match kind {
-        DeviceKind::Cpu => ".store-cpu",
-        DeviceKind::Cuda | DeviceKind::Auto => ".store",
-    };
-    flags.model_store.dir = Some(setup.models.join(store));
+    flags.model_store.dir = Some(store(setup, kind == DeviceKind::Cpu));
     sources
+}
+
+/// Where models are stored.
+pub(super) fn store(setup: &Setup, for_cpu: bool) -> PathBuf {
+    setup.models.join(match for_cpu {
+        true => ".store-cpu",
+        false => ".store",
+    })
 }
 
 impl Stage<AnyDevice> {
@@ -309,6 +313,21 @@ impl<D: Host> Stage<D> {
         self.next_model += 1;
         let loaded = self.device.load(id, stored, options).map_err(told)?;
         Ok((id, loaded))
+    }
+
+    /// Why a model is not loaded; `None` where it was, after which it is gone again.
+    pub(super) fn refusal(
+        &mut self,
+        stored: &StoredModel,
+        options: &LoadOptions,
+    ) -> Option<LoadError> {
+        let id = ModelId(self.next_model);
+        self.next_model += 1;
+        let refused = self.device.load(id, stored, options).err();
+        if refused.is_none() {
+            self.device.unload(id);
+        }
+        refused
     }
 
     pub(super) fn unload(&self, model: &OnStage) {
