@@ -22,6 +22,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout};
 
 /// By when every model of a server answers again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -90,6 +91,8 @@ struct Restart {
     started: Duration,
     /// From the kill to the first answer of each model.
     answered: Vec<(&'static str, Duration)>,
+    /// Which model did not, though it had the time, and what was said last.
+    missing: Option<String>,
 }
 
 impl Restart {
@@ -264,37 +267,59 @@ fn restart<D: Host>(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let answered = runtime.block_on(async {
+    let found = runtime.block_on(async {
         let client = Client::new(&format!("http://{address}").parse()?)?;
-        let requests: Vec<_> = plan
+        let requests = plan
             .served
             .iter()
-            .map(|zoo| request(&client, zoo))
-            .collect();
-        for (zoo, request) in plan.served.iter().zip(&requests) {
-            let request = request
-                .as_ref()
-                .map_err(|error| anyhow::anyhow!("{error:#}"))?;
-            let reply = client.infer(request, Outputs::Drop).await;
+            .map(|&zoo| Ok((zoo, request(&client, zoo)?)));
+        let requests: Vec<_> = requests.collect::<anyhow::Result<_>>()?;
+        for (zoo, request) in &requests {
+            // A server that hangs must not outlive this process, which is stopped then.
+            let reply = timeout(budget.left(), client.infer(request, Outputs::Drop)).await;
+            let Ok(reply) = reply else { return Ok(None) };
             reply.with_context(|| format!("{} before the fault", zoo.name))?;
         }
         kill(worker_of(server.0.id())?, Signal::SIGKILL)?;
-        let killed = Instant::now();
-        let mut answered = Vec::new();
-        for (zoo, request) in plan.served.iter().zip(requests.into_iter().flatten()) {
-            // While it starts and loads them it answers with errors, or cuts connections.
-            while client.infer(&request, Outputs::Drop).await.is_err() {
-                if budget.is_spent() {
-                    return Ok(None);
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-            answered.push((zoo.name, killed.elapsed()));
-        }
-        anyhow::Ok(Some(answered))
+        again(&client, &requests, budget).await
     })?;
     server.end()?;
-    Ok(answered.map(|answered| Restart { started, answered }))
+    Ok(found.map(|(answered, missing)| Restart {
+        started,
+        answered,
+        missing,
+    }))
+}
+
+/// From now to the first answer of each model, and the first that did not answer in all the time
+/// that there was; `None` where that was too short to tell.
+type Again = Option<(Vec<(&'static str, Duration)>, Option<String>)>;
+
+async fn again(
+    client: &Client,
+    requests: &[(&'static ZooModel, Prepared)],
+    budget: &Budget<'_>,
+) -> anyhow::Result<Again> {
+    let killed = Instant::now();
+    let mut answered = Vec::new();
+    for (zoo, request) in requests {
+        let mut last = "it says nothing".to_owned();
+        loop {
+            match timeout(budget.left(), client.infer(request, Outputs::Drop)).await {
+                Ok(Ok(_)) => break,
+                // While it starts and loads them it answers with errors, or cuts connections.
+                Ok(Err(error)) => last = error.to_string(),
+                Err(_) => {}
+            }
+            if budget.is_spent() {
+                let missing = format!("{} does not answer: {last}", zoo.name);
+                return Ok((killed.elapsed() >= AGAIN).then_some((answered, Some(missing))));
+            }
+            sleep(PAUSE).await;
+        }
+        answered.push((zoo.name, killed.elapsed()));
+    }
+    Ok(Some((answered, None)))
 }
 
 fn request(client: &Client, zoo: &ZooModel) -> anyhow::Result<Prepared> {
@@ -354,6 +379,13 @@ fn answer(found: &Found) -> Answer {
     });
     words.push(match restart {
         None => "no server was seen to answer again".to_owned(),
+        Some(Restart {
+            missing: Some(missing),
+            ..
+        }) => {
+            fails = true;
+            format!("once the worker is killed {missing}")
+        }
         Some(restart) => {
             fails |= restart.last() >= AGAIN;
             format!(
@@ -381,6 +413,7 @@ fn answer(found: &Found) -> Answer {
             })),
             "worker_killed": restart.as_ref().map(|restart| json!({
                 "first_start_s": restart.started.as_secs_f64(),
+                "missing": restart.missing,
                 "again_s": restart.answered.iter().map(|(model, time)| {
                     json!({ "model": model, "seconds": time.as_secs_f64() })
                 }).collect::<Vec<_>>(),
@@ -410,6 +443,7 @@ mod tests {
                     ("resnet18", Duration::from_millis(millis)),
                     ("identity", Duration::from_millis(700)),
                 ],
+                missing: None,
             }),
         })
     }
@@ -423,6 +457,20 @@ mod tests {
         let words = judged(full(), Some(4_000)).words;
         assert!(words.contains("all 2 models"), "{words}");
         assert!(words.contains("after 4.0 s"), "{words}");
+    }
+
+    #[test]
+    fn a_model_that_does_not_answer_any_more_fails_by_name() {
+        let judged = answer(&Found {
+            full: Some(full()),
+            restart: Some(Restart {
+                started: Duration::from_secs(9),
+                answered: Vec::new(),
+                missing: Some("resnet18 does not answer: gone".to_owned()),
+            }),
+        });
+        assert_eq!(judged.verdict, Verdict::Fails);
+        assert!(judged.words.contains("resnet18 does not answer: gone"));
     }
 
     #[test]
