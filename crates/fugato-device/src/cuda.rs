@@ -36,6 +36,7 @@ mod priority;
 mod provider;
 mod queues;
 mod stream;
+mod trap;
 mod words;
 
 pub use driver::{CudaError, Driver, NoDriver};

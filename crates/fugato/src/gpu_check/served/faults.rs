@@ -1,7 +1,7 @@
 //! What faults cost those that they do not hit. With the device's memory full a model is refused,
-//! for that reason, and the others go on; and a supervised server whose worker is killed answers
-//! again. What the device does with an error that only a new process heals is not tried: its
-//! worker ends then, and from there on it is as with one that is killed.
+//! for that reason, and the others go on; a supervised server whose worker is killed answers
+//! again; and after an error that only a new process heals, legs end as of a lost device, with
+//! which a server's worker ends by itself.
 
 use super::stage::{Host, OnStage, Place, Stage, item, store};
 use crate::bench::client::{Client, Outputs, Prepared};
@@ -11,7 +11,9 @@ use crate::gpu_check::inputs::element;
 use crate::gpu_check::report::{Answer, Budget, Verdict};
 use anyhow::Context;
 use fugato_core::PartitionId;
-use fugato_device::{InputData, LoadErrorKind, LoadOptions, OutputTensor, TensorData};
+use fugato_device::{
+    InputData, LoadErrorKind, LoadOptions, OutputTensor, RunErrorKind, TensorData,
+};
 use fugato_zoo::ZooModel;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -52,6 +54,9 @@ pub(super) struct Plan {
 
 /// Takes the device's memory until what it gives is dropped.
 pub(super) type Fill<'a> = &'a mut dyn FnMut() -> anyhow::Result<Box<dyn Any>>;
+
+/// Has the device fail for good in this process.
+pub(super) type Break<'a> = &'a mut dyn FnMut() -> anyhow::Result<()>;
 
 /// With full memory.
 struct Full {
@@ -106,12 +111,14 @@ impl Restart {
 struct Found {
     full: Option<Full>,
     restart: Option<Restart>,
+    /// Whether a leg ended as of a lost device, or what came instead.
+    lost: Option<Result<Duration, String>>,
 }
 
 pub(super) fn run<D: Host>(
     stage: &mut Stage<D>,
     plan: &Plan,
-    fill: Fill<'_>,
+    (fill, break_device): (Fill<'_>, Break<'_>),
     budget: &mut Budget<'_>,
 ) -> anyhow::Result<Answer> {
     let mut found = Found::default();
@@ -121,6 +128,13 @@ pub(super) fn run<D: Host>(
     }
     if !budget.is_spent() {
         found.restart = restart(stage, plan, budget)?;
+        budget.keep(answer(&found))?;
+    }
+    // The last, since nothing runs here after it.
+    if !budget.is_spent() {
+        found.lost = Some(lost(stage, plan, break_device)?);
+        // What has lost its device may not come to an end.
+        budget.keep(answer(&found))?;
     }
     Ok(answer(&found))
 }
@@ -149,6 +163,30 @@ fn full<D: Host>(stage: &mut Stage<D>, plan: &Plan, fill: Fill<'_>) -> anyhow::R
         refused,
         beside: meanwhile.map_err(told),
         after: after.map_err(told),
+    })
+}
+
+/// From the fault to the end of a leg that was started after it.
+fn lost<D: Host>(
+    stage: &mut Stage<D>,
+    plan: &Plan,
+    break_device: Break<'_>,
+) -> anyhow::Result<Result<Duration, String>> {
+    let model = stage.load(plan.beside, &LoadOptions::default())?;
+    once(stage, &model)?;
+    let item = item(model.zoo, 0)?;
+    break_device()?;
+    let broken = Instant::now();
+    let (error, told) = stage.fate(&model, Place::of(PartitionId(0)), &[item])?;
+    let took = broken.elapsed();
+    Ok(match (error, told) {
+        (None, _) => Err("a leg ran on after the device had failed".to_owned()),
+        (Some(error), _) if error.kind != RunErrorKind::DeviceLost => Err(format!(
+            "after the device had failed a leg failed as of another fault: {}",
+            error.detail
+        )),
+        (Some(_), false) => Err("the device does not say that it is lost".to_owned()),
+        (Some(_), true) => Ok(took),
     })
 }
 
@@ -364,7 +402,11 @@ fn worker_of(supervisor: u32) -> anyhow::Result<Pid> {
 }
 
 fn answer(found: &Found) -> Answer {
-    let Found { full, restart } = found;
+    let Found {
+        full,
+        restart,
+        lost,
+    } = found;
     let mut words = Vec::new();
     let mut fails = false;
     words.push(match full.as_ref().map(Full::fault) {
@@ -397,8 +439,17 @@ fn answer(found: &Found) -> Answer {
             )
         }
     });
+    words.push(match lost {
+        None => "an error that only a new process heals was not tried".to_owned(),
+        Some(Err(error)) => {
+            fails = true;
+            error.clone()
+        }
+        Some(Ok(_)) => "after a trap of a kernel legs end as of a lost device".to_owned(),
+    });
+    let is_whole = full.is_some() && restart.is_some() && lost.is_some();
     Answer {
-        verdict: match (fails, full.is_some() && restart.is_some()) {
+        verdict: match (fails, is_whole) {
             (true, _) => Verdict::Fails,
             (false, true) => Verdict::Holds,
             (false, false) => Verdict::Unknown,
@@ -410,6 +461,10 @@ fn answer(found: &Found) -> Answer {
                 "deviation_of_another": full.beside.as_ref().ok(),
                 "failed_of_another": full.beside.as_ref().err(),
                 "failed_afterwards": full.after.as_ref().err(),
+            })),
+            "device_lost": lost.as_ref().map(|lost| json!({
+                "told_after_s": lost.as_ref().ok().map(Duration::as_secs_f64),
+                "failed": lost.as_ref().err(),
             })),
             "worker_killed": restart.as_ref().map(|restart| json!({
                 "first_start_s": restart.started.as_secs_f64(),
@@ -445,6 +500,7 @@ mod tests {
                 ],
                 missing: None,
             }),
+            lost: Some(Ok(Duration::from_millis(1))),
         })
     }
 
@@ -468,6 +524,7 @@ mod tests {
                 answered: Vec::new(),
                 missing: Some("resnet18 does not answer: gone".to_owned()),
             }),
+            lost: None,
         });
         assert_eq!(judged.verdict, Verdict::Fails);
         assert!(judged.words.contains("resnet18 does not answer: gone"));

@@ -10,7 +10,7 @@ use fugato_core::capacity::LargestSettings;
 use fugato_core::plan::CostModel;
 use fugato_core::profile::Profile;
 use fugato_core::{Nanos, Share};
-use fugato_device::cuda::{CudaLibraries, DeviceMemory, Driver, Gpu};
+use fugato_device::cuda::{CudaLibraries, DeviceMemory, Driver, Gpu, Partition};
 use fugato_device::{AnyDevice, Device, Precision};
 use fugato_zoo::ZooModel;
 use std::any::Any;
@@ -243,7 +243,14 @@ pub(crate) fn faults(setup: &Setup, budget: &mut Budget<'_>) -> anyhow::Result<A
         server: served_models,
         setup: setup.clone(),
     };
-    faults::run(&mut stage, &plan, &mut fill, budget)
+    let whole = Partition::new(&gpu, &gpu.whole()?, 0, 1)?;
+    let stream = whole.stream(0)?;
+    let mut trap = || match stream.trap()? {
+        Err(error) if error.is_sticky() => Ok(()),
+        Err(error) => Err(anyhow::Error::new(error).context("a trap is no sticky error")),
+        Ok(()) => anyhow::bail!("a kernel that traps came to its end"),
+    };
+    faults::run(&mut stage, &plan, (&mut fill, &mut trap), budget)
 }
 
 /// This program as a server, as people start it.

@@ -17,7 +17,7 @@ use fugato_core::{
 use fugato_device::{
     AnyDevice, Device, DeviceEvent, DeviceMetrics, EventSink, InputTensor, LegWork, LoadError,
     LoadOptions, Loaded, ModelStore, MonotonicClock, OutputTensor, Precision, RequestInputs,
-    RunSplit, StoredModel, TensorData,
+    RunError, RunSplit, StoredModel, TensorData,
 };
 use fugato_zoo::ZooModel;
 use rand::SeedableRng;
@@ -29,6 +29,9 @@ use std::time::Duration;
 
 /// Silence after which a device is taken to have lost a leg.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long after a leg a device may say that it is lost.
+const LOST: Duration = Duration::from_secs(1);
 
 /// A device that models are loaded onto.
 pub(super) trait Host: Device + 'static {
@@ -425,6 +428,34 @@ impl<D: Host> Stage<D> {
                 });
             }
         }
+    }
+
+    /// Runs a leg on a device that may be lost: how it failed, if it did, and whether the device
+    /// has said that it is lost.
+    pub(super) fn fate(
+        &mut self,
+        model: &OnStage,
+        place: Place,
+        requests: &[RequestInputs],
+    ) -> anyhow::Result<(Option<RunError>, bool)> {
+        let task = self.start(model, place, requests);
+        let (mut ended, mut lost) = (None, false);
+        while ended.is_none() || !lost {
+            let patience = match ended {
+                None => PATIENCE,
+                Some(_) => LOST,
+            };
+            match self.events.recv_timeout(patience) {
+                Ok(DeviceEvent::Lost { .. }) => lost = true,
+                Ok(DeviceEvent::Finished {
+                    task: of, result, ..
+                }) if of == task => ended = Some(result.err()),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        let ended = ended.context("the device reported no end of a leg")?;
+        Ok((ended, lost))
     }
 
     /// Runs a leg on a device that does nothing else.
