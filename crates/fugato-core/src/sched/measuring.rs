@@ -50,6 +50,8 @@ struct Open {
 #[derive(Debug, Default)]
 pub(super) struct Measured {
     pub(super) points: Vec<GridPoint>,
+    /// Whether these are all.
+    pub(super) whole: bool,
     /// Slice-seconds over the slices of the device.
     pub(super) device_time: Nanos,
 }
@@ -138,6 +140,7 @@ impl Measuring {
         }
         let measured = self.measured.entry(model).or_default();
         measured.points.clone_from(&points);
+        measured.whole = done;
         Some((points, done))
     }
 

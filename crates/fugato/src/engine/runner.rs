@@ -15,14 +15,32 @@ use crate::api::{
 use crate::driver::{Answer, Mailbox, NotTaken, Payload, ProfileEvent};
 use crate::error::{InferError, QueueLimit};
 use crate::telemetry::{ModelGauges, RequestTimes, Telemetry, Traces};
-use fugato_core::sched::{self, Arrival, Input};
+use fugato_core::profile::GridPoint;
+use fugato_core::sched::{self, Arrival, Input, Scheduler};
 use fugato_core::{BatchSize, ModelId, Nanos, RequestId, Timestamp};
 use fugato_device::MonotonicClock;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+
+/// What was measured of a model while serving.
+pub(super) struct Points {
+    points: Vec<GridPoint>,
+    /// Whether that is all.
+    whole: bool,
+}
+
+impl Points {
+    pub(super) fn of(scheduler: &Scheduler, model: ModelId) -> Self {
+        Self {
+            points: scheduler.measured_points(model).to_vec(),
+            whole: scheduler.is_measured_whole(model),
+        }
+    }
+}
 
 /// Runs requests on the models that are loaded.
 pub(super) struct Runner {
@@ -282,51 +300,67 @@ impl Runner {
         }
     }
 
-    /// Follows what the scheduler measures of models, and says when one drifts; ends with
-    /// the driver.
+    /// Follows what the scheduler measures of models, and says when one drifts. Ends with the
+    /// driver; gives the models whose points it could not be asked for any more, for
+    /// [`keep_measured`](Self::keep_measured).
     pub(super) async fn follow_profiles(
         self: Arc<Self>,
         mut events: UnboundedReceiver<(ModelId, ProfileEvent)>,
-    ) {
+    ) -> BTreeSet<ModelId> {
+        let mut left = BTreeSet::new();
         while let Some((id, event)) = events.recv().await {
-            let Some((model, version)) = self.profiles.name(id) else {
-                continue;
-            };
-            match event {
-                ProfileEvent::Drifted => tracing::warn!(
-                    model,
-                    version,
-                    "its times have left the band of its profile; it is measured anew where \
-                     profile.online_share allows it"
-                ),
-                ProfileEvent::Measured { done } => {
-                    let asked = self
-                        .mailbox
-                        .ask(move |scheduler| scheduler.measured_points(id).to_vec());
-                    let Ok(points) = asked.await else { return };
-                    let count = points.len();
-                    let profiles = Arc::clone(&self.profiles);
-                    let kept =
-                        tokio::task::spawn_blocking(move || profiles.measured(id, points, done));
-                    match kept.await {
-                        Ok(Some(profile)) if done => {
-                            tracing::info!(
-                                model,
-                                version,
-                                points = count,
-                                "measured while serving"
-                            );
-                            // With the fit, which fills what is between the points.
-                            let profile = Box::new(profile);
-                            self.mailbox
-                                .control(Input::ProfileGiven { model: id, profile });
-                        }
-                        Ok(_) => {}
-                        Err(panic) => {
-                            tracing::error!(model, version, %panic, "what was measured is lost");
-                        }
-                    }
+            let done = match event {
+                ProfileEvent::Measured { done } => done,
+                ProfileEvent::Drifted => {
+                    self.say_drifted(id);
+                    continue;
                 }
+            };
+            let asked = self.mailbox.ask(move |scheduler| Points::of(scheduler, id));
+            match asked.await {
+                // More was measured meanwhile: what says that it is all comes next.
+                Ok(points) if points.whole && !done => {}
+                Ok(points) => self.keep_measured(id, points).await,
+                Err(_) => {
+                    left.insert(id);
+                }
+            }
+        }
+        left
+    }
+
+    fn say_drifted(&self, id: ModelId) {
+        if let Some((model, version)) = self.profiles.name(id) {
+            tracing::warn!(
+                model,
+                version,
+                "its times have left the band of its profile; it is measured anew where \
+                 profile.online_share allows it"
+            );
+        }
+    }
+
+    /// Draws the conclusions from what was measured of a model, and keeps it.
+    pub(super) async fn keep_measured(&self, id: ModelId, points: Points) {
+        // It was taken out meanwhile.
+        let Some((model, version)) = self.profiles.name(id) else {
+            return;
+        };
+        let Points { points, whole } = points;
+        let count = points.len();
+        let profiles = Arc::clone(&self.profiles);
+        let kept = tokio::task::spawn_blocking(move || profiles.measured(id, points, whole));
+        match kept.await {
+            Ok(Some(profile)) if whole => {
+                tracing::info!(model, version, points = count, "measured while serving");
+                // With the fit, which fills what is between the points.
+                let profile = Box::new(profile);
+                self.mailbox
+                    .control(Input::ProfileGiven { model: id, profile });
+            }
+            Ok(_) => {}
+            Err(panic) => {
+                tracing::error!(model, version, %panic, "what was measured is lost");
             }
         }
     }

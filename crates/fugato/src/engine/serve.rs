@@ -15,7 +15,7 @@ use super::live::LiveModels;
 use super::load::ModelsById;
 use super::open;
 use super::profiles::Profiles;
-use super::runner::Runner;
+use super::runner::{Points, Runner};
 use super::table::Table;
 use super::timeline::{LiveTimeline, TimelineFile};
 use crate::config::{Config, ConfigError, ModelControlMode};
@@ -31,6 +31,7 @@ use fugato_core::ModelId;
 use fugato_core::driver::{Recorder, RecordingFooter};
 use fugato_core::sched::{Input, Scheduler};
 use fugato_device::{EventSink, MonotonicClock, bound_heap, hasten_this_thread};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -131,6 +132,8 @@ struct Running {
     engine: Arc<Engine>,
     mailbox: Arc<Mailbox>,
     driver: JoinHandle<Scheduler>,
+    /// Keeps what is measured; ends with the driver.
+    profiling: task::JoinHandle<BTreeSet<ModelId>>,
     recording: Option<RecorderThread>,
     timeline: Option<TimelineFile>,
     server: Server,
@@ -244,7 +247,7 @@ impl Running {
             timeline,
             ended: ended.clone(),
         });
-        tokio::spawn(Arc::clone(&runner).follow_profiles(profiled));
+        let profiling = tokio::spawn(Arc::clone(&runner).follow_profiles(profiled));
         let config = Arc::new(config);
         let lifecycle = Lifecycle::new(Arc::clone(&runner), Arc::clone(&config), by_id, root);
         let engine = Arc::new(Engine {
@@ -257,6 +260,7 @@ impl Running {
             engine,
             mailbox,
             driver,
+            profiling,
             recording,
             timeline: timeline_file,
             server,
@@ -320,6 +324,9 @@ impl Running {
             self.driver.join()
         });
         let ended = ended.await;
+        if let Ok(Ok(scheduler)) = &ended {
+            keep_measured(&self.engine, self.profiling, scheduler).await;
+        }
         let recorded = match (&ended, self.recording) {
             (_, None) => Ok(()),
             (Ok(Ok(scheduler)), Some(recording)) => recording.finish(RecordingFooter {
@@ -424,6 +431,23 @@ async fn wait_for_drain(mut serving: Serving, nothing_left: impl Future<Output =
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::error!(%error, "the servers could not be served"),
         Err(error) => tracing::error!(%error, "the servers ended badly"),
+    }
+}
+
+/// Keeps what was measured and has not been kept yet, for the next server.
+async fn keep_measured(
+    engine: &Engine,
+    profiling: task::JoinHandle<BTreeSet<ModelId>>,
+    scheduler: &Scheduler,
+) {
+    match profiling.await {
+        Ok(left) => {
+            for model in left {
+                let points = Points::of(scheduler, model);
+                engine.runner.keep_measured(model, points).await;
+            }
+        }
+        Err(error) => tracing::error!(%error, "what was measured last is lost"),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::profile::{Bisection, BisectionPoint, GridPoint, ModelProfile, Standin
 use crate::sched::decision::Decision;
 use crate::sched::input::LegResult;
 use crate::sched::ledger::LaneRef;
+use crate::sched::measuring::Measured;
 use crate::sched::pools::Pool;
 use crate::sched::queue::QueueKey;
 use crate::sched::state::{Beside, LegStage, ModelFacts, Task};
@@ -57,10 +58,19 @@ impl Scheduler {
     /// What was measured of a model while serving, up to the last batch that was measured
     /// in full.
     pub fn measured_points(&self, model: ModelId) -> &[GridPoint] {
-        let known = self.state.models.get(&model);
-        let pool = known.map(|known| self.state.pools.get(known.pool));
-        let measured = pool.and_then(|pool| pool.measuring.measured(model));
+        let measured = self.measured_of(model);
         measured.map_or(&[], |measured| &measured.points)
+    }
+
+    /// Whether nothing is left to measure beside [`measured_points`](Self::measured_points).
+    pub fn is_measured_whole(&self, model: ModelId) -> bool {
+        self.measured_of(model)
+            .is_some_and(|measured| measured.whole)
+    }
+
+    fn measured_of(&self, model: ModelId) -> Option<&Measured> {
+        let known = self.state.models.get(&model)?;
+        self.state.pools.get(known.pool).measuring.measured(model)
     }
 
     pub(super) fn profile_given(&mut self, model: ModelId, profile: &ModelProfile) {

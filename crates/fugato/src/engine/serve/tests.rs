@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::task::JoinSet;
 use told::{PATIENCE, ROW_BYTES, Told, Traffic, rows, until};
 
@@ -310,6 +311,43 @@ async fn models_are_measured_on_their_own_devices() {
         until("each device has its profile", kept).await;
     };
     rig.run(script).await.expect("it drains");
+}
+
+/// What ends a server may come right after the last run, before anything of it is kept.
+#[tokio::test]
+async fn what_was_measured_before_the_end_is_kept() {
+    let repository = Repository::new();
+    repository.put_adder("m", 1, 1.0);
+    let folder = tempfile::tempdir().unwrap();
+    let save = folder.path().join("kept.json");
+    let toml = format!("[profile]\nonline_share = 0.5\nsave = {save:?}\n");
+    let rig = Rig::start(&repository, &toml, &[]).await;
+    let mailbox = rig.mailbox();
+    let script = async |_told: Told| {
+        // Nothing else of the server runs meanwhile: it has this thread alone.
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            let mut asked = mailbox.ask(|scheduler| scheduler.is_measured_whole(ModelId(0)));
+            let whole = loop {
+                match asked.try_recv() {
+                    Ok(whole) => break whole,
+                    Err(TryRecvError::Empty) => std::thread::yield_now(),
+                    Err(TryRecvError::Closed) => panic!("the driver has ended"),
+                }
+            };
+            if whole {
+                break;
+            }
+            assert!(Instant::now() < patience, "it is not measured");
+        }
+    };
+    rig.run(script).await.expect("it drains");
+    let kept = std::fs::read(&save).expect("a profile is kept");
+    let kept: Profile = serde_json::from_slice(&kept).unwrap();
+    assert!(
+        matches!(&kept.models[..], [model] if !model.unfinished),
+        "{kept:?}"
+    );
 }
 
 /// Writes a plan of a model in several legs, made for the CPU.

@@ -3,6 +3,7 @@
 use super::model::{self, Repository};
 use super::told::Told;
 use crate::config::{Config, RawConfig, Sources, read_file};
+use crate::driver::Mailbox;
 use crate::engine::devices::{Beside, Devices, Host, MAIN, Site};
 use crate::engine::open;
 use crate::engine::serve::{Given, Opened, Running, ServeError};
@@ -200,6 +201,10 @@ impl Rig {
             told,
             _folder: folder,
         }
+    }
+
+    pub(super) fn mailbox(&self) -> Arc<Mailbox> {
+        Arc::clone(&self.running.mailbox)
     }
 
     /// Serves while `script` runs, then drains; gives what the server ended with.
