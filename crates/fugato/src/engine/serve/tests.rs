@@ -455,7 +455,7 @@ async fn a_device_that_is_no_cpu_cuts_models_by_their_profiles() {
     let profile = write_profile(&repository, &["known", "short"], 0.010, folder.path());
     let toml = format!(
         "[profile]\nonline_share = 0.0\nfile = {profile:?}\n[defaults]\nlegs = \"2ms\"\n\
-         [model.short]\nlegs = \"1s\"\n"
+         unsplit = false\n[model.short]\nlegs = \"1s\"\n"
     );
     let rig = Rig::start(&repository, &toml, &[]).await;
     let script = async |told: Told| {
