@@ -364,3 +364,8 @@ fn shares(bench: &Workbench, wanted: Option<&[u16]>) -> Result<Vec<u16>, PlanErr
     let wanted: BTreeSet<u16> = wanted.iter().copied().collect();
     Ok(wanted.into_iter().collect())
 }
+
+fn median(mut times: Vec<Nanos>) -> Option<Nanos> {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied()
+}

@@ -113,6 +113,11 @@ pub struct ModelProfile {
     /// measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changeovers: Vec<Changeover>,
+    /// The median of what a run takes longer by the host's clock, by which legs are timed while
+    /// serving, than by the device's, which the times here are of, in seconds; none where they
+    /// are the host's too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_s: Option<f64>,
     /// What neighbours of other models cost; empty where that was not measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub beside: Vec<Beside>,
@@ -429,6 +434,7 @@ impl ModelProfile {
             unfinished: false,
             published: None,
             changeovers: Vec::new(),
+            host_s: None,
             beside: Vec::new(),
             interference: None,
             grid: Vec::new(),

@@ -101,6 +101,8 @@ struct Profiled {
     /// Slices of the device.
     slices: Share,
     demand: Option<Demand>,
+    /// What legs take longer by the host's clock, where the surfaces are of the device's.
+    host: Nanos,
     /// The measured batches by share, rising, with their medians alone.
     medians: Vec<Vec<(BatchSize, Nanos)>>,
     by_profile: Score,
@@ -168,6 +170,7 @@ impl Profiled {
             said: Kept::of(SAID),
             slices,
             demand: profile.interference.map(|known| Demand::new(known.demand)),
+            host: profile.host_s.map_or(Nanos::ZERO, Nanos::from_secs_f64),
             by_profile: Score::default(),
             by_online: Score::default(),
             outside: Recent::default(),
@@ -230,10 +233,12 @@ impl Profiled {
         }
     }
 
-    /// Sees whether a time is within the profile's band.
+    /// Sees whether a time is within the profile's band. A leg that follows another at once hides
+    /// what the host takes, so the band is the wider for it, and not another one.
     fn watch(&mut self, median: Nanos, tail: Nanos, took: Nanos) {
         let (above, below) = BAND;
-        let outside = took > tail.scaled(above, 1_000) || took < median.scaled(below, 1_000);
+        let longest = tail.scaled(above, 1_000) + self.host;
+        let outside = took > longest || took < median.scaled(below, 1_000);
         self.outside.push(if outside { 1_000 } else { 0 });
         let (begins, ends) = DRIFT_SHARE;
         let (seen, share) = (self.outside.samples.len(), self.outside.mean());
@@ -495,6 +500,22 @@ mod tests {
         assert_eq!(observe(100, 100), Some(true), "faster is drift too");
         judged.learn(MODEL, &profile(), Share(2));
         assert_eq!(drifted(&judged), Some(false), "a new profile begins anew");
+    }
+
+    #[test]
+    fn what_the_host_takes_besides_is_no_drift() {
+        let mut profile = profile();
+        profile.host_s = Some(300e-6);
+        let mut judged = Judged::default();
+        judged.learn(MODEL, &profile, Share(2));
+        // The tail is of 480 us, and the band of 528.
+        for (took, drifted) in [(400, false), (820, false), (840, true)] {
+            for _ in 0..100 {
+                judged.observe(point(4, 1, 0), Nanos::from_micros(took));
+            }
+            let standing = judged.standing(MODEL).expect("it has a profile");
+            assert_eq!(standing.drifted, drifted, "{took} us");
+        }
     }
 
     proptest! {

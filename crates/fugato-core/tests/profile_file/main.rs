@@ -56,7 +56,7 @@ type Change = fn(&mut Profile);
 #[test]
 fn bad_profiles_are_refused_by_name() {
     let here = "profile of model `resnet50`: point (batch 2, share 1, neighbours 0)";
-    let cases: [(Change, String); 23] = [
+    let cases: [(Change, String); 24] = [
         (
             |profile| profile.models[0].grid[2].high_s = Some(86_401.0),
             format!(
@@ -66,6 +66,12 @@ fn bad_profiles_are_refused_by_name() {
         (
             |profile| profile.launch_s = Some(0.0),
             "profile's launch_s is 0, expected a positive number of seconds, at most a day"
+                .to_owned(),
+        ),
+        (
+            |profile| profile.models[0].host_s = Some(-1.0),
+            "profile's host_s of model `resnet50` is -1, expected a positive number of seconds, \
+             at most a day"
                 .to_owned(),
         ),
         (

@@ -2,7 +2,7 @@
 //! neighbours are of the same model.
 
 use super::subject::Subject;
-use super::{End, Run};
+use super::{End, Run, median};
 use fugato_core::Nanos;
 use fugato_core::profile::Beside;
 use fugato_device::{AnyDevice, Neighbour, Profiler, Visit, VisitError};
@@ -227,11 +227,6 @@ enum CompareError {
     Visit(#[from] VisitError),
     #[error("it was stopped")]
     Stopped,
-}
-
-fn median(mut times: Vec<Nanos>) -> Option<Nanos> {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied()
 }
 
 #[cfg(test)]

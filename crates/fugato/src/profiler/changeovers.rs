@@ -3,7 +3,7 @@
 //! and how long the device stands still until a run that it was not given in time begins.
 
 use super::subject::Subject;
-use super::{End, Run};
+use super::{End, Run, median};
 use fugato_core::profile::Changeover;
 use fugato_core::{Nanos, PartitionId};
 use fugato_device::{AnyDevice, Profiler, VisitError, Walk};
@@ -92,9 +92,4 @@ fn extra(
         extras.push(after_other.saturating_sub(after_itself));
     }
     Ok(median(extras).unwrap_or(Nanos::ZERO))
-}
-
-fn median(mut times: Vec<Nanos>) -> Option<Nanos> {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied()
 }

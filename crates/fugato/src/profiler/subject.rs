@@ -3,14 +3,14 @@
 use super::beside::BesideVisit;
 use super::files::{Earlier, PointSamples, SampledModel};
 use super::legs::{EarlierLegs, LegSurveys, Legs, Whole};
-use super::{Options, PlanError};
+use super::{Options, PlanError, median};
 use crate::engine::{BenchModel, LegsWanted, Workbench};
-use fugato_core::PartitionId;
 use fugato_core::device::DeviceSpec;
 use fugato_core::profile::{
     AnalysisOptions, Beside, Changeover, LegPlan, ModelProfile, PointKey, Survey, SurveyOptions,
     Wanted, analyse, conclude,
 };
+use fugato_core::{Nanos, PartitionId};
 use fugato_device::{
     AnyDevice, Device, Neighbour, Profiler, RequestInputs, Visit, Walk, partitions_beside,
 };
@@ -31,6 +31,8 @@ pub(super) struct Subject {
     places: BTreeMap<u16, Place>,
     /// The profile without its grid and what is concluded from it.
     blank: ModelProfile,
+    /// What timed runs took longer by the host's clock than by the device's.
+    by_host: Vec<Nanos>,
     analysis: AnalysisOptions,
     /// The round that was wanted when conclusions were last drawn.
     judged: Option<Option<u32>>,
@@ -88,6 +90,7 @@ impl Subject {
             batch: batches[0],
             places: places.collect(),
             blank,
+            by_host: Vec::new(),
             analysis: AnalysisOptions::new(spec.slices.0),
             judged: None,
             legs,
@@ -124,6 +127,7 @@ impl Subject {
             self.blank.arrival_rate = known.arrival_rate;
         }
         self.blank.changeovers.clone_from(&known.changeovers);
+        self.blank.host_s = known.host_s;
         self.blank.beside.clone_from(&known.beside);
         let sampled = earlier.samples_of(known);
         let samples = sampled.map_or(&[][..], |sampled| &sampled.points);
@@ -346,7 +350,12 @@ impl Subject {
             return self.survey.fail(wanted.point, NO_PARTITION);
         };
         match profiler.visit(&visit, || !stopped()) {
-            Ok(legs) => self.survey.record(wanted.point, &legs),
+            Ok(legs) => {
+                let both = profiler.by_host().iter().zip(&legs);
+                let longer = both.map(|(&by_host, &leg)| by_host.saturating_sub(leg));
+                self.by_host.extend(longer);
+                self.survey.record(wanted.point, &legs);
+            }
             Err(error) => self.survey.fail(wanted.point, error.to_string()),
         }
     }
@@ -430,6 +439,9 @@ impl Subject {
         let mut model = self.blank.clone();
         model.grid = self.survey.grid();
         model.sparse = !self.survey.is_covered();
+        if !self.by_host.is_empty() {
+            model.host_s = host_s(&self.by_host);
+        }
         model
     }
 
@@ -449,6 +461,13 @@ impl Subject {
     }
 }
 
+/// What runs took longer by the host's clock, in seconds; none where both clocks are one, by which
+/// no run takes longer.
+fn host_s(longer: &[Nanos]) -> Option<f64> {
+    let longer = median(longer.to_vec())?;
+    (longer > Nanos::ZERO).then(|| longer.as_secs_f64())
+}
+
 impl Place {
     fn of(spec: &DeviceSpec, share: u16) -> Self {
         let mut partitions = spec.partitions.iter();
@@ -458,5 +477,26 @@ impl Place {
             partition,
             beside: partitions_beside(spec, partition),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_device_with_its_own_clock_has_times_that_the_host_adds() {
+        let micros = |times: &[u64]| {
+            host_s(
+                &times
+                    .iter()
+                    .copied()
+                    .map(Nanos::from_micros)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(micros(&[]), None);
+        assert_eq!(micros(&[0, 0, 0]), None);
+        assert_eq!(micros(&[30, 0, 20]), Some(20e-6));
     }
 }

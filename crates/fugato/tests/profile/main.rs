@@ -101,6 +101,8 @@ fn every_model_is_measured_alone_and_beside_busy_slices() {
         assert_eq!(model.interference.is_some(), !busy.is_empty());
     }
     assert!(profile.launch_s.is_some_and(|launch_s| launch_s > 0.0));
+    let by_host = profile.models.iter().all(|model| model.host_s.is_none());
+    assert!(by_host, "a CPU has no other clock");
     assert!(
         !stderr(&output).contains('\u{1b}'),
         "no bar where no terminal is"

@@ -381,6 +381,10 @@ impl ModelProfile {
                 });
             }
         }
+        if let Some(found) = self.host_s.filter(|&host_s| !is_time(host_s)) {
+            let expected = "a positive number of seconds, at most a day";
+            return Err(self.wrong("host_s", &found, expected));
+        }
         for changeover in &self.changeovers {
             self.check_changeover(changeover, slices)?;
         }
